@@ -1,0 +1,22 @@
+"""The two ways in which a stage fails on purpose; each has its own exit code (see stage.py)."""
+
+from pathlib import Path
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used: one line that names file, row and key. Exit code 2."""
+
+    def __init__(self, file: str | Path, why: str, row: int | None = None, key: str | None = None):
+        place = str(file)
+        if row is not None:
+            place += f", row {row}"
+        if key is not None:
+            place += f", key '{key}'"
+        super().__init__(f"{place}: {why}")
+
+
+class NonFinite(Exception):
+    """A loss, gradient or score became NaN or infinite: training stops, no number is made of it. Exit code 3."""
+
+    def __init__(self, what: str, step: int):
+        super().__init__(f"{what} is not finite at step {step}; the last checkpoint before it is kept")

@@ -1,0 +1,209 @@
+"""params.yaml, typed: one frozen section a stage; an unknown or missing key is an error that names it.
+
+There are no defaults here: a profile (infra/profiles/) is a whole file, so that what ran is what the file says.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.errors import BadInput
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Dimension = str
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingParams(Section):
+    """One run of components/training.py. Steps are optimizer steps; the batch is batch_size x accumulation."""
+
+    steps: Count
+    batch_size: Count
+    accumulation: Count
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    precision: Literal["fp32", "bf16"]
+    log_every: Count
+    validate_every: Count
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+
+
+class LoraParams(Section):
+    rank: Count
+    alpha: Positive
+    targets: list[str]
+
+
+class SplitParams(Section):
+    """Every split is by prompt (components/preferences/split.py)."""
+
+    scheme: Literal["hash", "round_robin"]
+    seed: int
+    validation: Fraction
+    test: Fraction
+
+
+class WorldParams(Section):
+    """Clips of the shapes world."""
+
+    size: Count
+    frames: Count
+    fps: Count
+
+
+class WanShape(Section):
+    """Sizes of a small Wan generator (transformer, VAE, text encoder)."""
+
+    heads: Count
+    head_dim: Count
+    layers: Count
+    ffn_dim: Count
+    text_dim: Count
+    text_layers: Count
+    text_tokens: Count
+    vae_dim: Count
+    latent_channels: Count
+
+
+class PretrainGeneratorParams(Section):
+    shape: WanShape
+    clips: Count
+    vae: TrainingParams
+    flow: TrainingParams
+    early_step: Count
+    prompt_dropout: Fraction
+
+
+class BaseGeneratorParams(Section):
+    folder: str
+    digest: str | None
+    probe_prompts: Annotated[int, Field(ge=0)]
+
+
+class SamplingParams(Section):
+    """How every stage draws clips from a generator. Sizes in pixels and frames."""
+
+    steps: Count
+    shift: Positive
+    guidance_scale: Annotated[float, Field(ge=1)]
+    height: Count
+    width: Count
+    frames: Count
+    fps: Count
+    batch_size: Count
+
+
+class CandidatesParams(Section):
+    prompts: Count
+    per_prompt: Annotated[int, Field(ge=2)]
+
+
+class RelabelParams(Section):
+    """How scores of candidates become pairs; reward = weighted mean of normalised dimensions."""
+
+    weights: dict[Dimension, float]
+    choose: Literal["best_worst", "all_pairs"]
+    min_margin: Annotated[float, Field(ge=0)]
+
+
+class GridParams(Section):
+    """The seeded grid of (timestep, noise) per pair over which the reference's errors are cached."""
+
+    draws: Count
+    timesteps: Literal["uniform", "logit_normal"]
+
+
+class SftParams(Section):
+    training: TrainingParams
+
+
+class RwrParams(Section):
+    training: TrainingParams
+    weighting: Literal["exp"]
+    temperature: Positive
+    clip: Positive
+
+
+class DpoParams(Section):
+    training: TrainingParams
+    beta: Positive
+    schedule: Literal["constant", "squared"]
+    reduction: Literal["sum", "mean"]
+
+
+class AlignParams(Section):
+    lora: LoraParams
+    grid: GridParams
+    reference: Literal["cached", "live"]
+    sft: SftParams
+    rwr: RwrParams
+    dpo: DpoParams
+
+
+class LatentRewardParams(Section):
+    blocks: Count
+    dimensions: list[Dimension]
+    theta: Annotated[float, Field(gt=1)]
+    training: TrainingParams
+
+
+class NrgParams(Section):
+    """Flow-NRG while sampling: weights per dimension, scale w of paper section 4.4, and where on [0, 1] it acts."""
+
+    weights: dict[Dimension, float]
+    scale: Positive
+    start: Fraction
+    stop: Fraction
+    max_norm: Positive | None
+
+
+class SampleParams(Section):
+    prompts: Count
+    seeds_per_prompt: Count
+    nrg: NrgParams
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: str
+    seed: int
+    split: SplitParams
+    world: WorldParams
+    pretrain_generator: PretrainGeneratorParams
+    base_generator: BaseGeneratorParams
+    sampling: SamplingParams
+    candidates: CandidatesParams
+    relabel: RelabelParams
+    align: AlignParams
+    latent_reward: LatentRewardParams
+    sample: SampleParams
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file; BadInput names the key that is unknown, missing or wrong."""
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(path, "missing; `reelign profile shapes` makes it")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        raise BadInput(path, why, key=key or None) from error

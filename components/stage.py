@@ -1,0 +1,198 @@
+"""What every stage shares: start-up, seeding, atomic outputs, resumable state, progress, tracking, exit code.
+
+A stage is a function of one `Stage`; `run_stage` is its `__main__`. What DVC, Airflow, a container and a person run is
+the same `python -m components.<area>.<stage>`.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import yaml
+
+from components.errors import BadInput, NonFinite
+from components.params import Params, load_params
+from components.tracking import ChildRun
+
+SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
+
+
+class Stage:
+    """One run of one stage: its params, its digest, its outputs in the making."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.params: Params = load_params()
+        self.definition = stage_definition(name)
+        self.digest = stage_digest(name, self.definition)
+        self._partial = SCRATCH / "partial" / name
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._outputs: dict[Path, Path] = {}
+        self._run: ChildRun | None = None
+        self._started = time.monotonic()
+
+    def output(self, path: str | Path) -> Path:
+        """Where to build the file or folder `path`; it appears at `path` only when the whole stage has succeeded."""
+        final = Path(path)
+        partial = self._partial / final
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        self._outputs[final] = partial
+        return partial
+
+    def state(self) -> Path:
+        """Folder for what a killed run can go on from. It belongs to exactly these inputs, code and params."""
+        folder = SCRATCH / "state" / self.name / self.digest
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def seed(self, *key: object) -> int:
+        """A seed of 63 bits from params.seed, the stage's method and `key`; equal on every machine."""
+        text = json.dumps([self.params.seed, self.name, *key], default=str)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def rng(self, *key: object) -> np.random.Generator:
+        return np.random.default_rng(self.seed(*key))
+
+    def progress(self, items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
+        """Iterate with a bar on a terminal and a plain line every ten seconds in a log."""
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        if total is None and hasattr(items, "__len__"):
+            total = len(items)
+        if terminal:
+            yield from tqdm(items, desc=what, total=total, leave=False)
+            return
+        begun = said = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - said > 10:
+                self.say(f"{what}: {done}/{total or '?'}, {done / (now - begun):.1f}/s")
+                said = now
+
+    def say(self, text: str) -> None:
+        print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
+
+    def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send metrics to the stage's MLflow run."""
+        self._run.log(metrics, step)
+
+    def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
+        """Make `folder` (an output of this stage) a new version of the registered model, once the stage has succeeded."""
+        self._run.registrations.append((model, Path(folder), tags))
+
+    def run(self, body: Callable[["Stage"], None]) -> None:
+        self._run = ChildRun(self.name, self.digest, self.definition, self.params)
+        status = "FAILED"
+        try:
+            body(self)
+            self._commit()
+            status = "FINISHED"
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._run.close(status, seconds=time.monotonic() - self._started)
+        shutil.rmtree(SCRATCH / "state" / self.name, ignore_errors=True)
+        self.say(f"done in {time.monotonic() - self._started:.1f} s")
+
+    def _commit(self) -> None:
+        missing = [str(final) for final, partial in self._outputs.items() if not partial.exists()]
+        if missing:
+            raise FileNotFoundError(f"stage {self.name} did not make {', '.join(missing)}")
+        for final, partial in self._outputs.items():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.is_dir():
+                shutil.rmtree(final)
+            os.replace(partial, final)
+
+
+def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
+    """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 1 anything else."""
+    try:
+        Stage(name).run(body)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NonFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
+    sys.exit(0)
+
+
+def stage_definition(name: str) -> dict[str, Any]:
+    """The entry of `dvc.yaml` for a stage, matrix item filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    base, _, item = name.partition("@")
+    if base not in stages:
+        raise BadInput("dvc.yaml", "no such stage", key=name)
+    text = json.dumps(stages[base])
+    if item:
+        text = text.replace("${item.method}", item)
+    entry = json.loads(text)
+
+    def paths(kind: str) -> list[str]:
+        return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]
+
+    outs = paths("outs") + paths("metrics") + paths("plots")
+    return {"cmd": entry["cmd"], "deps": paths("deps"), "params": entry.get("params", []), "outs": outs}
+
+
+def stage_digest(name: str, definition: dict[str, Any]) -> str:
+    """Digest of all that a stage's result depends on by dvc.yaml: its command, params and the bytes of its deps."""
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    chosen = {}
+    for key in definition["params"]:
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        chosen[key] = value
+    total = hashlib.sha256(json.dumps([name, definition["cmd"], chosen], sort_keys=True).encode())
+    for dep in definition["deps"]:
+        if not Path(dep).exists():
+            raise BadInput(dep, f"missing; stage {name} needs it (dvc repro {name} makes it)")
+        total.update(f"{dep}:{folder_digest(dep)}".encode())
+    return total.hexdigest()[:16]
+
+
+def folder_digest(path: str | Path) -> str:
+    """First 16 hex digits of SHA-256 over the names and bytes of a file or of all files below a folder.
+
+    Names a model or data version. Compiled Python files do not count.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    total = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            total.update(f"{file.relative_to(path)}:{hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
+    return total.hexdigest()[:16]
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys; NaN and infinities are refused, as no reader may take them for a number."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(Path(path).read_text())
+    raise BadInput(path, "missing")
+
+
+def finite(value: float, what: str, step: int = 0) -> float:
+    """`value`, or NonFinite."""
+    if not math.isfinite(value):
+        raise NonFinite(what, step)
+    return value
