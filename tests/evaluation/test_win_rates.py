@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.evaluation.win_rates import bootstrap_means, mean_difference, mean_interval, points, win_rate
+
+# Few distinct values, so that ties are common.
+score = st.integers(-3, 3).map(float)
+pairs = st.lists(st.tuples(score, score, st.integers(0, 5)), min_size=2, max_size=30).filter(
+    lambda rows: len({prompt for _, _, prompt in rows}) > 1
+)
+
+
+def columns(rows):
+    method, base, prompts = (np.array(column) for column in zip(*rows, strict=True))
+    return method, base, prompts
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_rates_of_the_two_sides_sum_to_one(rows):
+    method, base, prompts = columns(rows)
+    ours = win_rate(method, base, prompts, resamples=50)
+    theirs = win_rate(base, method, prompts, resamples=50)
+    assert ours.value + theirs.value == pytest.approx(1)
+    assert ours.low + theirs.high == pytest.approx(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs, st.floats(0, 3))
+def test_better_scores_never_lower_the_rate(rows, gain):
+    method, base, prompts = columns(rows)
+    before = win_rate(method, base, prompts, resamples=50)
+    after = win_rate(method + gain, base, prompts, resamples=50)
+    assert after.value >= before.value
+    assert after.low >= before.low and after.high >= before.high
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs)
+def test_the_interval_is_ordered_and_a_share(rows):
+    rate = win_rate(*columns(rows), resamples=50)
+    assert 0 <= rate.low <= rate.high <= 1
+    assert rate.n == len(rows)
+
+
+def test_all_ties_are_one_half():
+    rate = win_rate(np.ones(8), np.ones(8), np.arange(8))
+    assert (rate.value, rate.low, rate.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_tie_is_a_difference_up_to_the_width():
+    assert points([1.0, 1.5, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0], tie_width=0.5).tolist() == [0.5, 0.5, 1.0, 0.0]
+
+
+def test_mean_difference_is_in_the_unit_of_the_scores():
+    difference = mean_difference(np.array([3.0, 5.0, 4.0, 4.0]), np.ones(4), np.array([0, 0, 1, 1]))
+    assert difference.value == 3.0
+    assert difference.low == difference.high == 3.0  # both prompts have the same mean: seeds within one do not count
+
+
+def test_prompts_are_resampled_whole():
+    """Many seeds of few prompts must not look like many independent observations."""
+    rng = np.random.default_rng(1)
+    per_prompt = np.repeat(rng.normal(size=10), 50)
+    clustered = mean_interval(per_prompt, np.repeat(np.arange(10), 50), 500, np.random.default_rng(0))
+    independent = mean_interval(per_prompt, np.arange(500), 500, np.random.default_rng(0))
+    assert clustered.high - clustered.low > 4 * (independent.high - independent.low)
+
+
+def test_bootstrap_means_equal_a_plain_loop():
+    rng = np.random.default_rng(3)
+    values, prompts = rng.normal(size=(7, 2)), np.array(list("aabbbcc"))
+    fast = bootstrap_means(values, prompts, 20, np.random.default_rng(5))
+    draws = np.random.default_rng(5).multinomial(3, np.full(3, 1 / 3), size=20)
+    for row, draw in zip(fast, draws, strict=True):
+        chosen = [values[prompts == name] for name, times in zip("abc", draw, strict=True) for _ in range(times)]
+        assert row == pytest.approx(np.concatenate(chosen).mean(axis=0))
+
+
+def test_intervals_cover_the_known_win_rate():
+    """300 experiments of 40 prompts x 2 seeds, prompts of unlike difficulty, a fifth of the pairs tied."""
+    rng = np.random.default_rng(11)
+    covered = 0
+    for _ in range(300):
+        difficulty = rng.beta(6, 4, size=40)  # mean 0.6
+        outcome = (rng.random((40, 2)) < difficulty[:, None]).astype(float)
+        outcome[rng.random((40, 2)) < 0.2] = 0.5
+        rate = win_rate(outcome.ravel(), np.full(80, 0.5), np.repeat(np.arange(40), 2), resamples=400, rng=rng)
+        covered += rate.low <= 0.8 * 0.6 + 0.2 * 0.5 <= rate.high
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "prompts", "why"),
+    [
+        ([1.0, np.nan], [0.0, 0.0], [0, 1], "not finite"),
+        ([1.0, 2.0], [0.0], [0, 1], "not paired"),
+        ([1.0, 2.0], [0.0, 0.0], [0, 0], "at least two prompts"),
+        ([1.0, 2.0], [0.0, 0.0], [0, 1, 2], "one length"),
+    ],
+)
+def test_bad_input_is_named(method, base, prompts, why):
+    with pytest.raises(ValueError, match=why):
+        win_rate(np.array(method), np.array(base), np.array(prompts))
