@@ -1,0 +1,40 @@
+"""Parquet tables with a fixed schema: the same rows give the same bytes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import BadInput
+
+
+def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows, in order. A column outside `schema`, or one that a row lacks, is a KeyError: nothing is filled in."""
+    rows = list(rows)
+    for row in rows:
+        if row.keys() != set(schema.names):
+            raise KeyError(f"{path}: columns {sorted(row.keys() ^ set(schema.names))} are in the row or the schema only")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[str, Any]]:
+    """All rows as dicts (null is None); BadInput when the file is missing or has not the columns of `schema`."""
+    if not Path(path).exists():
+        raise BadInput(path, "missing")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise BadInput(path, f"not a Parquet file: {str(error).splitlines()[0]}") from error
+    if schema is not None:
+        for field in schema:
+            if field.name not in table.schema.names:
+                raise BadInput(path, "missing column", key=field.name)
+            if table.schema.field(field.name).type != field.type:
+                found = table.schema.field(field.name).type
+                raise BadInput(path, f"column is {found}, not {field.type}", key=field.name)
+        table = table.select(schema.names)
+    return table.to_pylist()
