@@ -174,6 +174,32 @@ class SampleParams(Section):
     nrg: NrgParams
 
 
+class HackingParams(Section):
+    """How far a method may drift from base before the alarm (components/evaluation/hacking.py)."""
+
+    dynamic_degree_drop: Fraction  # share of base's mean
+    brightness_shift: Fraction  # of mean luma, 0..1
+    saturation_shift: Fraction  # of mean saturation, 0..1
+    diversity_drop: Fraction  # share of base's mean distance between seeds
+
+
+class TieWidthParams(Section):
+    """Differences of scores up to this size are ties, in the judge's unit."""
+
+    gold: Annotated[float, Field(ge=0)]
+    reward: Annotated[float, Field(ge=0)]
+
+
+class EvaluateParams(Section):
+    judge: Literal["gold", "none"]
+    methods: list[Literal["sft", "rwr", "dpo", "nrg"]]  # the samples compared with base's
+    resamples: Count
+    tie_width: TieWidthParams
+    hacking: HackingParams
+    report_prompts: Count
+    report_pairs: Count
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -189,6 +215,7 @@ class Params(Section):
     align: AlignParams
     latent_reward: LatentRewardParams
     sample: SampleParams
+    evaluate: EvaluateParams
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
