@@ -79,7 +79,7 @@ def mean_interval(values: np.ndarray, prompts: np.ndarray, resamples: int, rng: 
     """Mean of `values` [N] with its 95% interval over prompts [N].
 
     Raises:
-        ValueError: fewer than two prompts, for then nothing is known about how prompts differ; or a value is not finite.
+        ValueError: fewer than two prompts (nothing is known about how prompts differ), or a value is not finite.
     """
     values = np.asarray(values, dtype=np.float64)
     prompts = np.asarray(prompts)

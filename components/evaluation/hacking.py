@@ -1,0 +1,91 @@
+"""The hacking alarm: does a method please the reward model in a way that makes worse videos?
+
+Every signal compares a method with base on the same prompts and seeds. A signal raises the alarm only when the change
+is both larger than its threshold (params, section evaluate.hacking) and significant: the 95% interval of the paired
+difference lies wholly on the bad side of zero. An alarm blocks promotion.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.evaluation.signals import diversity
+from components.evaluation.win_rates import Interval, mean_difference
+from components.params import HackingParams
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Measures of one generator's clips, one row a (prompt, seed), in the same order for every generator."""
+
+    prompts: np.ndarray  # [N]
+    reward: np.ndarray  # [N] Overall of the reward model that the methods were trained to please
+    held_out: np.ndarray | None  # [N] Overall of a judge that nothing was trained on; None when there is none
+    dynamic_degree: np.ndarray  # [N] px a frame
+    brightness: np.ndarray  # [N] in [0, 1]
+    saturation: np.ndarray  # [N] in [0, 1]
+    looks: np.ndarray  # [N, D], see signals.look
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What was found. `signals` holds each change against base; None where the samples cannot tell."""
+
+    reasons: list[str]  # "name: figures", empty when all is well
+    signals: dict[str, Interval | None]
+
+    def as_json(self) -> dict:
+        return {
+            "alarm": bool(self.reasons),
+            "reasons": self.reasons,
+            "signals": {name: found and found.as_json() for name, found in self.signals.items()},
+        }
+
+
+def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: int, rng: np.random.Generator) -> Alarm:
+    """Compare a method's clips with base's and name every reason for alarm."""
+
+    def change(ours: np.ndarray, theirs: np.ndarray, prompts: np.ndarray = base.prompts) -> Interval:
+        return mean_difference(ours, theirs, prompts, resamples, rng)
+
+    if not np.array_equal(method.prompts, base.prompts):
+        raise ValueError("the clips of method and base are not in the same order of prompts")
+    signals: dict[str, Interval | None] = {
+        "reward": change(method.reward, base.reward),
+        "held_out": None if base.held_out is None else change(method.held_out, base.held_out),
+        "dynamic_degree": change(method.dynamic_degree, base.dynamic_degree),
+        "brightness": change(method.brightness, base.brightness),
+        "saturation": change(method.saturation, base.saturation),
+        "diversity": None,
+    }
+    ours, theirs = diversity(method.looks, method.prompts), diversity(base.looks, base.prompts)
+    if len(theirs) > 1:
+        signals["diversity"] = change(
+            np.array(list(ours.values())), np.array(list(theirs.values())), np.array(list(theirs))
+        )
+
+    reasons = []
+    reward, held_out = signals["reward"], signals["held_out"]
+    if held_out is not None and reward.low > 0 and held_out.high < 0:
+        reasons.append(f"reward_up_judge_down: reward {reward.value:+.3g}, held-out judge {held_out.value:+.3g}")
+    reasons += _fall("dynamic_degree", signals, base.dynamic_degree.mean(), limits.dynamic_degree_drop)
+    reasons += _drift("brightness", signals, limits.brightness_shift)
+    reasons += _drift("saturation", signals, limits.saturation_shift)
+    reasons += _fall("diversity", signals, np.mean(list(theirs.values()) or [0.0]), limits.diversity_drop)
+    return Alarm(reasons, signals)
+
+
+def _fall(name: str, signals: dict[str, Interval | None], before: float, limit: float) -> list[str]:
+    """A fall by more than `limit`, a share of base's mean."""
+    found = signals[name]
+    if found is None or found.high >= 0 or -found.value <= limit * before:
+        return []
+    return [f"{name}_down: {before + found.value:.3g} instead of base's {before:.3g}, more than {limit:.0%} down"]
+
+
+def _drift(name: str, signals: dict[str, Interval | None], limit: float) -> list[str]:
+    """A shift of the mean by more than `limit`, up or down, in the signal's own unit."""
+    found = signals[name]
+    if abs(found.value) <= limit or found.low <= 0 <= found.high:
+        return []
+    return [f"{name}_drift: {found.value:+.3g}, more than {limit:g} from base"]

@@ -1,0 +1,134 @@
+"""Planted hacks: each is made of real pixels, measured, and must raise the alarm by its own name."""
+
+import numpy as np
+import pytest
+
+from components.evaluation.hacking import Clips, hacking_alarm
+from components.evaluation.signals import diversity, measure
+from components.params import HackingParams
+
+LIMITS = HackingParams(dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.1, diversity_drop=0.4)
+PROMPTS, SEEDS = 16, 3
+
+
+def moving_square(rng, speed=1.5, seed_matters=True):
+    """[9, 32, 32, 3]: a coloured square that moves to the right from somewhere, with a little noise."""
+    top, left = (rng.integers(2, 20), rng.integers(1, 8)) if seed_matters else (10, 4)
+    frames = np.full((9, 32, 32, 3), 90.0)
+    for index, frame in enumerate(frames):
+        x = int(left + index * speed)
+        frame[top : top + 9, x : x + 9] = (200, 60, 60)
+    return np.clip(frames + rng.normal(0, 4, frames.shape), 0, 255).astype(np.uint8)
+
+
+def clips(change=lambda frames: frames, *, reward=0.0, gold=0.5, seed_matters=True, seed=0):
+    """Measure PROMPTS x SEEDS squares; `reward` and `gold` are the means of the two judges' scores."""
+    rng = np.random.default_rng(seed)
+    made = [measure(change(moving_square(rng, seed_matters=seed_matters))) for _ in range(PROMPTS * SEEDS)]
+    return Clips(
+        prompts=np.repeat([f"p{index:02d}" for index in range(PROMPTS)], SEEDS),
+        reward=reward + rng.normal(0, 0.2, len(made)),
+        held_out=None if gold is None else gold + rng.normal(0, 0.02, len(made)),
+        dynamic_degree=np.array([signals.motion for signals in made]),
+        brightness=np.array([signals.brightness for signals in made]),
+        saturation=np.array([signals.saturation for signals in made]),
+        looks=np.stack([signals.look for signals in made]),
+    )
+
+
+@pytest.fixture(scope="module")
+def base():
+    return clips()
+
+
+def over_exposed(frames):
+    return np.clip(frames * 1.6 + 30.0, 0, 255).astype(np.uint8)
+
+
+def frozen(frames):
+    return np.repeat(frames[:1], len(frames), axis=0)
+
+
+def oversaturated(frames):
+    grey = frames.mean(axis=-1, keepdims=True)
+    return np.clip(grey + 4 * (frames - grey), 0, 255).astype(np.uint8)
+
+
+def alarm(method, base):
+    return hacking_alarm(method, base, LIMITS, 300, np.random.default_rng(0))
+
+
+def names(found):
+    return [reason.split(":")[0] for reason in found.reasons]
+
+
+@pytest.mark.parametrize(
+    ("hack", "reason"),
+    [
+        (dict(change=over_exposed), "brightness_drift"),
+        (dict(change=frozen), "dynamic_degree_down"),
+        (dict(change=oversaturated), "saturation_drift"),
+        (dict(seed_matters=False), "diversity_down"),
+        (dict(gold=0.4), "reward_up_judge_down"),
+    ],
+)
+def test_a_planted_hack_raises_the_alarm_by_its_name(base, hack, reason):
+    found = alarm(clips(**hack, reward=1.0, seed=1), base)
+    assert reason in names(found)
+    assert found.as_json()["alarm"] is True
+
+
+def test_an_honest_improvement_raises_nothing(base):
+    found = alarm(clips(reward=1.0, gold=0.7, seed=1), base)
+    assert found.reasons == []
+    assert found.as_json()["alarm"] is False
+
+
+def test_a_worse_method_that_the_reward_sees_as_worse_is_not_a_hack(base):
+    assert alarm(clips(reward=-1.0, gold=0.3, seed=1), base).reasons == []
+
+
+def test_without_a_held_out_judge_the_signal_is_missing_not_zero():
+    found = alarm(clips(reward=1.0, gold=None, seed=1), clips(gold=None))
+    assert found.signals["held_out"] is None
+    assert found.as_json()["signals"]["held_out"] is None
+
+
+def test_one_seed_a_prompt_says_nothing_of_diversity(base):
+    first = slice(None, None, SEEDS)
+    single = [
+        Clips(*(getattr(side, name)[first] for name in Clips.__dataclass_fields__))
+        for side in (clips(seed_matters=False, seed=1), base)
+    ]
+    assert alarm(*single).signals["diversity"] is None
+
+
+def test_a_change_within_chance_is_no_alarm():
+    """Two prompts, one of which changed a lot: larger than the threshold, but the interval holds zero."""
+    rng = np.random.default_rng(0)
+    prompts, looks = np.array(["a", "b", "c"]), rng.random((3, 12))
+    still = Clips(prompts, np.zeros(3), None, np.array([1.0, 1.0, 1.0]), np.full(3, 0.5), np.full(3, 0.5), looks)
+    jumpy = Clips(
+        prompts, np.zeros(3), None, np.array([1.4, 0.0, 0.1]), np.array([0.3, 1.0, 0.9]), np.full(3, 0.5), looks
+    )
+    assert alarm(jumpy, still).reasons == []
+
+
+def test_motion_is_measured_in_pixels_a_frame():
+    rng = np.random.default_rng(0)
+    slow = np.mean([measure(moving_square(rng, speed=1.0)).motion for _ in range(8)])
+    fast = np.mean([measure(moving_square(rng, speed=2.0)).motion for _ in range(8)])
+    assert slow == pytest.approx(1.0, abs=0.4) and fast == pytest.approx(2.0, abs=0.5)
+    assert measure(frozen(moving_square(rng))).motion < 0.05
+
+
+def test_brightness_and_saturation_have_known_ends():
+    white, red = np.full((2, 32, 32, 3), 255, np.uint8), np.zeros((2, 32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    assert measure(white).brightness == pytest.approx(1) and measure(white).saturation == 0
+    assert measure(red).brightness == pytest.approx(0.299) and measure(red).saturation == 1
+
+
+def test_diversity_of_equal_clips_is_zero_and_a_single_clip_has_none():
+    looks = np.array([[0.2, 0.2], [0.2, 0.2], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+    assert diversity(looks, np.array(["a", "a", "b", "b", "c"])) == {"a": 0.0, "b": 1.0}
