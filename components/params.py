@@ -62,6 +62,66 @@ class WorldParams(Section):
     fps: Count
 
 
+class FramePlanParams(Section):
+    """Which frames a reward model sees, by rate or by count (components/video/frames.py); pixels are per frame."""
+
+    fps: Positive | None
+    frames: Annotated[int, Field(ge=2)] | None
+    min_pixels: Count
+    max_pixels: Count
+
+
+class VlmShape(Section):
+    """Sizes of a small Qwen2-VL; patch sizes in px and frames."""
+
+    hidden: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    ffn: Count
+    vision_dim: Count
+    vision_layers: Count
+    vision_heads: Count
+    patch: Count
+    temporal_patch: Count
+    merge: Count
+    vocabulary: Annotated[int, Field(ge=300)]
+
+
+class PretrainVlmParams(Section):
+    shape: VlmShape
+    frames: FramePlanParams
+    held_out: Count
+    training: TrainingParams
+
+
+class RewardParams(Section):
+    """VideoReward. `base` is a Qwen2-VL folder or hub id; rates are those of paper Tab. 11's parts."""
+
+    base: str
+    dimensions: Annotated[list[Dimension], Field(min_length=1)]
+    template: str
+    frames: FramePlanParams
+    positions: Literal["plain", "multimodal"]
+    head: Literal["shared", "per_dimension"]
+    loss: Literal["btt", "bt", "constant_margin"]
+    theta: Annotated[float, Field(gt=1)]
+    shuffle_labels: bool
+    lora: LoraParams
+    vision_learning_rate: Positive
+    head_learning_rate: Positive
+    training: TrainingParams
+    max_pairs: Count | None
+    validation_pairs: Count
+    token_budget: Count
+    decode_threads: Count
+
+
+class RewardBenchParams(Section):
+    threshold_from: Literal["validation", "test"]
+    bootstrap: Count
+
+
 class WanShape(Section):
     """Sizes of a small Wan generator (transformer, VAE, text encoder)."""
 
@@ -83,6 +143,8 @@ class PretrainGeneratorParams(Section):
     flow: TrainingParams
     early_step: Count
     prompt_dropout: Fraction
+    spoiled_share: Fraction
+    wrong_caption_share: Fraction
 
 
 class BaseGeneratorParams(Section):
@@ -208,6 +270,9 @@ class Params(Section):
     split: SplitParams
     world: WorldParams
     pretrain_generator: PretrainGeneratorParams
+    pretrain_vlm: PretrainVlmParams
+    reward: RewardParams
+    reward_bench: RewardBenchParams
     base_generator: BaseGeneratorParams
     sampling: SamplingParams
     candidates: CandidatesParams
