@@ -41,8 +41,8 @@ def split_prompts(prompts: Iterable[str], split: SplitParams) -> dict[str, Split
     """The split of each prompt of a data set, by the scheme that params name.
 
     `hash`: split_of each. `round_robin`, for a handful of prompts: the distinct prompts, ordered by hash, are dealt in
-    turn to train, validation and test (shares do not count), so that three prompts or more leave no split empty. There a
-    new prompt may move others: data sets that grow should use `hash`.
+    turn to train, validation and test (shares do not count), so that three prompts or more leave no split empty. There
+    a new prompt may move others: data sets that grow should use `hash`.
     """
     prompts = list(prompts)
     if split.scheme == "hash":

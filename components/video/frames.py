@@ -44,8 +44,8 @@ class FramePlan:
     def count(self, total_frames: int, source_fps: float) -> int:
         """How many frames: an even number of at most `total_frames`. ValueError if the clip has too few.
 
-        By rate: total / source_fps * fps, within [4, min(768, total made even)], to the nearest multiple of 2. By count:
-        `frames` to the nearest multiple of 2. Halves go to the even multiple, as Python's round does.
+        By rate: total / source_fps * fps, within [4, min(768, total made even)], to the nearest multiple of 2. By
+        count: `frames` to the nearest multiple of 2. Halves go to the even multiple, as Python's round does.
         """
         if total_frames < FRAME_FACTOR:
             raise ValueError(f"{total_frames} frame(s); at least {FRAME_FACTOR} are needed")

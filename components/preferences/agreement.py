@@ -1,0 +1,94 @@
+"""From several annotators to one label a dimension, and how far they agree.
+
+Protocol of the paper (section 3.1): three independent annotators a pair; where they disagree, a reviewer decides. Here
+two of three that say the same decide, and the reviewer where all three differ.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from components.errors import BadInput
+from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
+
+ANNOTATORS_PER_PAIR = 3
+
+
+def majority(votes: Sequence[int]) -> int | None:
+    """The vote that at least two of three share, or None when all three differ."""
+    if len(votes) != ANNOTATORS_PER_PAIR:
+        raise ValueError(f"{len(votes)} votes, not {ANNOTATORS_PER_PAIR}")
+    return next((vote for vote in votes if votes.count(vote) > 1), None)
+
+
+def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int | None], str]:
+    """Labels of one pair and who decided it: `given`, `majority`, or `reviewer` if any dimension needed one.
+
+    `views` are the pair's annotations, one per annotator, all with the same sides. BadInput when their annotators are
+    neither one "given" nor three with or without a reviewer, or when nobody decides a dimension.
+    """
+    names = [view.annotator for view in views]
+    if names == [GIVEN]:
+        return dict(views[0].labels), "given"
+    votes = [view for view in views if view.annotator != REVIEWER]
+    if GIVEN in names or len(votes) != ANNOTATORS_PER_PAIR:
+        why = f"annotators {', '.join(names)}: a pair needs either '{GIVEN}' alone or {ANNOTATORS_PER_PAIR} of them"
+        raise BadInput(file, f"{why}, with or without '{REVIEWER}'", row=views[0].row, key="annotator")
+    reviewer = next((view for view in views if view.annotator == REVIEWER), None)
+    labels, decided_by = {}, "majority"
+    for dimension in DIMENSIONS:
+        given = [view.labels[dimension] for view in votes]
+        if given == [None] * ANNOTATORS_PER_PAIR:
+            labels[dimension] = None
+            continue
+        if None in given:
+            raise BadInput(file, "some annotators left it empty", row=votes[given.index(None)].row, key=dimension)
+        labels[dimension] = majority(given)
+        if labels[dimension] is None:
+            if reviewer is None or reviewer.labels[dimension] is None:
+                raise BadInput(file, "all three differ and no reviewer decides", row=views[0].row, key=dimension)
+            labels[dimension], decided_by = reviewer.labels[dimension], "reviewer"
+    return labels, decided_by
+
+
+def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | None:
+    """Krippendorff's alpha of votes [annotators, pairs] in {-1, 0, 1}, NaN where missing.
+
+    The three labels are ordered (B, same, A), so `ordinal` is the fitting level; `nominal` counts a tie against A as
+    much as B against A. None where alpha is not defined: fewer than two values in use, or nothing rated twice.
+    """
+    import krippendorff
+
+    rated = votes[:, np.sum(~np.isnan(votes), axis=0) >= 2]
+    if len(np.unique(rated[~np.isnan(rated)])) < 2:
+        return None
+    return float(krippendorff.alpha(reliability_data=rated, level_of_measurement=level))
+
+
+def agreement(pairs: Sequence[Sequence[Annotation]]) -> dict[str, dict[str, float | None]] | None:
+    """Alpha per dimension, {"VQ": {"ordinal", "nominal"}, ...}, of the annotators without the reviewer.
+
+    None when labels were given ready-made. An annotator is a position, not a name, where more than three share the
+    work: alpha does not depend on who is who.
+    """
+    several = [[view for view in views if view.annotator != REVIEWER] for views in pairs]
+    several = [views for views in several if len(views) == ANNOTATORS_PER_PAIR]
+    if not several:
+        return None
+    alphas = {}
+    for dimension in DIMENSIONS:
+        votes = np.array([[view.labels[dimension] for view in views] for views in several], dtype=float).T
+        alphas[dimension] = {level: krippendorff_alpha(votes, level) for level in ("ordinal", "nominal")}
+    return alphas
+
+
+def shares(labels: Sequence[int | None]) -> dict[str, float | int | None]:
+    """How a dimension's labels fall: {"labelled", "tie_share", "A_share" of the decided}; None where of nothing."""
+    known = [label for label in labels if label is not None]
+    decided = [label for label in known if label != 0]
+    return {
+        "labelled": len(known),
+        "tie_share": 1 - len(decided) / len(known) if known else None,
+        "A_share": decided.count(1) / len(decided) if decided else None,
+    }

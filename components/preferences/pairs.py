@@ -1,0 +1,89 @@
+"""Stage pairs: annotations and clips become labelled pairs, split by prompt."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from components.curation.manifest import CLIPS_SCHEMA
+from components.errors import BadInput
+from components.preferences.agreement import agreement, decide, shares
+from components.preferences.schema import DIMENSIONS, PAIRS_SCHEMA, Annotation, group_by_pair, read_annotations
+from components.preferences.split import SPLITS, split_prompts
+from components.stage import Stage, run_stage, write_json
+from components.tables import read_table, write_table
+
+ANNOTATIONS = Path("data/source/annotations.csv")
+CLIPS = Path("data/clips.parquet")
+
+
+def pairs(stage: Stage) -> None:
+    views, dropped = group_by_pair(ANNOTATIONS, read_annotations(ANNOTATIONS))
+    if dropped:
+        stage.say(f"{dropped} rows repeat an earlier row of the same annotator and pair: dropped")
+    clips = {clip["clip"]: clip for clip in read_table(CLIPS, CLIPS_SCHEMA)}
+    usable = [pair for pair in views if usable_clips(clips, pair)]
+    if len(usable) < len(views):
+        stage.say(f"{len(views) - len(usable)} of {len(views)} pairs have a clip that the rules of curate rejected")
+    rows = [labelled_pair(pair) for pair in usable]
+    folder = stage.output("data/pairs")
+    folder.mkdir()
+    split = split_prompts((row["prompt"] for row in rows), stage.params.split)
+    counts = {}
+    for name in SPLITS:
+        chosen = [row for row in rows if split[row["prompt"]] == name]
+        if not chosen:
+            # Training without a split would go on with numbers of nothing, so this stops here.
+            raise BadInput(ANNOTATIONS, f"no pair falls into split '{name}' (of {len(rows)})", key=name)
+        write_table(folder / f"{name}.parquet", chosen, PAIRS_SCHEMA)
+        counts[name] = {"pairs": len(chosen), "prompts": len({row["prompt"] for row in chosen})}
+    report = {
+        "splits": counts,
+        "pairs": len(rows),
+        "prompts": len(split),
+        "duplicate_rows_dropped": dropped,
+        "pairs_rejected_by_rules": len(views) - len(usable),
+        "decided_by": dict(Counter(row["decided_by"] for row in rows)),
+        "dimensions": {dimension: shares([row[dimension] for row in rows]) for dimension in DIMENSIONS},
+        "krippendorff_alpha": agreement(usable),
+    }
+    write_json(stage.output("metrics/pairs.json"), report)
+    stage.log({"pairs": len(rows)} | {f"tie_share/{key}": value["tie_share"] for key, value in known(report).items()})
+    sizes = ", ".join(f"{name} {count['pairs']}" for name, count in counts.items())
+    stage.say(f"{len(rows)} pairs over {len(split)} prompts: {sizes}")
+
+
+def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
+    """Whether both clips of a pair passed the rules. BadInput when one is missing or broken: a label of nothing."""
+    first = views[0]
+    for column, path in (("path_A", first.path_A), ("path_B", first.path_B)):
+        if path not in clips:
+            raise BadInput(ANNOTATIONS, f"no such video: {path}", row=first.row, key=column)
+        if clips[path]["status"] == "broken":
+            raise BadInput(ANNOTATIONS, f"video {path}: {clips[path]['reason']}", row=first.row, key=column)
+    return all(clips[path]["status"] == "ok" for path in (first.path_A, first.path_B))
+
+
+def labelled_pair(views: list[Annotation]) -> dict:
+    """A row of PAIRS_SCHEMA from the annotations of one pair."""
+    first = views[0]
+    labels, decided_by = decide(ANNOTATIONS, views)
+    return {
+        # The same pair has the same name whichever side its clips are on.
+        "pair_id": hashlib.sha256("\n".join(first.pair).encode()).hexdigest()[:16],
+        "prompt": first.prompt,
+        "path_A": first.path_A,
+        "path_B": first.path_B,
+        "model_A": first.model_A,
+        "model_B": first.model_B,
+        **labels,
+        "decided_by": decided_by,
+    }
+
+
+def known(report: dict) -> dict[str, dict]:
+    """Dimensions that have labels at all."""
+    return {key: value for key, value in report["dimensions"].items() if value["labelled"]}
+
+
+if __name__ == "__main__":
+    run_stage("pairs", pairs)

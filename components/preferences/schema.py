@@ -1,0 +1,233 @@
+"""Annotations as CSV: Reelign's layout and VideoAlign's, read by one strict reader. A bad row is BadInput by its line.
+
+Columns: path_A, path_B, prompt, VQ, MQ, TA, and, where known, annotator, Overall, model_A, model_B (or A_model,
+B_model, as VideoGen-RewardBench has them), fps_A, num_frames_A, fps_B, num_frames_B. Other columns are not read. One
+row is one annotator's view of one pair; a file without the column `annotator` holds final labels, annotator "given".
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from components.errors import BadInput
+from components.preferences.split import prompt_key
+
+DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
+LABELS = {"A": 1, "B": -1, "same": 0}
+LABEL_TEXT = {value: text for text, value in LABELS.items()}
+GIVEN = "given"
+REVIEWER = "reviewer"
+REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
+ALIASES = {"A_model": "model_A", "B_model": "model_B"}
+
+PAIRS_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("path_A", pa.string(), nullable=False),  # relative to data/source/videos
+        pa.field("path_B", pa.string(), nullable=False),
+        pa.field("model_A", pa.string()),
+        pa.field("model_B", pa.string()),
+        *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
+        pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One row. `labels` holds 1 (A better), -1 (B better), 0 (same) or None (not given) per dimension."""
+
+    row: int  # line of the file that the record starts on
+    path_A: str
+    path_B: str
+    prompt: str
+    annotator: str
+    labels: dict[str, int | None]
+    model_A: str | None
+    model_B: str | None
+    fps_A: float | None
+    num_frames_A: int | None
+    fps_B: float | None
+    num_frames_B: int | None
+
+    @property
+    def pair(self) -> tuple[str, str, str]:
+        """What is compared, whichever side each clip stood on."""
+        return (prompt_key(self.prompt), *sorted((self.path_A, self.path_B)))
+
+    def swapped(self) -> "Annotation":
+        """The same view with A and B exchanged."""
+        return replace(
+            self,
+            path_A=self.path_B,
+            path_B=self.path_A,
+            labels={dimension: None if label is None else -label for dimension, label in self.labels.items()},
+            model_A=self.model_B,
+            model_B=self.model_A,
+            fps_A=self.fps_B,
+            fps_B=self.fps_A,
+            num_frames_A=self.num_frames_B,
+            num_frames_B=self.num_frames_A,
+        )
+
+
+ANNOTATION_COLUMNS = tuple(
+    column for field in fields(Annotation)[1:] for column in (DIMENSIONS if field.name == "labels" else (field.name,))
+)
+
+
+def read_annotations(file: str | Path) -> list[Annotation]:
+    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong."""
+    rows = _records(file)
+    header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
+    for column in REQUIRED:
+        if column not in header:
+            raise BadInput(file, "missing column", row=1, key=column)
+    for column in ANNOTATION_COLUMNS:
+        if header.count(column) > 1:
+            raise BadInput(file, "column appears twice", row=1, key=column)
+    annotations = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
+        annotations.append(_annotation(file, line, dict(zip(header, cells, strict=True))))
+    if not annotations:
+        raise BadInput(file, "no annotations")
+    return annotations
+
+
+def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> None:
+    """Write Reelign's layout."""
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(ANNOTATION_COLUMNS)
+        for annotation in annotations:
+            values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
+            for dimension, label in annotation.labels.items():
+                values[dimension] = LABEL_TEXT.get(label, "")
+            writer.writerow(["" if values[column] is None else values[column] for column in ANNOTATION_COLUMNS])
+
+
+def write_prompts(file: str | Path, prompts: Iterable[str]) -> None:
+    """Write prompts.csv: one column, `prompt`."""
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["prompt"])
+        writer.writerows([prompt] for prompt in prompts)
+
+
+def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[list[list[Annotation]], int]:
+    """Annotations of each pair, in order of first appearance, all turned to the sides of the pair's first row.
+
+    Also returns how many rows were dropped because the same annotator had said exactly the same before. BadInput when
+    an annotator contradicts an own earlier row, or when a pair's prompt is written in two ways.
+    """
+    pairs: dict[tuple[str, str, str], dict[str, Annotation]] = {}
+    dropped = 0
+    for annotation in annotations:
+        views = pairs.setdefault(annotation.pair, {})
+        first = next(iter(views.values()), annotation)
+        if annotation.prompt != first.prompt:
+            why = f"the same pair has this prompt in row {first.row} with other white space, case or Unicode form"
+            raise BadInput(file, why, row=annotation.row, key="prompt")
+        if annotation.path_A != first.path_A:
+            annotation = annotation.swapped()
+        earlier = views.setdefault(annotation.annotator, annotation)
+        if earlier is annotation:
+            continue
+        for dimension in DIMENSIONS:
+            if earlier.labels[dimension] != annotation.labels[dimension]:
+                why = f"annotator '{annotation.annotator}' contradicts row {earlier.row}"
+                raise BadInput(file, why, row=annotation.row, key=dimension)
+        dropped += 1
+    return [list(views.values()) for views in pairs.values()], dropped
+
+
+def clip_path(text: str) -> str:
+    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder."""
+    path = PurePosixPath(text)
+    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or path == PurePosixPath("."):
+        raise ValueError(f"'{text}' is not a path inside the folder")
+    return str(path)
+
+
+def _records(file: str | Path) -> Iterable[tuple[int, list[str]]]:
+    """(line the record starts on, cells) of each record that is not a blank line."""
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            line = 1
+            for cells in reader:
+                if cells and not (len(cells) == 1 and not cells[0].strip()):
+                    yield line, [cell.strip() for cell in cells]
+                line = reader.line_num + 1
+    except FileNotFoundError as error:
+        raise BadInput(file, "missing") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(file, "not UTF-8 text") from error
+    except csv.Error as error:
+        raise BadInput(file, f"not CSV: {error}", row=line) from error
+
+
+def _annotation(file: str | Path, line: int, cells: dict[str, str]) -> Annotation:
+    if not cells["prompt"]:
+        raise BadInput(file, "empty prompt", row=line, key="prompt")
+    paths = {}
+    for column in ("path_A", "path_B"):
+        try:
+            paths[column] = clip_path(cells[column])
+        except ValueError as error:
+            raise BadInput(file, str(error), row=line, key=column) from error
+    if paths["path_A"] == paths["path_B"]:
+        raise BadInput(file, "a clip is compared with itself", row=line, key="path_B")
+    annotator = cells.get("annotator", GIVEN)
+    if not annotator:
+        raise BadInput(file, "empty annotator", row=line, key="annotator")
+    return Annotation(
+        row=line,
+        **paths,
+        prompt=cells["prompt"],
+        annotator=annotator,
+        labels={dimension: _label(file, line, cells, dimension, annotator) for dimension in DIMENSIONS},
+        model_A=cells.get("model_A") or None,
+        model_B=cells.get("model_B") or None,
+        fps_A=_number(file, line, cells, "fps_A"),
+        num_frames_A=_whole(file, line, cells, "num_frames_A"),
+        fps_B=_number(file, line, cells, "fps_B"),
+        num_frames_B=_whole(file, line, cells, "num_frames_B"),
+    )
+
+
+def _label(file: str | Path, line: int, cells: dict[str, str], dimension: str, annotator: str) -> int | None:
+    text = cells.get(dimension, "")
+    # Overall is not asked for everywhere, and a reviewer may answer only what the others disagree on.
+    if not text and (dimension == "Overall" or annotator == REVIEWER):
+        return None
+    if text not in LABELS:
+        raise BadInput(file, f"label '{text}' is not A, B or same", row=line, key=dimension)
+    return LABELS[text]
+
+
+def _number(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
+    text = cells.get(column, "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise BadInput(file, f"'{text}' is not a number", row=line, key=column) from error
+    if not 0 < value < float("inf"):
+        raise BadInput(file, f"'{text}' is not a positive number", row=line, key=column)
+    return value
+
+
+def _whole(file: str | Path, line: int, cells: dict[str, str], column: str) -> int | None:
+    """A whole number; VideoAlign writes `126.0`."""
+    value = _number(file, line, cells, column)
+    if value is not None and value != int(value):
+        raise BadInput(file, f"'{cells[column]}' is not a whole number", row=line, key=column)
+    return None if value is None else int(value)
