@@ -1,0 +1,138 @@
+"""Stage `pretrain_generator` (frozen): a small Wan generator for the shapes world, from scratch.
+
+The paper starts from a pretrained text-to-video model, and so does the demo. This model is made as such models are, from
+a large and careless collection: rendered clips of training prompts, a share of them spoiled (blurred, noisy, flickering,
+jerky, still) and a share with a wrong caption. So it can draw good clips and bad ones, which leaves alignment something
+to choose. It sees no preference label and no validation or test prompt.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from components.generator.wan import Generator, pixels, save_generator, small_generator, velocity
+from components.params import PretrainGeneratorParams, Params
+from components.preferences.split import split_of
+from components.simulation.render import concrete, spoiled
+from components.simulation.world import Scene, all_scenes, prompt_of
+from components.stage import Stage, run_stage, write_json
+from components.training import fit
+
+FAULTS = ("blur", "noise", "ghost", "flicker", "jitter", "frozen")
+KL_WEIGHT = 1e-4
+VAE_POOL = 64  # clips the statistics of the latents are taken from, a batch
+
+
+def pretrain_generator(stage: Stage) -> None:
+    params = stage.params
+    settings = params.pretrain_generator
+    torch.manual_seed(stage.seed("weights"))
+    scenes = training_scenes(params)
+    words = sorted({word for scene in scenes for word in prompt_of(scene).split()})
+    generator = small_generator(settings.shape, words)
+    clips, captions = collection(stage, scenes, settings)
+    stage.say(f"{len(clips)} clips of {len(scenes)} prompts")
+
+    train_vae(stage, generator, clips, settings)
+    latents = encode_all(stage, generator, clips)
+    folder = stage.output("pretrained/generator")
+    rows = train_flow(stage, generator, latents, captions, settings, folder)
+    save_generator(generator, folder)
+    record = {
+        "clips": len(clips),
+        "prompts": len(scenes),
+        "flow_steps": settings.flow.steps,
+        "flow_loss": rows[-1]["loss"],
+        "parameters": {
+            part: sum(p.numel() for p in getattr(generator, part).parameters())
+            for part in ("transformer", "vae", "text_encoder")
+        },
+    }
+    write_json(folder / "pretraining.json", record)
+
+
+def training_scenes(params: Params) -> list[Scene]:
+    """Scenes whose prompts are in the training split: the only ones that anything is ever trained on."""
+    return [scene for scene in all_scenes() if split_of(prompt_of(scene), params.split) == "train"]
+
+
+def collection(
+    stage: Stage, scenes: list[Scene], settings: PretrainGeneratorParams
+) -> tuple[np.ndarray, list[str]]:
+    """Rendered clips uint8 [N, T, H, W, 3] with captions, a share spoiled and a share captioned wrongly."""
+    rng = stage.rng("collection")
+    size, frames = stage.params.world.size, stage.params.world.frames
+    clips = np.empty((settings.clips, frames, size, size, 3), np.uint8)
+    captions = []
+    for index in range(settings.clips):
+        scene = scenes[rng.integers(len(scenes))]
+        defects = {}
+        if rng.random() < settings.spoiled_share:
+            for kind in rng.choice(FAULTS, size=rng.integers(1, 3), replace=False):
+                defects[str(kind)] = rng.uniform(0.15, 0.7)
+        clips[index] = spoiled(concrete(scene, rng, size, frames), defects, rng, size, frames)
+        told = scenes[rng.integers(len(scenes))] if rng.random() < settings.wrong_caption_share else scene
+        captions.append(prompt_of(told))
+    return clips, captions
+
+
+def train_vae(stage: Stage, generator: Generator, clips: np.ndarray, settings: PretrainGeneratorParams) -> None:
+    """Reconstruction with a light KL term; then the latents' statistics go into the VAE's config."""
+    vae = generator.vae
+
+    def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
+        x = pixels(clips[indices])
+        posterior = model.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=draw)
+        rebuilt = model.decode(posterior.mean + posterior.std * noise).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        error = F.mse_loss(rebuilt, x) + 0.1 * F.l1_loss(rebuilt, x)
+        return error + KL_WEIGHT * kl, {"mse": F.mse_loss(rebuilt, x).detach(), "kl": kl.detach()}
+
+    fit(stage, vae, loss_fn, len(clips), settings.vae, name="vae")
+    vae.requires_grad_(False)
+    with torch.no_grad():
+        sample = torch.cat([vae.encode(pixels(part)).latent_dist.mode() for part in np.array_split(clips[:1024], 16)])
+    channels = sample.transpose(0, 1).flatten(1)
+    vae.register_to_config(latents_mean=channels.mean(1).tolist(), latents_std=channels.std(1).tolist())
+
+
+@torch.no_grad()
+def encode_all(stage: Stage, generator: Generator, clips: np.ndarray) -> torch.Tensor:
+    parts = np.array_split(clips, max(1, len(clips) // VAE_POOL))
+    return torch.cat([generator.encode_video(part) for part in stage.progress(parts, "encode")])
+
+
+def train_flow(
+    stage: Stage,
+    generator: Generator,
+    latents: torch.Tensor,
+    captions: list[str],
+    settings: PretrainGeneratorParams,
+    folder: Path,
+) -> list[dict[str, float]]:
+    """Flow matching on cached latents; the text encoder learns with the transformer. Keeps one early checkpoint."""
+    parts = torch.nn.ModuleDict({"transformer": generator.transformer, "text_encoder": generator.text_encoder})
+
+    def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
+        x0 = latents[indices]
+        dropped = torch.rand(len(indices), generator=draw) < settings.prompt_dropout
+        text = generator.encode_text(["" if d else captions[i] for d, i in zip(dropped, indices, strict=True)])
+        t = torch.rand(len(indices), generator=draw)
+        x1 = torch.randn(x0.shape, generator=draw)
+        shape = (-1, 1, 1, 1, 1)
+        xt = (1 - t.view(shape)) * x0 + t.view(shape) * x1
+        return F.mse_loss(velocity(model["transformer"], xt, t, text), x1 - x0), {}
+
+    early = settings.flow.model_copy(update={"steps": settings.early_step})
+    fit(stage, parts, loss_fn, len(latents), early, name="early")
+    for part in ("transformer", "text_encoder"):  # the VAE is the finished model's
+        copy.deepcopy(getattr(generator, part)).half().save_pretrained(folder / "early" / part)
+    return fit(stage, parts, loss_fn, len(latents), settings.flow, name="flow")
+
+
+if __name__ == "__main__":
+    run_stage("pretrain_generator", pretrain_generator)

@@ -1,0 +1,101 @@
+"""Sampling a rectified flow: Euler steps from t = 1 (noise) to t = 0 (clip), classifier-free guidance, seeded noise.
+
+`draw` is how every stage makes clips: in chunks that survive a kill, each clip's noise depending on its own seed alone.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from components.generator.wan import Generator, velocity
+from components.params import SamplingParams
+from components.stage import Stage
+from components.video.encode import write_video
+
+Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to draw. `seed` decides its noise; equal seeds give equal noise whatever the method or the batch."""
+
+    clip: str  # file name without suffix
+    prompt: str
+    seed: int
+
+
+def timesteps(steps: int, shift: float) -> list[float]:
+    """steps + 1 values from 1 to 0; shift > 1 spends more of them at high noise: s t / (1 + (s - 1) t)."""
+    return [shift * t / (1 + (shift - 1) * t) for t in np.linspace(1, 0, steps + 1).tolist()]
+
+
+def classifier_free(transformer: torch.nn.Module, text: torch.Tensor, empty: torch.Tensor, scale: float) -> Velocity:
+    """v(empty) + scale (v(text) - v(empty)), both in one forward; scale 1 is the plain conditional velocity."""
+
+    def guided(x: torch.Tensor, t: float) -> torch.Tensor:
+        times = x.new_full((len(x),), t)
+        if scale == 1:
+            return velocity(transformer, x, times, text)
+        both = velocity(transformer, x.repeat(2, 1, 1, 1, 1), times.repeat(2), torch.cat([empty.expand_as(text), text]))
+        without, with_text = both.chunk(2)
+        return without + scale * (with_text - without)
+
+    return guided
+
+
+def euler(flow: Velocity, noise: torch.Tensor, times: list[float]) -> torch.Tensor:
+    """Integrate dx/dt = v from t = 1 to t = 0."""
+    x = noise
+    for t, after in pairwise(times):
+        x = x + (after - t) * flow(x, t)
+    return x
+
+
+def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def draw(
+    stage: Stage,
+    generator: Generator,
+    jobs: list[Job],
+    sampling: SamplingParams,
+    folder: Path,
+    around: Callable[[Velocity, torch.Tensor], Velocity] | None = None,
+    what: str = "clips",
+) -> torch.Tensor:
+    """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [N, C, T', H', W'] in the order of `jobs`.
+
+    around(flow, text): puts further guidance around the classifier-free velocity (Flow-NRG).
+    A finished chunk lies in the stage's state folder and is not drawn again after a kill.
+    """
+    shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
+    times = timesteps(sampling.steps, sampling.shift)
+    empty = generator.encode_text([""])
+    state = stage.state() / what
+    state.mkdir(exist_ok=True)
+    chunks = [jobs[i : i + sampling.batch_size] for i in range(0, len(jobs), sampling.batch_size)]
+    latents = []
+    for index, chunk in enumerate(stage.progress(chunks, what)):
+        done = state / f"{index:05d}.safetensors"
+        if not done.exists():
+            text = generator.encode_text([job.prompt for job in chunk])
+            flow = classifier_free(generator.transformer, text, empty, sampling.guidance_scale)
+            noise = torch.stack([noise_of(job.seed, shape) for job in chunk])
+            x0 = euler(around(flow, text) if around else flow, noise, times)
+            for job, clip in zip(chunk, generator.decode(x0), strict=True):
+                write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
+            save_file({"latents": x0.contiguous()}, done.with_suffix(".partial"))
+            done.with_suffix(".partial").rename(done)
+        latents.append(load_file(done)["latents"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        shutil.copyfile(state / f"{job.clip}.mp4", folder / f"{job.clip}.mp4")
+    return torch.cat(latents)

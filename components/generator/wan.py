@@ -1,0 +1,175 @@
+"""A Wan-class generator: load, encode, decode, velocity.
+
+Any diffusers WanPipeline folder serves. Convention everywhere: x_t = (1 - t) x0 + t x1 with x1 noise, velocity x1 - x0,
+t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and latents_std, [B, C, T', H', W'].
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from components.errors import BadInput
+from components.params import WanShape
+
+TIMESTEPS = 1000  # the transformer's timestep is 1000 t
+LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
+
+
+@dataclass(frozen=True)
+class Generator:
+    """The parts of a WanPipeline. Text and pixels pass through here; the transformer is used as it is."""
+
+    transformer: WanTransformer3DModel
+    vae: AutoencoderKLWan
+    text_encoder: UMT5EncoderModel
+    tokenizer: PreTrainedTokenizerFast
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """[C, T', H', W'] of a clip; BadInput for a size the VAE or the patches cannot divide."""
+        time, space = self.vae.config.scale_factor_temporal, self.vae.config.scale_factor_spatial
+        patch = self.transformer.config.patch_size[1] * space
+        if (frames - 1) % time or height % patch or width % patch:
+            why = f"{frames} frames of {height}x{width}: frames must be {time}k+1, sides multiples of {patch}"
+            raise BadInput("params.yaml", why, key="sampling")
+        return self.transformer.config.in_channels, (frames - 1) // time + 1, height // space, width // space
+
+    def encode_text(self, prompts: list[str]) -> torch.Tensor:
+        """Text embeddings [B, L, D]; beyond a prompt's own tokens they are zero, as in WanPipeline."""
+        length = min(self.tokenizer.model_max_length, LONGEST_TEXT)
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        hidden = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return hidden * tokens.attention_mask[..., None]
+
+    def encode_video(self, clips: np.ndarray) -> torch.Tensor:
+        """uint8 [B, T, H, W, 3] to normalised latents (the mode of the posterior)."""
+        return self.normalise(self.vae.encode(pixels(clips)).latent_dist.mode())
+
+    def normalise(self, raw: torch.Tensor) -> torch.Tensor:
+        mean, std = self._statistics(raw)
+        return (raw - mean) / std
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Normalised latents to uint8 [B, T, H, W, 3]."""
+        mean, std = self._statistics(latents)
+        clips = self.vae.decode(latents * std + mean).sample
+        return ((clips.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy(force=True)
+
+    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.vae.config
+        return (like.new_tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+
+
+def pixels(clips: np.ndarray) -> torch.Tensor:
+    """uint8 [B, T, H, W, 3] to float [B, 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]."""
+    return transformer(latents, t * TIMESTEPS, text, return_dict=False)[0]
+
+
+def load_generator(folder: str | Path, lora: str | Path | None = None) -> Generator:
+    """Read a WanPipeline folder in float32, without gradients; `lora` is merged into the transformer."""
+    folder = Path(folder)
+    if not (folder / "model_index.json").exists():
+        raise BadInput(folder, "not a diffusers pipeline folder (no model_index.json)")
+    transformer = load_transformer(folder)
+    if lora is not None:
+        load_lora(transformer, lora)
+        transformer.fuse_lora()
+        transformer.unload_lora()
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    for module in (transformer, vae, text_encoder):
+        module.requires_grad_(False).eval()
+    return Generator(transformer, vae, text_encoder, tokenizer)
+
+
+def load_transformer(folder: str | Path) -> WanTransformer3DModel:
+    """The transformer alone, all that training on cached latents and text needs."""
+    transformer = WanTransformer3DModel.from_pretrained(Path(folder) / "transformer", torch_dtype=torch.float32)
+    return transformer.requires_grad_(False).eval()
+
+
+def load_lora(transformer: WanTransformer3DModel, folder: str | Path) -> None:
+    """Attach a LoRA in diffusers' format (`pytorch_lora_weights.safetensors`)."""
+    transformer.load_lora_adapter(WanPipeline.lora_state_dict(folder), prefix="transformer")
+
+
+def save_generator(generator: Generator, folder: str | Path) -> None:
+    """Write a folder that WanPipeline.from_pretrained loads, weights in half precision."""
+    import copy
+
+    pipeline = WanPipeline(
+        tokenizer=generator.tokenizer,
+        text_encoder=copy.deepcopy(generator.text_encoder).half(),
+        vae=copy.deepcopy(generator.vae).half(),
+        transformer=copy.deepcopy(generator.transformer).half(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def small_generator(shape: WanShape, words: list[str]) -> Generator:
+    """An untrained generator of the real classes at a small size; every weight is drawn from torch's global seed."""
+    tokenizer = word_tokenizer(words, shape.text_tokens)
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=shape.text_dim,
+            d_kv=16,
+            num_heads=max(1, shape.text_dim // 16),
+            d_ff=2 * shape.text_dim,
+            num_layers=shape.text_layers,
+            dropout_rate=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    vae = AutoencoderKLWan(
+        base_dim=shape.vae_dim,
+        z_dim=shape.latent_channels,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[0.0] * shape.latent_channels,
+        latents_std=[1.0] * shape.latent_channels,
+        patch_size=2,  # pixels are folded 2x2 into channels first, as in Wan 2.2: twice as fast here
+        in_channels=12,
+        out_channels=12,
+        scale_factor_temporal=2,
+        scale_factor_spatial=4,
+    )
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=shape.heads,
+        attention_head_dim=shape.head_dim,
+        in_channels=shape.latent_channels,
+        out_channels=shape.latent_channels,
+        text_dim=shape.text_dim,
+        freq_dim=64,
+        ffn_dim=shape.ffn_dim,
+        num_layers=shape.layers,
+        rope_max_seq_len=64,
+    )
+    return Generator(transformer, vae, text_encoder, tokenizer)
+
+
+def word_tokenizer(words: list[str], length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows exactly these words; every sequence ends with </s>."""
+    special = ["<pad>", "</s>", "<unk>"]
+    tokens = {word: index for index, word in enumerate(special + sorted(words))}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=length
+    )
