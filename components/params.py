@@ -62,6 +62,35 @@ class WorldParams(Section):
     fps: Count
 
 
+class ShapesSource(Section):
+    """Videos and labels from the shapes world (components/simulation/zoo.py)."""
+
+    kind: Literal["shapes"]
+
+
+class FolderSource(Section):
+    """A folder in VideoAlign's layout: `csv` lies in `folder` and names videos relative to it."""
+
+    kind: Literal["videoalign"]
+    folder: str
+    csv: str
+
+
+class Rule(Section):
+    """Range that a measure must lie in, bounds included; null is no bound."""
+
+    min: float | None
+    max: float | None
+
+
+class CurateParams(Section):
+    """Clips are measured by `workers` processes in chunks; rules (measure: range) reject, and {} rejects nothing."""
+
+    workers: Count
+    chunk: Count
+    rules: dict[str, Rule]
+
+
 class FramePlanParams(Section):
     """Which frames a reward model sees, by rate or by count (components/video/frames.py); pixels are per frame."""
 
@@ -241,7 +270,7 @@ class HackingParams(Section):
 
     dynamic_degree_drop: Fraction  # share of base's mean
     brightness_shift: Fraction  # of mean luma, 0..1
-    saturation_shift: Fraction  # of mean saturation, 0..1
+    saturation_shift: Fraction  # share of base's mean
     diversity_drop: Fraction  # share of base's mean distance between seeds
 
 
@@ -269,6 +298,8 @@ class Params(Section):
     seed: int
     split: SplitParams
     world: WorldParams
+    source: Annotated[ShapesSource | FolderSource, Field(discriminator="kind")]
+    curate: CurateParams
     pretrain_generator: PretrainGeneratorParams
     pretrain_vlm: PretrainVlmParams
     reward: RewardParams

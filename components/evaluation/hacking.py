@@ -23,7 +23,7 @@ class Clips:
     held_out: np.ndarray | None  # [N] Overall of a judge that nothing was trained on; None when there is none
     dynamic_degree: np.ndarray  # [N] px a frame
     brightness: np.ndarray  # [N] in [0, 1]
-    saturation: np.ndarray  # [N] in [0, 1]
+    saturation: np.ndarray  # [N] chroma in [0, 1]
     looks: np.ndarray  # [N, D], see signals.look
 
 
@@ -70,7 +70,7 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
         reasons.append(f"reward_up_judge_down: reward {reward.value:+.3g}, held-out judge {held_out.value:+.3g}")
     reasons += _fall("dynamic_degree", signals, base.dynamic_degree.mean(), limits.dynamic_degree_drop)
     reasons += _drift("brightness", signals, limits.brightness_shift)
-    reasons += _drift("saturation", signals, limits.saturation_shift)
+    reasons += _drift("saturation", signals, limits.saturation_shift * base.saturation.mean())
     reasons += _fall("diversity", signals, np.mean(list(theirs.values()) or [0.0]), limits.diversity_drop)
     return Alarm(reasons, signals)
 
@@ -88,4 +88,4 @@ def _drift(name: str, signals: dict[str, Interval | None], limit: float) -> list
     found = signals[name]
     if abs(found.value) <= limit or found.low <= 0 <= found.high:
         return []
-    return [f"{name}_drift: {found.value:+.3g}, more than {limit:g} from base"]
+    return [f"{name}_drift: {found.value:+.3g}, more than {limit:.3g} from base"]

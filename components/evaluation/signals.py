@@ -19,7 +19,7 @@ class Signals:
     """Measures of one clip."""
 
     brightness: float  # mean luma, 0 black to 1 white
-    saturation: float  # mean saturation as in HSV, 0 grey to 1 pure
+    saturation: float  # mean chroma (largest minus smallest of R, G, B) of `look`, 0 grey to 1 pure
     motion: float  # px a frame, see `motion`
     look: np.ndarray  # float32 [LOOK_FRAMES * LOOK_SIZE * LOOK_SIZE * 3] in [0, 1], see `look`
 
@@ -27,13 +27,14 @@ class Signals:
 def measure(frames: np.ndarray) -> Signals:
     """Measure a clip [T, H, W, 3] uint8 RGB of at least two frames."""
     pixels = frames.astype(np.float32) / 255
-    brightest, darkest = pixels.max(axis=-1), pixels.min(axis=-1)
-    saturation = (brightest - darkest) / np.maximum(brightest, 1 / 255)
+    small = look(frames)
+    # Chroma of thumbnails, not of pixels: noise is colourful, and a method that takes it away must not raise an alarm.
+    colours = small.reshape(-1, 3)
     return Signals(
         brightness=float((pixels @ LUMA).mean()),
-        saturation=float(saturation.mean()),
+        saturation=float((colours.max(axis=1) - colours.min(axis=1)).mean()),
         motion=motion(frames),
-        look=look(frames),
+        look=small,
     )
 
 

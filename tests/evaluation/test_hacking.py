@@ -7,7 +7,7 @@ from components.evaluation.hacking import Clips, hacking_alarm
 from components.evaluation.signals import diversity, measure
 from components.params import HackingParams
 
-LIMITS = HackingParams(dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.1, diversity_drop=0.4)
+LIMITS = HackingParams(dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.5, diversity_drop=0.4)
 PROMPTS, SEEDS = 16, 3
 
 

@@ -1,0 +1,51 @@
+"""Where the report's numbers come from: commit, digests in dvc.lock, model versions, MLflow runs."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from components.tracking import STORE, git_commit
+
+
+def lineage(profile: str, root: Path = Path(".")) -> dict:
+    """What is on record about the pipeline in `root`.
+
+    Returns:
+        {"commit": str, "outputs": [{"stage", "path", "md5"}] as dvc.lock has them, "runs": [{"stage", "run", "commit"}]
+        the newest finished MLflow run of each stage}. A list is empty where there is no record.
+    """
+    return {"commit": git_commit(), "outputs": locked_outputs(root / "dvc.lock"), "runs": newest_runs(profile, root)}
+
+
+def locked_outputs(lock: Path) -> list[dict[str, str]]:
+    """Every output that dvc.lock pins, in its order."""
+    if not lock.exists():
+        return []
+    stages = yaml.safe_load(lock.read_text()).get("stages", {})
+    return [
+        {"stage": stage, "path": out["path"], "md5": out["md5"]}
+        for stage, entry in stages.items()
+        for out in entry.get("outs", [])
+    ]
+
+
+def newest_runs(profile: str, root: Path = Path(".")) -> list[dict[str, str]]:
+    """The newest finished run of each stage in the profile's experiment, by name of stage."""
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (root / STORE.removeprefix("sqlite:///")).exists():
+        return []
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(f"reelign-{profile}")
+    if experiment is None:
+        return []
+    newest: dict[str, dict[str, str]] = {}
+    for run in client.search_runs(
+        [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000, order_by=["start_time DESC"]
+    ):
+        stage = run.data.tags.get("dvc.stage")
+        if stage is not None and stage not in newest:
+            newest[stage] = {"stage": stage, "run": run.info.run_id, "commit": run.data.tags.get("git.commit", "none")}
+    return [newest[stage] for stage in sorted(newest)]

@@ -1,0 +1,243 @@
+"""report/index.html: one file that needs nothing else, verdict first, clips playing, every number with its interval."""
+
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from components.evaluation import sections
+from components.evaluation.charts import interval_strip
+from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, minus, spread
+from components.evaluation.win_rates import DIMENSIONS, Interval
+from components.params import EvaluateParams
+
+JUDGE_NAMES = {"gold": "gold judge", "reward": "VideoReward"}
+SIGNAL_NAMES = {
+    "reward": "VideoReward, Overall",
+    "held_out": "Held-out judge, Overall",
+    "dynamic_degree": "Dynamic degree, px a frame",
+    "brightness": "Brightness, 0 to 1",
+    "saturation": "Colourfulness, 0 to 1",
+    "diversity": "Distance between seeds, 0 to 1",
+}
+
+
+def write_report(
+    out: Path,
+    alignment: dict,
+    clips: pd.DataFrame,
+    params: EvaluateParams,
+    profile: str,
+    lineage: dict,
+    versions: list[tuple[str, str]],
+    root: Path = Path("."),
+) -> None:
+    """Build the report of one evaluation.
+
+    Args:
+        out: the HTML file to write.
+        alignment: the content of metrics/alignment.json.
+        clips: a row a clip, as evaluate.score_clips makes it: method, prompt_id, prompt, seed, video (a path),
+            reward_<dimension>, and with a gold judge gold_<dimension> and prompt_right.
+        params: section `evaluate`.
+        profile: name of the params profile.
+        lineage: see lineage.lineage.
+        versions: (name, digest) of each model.
+        root: the checkout, where the other stages' files lie.
+    """
+    judges = [judge for judge in JUDGE_NAMES if judge == "reward" or params.judge == judge]
+    context = {
+        "alignment": alignment,
+        "profile": profile,
+        "dimensions": DIMENSIONS,
+        "lineage": lineage,
+        "versions": versions,
+        **_verdict(alignment, judges),
+        **_clips(clips, params, judges),
+        **_rates(alignment, judges, params),
+        **_signals(alignment, judges),
+        **_other_stages(root, params),
+    }
+    context["contents"] = [
+        ("clips", "Clips"),
+        ("win-rates", "Win rates"),
+        ("signals", "Hacking"),
+        ("pairs", "Pairs"),
+        ("reward-bench", "Reward model"),
+        ("labels", "Labels"),
+        ("training", "Training"),
+        ("lineage", "Lineage"),
+    ]
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "percent": lambda share: f"{100 * share:.1f}%",
+        "percent0": lambda share: f"{100 * share:.0f}%",
+        "number0": lambda share: f"{100 * share:.0f}",
+        "signed": lambda value: minus(f"{value:+.3f}"),
+    }
+    css = jinja2.utils.markupsafe.Markup((here / "report.css").read_text())
+    out.write_text(environment.get_template("report.html.j2").render(css=css, **context))
+
+
+def sentence(name: str, rate: Interval, judge: str) -> str:
+    """What an Overall win rate says, in words that follow from its interval."""
+    figures = f"{100 * rate.value:.0f}% of clips ({100 * rate.low:.0f}–{100 * rate.high:.0f}%)"
+    if rate.low > 0.5:
+        return f"{name} beats the base generator on {figures} by {judge}"
+    if rate.high < 0.5:
+        return f"{name} loses to the base generator: it wins only {figures} by {judge}"
+    return f"{name} cannot be told apart from the base generator: it wins {figures} by {judge}"
+
+
+def _verdict(alignment: dict, judges: list[str]) -> dict:
+    methods = alignment["methods"]
+    # The headline's method is named beforehand (the paper's own), not picked by its result.
+    first = "dpo" if "dpo" in methods else next(iter(methods))
+    cards = []
+    for method, entry in methods.items():
+        marks = [
+            {
+                "judge": JUDGE_NAMES[judge],
+                "kind": judge,
+                "found": estimate(entry["win_rate"][judge]["Overall"]),
+            }
+            for judge in judges
+        ]
+        strip = [
+            (
+                f"{method}{' second' if mark['kind'] == 'reward' and len(judges) > 1 else ''}",
+                mark["judge"],
+                mark["found"],
+            )
+            for mark in marks
+        ]
+        cards.append(
+            {
+                "method": method,
+                "name": METHOD_NAMES[method],
+                "marks": marks,
+                "strip": interval_strip(strip),
+                "right": entry.get("prompt_right"),
+                "base_right": alignment["base"].get("prompt_right"),
+                "reasons": entry["hacking"]["reasons"],
+            }
+        )
+    by_method = {card["method"]: card for card in cards}
+
+    def said(method: str) -> str:
+        lead = by_method[method]["marks"][0]
+        return sentence(METHOD_NAMES[method], lead["found"], "the gold judge" if judges[0] == "gold" else "VideoReward")
+
+    alarms = [card["name"] for card in cards if card["reasons"]]
+    verdict = [said(method) + "." for method in methods if method != first]
+    verdict.append(f"Hacking alarm: {', '.join(alarms)}." if alarms else "No method raises the hacking alarm.")
+    note = (
+        "● Gold judge: never seen by any training. ○ VideoReward: what the methods were trained to please, so only half"
+        " of the proof."
+        if judges[0] == "gold"
+        else "VideoReward is what the methods were trained to please; no other judge was run, so this is no proof."
+    )
+    return {
+        "title": f"Reelign: {said(first)}",
+        "headline": said(first) + ".",
+        "verdict": verdict,
+        "cards": cards,
+        "judges_note": note,
+    }
+
+
+def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str]) -> dict:
+    prompts = sorted(set(zip(clips["prompt"], clips["prompt_id"], strict=True)))
+    chosen = [prompts[at] for at in spread(len(prompts), params.report_prompts)]
+    rows = []
+    for prompt, prompt_id in chosen:
+        own = clips[clips["prompt_id"] == prompt_id]
+        own = own[own["seed"] == own["seed"].min()].set_index("method")
+        rows.append({"prompt": prompt, "clips": [_film(own, method, judges, params) for method in own.index]})
+    legend = (
+        "● gold judge (0 to 1), ○ VideoReward (normalised; higher is better)"
+        if "gold" in judges
+        else "○ VideoReward (normalised; higher is better)"
+    )
+    right = " ✓ and ✗: whether all that the prompt names is there, by the gold judge." if "gold" in judges else ""
+    return {
+        "clips": rows,
+        "clips_rule": f"{len(chosen)} of {len(prompts)} prompts, evenly spaced in alphabetical order, each with its"
+        " lowest seed: chosen by this rule, not by looks.",
+        "clips_legend": f"{legend}; ▲ better and ▼ worse than base.{right}",
+    }
+
+
+def _film(own: pd.DataFrame, method: str, judges: list[str], params: EvaluateParams) -> dict:
+    row, base = own.loc[method], own.loc["base"]
+    scores = []
+    for dimension in DIMENSIONS:
+        for judge in judges:
+            column = f"{judge}_{dimension}"
+            gain = row[column] - base[column]
+            tie = abs(gain) <= getattr(params.tie_width, judge)
+            scores.append(
+                Score(judge, dimension, minus(f"{row[column]:.2f}"), None if tie else "up" if gain > 0 else "down")
+            )
+    right = bool(row["prompt_right"]) if "gold" in judges else None
+    return film(row["video"], row["prompt"], scores, right, method=method, name=METHOD_NAMES[method])
+
+
+def _rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
+    heads = [
+        {"name": JUDGE_NAMES[judge].capitalize() if judge == "gold" else JUDGE_NAMES[judge], "kind": judge}
+        for judge in judges
+    ]
+    groups = []
+    for method, entry in alignment["methods"].items():
+        rows = []
+        for dimension in DIMENSIONS:
+            found = [estimate(entry["win_rate"][judge][dimension]) for judge in judges]
+            kinds = [method, f"{method} second"][: len(judges)]
+            marks = list(zip(kinds, [JUDGE_NAMES[judge] for judge in judges], found, strict=True))
+            rows.append({"dimension": dimension, "found": found, "strip": interval_strip(marks)})
+        groups.append({"method": method, "name": METHOD_NAMES[method], "rows": rows})
+    pairs = groups[0]["rows"][0]["found"][0].n
+    widths = " and ".join(f"{getattr(params.tie_width, judge):g} ({JUDGE_NAMES[judge]})" for judge in judges)
+    return {
+        "judges": heads,
+        "rates": groups,
+        "rates_caption": f"{pairs} pairs of clips a method, same prompt and seed as base."
+        " The dashed line is no difference.",
+        "method_note": f"Differences of scores up to {widths} are ties. Intervals: cluster bootstrap over prompts with"
+        f" all their seeds, {params.resamples} resamples, expanded percentile. Each interval is for its figure alone:"
+        " of many, some will miss by chance.",
+    }
+
+
+def _signals(alignment: dict, judges: list[str]) -> dict:
+    methods = alignment["methods"].values()
+    rows = []
+    for signal, name in SIGNAL_NAMES.items():
+        found = [entry["hacking"]["signals"][signal] for entry in methods]
+        rows.append({"name": name, "cells": [cell and estimate(cell) for cell in found]})
+    source = "the gold judge's fitted track" if "gold" in judges else "optical flow"
+    note = f"Dynamic degree is measured by {source}. A method that raises the alarm must not be promoted."
+    return {"signals": rows, "signals_note": note}
+
+
+def _other_stages(root: Path, params: EvaluateParams) -> dict:
+    tables, labels_absent = sections.labels(root)
+    models, curves_absent = sections.curves(root)
+    return {
+        "duels": sections.duels(root, params.report_pairs),
+        "duels_rule": "Pairs of candidates for training prompts, winner and loser by VideoReward, evenly spaced from"
+        " the narrowest margin to the widest.",
+        "bench": sections.bench(root),
+        "labels": tables,
+        "curves": models,
+        "missing": {
+            "duels": "data/alignment_pairs.parquet or data/candidates is absent",
+            "bench": "metrics/reward_bench.json is absent",
+            "labels": labels_absent,
+            "curves": curves_absent,
+        },
+    }

@@ -1,0 +1,199 @@
+"""Sections of the report that are read from files of other stages. What is absent is said to be, never made up."""
+
+import base64
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.evaluation.charts import curve, interval_strip
+from components.evaluation.win_rates import DIMENSIONS, Interval
+from components.tables import read_table
+
+METHOD_NAMES = {"base": "Base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG"}
+# The curves worth a place: a loss, and what says in plain numbers whether training works.
+CURVES = ("loss", "accuracy", "margin")
+TRAINING = {
+    "video_reward": "models/video_reward/training.csv",
+    "sft": "models/aligned/sft/training.csv",
+    "rwr": "models/aligned/rwr/training.csv",
+    "dpo": "models/aligned/dpo/training.csv",
+    "latent_reward": "models/latent_reward/training.csv",
+}
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Positions of `wanted` evenly spaced items of `count`, first and last among them; all when there are fewer."""
+    return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, wanted))})
+
+
+def estimate(found: dict) -> Interval:
+    """An interval as metrics files hold it."""
+    return Interval(found["value"], *found["ci95"], n=found["n"], prompts=0)
+
+
+def data_uri(path: str | Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line under a clip."""
+
+    judge: str
+    dimension: str
+    text: str
+    change: str | None = None  # "up" or "down" against base, None for a tie or base itself
+
+    @property
+    def title(self) -> str:
+        return f"{self.dimension} by {'the gold judge' if self.judge == 'gold' else 'VideoReward'}"
+
+
+def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:
+    """What the template's macro `film` shows."""
+    from components.video.decode import probe
+
+    info = probe(path)
+    return {
+        "src": data_uri(path),
+        "width": info.width,
+        "height": info.height,
+        "prompt": prompt,
+        "scores": scores,
+        "right": right,
+        **more,
+    }
+
+
+def duels(root: Path, wanted: int) -> list[dict]:
+    """Winners beside losers of the preference pairs, evenly spaced from the narrowest to the widest margin."""
+    pairs_file, candidates_file = root / "data/alignment_pairs.parquet", root / "data/candidates/candidates.parquet"
+    if not (pairs_file.exists() and candidates_file.exists()):
+        return []
+    pairs = sorted(read_table(pairs_file), key=lambda row: (row["margin"], row["chosen"], row["rejected"]))
+    paths = {row["candidate_id"]: row["path"] for row in read_table(candidates_file)}
+    shown = []
+    for at in spread(len(pairs), wanted):
+        pair = pairs[at]
+        sides = {
+            side: film(
+                candidates_file.parent / paths[pair[side]],
+                pair["prompt"],
+                [Score("reward", "Overall", minus(f"{pair[f'reward_{side}']:.2f}"))],
+            )
+            for side in ("chosen", "rejected")
+        }
+        shown.append({"prompt": pair["prompt"], "margin": pair["margin"], **sides})
+    return shown
+
+
+def bench(root: Path) -> dict | None:
+    """Table of metrics/reward_bench.json."""
+    file = root / "metrics/reward_bench.json"
+    if not file.exists():
+        return None
+    metrics = json.loads(file.read_text())
+    rows = []
+    for dimension in [name for name in DIMENSIONS if name in metrics["dimensions"]]:
+        entry = metrics["dimensions"][dimension]
+        without, with_ties = (estimate(entry[f"accuracy_{kind}_ties"]) for kind in ("without", "with"))
+        marks = [("base", "without ties", without), ("base second", "with ties", with_ties)]
+        rows.append(
+            {"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)}
+        )
+    sources = sorted({metrics["dimensions"][row["dimension"]]["accuracy_with_ties"]["threshold_from"] for row in rows})
+    note = (
+        "● Without ties: of the pairs that the annotators decided, the share that the model orders the same way; a coin"
+        " gets 50%. ○ With ties: all pairs, three answers, a small difference of scores read as a tie; the threshold is"
+        f" fitted on {' and '.join(sources)}."
+    )
+    return {"pairs": metrics["pairs"], "prompts": metrics["prompts"], "rows": rows, "note": note}
+
+
+def labels(root: Path) -> tuple[list[dict], list[str]]:
+    """Tables on how realistic the labels are, and what is absent."""
+    tables, absent = [], []
+    file = root / "metrics/pairs.json"
+    if file.exists():
+        tables.append(_pairs_table(json.loads(file.read_text())))
+    else:
+        absent.append("metrics/pairs.json is absent, so tie shares and agreement are not known here")
+    file = root / "metrics/source.json"
+    if file.exists():
+        rows = [[name, number(value)] for name, value in flat(json.loads(file.read_text()))]
+        tables.append(
+            {"caption": "Where the labels come from.", "file": "metrics/source.json", "columns": ["", ""], "rows": rows}
+        )
+    else:
+        absent.append("metrics/source.json is absent")
+    return tables, absent
+
+
+def _pairs_table(metrics: dict) -> dict:
+    alpha = metrics["krippendorff_alpha"] or {}
+    rows = []
+    for dimension, found in metrics["dimensions"].items():
+        agreed = alpha.get(dimension, {}).get("ordinal")
+        cells = [found["labelled"], found["tie_share"], found["A_share"], agreed]
+        rows.append([dimension, *("–" if cell is None else number(cell) for cell in cells)])
+    return {
+        "caption": f"{metrics['pairs']} labelled pairs of {metrics['prompts']} prompts; alpha is Krippendorff's.",
+        "file": "metrics/pairs.json",
+        "columns": ["Score", "Labels", "Ties", "A of decided", "Alpha"],
+        "rows": rows,
+    }
+
+
+def minus(text: str) -> str:
+    """With a minus sign as wide as the digits, for print."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def flat(tree: dict, prefix: str = "") -> list[tuple[str, object]]:
+    """Leaves of a nested dict as ("outer, inner", value), names in words."""
+    leaves = []
+    for key, value in tree.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        leaves += flat(value, name + ", ") if isinstance(value, dict) else [(name, value)]
+    return leaves
+
+
+def number(value: object) -> str:
+    """A number as a table shows it."""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def curves(root: Path) -> tuple[list[dict], list[str]]:
+    """Training curves of every model that logged any, and the files that are absent."""
+    models, absent = [], []
+    for name, file in TRAINING.items():
+        if not (root / file).exists():
+            absent.append(f"{file} is absent")
+            continue
+        with open(root / file, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        steps = [float(row["step"]) for row in rows]
+        chosen = [key for key in rows[0] if any(word in key for word in CURVES)] if rows else []
+        lines = []
+        for key in chosen:
+            values = [float(row[key]) if row[key] else math.nan for row in rows]
+            known = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+            if known:
+                first, (step, last) = known[0][1], known[-1]
+                words = key.replace("_", " ").replace("/", ", ")
+                lines.append(
+                    {
+                        "name": words,
+                        "svg": curve(steps, values, words),
+                        "first": first,
+                        "last": last,
+                        "step": f"{step:g}",
+                    }
+                )
+        title = METHOD_NAMES.get(name, name.replace("_", " ").capitalize())
+        models.append({"name": title, "kind": name, "file": file, "lines": lines})
+    return models, absent

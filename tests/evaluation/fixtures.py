@@ -1,0 +1,162 @@
+"""A small finished pipeline on disk, made of arrays and real mp4 files, so that the report can be built and looked at.
+
+python -m tests.evaluation.fixtures FOLDER      writes FOLDER/report/index.html
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from components.evaluation.signals import measure
+from components.params import EvaluateParams, HackingParams, TieWidthParams
+from components.video.encode import write_video
+
+METHODS = ["sft", "rwr", "dpo", "nrg"]
+PARAMS = EvaluateParams(
+    judge="gold",
+    methods=METHODS,
+    resamples=200,
+    tie_width=TieWidthParams(gold=1e-9, reward=1e-9),
+    hacking=HackingParams(dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.5, diversity_drop=0.4),
+    report_prompts=12,
+    report_pairs=8,
+)
+GAIN = {"base": 0.0, "sft": 0.02, "rwr": 0.06, "dpo": 0.16, "nrg": 0.1}
+COLOURS = {"red": (220, 50, 40), "green": (50, 170, 70), "blue": (60, 80, 220), "yellow": (230, 210, 60)}
+
+
+def clip(rng: np.random.Generator, colour: str, noise: float) -> np.ndarray:
+    """[9, 32, 32, 3] uint8: a square that moves to the right."""
+    frames = np.full((9, 32, 32, 3), 110.0)
+    top, left = rng.integers(2, 20), rng.integers(1, 8)
+    for index, frame in enumerate(frames):
+        x = int(left + index * 1.5)
+        frame[top : top + 9, x : x + 9] = COLOURS[colour]
+    return np.clip(frames + rng.normal(0, noise, frames.shape), 0, 255).astype(np.uint8)
+
+
+def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.DataFrame, np.ndarray]:
+    """Write data/samples of base and all methods; the scored clips as evaluate.py makes them, and their looks."""
+    rng = np.random.default_rng(0)
+    rows, looks = [], []
+    for method in ["base", *METHODS]:
+        folder, table = root / "data/samples" / method, []
+        for number in range(prompts):
+            colour = list(COLOURS)[number % 4]
+            prompt = f"a {colour} square moving right on a grey background, number {number:02d}"
+            for seed in range(seeds):
+                frames = clip(np.random.default_rng([number, seed]), colour, 30 * (1 - 5 * GAIN[method]))
+                path = f"videos/{number:03d}_{seed}.mp4"
+                write_video(folder / path, frames, fps=8)
+                table.append({"prompt_id": f"{number:03d}", "prompt": prompt, "seed": seed, "path": path})
+                signals = measure(frames)
+                gold = np.clip(0.6 + GAIN[method] + rng.normal(0, 0.1, 3), 0, 1)
+                reward = 5 * GAIN[method] + rng.normal(0, 0.6, 3)
+                rows.append(
+                    {
+                        **{key: table[-1][key] for key in ("prompt_id", "prompt", "seed")},
+                        "video": str(folder / path),
+                        "method": method,
+                        "dynamic_degree": signals.motion,
+                        "brightness": signals.brightness,
+                        "saturation": signals.saturation,
+                        **dict(
+                            zip(("gold_VQ", "gold_MQ", "gold_TA", "gold_Overall"), [*gold, gold.mean()], strict=True)
+                        ),
+                        **dict(
+                            zip(
+                                ("reward_VQ", "reward_MQ", "reward_TA", "reward_Overall"),
+                                [*reward, reward.sum()],
+                                strict=True,
+                            )
+                        ),
+                        "prompt_right": bool(gold[2] > 0.6),
+                    }
+                )
+                looks.append(signals.look)
+        pd.DataFrame(table).to_parquet(folder / "samples.parquet")
+    return pd.DataFrame(rows), np.stack(looks)
+
+
+def make_other_stages(root: Path) -> None:
+    """Pairs, candidates, metrics and training logs of the stages before evaluate."""
+    rng = np.random.default_rng(1)
+    candidates, pairs = [], []
+    for number in range(20):
+        for side, noise in (("w", 2), ("l", 40)):
+            path = f"videos/{number:02d}{side}.mp4"
+            write_video(root / "data/candidates" / path, clip(rng, list(COLOURS)[number % 4], noise), fps=8)
+            candidates.append({"candidate_id": f"c{number:02d}{side}", "path": path})
+        score = float(rng.normal(1, 0.5))
+        pairs.append(
+            {
+                "prompt": f"a {list(COLOURS)[number % 4]} square moving right",
+                "chosen": f"c{number:02d}w",
+                "rejected": f"c{number:02d}l",
+                "reward_chosen": score,
+                "reward_rejected": score - 0.1 * number - 0.05,
+                "margin": 0.1 * number + 0.05,
+            }
+        )
+    pd.DataFrame(candidates).to_parquet(root / "data/candidates/candidates.parquet")
+    pd.DataFrame(pairs).to_parquet(root / "data/alignment_pairs.parquet")
+    share = {"value": 0.846, "ci95": [0.81, 0.88], "n": 320}
+    tied = {"value": 0.702, "ci95": [0.66, 0.74], "n": 400, "tie_threshold": 0.3, "threshold_from": "validation"}
+    dimensions = ("VQ", "MQ", "TA", "Overall")
+    write(
+        root / "metrics/reward_bench.json",
+        {
+            "model_version": "0123456789abcdef",
+            "pairs": 400,
+            "prompts": 120,
+            "dimensions": {d: {"accuracy_without_ties": share, "accuracy_with_ties": tied} for d in dimensions},
+        },
+    )
+    write(
+        root / "metrics/pairs.json",
+        {
+            "pairs": 2000,
+            "prompts": 500,
+            "dimensions": {d: {"labelled": 2000, "tie_share": 0.31, "A_share": 0.502} for d in dimensions},
+            "krippendorff_alpha": {d: {"ordinal": 0.64, "nominal": 0.5} for d in dimensions},
+        },
+    )
+    write(root / "metrics/source.json", {"kind": "shapes", "videos": 4000, "annotator_accuracy": {"VQ": 0.874}})
+    for folder in ("video_reward", "aligned/sft", "aligned/dpo", "latent_reward"):
+        steps = np.arange(10, 410, 10)
+        log = pd.DataFrame({"step": steps, "loss": 0.7 * np.exp(-steps / 200) + rng.normal(0, 0.01, len(steps))})
+        log["implicit_accuracy"] = 0.9 - 0.4 * np.exp(-steps / 100)
+        log["validation/accuracy"] = np.where(steps % 100 == 0, 0.8 - 0.2 * np.exp(-steps / 100), np.nan)
+        (root / "models" / folder).mkdir(parents=True)
+        log.to_csv(root / "models" / folder / "training.csv", index=False)
+
+
+def write(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def make_report(root: Path) -> tuple[Path, dict]:
+    """The whole fixture and its report."""
+    from components.evaluation.evaluate import alignment_metrics
+    from components.evaluation.report import write_report
+
+    clips, looks = make_samples(root)
+    make_other_stages(root)
+    metrics = alignment_metrics(clips, looks, PARAMS, seed=0)
+    out = root / "report/index.html"
+    out.parent.mkdir(parents=True)
+    lineage = {
+        "commit": "0" * 40,
+        "outputs": [{"stage": "reward", "path": "models/video_reward", "md5": "d41d8cd98f00b204e9800998ecf8427e.dir"}],
+        "runs": [{"stage": "reward", "run": "f" * 32, "commit": "0" * 40}],
+    }
+    write_report(out, metrics, clips, PARAMS, "fixture", lineage, [("VideoReward", "0123456789abcdef")], root)
+    return out, metrics
+
+
+if __name__ == "__main__":
+    print(make_report(Path(sys.argv[1]))[0])
