@@ -29,7 +29,7 @@ def source(stage: Stage) -> None:
 
 
 def import_folder(stage: Stage, folder: Path, csv: str) -> None:
-    """Copy a folder of VideoAlign's layout: a CSV of labelled pairs and the videos that it names relative to the folder.
+    """Copy a folder of VideoAlign's layout: a CSV of labelled pairs, and the videos that it names relative to itself.
 
     Other files of the folder stay where they are. Rows of one annotator that repeat each other are dropped and counted.
     """

@@ -1,0 +1,178 @@
+"""source, curate and pairs on a small folder of VideoAlign's layout, and what each refuses."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from components.curation.curate import apply_rules, curate
+from components.curation.manifest import CLIPS_SCHEMA
+from components.curation.source import source
+from components.errors import BadInput
+from components.params import CurateParams, FolderSource, Rule, SplitParams
+from components.preferences.pairs import pairs
+from components.preferences.schema import PAIRS_SCHEMA
+from components.tables import read_table
+from components.video.encode import write_video
+
+HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
+
+
+class PlainStage:
+    """What the three stages use of a Stage, without a pipeline around it; outputs go to the working folder at once."""
+
+    def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin"):
+        self.said: list[str] = []
+        self.params = SimpleNamespace(
+            source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
+            curate=CurateParams(workers=1, chunk=2, rules=rules or {}),
+            split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
+        )
+
+    def output(self, path: str) -> Path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Path(path)
+
+    def state(self) -> Path:
+        Path("state").mkdir(exist_ok=True)
+        return Path("state")
+
+    def progress(self, items, what, total=None):
+        return iter(items)
+
+    def log(self, metrics, step=None):
+        assert all(isinstance(value, int | float) for value in metrics.values())
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three pairs of clips with VideoAlign's paths; the working folder is an empty one beside it."""
+    made = tmp_path / "given"
+    for index in range(3):
+        for side, speed in (("A", 1), ("B", 2)):
+            frames = np.zeros((8, 32, 32, 3), np.uint8)
+            for time in range(8):
+                frames[time, 8:20, 2 + speed * time : 14 + speed * time] = 90 + 40 * index
+            write_video(made / f"videos/{index}_{side}.mp4", frames, 8)
+    labels(made, [f"videos/{n}_A.mp4,./videos/{n}_B.mp4,prompt {n},A,same,B,8.0,8.0,8.0,8.0" for n in range(3)])
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return made
+
+
+def labels(folder: Path, rows: list[str]) -> None:
+    (folder / "labels.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+
+
+def rows_of(folder: Path) -> list[str]:
+    return (folder / "labels.csv").read_text().splitlines()[1:]
+
+
+def run(stage: PlainStage) -> dict:
+    for body in (source, curate, pairs):
+        body(stage)
+    return json.loads(Path("metrics/pairs.json").read_text())
+
+
+def test_from_a_folder_to_pairs(folder):
+    labels(folder, rows_of(folder) + rows_of(folder)[:2])
+    stage = PlainStage(folder)
+    report = run(stage)
+    assert any("2 rows repeat an earlier row" in line for line in stage.said)
+    assert json.loads(Path("metrics/source.json").read_text())["duplicate_rows_dropped"] == 2
+    clips = read_table("data/clips.parquet", CLIPS_SCHEMA)
+    assert [clip["clip"] for clip in clips] == [f"{n}_{side}.mp4" for n in range(3) for side in "AB"]
+    assert {clip["status"] for clip in clips} == {"ok"}
+    made = [
+        row
+        for name in ("train", "validation", "test")
+        for row in read_table(f"data/pairs/{name}.parquet", PAIRS_SCHEMA)
+    ]
+    assert sorted(row["prompt"] for row in made) == ["prompt 0", "prompt 1", "prompt 2"]
+    for row in made:
+        assert (row["VQ"], row["MQ"], row["TA"], row["Overall"], row["decided_by"]) == (1, 0, -1, None, "given")
+    assert report["splits"]["test"] == {"pairs": 1, "prompts": 1}
+    assert report["dimensions"]["MQ"]["tie_share"] == 1 and report["dimensions"]["Overall"]["labelled"] == 0
+    assert report["krippendorff_alpha"] is None
+
+
+def test_a_missing_video_is_named_by_source(folder):
+    (folder / "videos/1_B.mp4").unlink()
+    with pytest.raises(BadInput, match=r"labels.csv, row 3, key 'path_B': no such video: .*videos/1_B.mp4"):
+        source(PlainStage(folder))
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    (folder / "videos/1_B.mp4").rename(tmp_path / "outside.mp4")
+    (folder / "videos/1_B.mp4").symlink_to(tmp_path / "outside.mp4")
+    with pytest.raises(BadInput, match=r"row 3, key 'path_B': .* is a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
+    (folder / "videos/2_A.mp4").write_bytes(b"not a video")
+    stage = PlainStage(folder)
+    source(stage)
+    curate(stage)
+    broken = [clip for clip in read_table("data/clips.parquet") if clip["status"] == "broken"]
+    assert [clip["clip"] for clip in broken] == ["2_A.mp4"] and broken[0]["reason"].startswith("unreadable")
+    with pytest.raises(BadInput, match=r"annotations.csv, row 4, key 'path_A': video 2_A.mp4: unreadable"):
+        pairs(stage)
+
+
+def test_a_video_that_curate_never_saw(folder):
+    stage = PlainStage(folder)
+    source(stage)
+    curate(stage)
+    path = Path("data/source/annotations.csv")
+    path.write_text(path.read_text().replace("0_A.mp4", "9_A.mp4"))
+    with pytest.raises(BadInput, match=r"row 2, key 'path_A': no such video: 9_A.mp4"):
+        pairs(stage)
+
+
+def test_an_empty_split_is_named(folder):
+    labels(folder, rows_of(folder)[:2])
+    with pytest.raises(BadInput, match=r"annotations.csv, key 'test': no pair falls into split 'test' \(of 2\)"):
+        run(PlainStage(folder))
+
+
+def test_rules_reject_pairs_and_say_so(folder):
+    labels(folder, rows_of(folder) + [f"videos/{n}_A.mp4,videos/0_B.mp4,more {n},A,A,B,,,," for n in range(3)])
+    stage = PlainStage(folder)
+    source(stage)
+    curate(stage)
+    light = {clip["clip"]: clip["brightness"] for clip in read_table("data/clips.parquet")}
+    most = (light["2_A.mp4"] + light["1_A.mp4"]) / 2
+    report = run(PlainStage(folder, {"brightness": Rule(min=None, max=most)}))
+    rejected = {clip["clip"] for clip in read_table("data/clips.parquet") if clip["status"] == "rejected"}
+    assert rejected == {"2_A.mp4", "2_B.mp4"}
+    assert (report["pairs"], report["pairs_rejected_by_rules"]) == (4, 2)
+
+
+def test_rules_over_unknown_measures(folder):
+    stage = PlainStage(folder, {"beauty": Rule(min=0.5, max=None)})
+    source(stage)
+    with pytest.raises(BadInput, match=r"params.yaml, key 'curate.rules.beauty': no such measure"):
+        curate(stage)
+
+
+def test_bounds_belong_to_the_range():
+    clip = {"status": "ok", "reason": None, "flicker": 0.2, "motion": None}
+    assert apply_rules(clip, {"flicker": Rule(min=0.2, max=0.2)})["status"] == "ok"
+    assert apply_rules(clip, {"flicker": Rule(min=None, max=0.1)})["reason"] == "flicker 0.2 above 0.1"
+    assert apply_rules(clip, {"flicker": Rule(min=0.3, max=None)})["reason"] == "flicker 0.2 below 0.3"
+    assert apply_rules(clip, {"motion": Rule(min=0, max=None)})["reason"] == "motion is not defined"
+
+
+@pytest.mark.parametrize(("folder_", "file"), [("nowhere", "labels.csv"), (".", "none.csv")])
+def test_a_folder_or_csv_that_is_not_there(folder, folder_, file):
+    stage = PlainStage(folder / folder_)
+    stage.params.source = FolderSource(kind="videoalign", folder=str(folder / folder_), csv=file)
+    with pytest.raises(BadInput, match="no such folder" if folder_ == "nowhere" else "none.csv: missing"):
+        source(stage)
