@@ -76,7 +76,7 @@ def write_report(
         "percent": lambda share: f"{100 * share:.1f}%",
         "percent0": lambda share: f"{100 * share:.0f}%",
         "number0": lambda share: f"{100 * share:.0f}",
-        "signed": lambda value: minus(f"{value:+.3f}"),
+        "signed": lambda value: minus(f"{round(value, 3) + 0.0:+.3f}"),
     }
     css = jinja2.utils.markupsafe.Markup((here / "report.css").read_text())
     out.write_text(environment.get_template("report.html.j2").render(css=css, **context))

@@ -30,8 +30,10 @@ def spread(count: int, wanted: int) -> list[int]:
     return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, wanted))})
 
 
-def estimate(found: dict) -> Interval:
-    """An interval as metrics files hold it."""
+def estimate(found: dict) -> Interval | None:
+    """An estimate as metrics files hold it; None for one over no pairs (its value is null)."""
+    if found["value"] is None:
+        return None
     return Interval(found["value"], *found["ci95"], n=found["n"], prompts=0)
 
 
@@ -102,6 +104,7 @@ def bench(root: Path) -> dict | None:
         entry = metrics["dimensions"][dimension]
         without, with_ties = (estimate(entry[f"accuracy_{kind}_ties"]) for kind in ("without", "with"))
         marks = [("base", "without ties", without), ("base second", "with ties", with_ties)]
+        marks = [mark for mark in marks if mark[2] is not None]
         rows.append(
             {"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)}
         )
@@ -111,6 +114,11 @@ def bench(root: Path) -> dict | None:
         " gets 50%. ○ With ties: all pairs, three answers, a small difference of scores read as a tie; the threshold is"
         f" fitted on {' and '.join(sources)}."
     )
+    blind = {
+        name: max(found.values()) for name, found in metrics.get("baselines", {}).items() if None not in found.values()
+    }
+    if blind:
+        note += f" With ties, the best blind answer gets {', '.join(f'{k} {100 * v:.0f}%' for k, v in blind.items())}."
     return {"pairs": metrics["pairs"], "prompts": metrics["prompts"], "rows": rows, "note": note}
 
 

@@ -1,0 +1,109 @@
+"""The figures that matter, printed after a run: python -m components.evaluation.summary
+
+Reads metrics/*.json only, and says of each part that was not run that it was not.
+"""
+
+import json
+from pathlib import Path
+
+NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG"}
+DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
+
+
+def summary(root: Path = Path(".")) -> str:
+    """The summary of the metrics in `root`, as lines of plain text."""
+
+    def metrics(name: str) -> dict | None:
+        file = root / "metrics" / f"{name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    lines = ["", "LABELS"]
+    lines += _labels(metrics("source"), metrics("pairs"), metrics("base_generator"))
+    lines += ["", "REWARD MODEL on prompts unseen in training"]
+    lines += _bench(metrics("reward_bench"))
+    lines += ["", "ALIGNMENT against the base generator: win rate, same prompts and seeds, a tie one half"]
+    lines += _alignment(metrics("alignment"))
+    report = root / "report" / "index.html"
+    lines += [
+        "",
+        f"Report: {report.resolve()}" if report.exists() else "Report: not made (no alignment in this profile)",
+    ]
+    return "\n".join(lines)
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right."""
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    lines = []
+    for first, *others in [head, *rows]:
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def interval(found: dict) -> str:
+    """An estimate of a metrics file: 71.3% (64-78)."""
+    if found["value"] is None:
+        return "-"
+    low, high = found["ci95"]
+    return f"{percent(found['value'])} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _labels(source: dict | None, pairs: dict | None, generator: dict | None) -> list[str]:
+    lines = []
+    if pairs is None:
+        lines.append("  not made: metrics/pairs.json is absent")
+    else:
+        alphas = pairs["krippendorff_alpha"] or {}
+        gold = (source or {}).get("annotator_vs_gold", {})
+        rows = []
+        for name, found in pairs["dimensions"].items():
+            alpha = alphas.get(name, {}).get("ordinal")
+            agreed = "-" if alpha is None else f"{alpha:.2f}"
+            rows.append([name, str(found["labelled"]), percent(found["tie_share"]), agreed, percent(gold.get(name))])
+        lines += table(["", "pairs", "ties", "Krippendorff alpha", "one annotator vs gold"], rows)
+    if generator is not None and "prompt_right" in generator:
+        lines.append(f"  base generator gets {percent(generator['prompt_right'])} of training prompts wholly right")
+    return lines
+
+
+def _bench(bench: dict | None) -> list[str]:
+    if bench is None:
+        return ["  not made: metrics/reward_bench.json is absent"]
+    rows = []
+    for name, found in bench["dimensions"].items():
+        blind = bench.get("baselines", {}).get(name, {})
+        without, with_ties = found["accuracy_without_ties"], found["accuracy_with_ties"]
+        baselines = [percent(blind.get("always_tie")), percent(blind.get("random"))]
+        rows.append([name, interval(without), str(without["n"]), interval(with_ties), *baselines])
+    head = ["", "without ties", "decided", "with ties", "always tie", "random"]
+    return [f"  {bench['pairs']} pairs of {bench['prompts']} prompts", *table(head, rows)]
+
+
+def _alignment(alignment: dict | None) -> list[str]:
+    if alignment is None:
+        return ["  not made: metrics/alignment.json is absent"]
+    rows, alarms = [], []
+    for method, entry in alignment["methods"].items():
+        for judge, found in entry["win_rate"].items():
+            rows.append([NAMES[method], judge, *(interval(found[dimension]) for dimension in DIMENSIONS)])
+        alarms += [f"  HACKING ALARM {NAMES[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
+    lines = [f"  {alignment['prompts']} prompts x {alignment['seeds_per_prompt']} seeds"]
+    lines += table(["", "judge", *DIMENSIONS], rows)
+    everyone = {"base": alignment["base"], **alignment["methods"]}
+    right = [
+        f"{NAMES[method]} {percent(found['prompt_right'])}"
+        for method, found in everyone.items()
+        if "prompt_right" in found
+    ]
+    if right:
+        lines.append(f"  prompt wholly right by the gold judge: {', '.join(right)}")
+    return lines + (alarms or ["  no hacking alarm"])
+
+
+if __name__ == "__main__":
+    print(summary())

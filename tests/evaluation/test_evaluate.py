@@ -1,0 +1,142 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.errors import BadInput
+from components.evaluation.evaluate import (
+    alignment_metrics,
+    flat_metrics,
+    measure_clips,
+    read_samples,
+    win_rate_table,
+    with_reward,
+)
+from components.evaluation.win_rates import DIMENSIONS
+from tests.evaluation.fixtures import METHODS, PARAMS, make_samples
+
+GENERATORS = ["base", *METHODS]
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """A folder data/samples of 4 prompts x 2 seeds, the scored clips and their looks."""
+    clips, looks = make_samples(tmp_path, prompts=4, seeds=2)
+    return tmp_path / "data/samples", clips, looks
+
+
+def rewrite(folder, method, change):
+    file = folder / method / "samples.parquet"
+    change(pd.read_parquet(file)).to_parquet(file)
+
+
+def test_samples_of_all_generators_come_in_one_order(samples):
+    folder, *_ = samples
+    rewrite(folder, "dpo", lambda table: table.iloc[::-1])
+    table = read_samples(GENERATORS, folder)
+    keys = [list(zip(own["prompt_id"], own["seed"], strict=True)) for _, own in table.groupby("method", sort=False)]
+    assert all(key == keys[0] for key in keys)
+    assert (folder / "dpo" / "videos" / "000_0.mp4").as_posix() in set(table["video"])
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("dpo", lambda t: t.iloc[1:], r"dpo/samples.parquet, key '000, seed 0': no sample .* that base has"),
+        ("base", lambda t: t.iloc[:-1], r"base/samples.parquet, key '003, seed 1': no sample .* that sft has"),
+        ("rwr", lambda t: t.assign(prompt="another"), r"rwr/samples.parquet, key '000, seed 0': the prompt is not"),
+        ("nrg", lambda t: pd.concat([t, t.iloc[:1]]), r"nrg/samples.parquet, key '000, seed 0': sampled twice"),
+        ("sft", lambda t: t.iloc[:0], r"sft/samples.parquet: no samples"),
+    ],
+)
+def test_unpaired_samples_are_named(samples, method, change, message):
+    folder, *_ = samples
+    rewrite(folder, method, change)
+    with pytest.raises(BadInput, match=message):
+        read_samples(GENERATORS, folder)
+
+
+def test_mismatched_seeds_are_named(samples):
+    folder, *_ = samples
+    rewrite(folder, "dpo", lambda table: table.assign(seed=table["seed"] + 100))
+    with pytest.raises(BadInput, match="that base has"):
+        read_samples(GENERATORS, folder)
+
+
+def test_a_missing_table_is_named(samples):
+    folder, *_ = samples
+    (folder / "nrg/samples.parquet").unlink()
+    with pytest.raises(BadInput, match=r"nrg/samples.parquet: missing"):
+        read_samples(GENERATORS, folder)
+
+
+class Quiet:
+    """What measure_clips needs of a stage."""
+
+    def progress(self, items, what, total=None):
+        return iter(items)
+
+
+def test_clips_get_verdicts_and_signals_and_a_broken_file_is_named(tmp_path):
+    from components.simulation.world import all_scenes, prompt_of
+    from components.video.encode import write_video
+    from tests.evaluation.fixtures import clip
+
+    rows = []
+    for number in range(2):
+        video = tmp_path / f"{number}.mp4"
+        write_video(video, clip(np.random.default_rng(number), "red", 3), fps=8)
+        prompt = prompt_of(all_scenes()[number])
+        rows.append({"method": "base", "prompt_id": number, "prompt": prompt, "seed": 0, "video": str(video)})
+    measured, looks = measure_clips(Quiet(), pd.DataFrame(rows), "gold")
+    assert {"gold_Overall", "prompt_right", "dynamic_degree", "brightness", "saturation"} <= set(measured)
+    assert measured["dynamic_degree"].to_numpy() == pytest.approx([1.5, 1.5], abs=0.2)
+    assert len(looks) == 2
+    unjudged, _ = measure_clips(Quiet(), pd.DataFrame(rows), "none")
+    assert not [name for name in unjudged if name.startswith("gold")]
+
+    foreign = [dict(rows[0], prompt="a dog plays the piano")]
+    with pytest.raises(BadInput, match="cannot judge"):
+        measure_clips(Quiet(), pd.DataFrame(foreign), "gold")
+    (tmp_path / "1.mp4").write_bytes(b"not a video")
+    with pytest.raises(BadInput, match=r"key '1, seed 0': .*1.mp4: unreadable"):
+        measure_clips(Quiet(), pd.DataFrame(rows), "gold")
+
+
+def test_a_failed_or_non_finite_score_stops_the_stage(samples):
+    _, clips, _ = samples
+    scores = pd.DataFrame({dimension: np.zeros(len(clips)) for dimension in DIMENSIONS})
+    scores = scores.assign(status="ok", reason=None)
+    assert (with_reward(clips, scores)["reward_TA"] == 0).all()
+    with pytest.raises(BadInput, match=r"001_0.mp4, key 'TA': VideoReward's score is nan"):
+        with_reward(clips, scores.assign(TA=np.where(np.arange(len(clips)) == 2, np.nan, 0)))
+    with pytest.raises(BadInput, match=r"000_0.mp4: VideoReward has no score: too long"):
+        with_reward(clips, scores.assign(status="failed", reason="too long"))
+
+
+def test_metrics_hold_the_schema_and_repeat(samples):
+    _, clips, looks = samples
+    metrics = alignment_metrics(clips, looks, PARAMS, seed=3)
+    assert metrics == alignment_metrics(clips, looks, PARAMS, seed=3)
+    assert (metrics["prompts"], metrics["seeds_per_prompt"]) == (4, 2)
+    assert set(metrics["methods"]) == set(METHODS)
+    for entry in metrics["methods"].values():
+        for judge in ("gold", "reward"):
+            assert set(entry["win_rate"][judge]) == set(DIMENSIONS)
+            assert set(entry["win_rate"][judge]["TA"]) == {"value", "ci95", "n"}
+            gain = entry["mean"][judge]["VQ"] - metrics["base"]["mean"][judge]["VQ"]
+            assert entry["mean_difference"][judge]["VQ"]["value"] == pytest.approx(gain)
+        assert set(entry["hacking"]) == {"alarm", "reasons", "signals"}
+        assert 0 <= entry["prompt_right"] <= 1
+    own, base = clips[clips["method"] == "dpo"], clips[clips["method"] == "base"]
+    wins = (own["gold_MQ"].to_numpy() > base["gold_MQ"].to_numpy()).mean()
+    assert metrics["methods"]["dpo"]["win_rate"]["gold"]["MQ"]["value"] == wins
+    assert len(win_rate_table(metrics)) == 4 * 2 * 4
+    assert flat_metrics(metrics)["win_rate/dpo/gold/MQ"] == wins
+
+
+def test_without_a_judge_there_are_no_gold_figures(samples):
+    _, clips, looks = samples
+    metrics = alignment_metrics(clips, looks, PARAMS.model_copy(update={"judge": "none"}), seed=3)
+    assert list(metrics["base"]) == ["mean"]
+    assert list(metrics["methods"]["dpo"]["win_rate"]) == ["reward"]
+    assert metrics["methods"]["dpo"]["hacking"]["signals"]["held_out"] is None

@@ -1,0 +1,109 @@
+"""The report of the fixture pipeline: self-contained, with the figures given, and honest about what is absent."""
+
+import re
+import shutil
+
+import pytest
+
+from components.evaluation.report import sentence, write_report
+from components.evaluation.sections import estimate, spread
+from components.evaluation.win_rates import Interval
+from tests.evaluation.fixtures import PARAMS, make_report, make_samples
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pipeline")
+    out, metrics = make_report(root)
+    return root, out.read_text(), metrics
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return made[1]
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    targets = re.findall(r"""(?:src|href|url|action|poster)\s*[=(]\s*["']?([^"'\s>)]+)""", page)
+    assert targets and all(target.startswith(("data:", "#")) for target in targets)
+    assert not re.search(r"https?://|@import|<iframe|<link(?![^>]*href=\"data:)", page)
+
+
+def test_the_figures_of_the_metrics_are_in_the_page(page, made):
+    metrics = made[2]
+    for entry in metrics["methods"].values():
+        for judge in ("gold", "reward"):
+            for found in entry["win_rate"][judge].values():
+                assert f"{100 * found['value']:.1f}%" in page
+    headline = sentence(
+        "Flow-DPO", estimate(metrics["methods"]["dpo"]["win_rate"]["gold"]["Overall"]), "the gold judge"
+    )
+    assert f"<h1>{headline}.</h1>" in page
+    assert "84.6%" in page and "0.640" in page  # reward bench, Krippendorff's alpha
+    assert "d41d8cd98f00b204e9800998ecf8427e" in page and "f" * 32 in page  # dvc.lock, MLflow
+
+
+def test_every_clip_plays_and_can_be_stopped(page):
+    videos = re.findall(r"<video[^>]*>", page)
+    assert len(videos) == 12 * 5 + 8 * 2
+    for video in videos:
+        assert all(word in video for word in ("autoplay", "loop", "muted", "playsinline", "aria-label"))
+    assert 'id="pause"' in page and "prefers-reduced-motion" in page
+
+
+def test_the_rule_that_chose_the_clips_is_told(page):
+    assert "12 of 16 prompts, evenly spaced in alphabetical order" in page
+
+
+def test_absent_stages_are_named_and_not_faked(tmp_path, made):
+    clips, _ = make_samples(tmp_path, prompts=3, seeds=1)
+    out = tmp_path / "index.html"
+    write_report(out, made[2], clips, PARAMS, "fixture", {"commit": "none", "outputs": [], "runs": []}, [], tmp_path)
+    page = out.read_text()
+    for absent in (
+        "alignment_pairs.parquet",
+        "reward_bench.json is",
+        "pairs.json is",
+        "rwr/training.csv is",
+        "dvc.lock names",
+    ):
+        assert f"{absent}" in page
+    assert page.count("Not made:") >= 6
+    assert "<polyline" not in page and "margin 0" not in page
+
+
+def test_without_a_gold_judge_the_reader_is_warned(tmp_path, made):
+    root, _, metrics = made
+    clips, _ = make_samples(tmp_path, prompts=3, seeds=1)
+    params = PARAMS.model_copy(update={"judge": "none"})
+    out = tmp_path / "index.html"
+    shutil.copytree(root / "metrics", tmp_path / "metrics")
+    write_report(out, metrics, clips, params, "fixture", {"commit": "none", "outputs": [], "runs": []}, [], tmp_path)
+    page = out.read_text()
+    assert "so this is no proof" in page and "by VideoReward.</h1>" in page
+    assert "✓ right" not in page
+
+
+def test_text_from_files_is_escaped(tmp_path, made):
+    clips, _ = make_samples(tmp_path, prompts=3, seeds=1)
+    clips["prompt"] = "<script>alert(1)</script> " + clips["prompt"]
+    out = tmp_path / "index.html"
+    write_report(out, made[2], clips, PARAMS, "fixture", {"commit": "none", "outputs": [], "runs": []}, [], tmp_path)
+    assert "<script>alert" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (Interval(0.71, 0.64, 0.78, 100, 50), "beats the base generator on 71% of clips (64–78%)"),
+        (Interval(0.55, 0.48, 0.62, 100, 50), "cannot be told apart"),
+        (Interval(0.40, 0.33, 0.47, 100, 50), "loses to the base generator"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(rate, words):
+    assert words in sentence("Flow-DPO", rate, "the gold judge")
+
+
+def test_spread_keeps_both_ends_and_takes_all_of_a_few():
+    assert spread(100, 5) == [0, 25, 50, 74, 99]
+    assert spread(3, 12) == [0, 1, 2]
