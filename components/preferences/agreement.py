@@ -89,6 +89,6 @@ def shares(labels: Sequence[int | None]) -> dict[str, float | int | None]:
     decided = [label for label in known if label != 0]
     return {
         "labelled": len(known),
-        "tie_share": 1 - len(decided) / len(known) if known else None,
+        "tie_share": known.count(0) / len(known) if known else None,
         "A_share": decided.count(1) / len(decided) if decided else None,
     }

@@ -112,6 +112,23 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
             writer.writerow(["" if values[column] is None else values[column] for column in ANNOTATION_COLUMNS])
 
 
+def read_prompts(file: str | Path) -> list[str]:
+    """Prompts of a CSV with a column `prompt`, in order. BadInput names the line of an empty one."""
+    rows = _records(file)
+    header = next(rows, (1, []))[1]
+    if "prompt" not in header:
+        raise BadInput(file, "missing column", row=1, key="prompt")
+    place = header.index("prompt")
+    prompts = []
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
+        if not cells[place].strip():
+            raise BadInput(file, "empty prompt", row=line, key="prompt")
+        prompts.append(cells[place])
+    return prompts
+
+
 def write_prompts(file: str | Path, prompts: Iterable[str]) -> None:
     """Write prompts.csv: one column, `prompt`."""
     with open(file, "w", newline="", encoding="utf-8") as stream:
