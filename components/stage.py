@@ -55,12 +55,19 @@ class Stage:
         return folder
 
     def seed(self, *key: object) -> int:
-        """A seed of 63 bits from params.seed, the stage's method and `key`; equal on every machine."""
-        text = json.dumps([self.params.seed, self.name, *key], default=str)
+        """A seed of 63 bits from params.seed, the stage's name and `key`; equal on every machine."""
+        return self.shared_seed(self.name, *key)
+
+    def shared_seed(self, *key: object) -> int:
+        """A seed that is the same in every stage: what methods are compared on must not depend on the method."""
+        text = json.dumps([self.params.seed, *key], default=str)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     def rng(self, *key: object) -> np.random.Generator:
         return np.random.default_rng(self.seed(*key))
+
+    def shared_rng(self, *key: object) -> np.random.Generator:
+        return np.random.default_rng(self.shared_seed(*key))
 
     def progress(self, items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
         """Iterate with a bar on a terminal and a plain line every ten seconds in a log."""

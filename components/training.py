@@ -112,7 +112,9 @@ def fit(
         trainable[key].data.copy_(average)
     model.eval()
     if rows:
-        stage.say(f"{name}: step {rows[-1]['step']}, " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if k != "step"))
+        stage.say(
+            f"{name}: step {rows[-1]['step']}, " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if k != "step")
+        )
     return rows
 
 

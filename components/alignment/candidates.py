@@ -1,0 +1,73 @@
+"""Stage `candidates`: K clips of the base generator for each of a number of training prompts.
+
+Everything alignment will need of them is kept: latents, text embeddings, the clips themselves. Neither the VAE nor the text
+encoder is run again after this.
+"""
+
+import pyarrow as pa
+from safetensors.torch import save_file
+
+from components.generator.sampler import Job, draw
+from components.generator.wan import load_generator
+from components.preferences.schema import read_prompts
+from components.preferences.split import split_prompts
+from components.stage import Stage, run_stage
+from components.tables import write_table
+
+SCHEMA = pa.schema(
+    [
+        ("candidate_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("path", pa.string()),  # below data/candidates
+        ("row", pa.int64()),  # of latents.safetensors
+        ("text_row", pa.int64()),  # of text.safetensors
+    ]
+)
+
+
+def candidates(stage: Stage) -> None:
+    params = stage.params.candidates
+    prompts = chosen_prompts(stage, "train", params.prompts)
+    generator = load_generator("models/base_generator")
+    rows = []
+    for text_row, (prompt_id, prompt) in enumerate(prompts):
+        for k in range(params.per_prompt):
+            candidate_id = f"{prompt_id}-{k}"
+            place = {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row}
+            seed = stage.seed(prompt_id, k)
+            rows.append({"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": seed} | place)
+    stage.say(f"{len(rows)} clips of {len(prompts)} training prompts")
+
+    folder = stage.output("data/candidates")
+    jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
+    latents = draw(stage, generator, jobs, stage.params.sampling, folder / "videos", what="candidates")
+    save_file({"latents": latents}, folder / "latents.safetensors")
+    text = generator.encode_text([prompt for _, prompt in prompts]).detach()
+    save_file({"text": text.contiguous()}, folder / "text.safetensors")
+    write_table(folder / "candidates.parquet", rows, SCHEMA)
+
+
+def chosen_prompts(stage: Stage, split: str, count: int) -> list[tuple[str, str]]:
+    """(prompt_id, prompt) of `count` prompts of a split of data/source/prompts.csv, drawn by the run's seed.
+
+    All of them where there are fewer; that is said. The id is the prompt's place in the file.
+    """
+    from components.errors import BadInput
+
+    file = "data/source/prompts.csv"
+    prompts = read_prompts(file)
+    sides = split_prompts(prompts, stage.params.split)
+    pool = [(f"p{place:05d}", prompt) for place, prompt in enumerate(prompts) if sides[prompt] == split]
+    if not pool:
+        raise BadInput(file, f"no prompt falls into the {split} split")
+    if len(pool) < count:
+        stage.say(f"{count} prompts wanted, the {split} split has {len(pool)}: all are used")
+    # One order for all stages: a prompt set of 120 is part of one of 200.
+    order = stage.shared_rng("prompts", split).permutation(len(pool))[:count]
+    return [pool[i] for i in sorted(order)]
+
+
+if __name__ == "__main__":
+    run_stage("candidates", candidates)

@@ -1,0 +1,90 @@
+"""Stage `relabel`: VideoReward scores the candidates; best against worst of a prompt become pairs.
+
+The paper relabels offline by its reward model, with the mean of the three dimensions deciding. Scores of all candidates
+are kept beside the pairs: thresholds and weights can change without decoding a video again.
+"""
+
+from itertools import combinations
+
+import pandas as pd
+import pyarrow as pa
+
+from components.alignment.candidates import SCHEMA as CANDIDATES
+from components.errors import BadInput
+from components.params import RelabelParams
+from components.reward.score import RewardModel, score_table
+from components.stage import Stage, run_stage
+from components.tables import read_table, write_table
+
+
+def relabel(stage: Stage) -> None:
+    params = stage.params.relabel
+    model = RewardModel.load("models/video_reward")
+    unknown = sorted(set(params.weights) - set(model.dimensions))
+    if unknown:
+        why = f"the reward model has only {', '.join(model.dimensions)}"
+        raise BadInput("params.yaml", why, key=f"relabel.weights.{unknown[0]}")
+    rows = pd.DataFrame(read_table("data/candidates/candidates.parquet", CANDIDATES))
+    table = score_table(stage, model, rows, root="data/candidates")
+    failed = table[table.status != "ok"]
+    if len(failed):
+        raise BadInput(f"data/candidates/{failed.path.iloc[0]}", failed.reason.iloc[0])
+
+    scores = [
+        {
+            "candidate_id": row.candidate_id,
+            "prompt_id": row.prompt_id,
+            "prompt": row.prompt,
+            **{name: float(table[name].iloc[place]) for name in model.dimensions},
+            "reward": reward(table.iloc[place], params),
+            "reward_model": model.version,
+            "frame_plan": str(model.plan),
+        }
+        for place, row in enumerate(rows.itertuples())
+    ]
+    pairs = choose_pairs(scores, params)
+    if not pairs:
+        raise BadInput("data/candidates", "no pair has the margin asked for", key="relabel.min_margin")
+    numbers = [(name, pa.float64()) for name in model.dimensions]
+    text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
+    score_schema = pa.schema([*text[:3], *numbers, ("reward", pa.float64()), *text[3:]])
+    write_table(stage.output("data/candidate_scores.parquet"), scores, score_schema)
+    write_table(stage.output("data/alignment_pairs.parquet"), pairs, pair_schema(model.dimensions))
+    margins = [pair["margin"] for pair in pairs]
+    stage.log({"pairs": len(pairs), "mean_margin": sum(margins) / len(margins)})
+    stage.say(f"{len(pairs)} pairs, mean margin {sum(margins) / len(margins):.2f}")
+
+
+def reward(scores: dict[str, float], params: RelabelParams) -> float:
+    """Weighted mean of normalised scores: what decides a pair, and what Flow-RWR weighs by."""
+    total = sum(params.weights.values())
+    return float(sum(weight * scores[name] for name, weight in params.weights.items()) / total)
+
+
+def choose_pairs(scores: list[dict], params: RelabelParams) -> list[dict]:
+    """Pairs of candidates of one prompt, the one with the higher reward chosen."""
+    pairs = []
+    for _, group in pd.DataFrame(scores).groupby("prompt_id", sort=True):
+        ranked = group.sort_values(["reward", "candidate_id"], ascending=[False, True]).to_dict("records")
+        couples = [(ranked[0], ranked[-1])] if params.choose == "best_worst" else combinations(ranked, 2)
+        pairs += [pair_of(better, worse) for better, worse in couples]
+    return [pair for pair in pairs if pair["margin"] > params.min_margin]
+
+
+def pair_of(better: dict, worse: dict) -> dict:
+    shared = ("prompt_id", "prompt", "reward_model", "frame_plan")
+    ids = {"chosen": better["candidate_id"], "rejected": worse["candidate_id"]}
+    scores = {}
+    for side, row in (("chosen", better), ("rejected", worse)):
+        scores |= {f"{side}_{key}": value for key, value in row.items() if isinstance(value, float)}
+    return {key: better[key] for key in shared} | ids | scores | {"margin": better["reward"] - worse["reward"]}
+
+
+def pair_schema(dimensions: list[str]) -> pa.Schema:
+    numbers = [f"{side}_{name}" for side in ("chosen", "rejected") for name in (*dimensions, "reward")] + ["margin"]
+    text = ("prompt_id", "prompt", "chosen", "rejected", "reward_model", "frame_plan")
+    return pa.schema([(name, pa.string()) for name in text] + [(name, pa.float64()) for name in numbers])
+
+
+if __name__ == "__main__":
+    run_stage("relabel", relabel)

@@ -1,0 +1,53 @@
+"""Stage `sample@{base,sft,rwr,dpo,nrg}`: clips of evaluation prompts, same prompts, seeds, solver and steps for all."""
+
+import sys
+from functools import partial
+
+import pyarrow as pa
+
+from components.alignment.candidates import chosen_prompts
+from components.generator.sampler import Job, draw
+from components.generator.wan import load_generator
+from components.stage import Stage, folder_digest, run_stage
+from components.tables import write_table
+
+SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("path", pa.string()),  # below data/samples/<method>
+    ]
+)
+BASE = "models/base_generator"
+
+
+def sample(method: str, stage: Stage) -> None:
+    params = stage.params.sample
+    lora = f"models/aligned/{method}" if method in ("sft", "rwr", "dpo") else None
+    generator = load_generator(BASE, lora)
+    around = guidance(stage, generator) if method == "nrg" else None
+    rows, jobs = [], []
+    for prompt_id, prompt in chosen_prompts(stage, "test", params.prompts):
+        for seed in range(params.seeds_per_prompt):
+            clip = f"{prompt_id}_{seed}"
+            # The noise depends on prompt and seed, never on the method: win rates compare like with like.
+            jobs.append(Job(clip, prompt, stage.shared_seed("sample", prompt_id, seed)))
+            rows.append({"prompt_id": prompt_id, "prompt": prompt, "seed": seed, "path": f"videos/{clip}.mp4"})
+    folder = stage.output(f"data/samples/{method}")
+    draw(stage, generator, jobs, stage.params.sampling, folder / "videos", around, what="samples")
+    write_table(folder / "samples.parquet", rows, SCHEMA)
+    stage.say(f"{len(rows)} clips of evaluation prompts")
+
+
+def guidance(stage: Stage, generator):
+    """Flow-NRG around the base generator's velocity."""
+    from components.guidance.flow_nrg import flow_nrg
+    from components.guidance.latent_reward import load_latent_reward
+
+    reward = load_latent_reward("models/latent_reward", generator.transformer, folder_digest(BASE))
+    return lambda flow, text: flow_nrg(flow, reward, text, stage.params.sample.nrg)
+
+
+if __name__ == "__main__":
+    run_stage(f"sample@{sys.argv[1]}", partial(sample, sys.argv[1]))
