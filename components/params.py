@@ -245,7 +245,7 @@ class AlignParams(Section):
 class LatentRewardParams(Section):
     blocks: Count
     dimensions: list[Dimension]
-    theta: Annotated[float, Field(gt=1)]
+    min_margin: Annotated[float, Field(ge=0)]
     training: TrainingParams
 
 
