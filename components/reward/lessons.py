@@ -20,10 +20,10 @@ MOSTLY_FROZEN = 0.8  # above it the direction can hardly be seen
 
 # The wording of templates/short.txt, as a large VLM understands its template too.
 VIDEO_TURN = "<|im_start|><|vision_start|><|video_pad|><|vision_end|>Rate the video.\n"
-ASK_PICTURE = "Visual quality: are its pictures sharp, clean and free of defects?"
-ASK_MOTION = "\nMotion quality: is its movement steady, smooth and natural?"
-ASK_MATCH = '\nText alignment: does it show "{}"?'
-ASK_SCENE = "\nWhat does it show?"
+ASK_PICTURE = "Visual quality:"
+ASK_MOTION = "\nMotion quality:"
+ASK_MATCH = '\nText alignment, "{}":'
+ASK_SCENE = "\nIt shows:"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ class Lessons:
         background = next(name for name, rgb in BACKGROUNDS.items() if rgb == r.background)
         defects = draw_defects(rng)
         frames = spoiled(r, defects, rng, self.world.size, self.world.frames)[self.indices]
-        text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, defects), (ASK_MOTION, None), *grades(MOTION, defects)]
+        text = [
+            (VIDEO_TURN, None),
+            (ASK_PICTURE, None),
+            *grades(PICTURE, defects),
+            (ASK_MOTION, None),
+            *grades(MOTION, defects),
+        ]
         moving = defects.get("frozen", 0.0) < MOSTLY_FROZEN
         shown = replace(scene, background=background)
         if moving and rng.random() < 0.4:
@@ -72,7 +78,8 @@ class Lessons:
         return self.scenes[side][rng.integers(len(self.scenes[side]))]
 
     def _asked(self, side: str, shown: Scene, rng: np.random.Generator) -> Scene:
-        """A sentence to compare with the clip: the right one in a third of the cases, else wrong in one place or more."""
+        """A sentence to compare with the clip: the right one in a third of the cases, else wrong in one place or
+        more."""
         while True:
             asked = replace(
                 shown,
@@ -107,7 +114,7 @@ def grades(kinds: tuple[str, ...], defects: dict[str, float]) -> list[tuple[str,
     pieces: list[tuple[str, str | None]] = []
     for kind in kinds:
         grade = next(grade for grade, top in GRADES.items() if defects.get(kind, 0.0) < top)
-        pieces += [(f" {grade}", kind), (f" {kind},", None)]
+        pieces += [(f" {kind}", None), (f" {grade}", kind)]
     return pieces
 
 

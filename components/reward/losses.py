@@ -1,8 +1,8 @@
 """Losses of pairs by name (paper section 3.2; forms and constants as the reference implementation computes them).
 
-All take scores of A and B [B, D], labels [B, D] (1: A preferred, -1: B preferred, 0: same, anything else: no label) and,
-where the loss needs them, pointwise ratings of A and B [B, D] (0: no rating). All return the mean over the entries that
-are valid for them; the reference divides by all entries, so that its loss shrinks with every missing label.
+All take scores of A and B [B, D], labels [B, D] (1: A preferred, -1: B preferred, 0: same, anything else: no label)
+and, where the loss needs them, pointwise ratings of A and B [B, D] (0: no rating). All return the mean over the entries
+that are valid for them; the reference divides by all entries, so that its loss shrinks with every missing label.
 """
 
 import math

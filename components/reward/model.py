@@ -1,8 +1,8 @@
 """VideoReward: Qwen2-VL with a linear head that is read out at one special token a dimension (paper section 3.2).
 
 The folder of a model holds a complete Qwen2-VL (config.json, model.safetensors with LoRA merged and the reward tokens'
-embeddings in place, tokenizer), `head.safetensors`, and `video_reward.json` with all that scoring must know: dimensions,
-frame plan, template, positions, normalisation, tie thresholds, where it came from.
+embeddings in place, tokenizer), `head.safetensors`, and `video_reward.json` with all that scoring must know:
+dimensions, frame plan, template, positions, normalisation, tie thresholds, where it came from.
 """
 
 from pathlib import Path
@@ -77,9 +77,8 @@ class VideoReward(nn.Module):
         embedded = qwen.language_model.embed_tokens(ids.masked_fill(reward.any(0), 0))
         features = qwen.visual(batch.pixels.to(qwen.visual.dtype), grid_thw=batch.grid).pooler_output
         embedded = embedded.masked_scatter(video[..., None], features.to(embedded.dtype))
-        embedded = embedded + torch.einsum(
-            "dbl,dh->blh", reward.to(embedded.dtype), self.reward_tokens.to(embedded.dtype)
-        ) - reward.any(0)[..., None] * embedded.detach()
+        tokens = torch.einsum("dbl,dh->blh", reward.to(embedded), self.reward_tokens.to(embedded))
+        embedded = torch.where(reward.any(0)[..., None], tokens, embedded)
         hidden = qwen.language_model(
             inputs_embeds=embedded, position_ids=self._positions(batch, video), use_cache=False
         ).last_hidden_state
@@ -125,13 +124,17 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
     folder = Path(folder)
     facts = read_json(folder / "video_reward.json")
     if not facts["head_trained"]:
-        raise BadInput(folder / "video_reward.json", "this head was never trained: its scores would be noise", key="head_trained")
+        raise BadInput(
+            folder / "video_reward.json", "this head was never trained: its scores would be noise", key="head_trained"
+        )
     backbone = load_backbone(folder)
     prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"])
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
     head = load_file(folder / "head.safetensors")["weight"]
     if head.shape != model.head.weight.shape:
-        raise BadInput(folder / "head.safetensors", f"is {tuple(head.shape)}, not {tuple(model.head.weight.shape)}", key="weight")
+        raise BadInput(
+            folder / "head.safetensors", f"is {tuple(head.shape)}, not {tuple(model.head.weight.shape)}", key="weight"
+        )
     with torch.no_grad():
         model.head.weight.copy_(head)
         model.reward_tokens.copy_(backbone.get_input_embeddings().weight[prompts.reward_ids])

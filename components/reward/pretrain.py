@@ -6,7 +6,6 @@ only and never a preference: what it is told are the renderer's own settings, no
 
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,9 @@ def pretrain_vlm(stage: Stage) -> None:
     teacher = Teacher(lessons, tokenizer, params.shape)
     held_out = [lessons.draw("validation", stage.seed("held out", i)) for i in range(params.held_out)]
 
-    def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss_fn(
+        model: nn.Module, indices: list[int], generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         seeds = torch.randint(2**62, (len(indices),), generator=generator).tolist()
         logits, targets, _ = teacher.answer(model, [lessons.draw("train", seed) for seed in seeds])
         return F.cross_entropy(logits.float(), targets), {}
@@ -58,7 +59,11 @@ def pretrain_vlm(stage: Stage) -> None:
             # Of the last process only, when the stage was killed and went on.
             "minutes": round((time.monotonic() - started) / 60, 1),
             "train_prompts": len(lessons.scenes["train"]),
-            "held_out": {"prompts": "validation split", "clips": len(held_out), "accuracy": teacher.accuracy(model.float(), held_out)},
+            "held_out": {
+                "prompts": "validation split",
+                "clips": len(held_out),
+                "accuracy": teacher.accuracy(model.float(), held_out),
+            },
         },
     )
     write_rows(folder / "training.csv", rows)
@@ -66,7 +71,10 @@ def pretrain_vlm(stage: Stage) -> None:
 
 def vlm_config(shape: VlmShape, tokenizer: Any) -> Qwen2VLConfig:
     """A Qwen2-VL of this size around a tokenizer."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("endoftext", "im_end", "image_pad", "video_pad")}
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("endoftext", "im_end", "image_pad", "video_pad")
+    }
     pairs = shape.hidden // shape.heads // 2
     section = [pairs - 2 * (pairs * 3 // 8), pairs * 3 // 8, pairs * 3 // 8]  # Qwen2-VL's 16 : 24 : 24
     return Qwen2VLConfig(

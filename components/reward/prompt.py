@@ -1,7 +1,7 @@
 """The text around a video: a template, one special token a dimension, and the placeholder that holds the video.
 
-Token order is the paper's (section 3.2): video, VQ, MQ, prompt, TA. Attention is causal, so what stands before the prompt
-cannot depend on it: the template alone keeps the prompt from VQ and MQ, no mask does.
+Token order is the paper's (section 3.2): video, VQ, MQ, prompt, TA. Attention is causal, so what stands before the
+prompt cannot depend on it: the template alone keeps the prompt from VQ and MQ, no mask does.
 
 A template is a text file with `{text_prompt}` once and `<|NAME_reward|>` once for each dimension, in the order of the
 dimensions. The files in templates/ are ours; the published model's comes from a file that the user gives.
@@ -45,10 +45,9 @@ class PromptBuilder:
     def __init__(self, tokenizer: Any, template: str, dimensions: list[str]):
         self.tokenizer = tokenizer
         self.template = template
-        self.special = set(tokenizer.all_special_tokens) | {VIDEO}
         tokens = [reward_token(dimension) for dimension in dimensions]
         tokenizer.add_tokens(tokens, special_tokens=True)
-        self.special |= set(tokens)
+        self.special = set(tokenizer.get_added_vocab())
         self.reward_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
         self.video_id: int = tokenizer.convert_tokens_to_ids(VIDEO)
         self._text_ids = lru_cache(maxsize=4096)(self._encode)

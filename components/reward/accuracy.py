@@ -1,0 +1,92 @@
+"""Accuracy of pair scores against labels, with and without ties, and its uncertainty.
+
+Labels are 1 (A), -1 (B), 0 (same). A difference m = score(A) - score(B) says "same" where |m| <= threshold, else A or B
+by its sign. With ties, the threshold is calibrated as in Deutsch, Foster & Freitag, "Ties Matter" (2023), arXiv
+2305.14324, but exactly: all thresholds are tried, "no ties" among them, and equal differences are never torn apart.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NO_TIES = 0.0  # with it only differences of exactly 0 count as "same"; they have no sign to be right by
+
+
+def correct(labels: np.ndarray, differences: np.ndarray, threshold: float = NO_TIES) -> np.ndarray:
+    """Whether each pair is judged right under a tie threshold, [N] bool."""
+    said = np.where(np.abs(differences) <= threshold, 0, np.sign(differences))
+    return said == labels
+
+
+def fit_tie_threshold(labels: np.ndarray, differences: np.ndarray) -> tuple[float, float]:
+    """The threshold of highest accuracy and that accuracy; of equally good ones the smallest. O(N log N)."""
+    if len(labels) == 0:
+        raise ValueError("no labelled pairs to fit a tie threshold on")
+    size = np.abs(differences)
+    order = np.argsort(size, kind="stable")
+    size, labels, sign = size[order], labels[order], np.sign(differences[order])
+    # Moving the threshold over a pair turns it from decided to tied: what is gained by each, summed from the smallest
+    # on.
+    right_as_tie, right_as_decided = labels == 0, (labels == sign) & (labels != 0)
+    gained = np.cumsum(right_as_tie.astype(int) - right_as_decided)
+    last_of_group = np.append(size[1:] != size[:-1], True)
+    thresholds = np.append(NO_TIES, size[last_of_group])
+    right = right_as_decided.sum() + np.append(0, gained[last_of_group])
+    if size[0] == 0:  # NO_TIES is the first group's own threshold then
+        thresholds, right = thresholds[1:], right[1:]
+    best = int(right.argmax())
+    return float(thresholds[best]), float(right[best] / len(labels))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share with its 95% interval (bootstrap over prompts) and the number of pairs; None where there are none."""
+
+    value: float | None
+    ci95: tuple[float, float] | None
+    n: int
+
+    def as_json(self) -> dict:
+        return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
+
+
+def share(hits: np.ndarray, prompts: np.ndarray, rng: np.random.Generator, rounds: int) -> Estimate:
+    """Share of hits [N] bool. Prompts [N], not pairs, are drawn anew: pairs of one prompt are not independent."""
+    if len(hits) == 0:
+        return Estimate(None, None, 0)
+    _, group = np.unique(prompts, return_inverse=True)
+    pairs = np.bincount(group)
+    right = np.bincount(group, weights=hits)
+    draws = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=rounds)  # [rounds, prompts]
+    values = (draws @ right) / (draws @ pairs)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(hits.mean()), (float(low), float(high)), len(hits))
+
+
+def without_ties(
+    labels: np.ndarray, differences: np.ndarray, prompts: np.ndarray, rng: np.random.Generator, rounds: int
+) -> Estimate:
+    """Accuracy over the pairs that people decided; a difference of exactly 0 is wrong."""
+    decided = labels != 0
+    return share(correct(labels, differences)[decided], prompts[decided], rng, rounds)
+
+
+def with_ties(
+    labels: np.ndarray,
+    differences: np.ndarray,
+    prompts: np.ndarray,
+    threshold: float,
+    rng: np.random.Generator,
+    rounds: int,
+) -> Estimate:
+    """Accuracy over three classes under a threshold that was fitted before."""
+    return share(correct(labels, differences, threshold), prompts, rng, rounds)
+
+
+def tie_baselines(labels: np.ndarray) -> dict[str, float | None]:
+    """With-ties accuracy of knowing nothing: always "same", and random scores under their best threshold, which ties
+    either all pairs or none."""
+    if len(labels) == 0:
+        return {"always_tie": None, "random": None}
+    tied = float((labels == 0).mean())
+    return {"always_tie": tied, "random": max(tied, (1 - tied) / 2)}

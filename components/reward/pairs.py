@@ -1,0 +1,67 @@
+"""Labelled pairs and their clips in memory, as reward training and its benchmark read them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.errors import BadInput
+from components.reward.score import Unscored, ahead, planned_frames
+from components.stage import Stage
+from components.tables import read_table
+from components.video.frames import FramePlan
+
+VIDEOS = Path("data/source/videos")
+NO_LABEL = 22  # the reference's code for "not labelled"; any number but 1, -1 and 0 would do
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of one split, in columns. `labels` [N, D] int: 1 A, -1 B, 0 same, NO_LABEL none."""
+
+    file: Path
+    pair_ids: list[str]
+    prompts: list[str]
+    paths_a: list[str]
+    paths_b: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def sides(self) -> list[tuple[str, str]]:
+        """(path, prompt) of all A, then of all B."""
+        return [*zip(self.paths_a, self.prompts, strict=True), *zip(self.paths_b, self.prompts, strict=True)]
+
+
+def read_pairs(split: str, dimensions: list[str]) -> Pairs:
+    """Pairs of data/pairs/<split>.parquet; BadInput when there are none, or a dimension has no column."""
+    file = Path(f"data/pairs/{split}.parquet")
+    rows = read_table(file)
+    if not rows:
+        raise BadInput(file, "no pairs")
+    for dimension in dimensions:
+        if dimension not in rows[0]:
+            raise BadInput(file, "no labels of this dimension", key=dimension)
+    labels = [[NO_LABEL if row[name] is None else row[name] for name in dimensions] for row in rows]
+    column = {name: [row[name] for row in rows] for name in ("pair_id", "prompt", "path_A", "path_B")}
+    return Pairs(file, *column.values(), np.array(labels))
+
+
+def decode_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:
+    """Each distinct clip of the pairs once, as the frame plan wants it, by path. BadInput when one cannot be read."""
+    first: dict[str, tuple[Path, int, str]] = {}
+    for part in pairs:
+        for key, paths in (("path_A", part.paths_a), ("path_B", part.paths_b)):
+            for row, path in enumerate(paths):
+                first.setdefault(path, (part.file, row, key))
+    clips = {}
+    with ThreadPoolExecutor(threads) as pool:
+        read = ahead(pool, lambda path: planned_frames(VIDEOS / path, plan), first, 4 * threads)
+        for path, frames in zip(first, stage.progress(read, "decoding", total=len(first)), strict=True):
+            if isinstance(frames, Unscored):
+                file, row, key = first[path]
+                raise BadInput(file, frames.reason, row=row, key=key)
+            clips[path] = frames
+    return clips

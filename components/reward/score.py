@@ -1,0 +1,209 @@
+"""Score videos with VideoReward: decode ahead in threads, batch to a token budget, each distinct video and prompt once.
+
+A video that cannot be scored gives an `Unscored` with the reason; no score is ever made up.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from components.reward.inputs import collate
+from components.reward.model import VideoReward, load_video_reward
+from components.stage import Stage, folder_digest
+from components.video.decode import VideoError, probe, read_frames
+from components.video.frames import FramePlan, resize_frames
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WINDOW = 128  # videos that are decoded ahead and sorted by length together
+OVERALL = "Overall"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second."""
+
+    frames: np.ndarray
+    fps: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one video under one prompt, by dimension. `normalised` is (raw - mean) / std of the validation set;
+    `overall` is the sum of the normalised ones, as in the reference implementation."""
+
+    raw: dict[str, float]
+    normalised: dict[str, float]
+    overall: float
+    model_version: str
+    frame_plan: str
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Why a video has no score."""
+
+    reason: str
+
+
+Video = str | Path | Clip
+Input = tuple[list[int], np.ndarray]  # token ids, planned frames
+Watch = Callable[[Iterable[Any]], Iterable[Any]]  # as Stage.progress
+
+
+class RewardModel:
+    """A trained VideoReward, ready to score."""
+
+    def __init__(
+        self, model: VideoReward, facts: dict[str, Any], version: str, token_budget: int = 8192, threads: int = 2
+    ):
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.facts = facts
+        self.version = version
+        self.dimensions: list[str] = facts["dimensions"]
+        self.plan = FramePlan(**facts["frame_plan"])
+        self.token_budget = token_budget
+        self.threads = threads
+        self.mean = np.array([facts["normalisation"][name]["mean"] for name in self.dimensions])
+        self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])
+
+    @classmethod
+    def load(cls, folder: str | Path, token_budget: int = 8192, threads: int = 2) -> "RewardModel":
+        """Read a model folder; BadInput where it is none, is damaged, or has a head that was never trained."""
+        model, facts = load_video_reward(folder)
+        return cls(model, facts, folder_digest(folder), token_budget, threads)
+
+    def score(self, items: Sequence[tuple[Video, str]], watch: Watch = iter) -> list[Score | Unscored]:
+        """A score or a reason for each (video, prompt), in order. Videos that are paths are decoded once each, however
+        often they come. `watch` wraps the iteration over distinct videos, for progress."""
+        videos: dict[Any, tuple[Video, dict[str, list[int]]]] = {}
+        for place, (video, prompt) in enumerate(items):
+            key = place if isinstance(video, Clip) else str(video)
+            videos.setdefault(key, (video, {}))[1].setdefault(prompt, []).append(place)
+        results: list[Score | Unscored | None] = [None] * len(items)
+        inputs: list[Input] = []
+        places: list[list[int]] = []
+
+        def flush() -> None:
+            for raw, where in zip(raw_scores(self.model, inputs, self.token_budget), places, strict=True):
+                score = self._score(raw)
+                for place in where:
+                    results[place] = score
+            inputs.clear()
+            places.clear()
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan), videos.values(), WINDOW)
+            for frames, (_, prompts) in watch(zip(read, videos.values(), strict=True)):
+                for prompt, where in prompts.items():
+                    made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
+                    if isinstance(made, Unscored):
+                        for place in where:
+                            results[place] = made
+                    else:
+                        inputs.append(made)
+                        places.append(where)
+                if len(inputs) >= WINDOW:
+                    flush()
+        flush()
+        return results
+
+    def _score(self, raw: np.ndarray) -> Score | Unscored:
+        if not np.isfinite(raw).all():
+            return Unscored("the model's score is not finite")
+        normalised = (raw - self.mean) / self.std
+        return Score(
+            raw=dict(zip(self.dimensions, raw.tolist(), strict=True)),
+            normalised=dict(zip(self.dimensions, normalised.tolist(), strict=True)),
+            overall=float(normalised.sum()),
+            model_version=self.version,
+            frame_plan=str(self.plan),
+        )
+
+
+def planned_frames(video: Video, plan: FramePlan) -> np.ndarray | Unscored:
+    """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none."""
+    try:
+        if isinstance(video, Clip):
+            frames = video.frames[plan.indices(len(video.frames), video.fps)]
+        else:
+            info = probe(video)
+            frames = read_frames(video, plan.indices(info.frames, info.fps))
+        return resize_frames(frames, *plan.resize(*frames.shape[1:3]))
+    except (VideoError, ValueError) as error:
+        return Unscored(str(error))
+
+
+def make_input(model: VideoReward, frames: np.ndarray, prompt: str) -> Input | Unscored:
+    """Token ids and frames, or why the prompt cannot be used."""
+    try:
+        ids = model.prompts.ids(prompt, model.patch_shape.tokens(*frames.shape[:3]))
+    except ValueError as error:
+        return Unscored(str(error))
+    most = model.qwen.config.text_config.max_position_embeddings
+    if len(ids) > most:
+        return Unscored(f"prompt and video take {len(ids)} tokens; the model reads at most {most}")
+    return ids, frames
+
+
+def raw_scores(model: VideoReward, inputs: list[Input], token_budget: int) -> np.ndarray:
+    """Raw scores [N, D] float64 of inputs of any length, in batches of at most `token_budget` padded tokens."""
+    scores = np.zeros((len(inputs), len(model.prompts.reward_ids)))
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for batch in token_batches([len(ids) for ids, _ in inputs], token_budget):
+            ids, frames = zip(*(inputs[place] for place in batch), strict=True)
+            joined = collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
+            scores[batch] = model(joined.to(device)).cpu().numpy()
+    return scores
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places grouped so that like lengths go together and count x longest stays within the budget, one at least."""
+    batch: list[int] = []
+    for place in np.argsort(lengths, kind="stable").tolist():
+        if batch and (len(batch) + 1) * lengths[place] > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def ahead(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], most: int) -> Iterator[Any]:
+    """map(function, items) with at most `most` results worked out before they are asked for."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def score_table(stage: Stage, model: RewardModel, rows: "pd.DataFrame", root: str | Path = ".") -> "pd.DataFrame":
+    """Score a table with the columns path (below `root`) and prompt. Returns a row for each, in order: path, prompt,
+    status ("ok" or "failed"), reason, raw_<dimension>, <dimension> (normalised), Overall, reward_model, frame_plan."""
+    import pandas as pd
+
+    items = [(Path(root) / path, prompt) for path, prompt in zip(rows["path"], rows["prompt"], strict=True)]
+    distinct = len({path for path, _ in items})
+    scores = model.score(items, lambda videos: stage.progress(videos, "scoring", total=distinct))
+    table = []
+    for path, prompt, score in zip(rows["path"], rows["prompt"], scores, strict=True):
+        row = {"path": path, "prompt": prompt, "reward_model": model.version, "frame_plan": str(model.plan)}
+        if isinstance(score, Unscored):
+            table.append(row | {"status": "failed", "reason": score.reason})
+            continue
+        row |= {"status": "ok", "reason": None, OVERALL: score.overall, **score.normalised}
+        table.append(row | {f"raw_{name}": value for name, value in score.raw.items()})
+    raw = [f"raw_{name}" for name in model.dimensions]
+    columns = ["path", "prompt", "status", "reason", *raw, *model.dimensions, OVERALL, "reward_model", "frame_plan"]
+    return pd.DataFrame(table, columns=columns)

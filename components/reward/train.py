@@ -1,0 +1,170 @@
+"""Stage `reward`: train VideoReward on labelled pairs (paper section 3.2), then fix its normalisation and tie
+thresholds.
+
+A and B of a pair go through the model in one forward pass. The reward's scale is free under Bradley-Terry losses, so
+mean and standard deviation of the validation clips make it comparable between dimensions and models.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from components.errors import BadInput
+from components.params import RewardParams
+from components.reward.accuracy import fit_tie_threshold, without_ties
+from components.reward.inputs import collate
+from components.reward.losses import pair_loss
+from components.reward.model import VideoReward, load_backbone, load_tokenizer
+from components.reward.pairs import NO_LABEL, Pairs, decode_clips, read_pairs
+from components.reward.prompt import PromptBuilder, read_template
+from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
+from components.stage import Stage, folder_digest, run_stage
+from components.training import fit, write_rows
+from components.video.frames import FramePlan
+
+
+def reward(stage: Stage) -> None:
+    params: RewardParams = stage.params.reward
+    torch.manual_seed(stage.seed("weights") % 2**32)  # of LoRA
+    model = build(params)
+    plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
+    train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
+    judged = read_pairs("validation", [*params.dimensions, OVERALL])
+    clips = decode_clips(stage, [train, validation], plan, params.decode_threads)
+    labels = train.labels
+    if params.shuffle_labels:  # the control: with these nothing can be learnt
+        labels = stage.rng("shuffle labels").permutation(labels)
+
+    model.prepare_training(params.lora)
+    loss_fn = pair_loss_fn(model, train, labels, clips, params)
+    rows = fit(stage, model, loss_fn, len(train), params.training, groups=parameter_groups(model, params))
+    model.merge()
+
+    scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
+    mean, std = normalisation(scores, validation)
+    differences = difference_columns(scores, std)
+    thresholds, accuracies = {}, {}
+    for column, name in enumerate([*params.dimensions, OVERALL]):
+        known = judged.labels[:, column] != NO_LABEL
+        target, difference = judged.labels[known, column], differences[known, column]
+        thresholds[name] = fit_tie_threshold(target, difference)[0] if known.any() else None
+        decided = without_ties(target, difference, np.array(judged.prompts)[known], stage.rng(name), 1)
+        if decided.value is not None:
+            accuracies[f"validation/accuracy_without_ties/{name}"] = decided.value
+    stage.log(accuracies, params.training.steps)
+    stage.say(", ".join(f"{key} {value:.3f}" for key, value in accuracies.items()))
+
+    folder = stage.output("models/video_reward")
+    facts = {
+        "dimensions": params.dimensions,
+        "head": params.head,
+        "head_trained": True,
+        "loss": params.loss,
+        "theta": params.theta,
+        "positions": params.positions,
+        "template": model.prompts.template,
+        "frame_plan": {**params.frames.model_dump(), "factor": plan.factor},
+        "normalisation": {
+            name: {"mean": float(m), "std": float(s)} for name, m, s in zip(params.dimensions, mean, std, strict=True)
+        },
+        "tie_thresholds": thresholds,
+        "provenance": {
+            "base": params.base,
+            "base_digest": folder_digest(params.base) if Path(params.base).exists() else None,
+            "pairs_digest": folder_digest("data/pairs"),
+            "train_pairs": len(train),
+            "validation_pairs": len(validation),
+            "steps": params.training.steps,
+            "shuffled_labels": params.shuffle_labels,
+            "stage_digest": stage.digest,
+        },
+    }
+    model.save(folder, facts)
+    write_rows(folder / "training.csv", rows)
+    stage.register("video_reward", Path("models/video_reward"), {"pairs_digest": facts["provenance"]["pairs_digest"]})
+
+
+def build(params: RewardParams) -> VideoReward:
+    """VideoReward around the base model, with an untrained head."""
+    template = read_template(params.template, params.dimensions)
+    prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions)
+    return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
+
+
+def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str, Any]]:
+    """Three rates: the vision tower's, LoRA's, and that of what starts from nothing (head and reward tokens)."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    vision = [p for name, p in named if ".visual." in name]
+    lora = [p for name, p in named if "lora_" in name]
+    return [
+        {"params": vision, "lr": params.vision_learning_rate},
+        {"params": lora, "lr": params.training.learning_rate},
+        {"params": [model.head.weight, model.reward_tokens], "lr": params.head_learning_rate, "weight_decay": 0.0},
+    ]
+
+
+def pair_loss_fn(
+    model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: dict[str, np.ndarray], params: RewardParams
+):
+    """The loss of a batch of pairs, for `fit`."""
+    loss_of = pair_loss(params.loss, params.theta)
+    inputs = pair_inputs(model, pairs, clips)
+    targets = torch.from_numpy(labels)
+    shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
+
+    def loss_fn(
+        model: nn.Module, indices: list[int], generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(pairs) + i for i in indices)]), strict=True)
+        batch = collate(list(ids), list(frames), shape, pad)
+        device = next(model.parameters()).device
+        a, b = model(batch.to(device)).chunk(2)
+        label = targets[indices].to(device)
+        hits = torch.where(label.abs() == 1, ((a - b) * label > 0).float(), torch.nan)
+        logs = {f"accuracy/{name}": hits[:, i].nanmean() for i, name in enumerate(params.dimensions)}
+        return loss_of(a, b, label), logs
+
+    return loss_fn
+
+
+def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray]) -> list[Input]:
+    """Model inputs of all A, then of all B; BadInput for a prompt that cannot be used."""
+    inputs = []
+    for place, (path, prompt) in enumerate(pairs.sides()):
+        made = make_input(model, clips[path], prompt)
+        if isinstance(made, Unscored):
+            raise BadInput(pairs.file, made.reason, row=place % len(pairs), key="prompt")
+        inputs.append(made)
+    return inputs
+
+
+def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], token_budget: int) -> np.ndarray:
+    """Raw scores of A and of B, [2, N, D]; each distinct clip and prompt is scored once."""
+    inputs, sides = pair_inputs(model, pairs, clips), pairs.sides()
+    place = {side: number for number, side in enumerate(dict.fromkeys(sides))}
+    distinct = dict(zip(sides, inputs, strict=True))
+    scores = raw_scores(model, [distinct[side] for side in place], token_budget)
+    return scores[[place[side] for side in sides]].reshape(2, len(pairs), -1)
+
+
+def normalisation(scores: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [D] over the distinct clips and prompts of scored pairs [2, N, D]."""
+    distinct = dict(zip(pairs.sides(), scores.reshape(2 * len(pairs), -1), strict=True))
+    values = np.stack(list(distinct.values()))
+    mean, std = values.mean(0), values.std(0)
+    if not (std > 0).all():
+        raise BadInput(pairs.file, "all clips score the same, so that scores cannot be normalised")
+    return mean, std
+
+
+def difference_columns(scores: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """score(A) - score(B) of normalised scores, [N, D + 1]: each dimension, then Overall, their sum."""
+    difference = (scores[0] - scores[1]) / std
+    return np.column_stack([difference, difference.sum(1)])
+
+
+if __name__ == "__main__":
+    run_stage("reward", reward)

@@ -1,0 +1,82 @@
+"""Accuracy with and without ties: against the reference's figures, and against trying every threshold by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.reward.accuracy import correct, fit_tie_threshold, share, tie_baselines, with_ties, without_ties
+
+REFERENCE = Path(__file__).parents[3] / "shared/data/reference-open"
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/data/reference-open is not here")
+def test_reference_figures():
+    arrays = np.load(REFERENCE / "accuracy_inputs.npz")
+    for case in json.loads((REFERENCE / "accuracies.json").read_text())["cases"]:
+        labels, differences = arrays[f"h_{case['case']}"], arrays[f"m_{case['case']}"]
+        prompts = np.arange(len(labels))
+        assert without_ties(labels, differences, prompts, rng(), 10).value == pytest.approx(
+            case["without_ties"], abs=1e-15
+        )
+        _, accuracy = fit_tie_threshold(labels, differences)
+        # The reference never tries "no ties", and the smallest threshold that it does try ties one pair.
+        assert case["with_ties"] <= accuracy <= case["with_ties"] + 1 / len(labels) + 1e-12
+
+
+def test_the_references_quirks_are_not_followed():
+    assert fit_tie_threshold(np.array([1, -1, 1, -1]), np.array([1.0, -2.0, 3.0, -4.0])) == (0.0, 1.0)
+    for order in ([0, 1, 2, 3], [1, 2, 0, 3]):  # equal differences: the order of the rows does not matter
+        labels, differences = np.array([1, 0, 0, 1])[order], np.array([0.5, 0.5, -0.5, 2.0])[order]
+        assert fit_tie_threshold(labels, differences) == (0.5, 0.75)
+
+
+pairs = st.lists(
+    st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])), min_size=1
+)
+
+
+@given(pairs)
+def test_threshold_is_the_optimum_over_all(rows):
+    labels, differences = map(np.array, zip(*rows, strict=True))
+    threshold, accuracy = fit_tie_threshold(labels, differences)
+    tried = [correct(labels, differences, t).mean() for t in [-1.0, 0.0, *np.abs(differences)]]
+    assert accuracy == pytest.approx(max(tried))
+    assert correct(labels, differences, threshold).mean() == pytest.approx(accuracy)
+
+
+def test_a_difference_of_zero_is_wrong_without_ties():
+    labels, differences = np.array([1, -1, 0]), np.array([0.0, -1.0, 0.0])
+    assert without_ties(labels, differences, np.arange(3), rng(), 10).value == 0.5
+
+
+def test_interval_is_over_prompts():
+    hits = np.repeat([True, False], 50)
+    by_prompt = share(hits, np.repeat([0, 1], 50), rng(), 2000)
+    by_pair = share(hits, np.arange(100), rng(), 2000)
+    assert by_prompt.ci95 == (0.0, 1.0)  # two prompts only, whatever the number of pairs
+    assert by_pair.ci95[0] == pytest.approx(0.4, abs=0.02)
+    assert by_pair.value == by_prompt.value == 0.5
+
+
+def test_nothing_labelled_gives_no_number():
+    none = np.array([], int)
+    assert with_ties(none, none, none, 0.1, rng(), 10).as_json() == {"value": None, "ci95": None, "n": 0}
+    assert without_ties(np.array([0, 0]), np.ones(2), np.arange(2), rng(), 10).value is None
+    assert tie_baselines(none) == {"always_tie": None, "random": None}
+    with pytest.raises(ValueError):
+        fit_tie_threshold(none, none)
+
+
+def test_random_baseline_is_what_random_scores_reach():
+    for tied in (0.1, 0.6):
+        labels = np.where(rng().random(20000) < tied, 0, rng().choice([-1, 1], 20000))
+        _, accuracy = fit_tie_threshold(labels, np.random.default_rng(1).normal(size=20000))
+        assert accuracy == pytest.approx(tie_baselines(labels)["random"], abs=0.01)

@@ -1,0 +1,138 @@
+"""VideoReward: what its scores may depend on, what trains, and what a saved model gives back."""
+
+import numpy as np
+import pytest
+import torch
+
+from components.errors import BadInput
+from components.params import LoraParams
+from components.reward.inputs import collate
+from components.reward.model import load_video_reward
+from components.reward.score import make_input, raw_scores
+from tests.reward.tiny import tiny_facts, tiny_model
+
+LORA = LoraParams(rank=2, alpha=4, targets=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+def clip(seed: int, frames: int = 4, height: int = 16, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
+def batch_of(model, *items):
+    ids, frames = zip(*(make_input(model, frames, prompt) for frames, prompt in items), strict=True)
+    return collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("positions", ["plain", "multimodal"])
+def test_score_does_not_depend_on_the_batch(positions):
+    model = tiny_model(positions=positions)
+    items = [
+        (clip(0), "a red circle"),
+        (clip(1, frames=8), "a"),
+        (clip(2, height=32), "a much longer prompt than the others have"),
+        (clip(3, frames=2, width=24), "b c"),
+    ]
+    inputs = [make_input(model, frames, prompt) for frames, prompt in items]
+    alone = np.concatenate([raw_scores(model, [one], 1) for one in inputs])
+    together = raw_scores(model, inputs, 10**6)
+    backwards = raw_scores(model, inputs[::-1], 150)[::-1]
+    assert np.abs(alone).max() > 0.1
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(backwards, alone, atol=1e-5)
+    np.testing.assert_array_equal(together, raw_scores(model, inputs, 10**6))
+
+
+def test_prompt_reaches_TA_only(model):
+    frames = clip(0)
+    one, other = (raw_scores(model, [make_input(model, frames, p)], 1)[0] for p in ("a red circle", "a blue cross!"))
+    np.testing.assert_allclose(one[:2], other[:2], atol=1e-6)
+    assert abs(one[2] - other[2]) > 1e-3
+
+
+def test_video_reaches_all_dimensions(model):
+    scores = raw_scores(model, [make_input(model, clip(seed), "a") for seed in (0, 1)], 1000)
+    assert (np.abs(scores[0] - scores[1]) > 1e-3).all()
+
+
+def test_positions_matter():
+    plain, multimodal = tiny_model(positions="plain"), tiny_model(positions="multimodal")
+    item = (clip(0), "a red circle")
+    with torch.no_grad():
+        assert (plain(batch_of(plain, item)) - multimodal(batch_of(multimodal, item))).abs().max() > 1e-3
+
+
+def test_plain_positions_are_the_language_models_own_default(model):
+    """Same as running Qwen2-VL's parts by hand on embeddings, as the published model's forward does."""
+    batch = batch_of(model, (clip(0), "a red circle"))
+    qwen = model.qwen.model
+    with torch.no_grad():
+        model.qwen.resize_token_embeddings(len(model.prompts.tokenizer), mean_resizing=False)
+        model.qwen.get_input_embeddings().weight[model.prompts.reward_ids] = model.reward_tokens
+        embedded = qwen.language_model.embed_tokens(batch.input_ids)
+        video = qwen.visual(batch.pixels, grid_thw=batch.grid).pooler_output
+        embedded = embedded.masked_scatter((batch.input_ids == model.prompts.video_id)[..., None], video)
+        hidden = qwen.language_model(inputs_embeds=embedded).last_hidden_state[0]
+        ids = batch.input_ids[0].tolist()
+        expected = [hidden[ids.index(token)] @ model.head.weight[i] for i, token in enumerate(model.prompts.reward_ids)]
+        torch.testing.assert_close(model(batch)[0], torch.stack(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_shared_head_is_one_row():
+    model = tiny_model(head="shared")
+    assert model.head.weight.shape == (1, 32)
+    with torch.no_grad():
+        assert model(batch_of(model, (clip(0), "a"))).shape == (1, 3)
+
+
+def test_what_trains():
+    model = tiny_model()
+    table = model.qwen.get_input_embeddings().weight
+    model.prepare_training(LORA)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {"reward_tokens", "head.weight"} < trained
+    rest = trained - {"reward_tokens", "head.weight"}
+    assert all(".visual." in name or "lora_" in name for name in rest)
+    assert not any("lora_" in name and ".visual." in name for name in rest)
+    visual = {name for name, _ in model.named_parameters() if ".visual." in name}
+    assert visual < trained  # the whole tower with its merger
+    model(batch_of(model, (clip(0), "a"))).sum().backward()
+    assert table.grad is None and model.reward_tokens.grad.abs().sum() > 0
+
+
+def test_saved_model_gives_the_same_scores(tmp_path):
+    model = tiny_model()
+    model.prepare_training(LORA)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    batch = batch_of(model, (clip(0), "a red circle"), (clip(1), "b"))
+    with torch.no_grad():
+        expected = model.eval()(batch)
+        model.merge()
+        torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
+        model.save(tmp_path / "model", tiny_facts(model))
+        loaded, facts = load_video_reward(tmp_path / "model")
+        torch.testing.assert_close(loaded(batch), expected, atol=1e-5, rtol=1e-5)
+    assert facts["dimensions"] == ["VQ", "MQ", "TA"]
+
+
+def test_models_that_may_not_score(tmp_path):
+    model = tiny_model()
+    model.save(tmp_path / "fresh", tiny_facts(model, head_trained=False))
+    with pytest.raises(BadInput, match="never trained"):
+        load_video_reward(tmp_path / "fresh")
+    model.save(tmp_path / "narrow", tiny_facts(model, head="shared"))
+    with pytest.raises(BadInput, match=r"head\.safetensors"):
+        load_video_reward(tmp_path / "narrow")
+    with torch.no_grad():
+        model.head.weight[0, 0] = torch.nan
+    model.save(tmp_path / "nan", tiny_facts(model))
+    with pytest.raises(BadInput, match=r"head\.weight"):
+        load_video_reward(tmp_path / "nan")
+    with pytest.raises(BadInput, match=r"video_reward\.json"):
+        load_video_reward(tmp_path / "nothing")

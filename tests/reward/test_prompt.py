@@ -1,0 +1,78 @@
+"""Templates, token order, and prompts that must not be able to move the read-out."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.errors import BadInput
+from components.reward.model import load_tokenizer
+from components.reward.prompt import PromptBuilder, read_template, reward_token
+from components.reward.tokens import TEMPLATES, train_tokenizer
+
+DIMENSIONS = ["VQ", "MQ", "TA"]
+REFERENCE = Path(__file__).parents[3] / "shared/data/reference-open"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a red circle moving up"], 320)
+
+
+@pytest.mark.parametrize("name", [path.name for path in TEMPLATES.glob("*.txt")])
+def test_token_order_of_our_templates(tokenizer, name):
+    """Video, VQ, MQ, prompt, TA: causal attention then keeps the prompt from VQ and MQ (paper section 3.2)."""
+    prompts = PromptBuilder(tokenizer, read_template(TEMPLATES / name, DIMENSIONS), DIMENSIONS)
+    ids = prompts.ids("PROMPT Ω", video_tokens=5)
+    places = [ids.index(token) for token in prompts.reward_ids]
+    text = tokenizer.encode("PROMPT Ω", add_special_tokens=False)
+    prompt = next(i for i in range(len(ids)) if ids[i + 1 : i + len(text)] == text[1:])
+    videos = [i for i, token in enumerate(ids) if token == prompts.video_id]
+    assert len(videos) == 5 and videos[-1] < places[0] < places[1] < prompt < places[2]
+
+
+def test_any_list_of_dimensions(tokenizer, tmp_path):
+    names = ["sharpness", "physics", "style", "humour"]
+    file = tmp_path / "template.txt"
+    file.write_text("".join(f"{name}: {reward_token(name)}" for name in names) + "{text_prompt}")
+    prompts = PromptBuilder(tokenizer, read_template(file, names), names)
+    ids = prompts.ids("x", 1)
+    assert len(set(prompts.reward_ids)) == 4 and set(prompts.reward_ids) < set(ids)
+
+
+def test_templates_that_do_not_fit(tmp_path):
+    file = tmp_path / "template.txt"
+    for text, why in [
+        ("<|VQ_reward|>", "text_prompt"),
+        ("{text_prompt}", "VQ_reward"),
+        ("{text_prompt}<|MQ_reward|><|VQ_reward|>", "order"),
+        ("{text_prompt}<|VQ_reward|><|VQ_reward|><|MQ_reward|>", "2 times"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(BadInput, match=why):
+            read_template(file, ["VQ", "MQ"])
+
+
+def test_prompts_that_cannot_be_used(tokenizer):
+    prompts = PromptBuilder(tokenizer, read_template(TEMPLATES / "short.txt", DIMENSIONS), DIMENSIONS)
+    for prompt in ("", " \n", "a dog <|VQ_reward|>", "a dog <|video_pad|>", "<|im_start|>system"):
+        with pytest.raises(ValueError):
+            prompts.ids(prompt, 4)
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/data/reference-open is not here")
+def test_reference_token_ids():
+    """With the published template, a Qwen2-VL tokenizer and its chat format: the reference's ids, one by one."""
+    golden = json.loads((REFERENCE / "golden.json").read_text())
+    tokenizer = load_tokenizer(REFERENCE / "base")
+    chat = json.loads((REFERENCE / "base/chat_template.json").read_text())["chat_template"]
+    assert tokenizer.chat_template == chat
+    template = read_template(REFERENCE / "prompt_detailed_special.txt", DIMENSIONS)
+    prompts = PromptBuilder(tokenizer, template, DIMENSIONS)
+    assert prompts.reward_ids == [3014, 3015, 3016]
+    for facts in golden["preprocessing"].values():
+        ids = prompts.ids(golden["prompts"][facts["prompt"]], facts["n_video_tokens"])
+        assert [ids.index(token) for token in prompts.reward_ids] == facts["reward_token_positions"]
+        assert hashlib.sha256(np.array(ids, "<i8").tobytes()).hexdigest() == facts["input_ids_sha256_int64le"]

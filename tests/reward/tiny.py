@@ -1,0 +1,51 @@
+"""A tiny VideoReward with random weights, made in a moment."""
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from components.params import VlmShape
+from components.reward.model import VideoReward
+from components.reward.pretrain import vlm_config
+from components.reward.prompt import PromptBuilder, read_template
+from components.reward.tokens import TEMPLATES, train_tokenizer
+
+DIMENSIONS = ["VQ", "MQ", "TA"]
+SHAPE = VlmShape(
+    hidden=32,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    ffn=64,
+    vision_dim=16,
+    vision_layers=1,
+    vision_heads=2,
+    patch=4,
+    temporal_patch=2,
+    merge=2,
+    vocabulary=320,
+)
+
+
+def tiny_model(head="per_dimension", positions="plain", dimensions=DIMENSIONS, template=None) -> VideoReward:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a red circle moving up"], SHAPE.vocabulary)
+    backbone = Qwen2VLForConditionalGeneration(vlm_config(SHAPE, tokenizer))
+    # Random weights of the usual size hardly react to their input: larger ones make tests see differences.
+    for p in backbone.parameters():
+        if p.ndim > 1:
+            p.data.mul_(3)
+    template = template or read_template(TEMPLATES / "short.txt", dimensions)
+    return VideoReward(backbone, PromptBuilder(tokenizer, template, dimensions), head, positions).eval()
+
+
+def tiny_facts(model: VideoReward, **changes) -> dict:
+    return {
+        "dimensions": DIMENSIONS,
+        "head": "per_dimension",
+        "head_trained": True,
+        "positions": model.positions,
+        "template": model.prompts.template,
+        "frame_plan": {"fps": None, "frames": 4, "min_pixels": 64, "max_pixels": 1024, "factor": 8},
+        "normalisation": {name: {"mean": 0.5, "std": 2.0} for name in DIMENSIONS},
+        "tie_thresholds": {name: 0.1 for name in [*DIMENSIONS, "Overall"]},
+    } | changes
