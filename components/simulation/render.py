@@ -71,13 +71,18 @@ def coverage(
     shape: str, radius: float, centres: np.ndarray, size: int, second_shape: str | None = None, blend: float = 0.0
 ) -> np.ndarray:
     """How much of each pixel the object covers, [T, H, W] float32 in [0, 1]."""
-    at = np.arange(size, dtype=np.float32) + 0.5
-    x = at[None, None, :] - np.asarray(centres, np.float32)[:, 0, None, None]
-    y = at[None, :, None] - np.asarray(centres, np.float32)[:, 1, None, None]
+    x, y = offsets(centres, size)
     distance = signed_distance(shape, radius, x, y)
     if second_shape is not None:
         distance = (1 - blend) * distance + blend * signed_distance(second_shape, radius, x, y)
     return np.clip(0.5 - distance, 0, 1)
+
+
+def offsets(centres: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels lie relative to the centres [T, 2]: x [T, 1, W] and y [T, H, 1], float32."""
+    at = np.arange(size, dtype=np.float32) + 0.5
+    centres = np.asarray(centres, np.float32)[:, :, None, None]
+    return at[None, None, :] - centres[:, 0], at[None, :, None] - centres[:, 1]
 
 
 def signed_distance(shape: str, radius: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -126,12 +131,12 @@ def spoiled(
 
 
 def defect(frames: np.ndarray, kind: str, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Plants a defect of `PIXEL_DEFECTS` in any clip [T, H, W, 3] uint8. At strength 1: blur of sigma 2.5 px (at size
+    """Plants a defect of `PIXEL_DEFECTS` in any clip [T, H, W, 3] uint8. At strength 1: blur of sigma 2 px (at size
     32), Gaussian noise of sigma 64 levels, a ghost of the frame two before at half weight, gains between 1 and 0.4."""
     count, size = frames.shape[:2]
     clip = frames.astype(np.float32)
     if kind == "blur":
-        sigma = 2.5 * strength * size / REFERENCE_SIZE
+        sigma = 2.0 * strength * size / REFERENCE_SIZE
         clip = ndimage.gaussian_filter(clip, (0, sigma, sigma, 0), mode="nearest")
     elif kind == "noise":
         clip = clip + rng.normal(0, 64 * strength, clip.shape)

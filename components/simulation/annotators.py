@@ -1,0 +1,132 @@
+"""Simulated annotators: what people would answer when shown two clips side by side.
+
+Each of three annotators sees the difference of two gold scores through noise of their own, says "same" where what they
+see is smaller than their own tie width, and now and then slips. They have no bias for a side. Overall is a question of
+its own: it is judged on the mean of the gold scores with noise of its own, not added up from the other answers. Where
+the three answers all differ (one "A", one "B", one "same"), a more careful reviewer decides, as in the paper.
+
+Noise and tie widths are in units of the gold score, whose whole range is 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import krippendorff
+import numpy as np
+
+QUESTIONS = ("VQ", "MQ", "TA", "Overall")
+LABELS = ("A", "B", "same")
+REVIEWER = "reviewer"
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One annotator's eye: standard deviation of the noise and half width of "same" for each question, in gold units,
+    and the chance that an answer is a slip, any of the three labels."""
+
+    name: str
+    noise: Mapping[str, float]
+    tie: Mapping[str, float]
+    lapse: float = 0.02
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Those who label a pair together."""
+
+    annotators: tuple[Annotator, ...]
+    reviewer: Annotator
+
+
+# The three people differ by these factors from the mean of each question: a careful one, a hasty one, a decided one.
+NOISE_FACTORS = (0.8, 1.25, 1.0)
+TIE_FACTORS = (1.0, 1.2, 0.8)
+DEFAULT_NOISE = {"VQ": 0.08, "MQ": 0.08, "TA": 0.08, "Overall": 0.05}
+DEFAULT_TIE = {"VQ": 0.1, "MQ": 0.1, "TA": 0.1, "Overall": 0.06}
+
+
+def panel(
+    noise: Mapping[str, float] = DEFAULT_NOISE, tie: Mapping[str, float] = DEFAULT_TIE, lapse: float = 0.02
+) -> Panel:
+    """Three unlike annotators around the given noise and tie widths, and a reviewer with half the noise, no slips."""
+
+    def scaled(widths: Mapping[str, float], factor: float) -> dict[str, float]:
+        return {question: widths[question] * factor for question in QUESTIONS}
+
+    people = tuple(
+        Annotator(str(number), scaled(noise, noisy), scaled(tie, wide), lapse)
+        for number, (noisy, wide) in enumerate(zip(NOISE_FACTORS, TIE_FACTORS, strict=True), start=1)
+    )
+    return Panel(people, Annotator(REVIEWER, scaled(noise, 0.5), scaled(tie, 1.0), lapse=0.0))
+
+
+def annotate(
+    gold_a: Mapping[str, float], gold_b: Mapping[str, float], annotator: Annotator, rng: np.random.Generator
+) -> dict[str, str]:
+    """One annotator's answers, question to "A", "B" or "same"; gold is question to score (`Verdict.scores()`)."""
+    answers = {}
+    for question in QUESTIONS:
+        seen = gold_a[question] - gold_b[question] + rng.normal(0, annotator.noise[question])
+        slip, slipped = rng.random() < annotator.lapse, LABELS[rng.integers(len(LABELS))]
+        answer = "same" if abs(seen) < annotator.tie[question] else "A" if seen > 0 else "B"
+        answers[question] = slipped if slip else answer
+    return answers
+
+
+def label_pair(
+    gold_a: Mapping[str, float], gold_b: Mapping[str, float], panel: Panel, rng: np.random.Generator
+) -> dict[str, dict[str, str]]:
+    """Everybody's answers to one pair, annotator to question to label.
+
+    The reviewer is there only for pairs with a question in dispute, and answers only such questions.
+    """
+    answers = {annotator.name: annotate(gold_a, gold_b, annotator, rng) for annotator in panel.annotators}
+    # Drawn for every pair, so that one pair's dispute does not change the noise of those after it.
+    review = annotate(gold_a, gold_b, panel.reviewer, rng)
+    disputed = [q for q in QUESTIONS if _majority([answer[q] for answer in answers.values()]) is None]
+    if disputed:
+        answers[REVIEWER] = {question: review[question] for question in disputed}
+    return answers
+
+
+def decided_label(answers: Mapping[str, Mapping[str, str]], question: str) -> str:
+    """The label that counts: the majority's, or the reviewer's where there is none."""
+    votes = [answer[question] for name, answer in answers.items() if name != REVIEWER]
+    return _majority(votes) or answers[REVIEWER][question]
+
+
+def realism(
+    annotations: Sequence[Mapping[str, Mapping[str, str]]],
+    gold: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    """How human the labels look, for each question over all pairs: `label_pair`'s answers, gold scores of A and B.
+
+    - tie_share: share of pairs whose decided label is "same";
+    - alpha: Krippendorff's alpha among the annotators without the reviewer, at the nominal level: A against B counts no
+      more than A against "same", the stricter reading, which needs no order assumed between the labels;
+    - agreement: of the single annotators' decided answers (A or B) on pairs whose gold scores differ at all, the share
+      that prefers the better clip.
+
+    A figure that cannot be computed (alpha when all say one thing, agreement without a decided pair) raises ValueError.
+    """
+    report = {}
+    for question in QUESTIONS:
+        signs = np.sign([a[question] - b[question] for a, b in gold])
+        voters = [name for name in annotations[0] if name != REVIEWER]
+        codes = np.array([[LABELS.index(answers[name][question]) for answers in annotations] for name in voters])
+        choice = np.where(codes == 0, 1, np.where(codes == 1, -1, 0))  # [annotators, pairs]
+        decided = (choice != 0) & (signs != 0)
+        if not decided.any():
+            raise ValueError(f"{question}: no annotator decided on any pair, so agreement with gold is undefined")
+        report[question] = {
+            "tie_share": float(np.mean([decided_label(answers, question) == "same" for answers in annotations])),
+            "alpha": float(krippendorff.alpha(reliability_data=codes, level_of_measurement="nominal")),
+            "agreement": float((choice == signs)[decided].mean()),
+        }
+    return report
+
+
+def _majority(votes: Sequence[str]) -> str | None:
+    """The label that more than half of the voters gave, None where there is none."""
+    label = max(LABELS, key=list(votes).count)
+    return label if 2 * list(votes).count(label) > len(votes) else None
