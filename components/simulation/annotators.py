@@ -1,9 +1,10 @@
 """Simulated annotators: what people would answer when shown two clips side by side.
 
 Each of three annotators sees the difference of two gold scores through noise of their own, says "same" where what they
-see is smaller than their own tie width, and now and then slips. They have no bias for a side. Overall is a question of
-its own: it is judged on the mean of the gold scores with noise of its own, not added up from the other answers. Where
-the three answers all differ (one "A", one "B", one "same"), a more careful reviewer decides, as in the paper.
+see is smaller than their own tie width, and now and then mixes up the sides. They have no bias for a side. Overall is a
+question of its own: it is judged on the mean of the gold scores with noise of its own, not added up from the other
+answers. Where the three answers all differ (one "A", one "B", one "same"), a more careful reviewer decides, as in the
+paper.
 
 Noise and tie widths are in units of the gold score, whose whole range is 1.
 """
@@ -22,12 +23,12 @@ REVIEWER = "reviewer"
 @dataclass(frozen=True)
 class Annotator:
     """One annotator's eye: standard deviation of the noise and half width of "same" for each question, in gold units,
-    and the chance that an answer is a slip, any of the three labels."""
+    and the chance that an answer names the wrong side (a "same" stays what it is)."""
 
     name: str
     noise: Mapping[str, float]
     tie: Mapping[str, float]
-    lapse: float = 0.02
+    lapse: float
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Panel:
 # The three people differ by these factors from the mean of each question: a careful one, a hasty one, a decided one.
 NOISE_FACTORS = (0.8, 1.25, 1.0)
 TIE_FACTORS = (1.0, 1.2, 0.8)
-DEFAULT_NOISE = {"VQ": 0.08, "MQ": 0.08, "TA": 0.08, "Overall": 0.05}
-DEFAULT_TIE = {"VQ": 0.1, "MQ": 0.1, "TA": 0.1, "Overall": 0.06}
+DEFAULT_NOISE = {"VQ": 0.045, "MQ": 0.07, "TA": 0.03, "Overall": 0.04}
+DEFAULT_TIE = {"VQ": 0.08, "MQ": 0.14, "TA": 0.04, "Overall": 0.08}
+DEFAULT_LAPSE = 0.09
 
 
 def panel(
-    noise: Mapping[str, float] = DEFAULT_NOISE, tie: Mapping[str, float] = DEFAULT_TIE, lapse: float = 0.02
+    noise: Mapping[str, float] = DEFAULT_NOISE, tie: Mapping[str, float] = DEFAULT_TIE, lapse: float = DEFAULT_LAPSE
 ) -> Panel:
-    """Three unlike annotators around the given noise and tie widths, and a reviewer with half the noise, no slips."""
+    """Three unlike annotators around the given noise and tie widths, and a reviewer: half the noise, no mix-ups."""
 
     def scaled(widths: Mapping[str, float], factor: float) -> dict[str, float]:
         return {question: widths[question] * factor for question in QUESTIONS}
@@ -67,9 +69,8 @@ def annotate(
     answers = {}
     for question in QUESTIONS:
         seen = gold_a[question] - gold_b[question] + rng.normal(0, annotator.noise[question])
-        slip, slipped = rng.random() < annotator.lapse, LABELS[rng.integers(len(LABELS))]
-        answer = "same" if abs(seen) < annotator.tie[question] else "A" if seen > 0 else "B"
-        answers[question] = slipped if slip else answer
+        mixed_up = rng.random() < annotator.lapse
+        answers[question] = "same" if abs(seen) < annotator.tie[question] else "A" if (seen > 0) != mixed_up else "B"
     return answers
 
 
