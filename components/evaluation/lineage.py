@@ -13,7 +13,7 @@ def lineage(profile: str, root: Path = Path(".")) -> dict:
 
     Returns:
         {"commit": str, "outputs": [{"stage", "path", "md5"}] as dvc.lock has them, "runs": [{"stage", "run", "commit"}]
-        the newest finished MLflow run of each stage}. A list is empty where there is no record.
+        the newest finished MLflow run of each stage before this one}. A list is empty where there is no record.
     """
     return {"commit": git_commit(), "outputs": locked_outputs(root / "dvc.lock"), "runs": newest_runs(profile, root)}
 
@@ -46,6 +46,6 @@ def newest_runs(profile: str, root: Path = Path(".")) -> list[dict[str, str]]:
         [experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000, order_by=["start_time DESC"]
     ):
         stage = run.data.tags.get("dvc.stage")
-        if stage is not None and stage not in newest:
+        if stage not in (None, "evaluate") and stage not in newest:  # evaluate itself is still running
             newest[stage] = {"stage": stage, "run": run.info.run_id, "commit": run.data.tags.get("git.commit", "none")}
     return [newest[stage] for stage in sorted(newest)]

@@ -229,8 +229,8 @@ def _other_stages(root: Path, params: EvaluateParams) -> dict:
     models, curves_absent = sections.curves(root)
     return {
         "duels": sections.duels(root, params.report_pairs),
-        "duels_rule": "Pairs of candidates for training prompts, winner and loser by VideoReward, evenly spaced from"
-        " the narrowest margin to the widest.",
+        "duels_rule": "Pairs of candidates for training prompts, winner and loser by VideoReward (○), evenly spaced"
+        " from the narrowest margin to the widest.",
         "bench": sections.bench(root),
         "labels": tables,
         "curves": models,

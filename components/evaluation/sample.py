@@ -46,7 +46,7 @@ def guidance(stage: Stage, generator):
     from components.guidance.latent_reward import load_latent_reward
 
     reward = load_latent_reward("models/latent_reward", generator.transformer, folder_digest(BASE))
-    return lambda flow, text: flow_nrg(flow, reward, text, stage.params.sample.nrg)
+    return lambda flow, text: flow_nrg(flow, reward, text, stage.params.nrg)
 
 
 if __name__ == "__main__":

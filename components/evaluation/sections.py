@@ -85,7 +85,7 @@ def duels(root: Path, wanted: int) -> list[dict]:
             side: film(
                 candidates_file.parent / paths[pair[side]],
                 pair["prompt"],
-                [Score("reward", "Overall", minus(f"{pair[f'reward_{side}']:.2f}"))],
+                [Score("reward", "Reward", minus(f"{pair[f'{side}_reward']:.2f}"))],
             )
             for side in ("chosen", "rejected")
         }

@@ -96,8 +96,8 @@ def make_other_stages(root: Path) -> None:
                 "prompt": f"a {list(COLOURS)[number % 4]} square moving right",
                 "chosen": f"c{number:02d}w",
                 "rejected": f"c{number:02d}l",
-                "reward_chosen": score,
-                "reward_rejected": score - 0.1 * number - 0.05,
+                "chosen_reward": score,
+                "rejected_reward": score - 0.1 * number - 0.05,
                 "margin": 0.1 * number + 0.05,
             }
         )

@@ -140,3 +140,59 @@ def test_without_a_judge_there_are_no_gold_figures(samples):
     assert list(metrics["base"]) == ["mean"]
     assert list(metrics["methods"]["dpo"]["win_rate"]) == ["reward"]
     assert metrics["methods"]["dpo"]["hacking"]["signals"]["held_out"] is None
+
+
+def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch):
+    """The whole body with real clips and a real gold judge; VideoReward is stood in for."""
+    import json
+
+    from components.evaluation import evaluate as module
+    from components.params import EvaluateParams
+    from components.reward import score
+    from components.simulation.world import all_scenes, prompt_of
+    from components.video.encode import write_video
+    from tests.evaluation.fixtures import clip
+
+    monkeypatch.chdir(tmp_path)
+    for method in ("base", "dpo"):
+        rows = []
+        for number in range(3):
+            path = f"videos/{number}_0.mp4"
+            write_video(f"data/samples/{method}/{path}", clip(np.random.default_rng(number), "red", 3), fps=8)
+            prompt = prompt_of(all_scenes()[300 * number])
+            rows.append({"prompt_id": f"p{number}", "prompt": prompt, "seed": 0, "path": path})
+        pd.DataFrame(rows).to_parquet(f"data/samples/{method}/samples.parquet")
+    (tmp_path / "models/video_reward").mkdir(parents=True)
+
+    def score_table(stage, model, rows):
+        gain = [1.0 if "/dpo/" in path else 0.0 for path in rows["path"]]
+        return pd.DataFrame({d: gain for d in DIMENSIONS}).assign(status="ok", reason=None)
+
+    monkeypatch.setattr(score, "score_table", score_table)
+    monkeypatch.setattr(score.RewardModel, "load", lambda folder: None)
+
+    class Stage(Quiet):
+        class params:
+            profile = "test"
+            evaluate: EvaluateParams = PARAMS.model_copy(update={"methods": ["dpo"]})
+
+        def output(self, path):
+            made = tmp_path / path
+            made.parent.mkdir(parents=True, exist_ok=True)
+            return made
+
+        def seed(self, *key):
+            return 1
+
+        def log(self, metrics):
+            assert metrics["win_rate/dpo/reward/Overall"] == 1
+
+        def say(self, text):
+            assert text.startswith("dpo: wins 50.0% (50.0% to 50.0%) against base by gold")
+
+    module.evaluate(Stage())
+    metrics = json.loads((tmp_path / "metrics/alignment.json").read_text())
+    assert metrics["methods"]["dpo"]["win_rate"]["gold"]["TA"]["value"] == 0.5  # the clips are the same
+    assert len(pd.read_csv(tmp_path / "plots/win_rates.csv")) == 8
+    assert len(pd.read_parquet(tmp_path / "data/sample_scores.parquet")) == 6
+    assert "Flow-DPO cannot be told apart" in (tmp_path / "report/index.html").read_text()
