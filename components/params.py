@@ -63,9 +63,16 @@ class WorldParams(Section):
 
 
 class ShapesSource(Section):
-    """Videos and labels from the shapes world (components/simulation/zoo.py)."""
+    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models, every
+    two of its clips labelled. Noise and tie widths of the annotators are in gold units, whose range is 1."""
 
     kind: Literal["shapes"]
+    folder: str  # of the pretrained generator, early checkpoint beside it
+    prompts: Count
+    clips_per_prompt: Annotated[int, Field(ge=2)]
+    workers: Count
+    noise: dict[Dimension, Positive]
+    tie: dict[Dimension, Positive]
 
 
 class FolderSource(Section):
@@ -262,7 +269,6 @@ class NrgParams(Section):
 class SampleParams(Section):
     prompts: Count
     seeds_per_prompt: Count
-    nrg: NrgParams
 
 
 class HackingParams(Section):
@@ -310,6 +316,7 @@ class Params(Section):
     relabel: RelabelParams
     align: AlignParams
     latent_reward: LatentRewardParams
+    nrg: NrgParams
     sample: SampleParams
     evaluate: EvaluateParams
 

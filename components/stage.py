@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -136,15 +137,24 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
 
 
 def stage_definition(name: str) -> dict[str, Any]:
-    """The entry of `dvc.yaml` for a stage, matrix item filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
+    """The entry of `dvc.yaml` for a stage, templates filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    base, _, item = name.partition("@")
+    base, _, key = name.partition("@")
     if base not in stages:
         raise BadInput("dvc.yaml", "no such stage", key=name)
-    text = json.dumps(stages[base])
-    if item:
-        text = text.replace("${item.method}", item)
-    entry = json.loads(text)
+    entry = stages[base]
+    context = {**yaml.safe_load(Path("params.yaml").read_text()), "key": key, "item": {"method": key}}
+    if "foreach" in entry:
+        context["item"] = entry["foreach"][key]
+        entry = entry["do"]
+
+    def fill(match: re.Match) -> str:
+        value = context
+        for part in match[1].split("."):
+            value = value[part]
+        return str(value)
+
+    entry = json.loads(re.sub(r"\$\{([\w.]+)\}", fill, json.dumps(entry)))
 
     def paths(kind: str) -> list[str]:
         return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]

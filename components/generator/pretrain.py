@@ -59,9 +59,7 @@ def training_scenes(params: Params) -> list[Scene]:
     return [scene for scene in all_scenes() if split_of(prompt_of(scene), params.split) == "train"]
 
 
-def collection(
-    stage: Stage, scenes: list[Scene], settings: PretrainGeneratorParams
-) -> tuple[np.ndarray, list[str]]:
+def collection(stage: Stage, scenes: list[Scene], settings: PretrainGeneratorParams) -> tuple[np.ndarray, list[str]]:
     """Rendered clips uint8 [N, T, H, W, 3] with captions, a share spoiled and a share captioned wrongly."""
     rng = stage.rng("collection")
     size, frames = stage.params.world.size, stage.params.world.frames

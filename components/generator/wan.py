@@ -98,9 +98,17 @@ def load_transformer(folder: str | Path) -> WanTransformer3DModel:
     return transformer.requires_grad_(False).eval()
 
 
+def load_early(folder: str | Path) -> dict[str, torch.nn.Module]:
+    """The early checkpoint that pretraining keeps beside the finished model: {"transformer", "text_encoder"}."""
+    early = Path(folder) / "early"
+    text_encoder = UMT5EncoderModel.from_pretrained(early / "text_encoder", dtype=torch.float32)
+    return {"transformer": load_transformer(early), "text_encoder": text_encoder.requires_grad_(False).eval()}
+
+
 def load_lora(transformer: WanTransformer3DModel, folder: str | Path) -> None:
     """Attach a LoRA in diffusers' format (`pytorch_lora_weights.safetensors`)."""
-    transformer.load_lora_adapter(WanPipeline.lora_state_dict(folder), prefix="transformer")
+    weights, metadata = WanPipeline.lora_state_dict(folder, return_lora_metadata=True)
+    WanPipeline.load_lora_into_transformer(weights, transformer, metadata=metadata)
 
 
 def save_generator(generator: Generator, folder: str | Path) -> None:

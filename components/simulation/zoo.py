@@ -1,0 +1,157 @@
+"""The zoo: generators of unlike quality, their clips of the same prompts, and what three annotators say of pairs of them.
+
+The paper compares clips of twelve models. Ours are the pretrained generator at five settings (as meant, too few steps, no
+guidance, too much guidance, an early checkpoint) and the renderer with five kinds of fault. Clips become real H.264 files,
+and the gold judge sees what a viewer would: the decoded file.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.engine import map_rows
+from components.preferences.schema import LABELS, Annotation, write_annotations, write_prompts
+from components.simulation.annotators import label_pair, panel, realism
+from components.simulation.judge import judge
+from components.simulation.render import concrete, spoiled
+from components.simulation.world import all_scenes, prompt_of, scene_of
+from components.stage import Stage, write_json
+from components.video.decode import read_frames
+from components.video.encode import write_video
+
+GENERATORS = ("wan", "wan-few-steps", "wan-unguided", "wan-overguided", "wan-early")
+# What each renderer may do wrong. Strengths are drawn for each clip, so that a zoo has every shade.
+RENDERERS: dict[str, tuple[str, ...]] = {
+    "render-clean": (),
+    "render-picture": ("blur", "noise", "ghost"),
+    "render-motion": ("jitter", "flicker", "frozen"),
+    "render-subject": ("wrong_colour", "wrong_shape", "wrong_direction"),
+    "render-mixed": ("blur", "noise", "jitter", "flicker", "frozen", "wrong_colour", "wrong_shape", "wrong_direction"),
+}
+MODELS = (*GENERATORS, *RENDERERS)
+
+
+def make_zoo(stage: Stage) -> None:
+    """Write data/source: videos by model, prompts.csv, annotations.csv; metrics/source.json says how human it looks."""
+    params = stage.params.source
+    clips = cast(stage)
+    videos = stage.output("data/source/videos")
+    rendered = [clip for clip in clips if clip["model"] in RENDERERS]
+    generated = [clip for clip in clips if clip["model"] in GENERATORS]
+    stage.say(f"{len(clips)} clips by {len(MODELS)} models: {len(rendered)} rendered, {len(generated)} generated")
+    world = stage.params.world
+    draw_all(stage, generated, videos)
+
+    work = partial(make_and_judge, videos=str(videos), size=world.size, frames=world.frames, fps=world.fps)
+    state = stage.state() / "judged"
+    state.mkdir(exist_ok=True)
+    gold = map_rows(work, clips, params.workers, 64, state, stage.progress, "judge")
+    by_prompt: dict[str, list[dict]] = {}
+    for clip, scores in zip(clips, gold, strict=True):
+        by_prompt.setdefault(clip["prompt"], []).append({**clip, "gold": scores})
+
+    annotations, answers, golds = [], [], []
+    people = panel(params.noise, params.tie)
+    for prompt, takes in by_prompt.items():
+        for one, other in combinations(takes, 2):
+            rng = stage.rng("annotate", one["path"], other["path"])
+            a, b = (one, other) if rng.random() < 0.5 else (other, one)
+            labels = label_pair(a["gold"], b["gold"], people, rng)
+            answers.append(labels)
+            golds.append((a["gold"], b["gold"]))
+            annotations += [view_of(prompt, a, b, name, given, world) for name, given in labels.items()]
+    write_annotations(stage.output("data/source/annotations.csv"), annotations)
+    write_prompts(stage.output("data/source/prompts.csv"), [prompt_of(scene) for scene in all_scenes()])
+    report = {
+        "kind": "shapes",
+        "videos": len(clips),
+        "prompts": len(by_prompt),
+        "pairs": len(answers),
+        "realism": realism(answers, golds),
+        "gold_means": {
+            model: {
+                name: float(np.mean([g[name] for c, g in zip(clips, gold, strict=True) if c["model"] == model]))
+                for name in ("VQ", "MQ", "TA", "Overall")
+            }
+            for model in MODELS
+        },
+    }
+    write_json(stage.output("metrics/source.json"), report)
+    for name, figures in report["realism"].items():
+        stage.log({f"{name}/{key}": value for key, value in figures.items()})
+        stage.say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+
+
+def cast(stage: Stage) -> list[dict[str, Any]]:
+    """Which models draw which prompts: clips_per_prompt unlike models for each of `prompts` scenes."""
+    params = stage.params.source
+    rng = stage.rng("cast")
+    scenes = all_scenes()
+    chosen = sorted(rng.choice(len(scenes), min(params.prompts, len(scenes)), replace=False))
+    clips = []
+    for place in chosen:
+        for model in rng.choice(MODELS, params.clips_per_prompt, replace=False):
+            seed = int(rng.integers(2**62))
+            path = f"{model}/{place:05d}.mp4"
+            clips.append({"path": path, "prompt": prompt_of(scenes[place]), "model": str(model), "seed": seed})
+    return clips
+
+
+def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
+    """The generators' clips, model by model."""
+    from components.generator.sampler import Job, draw
+    from components.generator.wan import load_early, load_generator
+
+    base = load_generator(stage.params.source.folder)
+    plain = stage.params.sampling
+    settings = {
+        "wan": (base, plain),
+        "wan-few-steps": (base, plain.model_copy(update={"steps": 3})),
+        "wan-unguided": (base, plain.model_copy(update={"guidance_scale": 1.0})),
+        "wan-overguided": (base, plain.model_copy(update={"guidance_scale": 3 * plain.guidance_scale})),
+        "wan-early": (replace(base, **load_early(stage.params.source.folder)), plain),
+    }
+    for model, (generator, sampling) in settings.items():
+        jobs = [Job(Path(clip["path"]).stem, clip["prompt"], clip["seed"]) for clip in clips if clip["model"] == model]
+        if jobs:
+            draw(stage, generator, jobs, sampling, videos / model, what=model)
+
+
+def make_and_judge(clip: dict[str, Any], videos: str, size: int, frames: int, fps: int) -> dict[str, float]:
+    """Render the clip where a renderer is its model; gold scores of the decoded file."""
+    path = Path(videos) / clip["path"]
+    if clip["model"] in RENDERERS:
+        rng = np.random.default_rng(clip["seed"])
+        kinds = RENDERERS[clip["model"]]
+        count = min(len(kinds), int(rng.integers(1, 3)))
+        defects = (
+            {str(kind): float(rng.uniform(0.1, 0.9)) for kind in rng.choice(kinds, count, replace=False)}
+            if count
+            else {}
+        )
+        write_video(
+            path, spoiled(concrete(scene_of(clip["prompt"]), rng, size, frames), defects, rng, size, frames), fps
+        )
+    return {name: float(value) for name, value in judge(read_frames(path), clip["prompt"]).scores().items()}
+
+
+def view_of(prompt: str, a: dict, b: dict, annotator: str, given: dict[str, str], world) -> Annotation:
+    """One annotator's row; a reviewer answers disputed questions only."""
+    return Annotation(
+        row=0,
+        path_A=a["path"],
+        path_B=b["path"],
+        prompt=prompt,
+        annotator=annotator,
+        labels={name: LABELS[given[name]] if name in given else None for name in ("VQ", "MQ", "TA", "Overall")},
+        model_A=a["model"],
+        model_B=b["model"],
+        fps_A=float(world.fps),
+        num_frames_A=world.frames,
+        fps_B=float(world.fps),
+        num_frames_B=world.frames,
+    )
