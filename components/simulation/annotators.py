@@ -44,7 +44,7 @@ NOISE_FACTORS = (0.8, 1.25, 1.0)
 TIE_FACTORS = (1.0, 1.2, 0.8)
 DEFAULT_NOISE = {"VQ": 0.045, "MQ": 0.07, "TA": 0.03, "Overall": 0.04}
 DEFAULT_TIE = {"VQ": 0.08, "MQ": 0.14, "TA": 0.04, "Overall": 0.08}
-DEFAULT_LAPSE = 0.09
+DEFAULT_LAPSE = 0.1
 
 
 def panel(
