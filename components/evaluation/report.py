@@ -11,6 +11,7 @@ from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, 
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.params import EvaluateParams
 
+HERO_CLIPS = 4  # beside the headline
 JUDGE_NAMES = {"gold": "gold judge", "reward": "VideoReward"}
 SIGNAL_NAMES = {
     "reward": "VideoReward, Overall",
@@ -53,7 +54,7 @@ def write_report(
         "lineage": lineage,
         "versions": versions,
         **_verdict(alignment, judges),
-        **_clips(clips, params, judges),
+        **_clips(clips, params, judges, _headliner(alignment)),
         **_rates(alignment, judges, params),
         **_signals(alignment, judges),
         **_other_stages(root, params),
@@ -92,10 +93,14 @@ def sentence(name: str, rate: Interval, judge: str) -> str:
     return f"{name} cannot be told apart from the base generator: it wins {figures} by {judge}"
 
 
+def _headliner(alignment: dict) -> str:
+    """The method of the headline: named beforehand (the paper's own), not picked by its result."""
+    return "dpo" if "dpo" in alignment["methods"] else next(iter(alignment["methods"]))
+
+
 def _verdict(alignment: dict, judges: list[str]) -> dict:
     methods = alignment["methods"]
-    # The headline's method is named beforehand (the paper's own), not picked by its result.
-    first = "dpo" if "dpo" in methods else next(iter(methods))
+    first = _headliner(alignment)
     cards = []
     for method, entry in methods.items():
         marks = [
@@ -149,7 +154,7 @@ def _verdict(alignment: dict, judges: list[str]) -> dict:
     }
 
 
-def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str]) -> dict:
+def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str], headliner: str) -> dict:
     prompts = sorted(set(zip(clips["prompt"], clips["prompt_id"], strict=True)))
     chosen = [prompts[at] for at in spread(len(prompts), params.report_prompts)]
     rows = []
@@ -163,8 +168,18 @@ def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str]) -> di
         else "○ VideoReward (normalised; higher is better)"
     )
     right = " ✓ and ✗: whether all that the prompt names is there, by the gold judge." if "gold" in judges else ""
+    above = [rows[at]["clips"] for at in spread(len(rows), HERO_CLIPS)]
+    hero = [
+        {
+            "method": method,
+            "name": METHOD_NAMES[method],
+            "clips": [next(clip for clip in row if clip["method"] == method) for row in above],
+        }
+        for method in ("base", headliner)
+    ]
     return {
         "clips": rows,
+        "hero": hero,
         "clips_rule": f"{len(chosen)} of {len(prompts)} prompts, evenly spaced in alphabetical order, each with its"
         " lowest seed: chosen by this rule, not by looks.",
         "clips_legend": f"{legend}; ▲ better and ▼ worse than base.{right}",

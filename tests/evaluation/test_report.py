@@ -45,7 +45,7 @@ def test_the_figures_of_the_metrics_are_in_the_page(page, made):
 
 def test_every_clip_plays_and_can_be_stopped(page):
     videos = re.findall(r"<video[^>]*>", page)
-    assert len(videos) == 12 * 5 + 8 * 2
+    assert len(videos) == 12 * 5 + 8 * 2 + 4 * 2
     for video in videos:
         assert all(word in video for word in ("autoplay", "loop", "muted", "playsinline", "aria-label"))
     assert 'id="pause"' in page and "prefers-reduced-motion" in page
