@@ -297,6 +297,15 @@ class EvaluateParams(Section):
     report_pairs: Count
 
 
+class PackageParams(Section):
+    """VideoReward on Triton: up to `max_batch_size` requests that come within `max_queue_delay` (microseconds) are scored
+    together, in forward passes of at most `token_budget` padded tokens."""
+
+    max_batch_size: Count
+    max_queue_delay: Annotated[int, Field(ge=0)]
+    token_budget: Count
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -319,6 +328,7 @@ class Params(Section):
     nrg: NrgParams
     sample: SampleParams
     evaluate: EvaluateParams
+    package: PackageParams
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

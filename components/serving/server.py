@@ -1,0 +1,142 @@
+"""Start and stop a Triton server on this machine: loopback, free ports, one process that is ended by its id.
+
+The Python that runs this is the Python of the models: the backend's process finds its environment by PATH, and
+`libpython` by LD_LIBRARY_PATH. It ignores PYTHONPATH, so this project must be installed in that environment.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import BadInput
+from components.serving.install import SERVER, TRITON
+
+EXIT_SECONDS = 10  # that Triton waits for requests in flight
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class ServingError(Exception):
+    """The server did not start, or died; carries the last lines of its log."""
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A running server. Addresses are host:port, as tritonclient takes them."""
+
+    process: subprocess.Popen
+    http: str
+    grpc: str
+    metrics: str
+    log: Path
+    shared_prefix: str
+
+    def ready(self, model: str) -> bool:
+        """Whether `model` is loaded and may be asked. (The server calls itself ready with no model at all.)"""
+        try:
+            with urllib.request.urlopen(f"http://{self.http}/v2/models/{model}/ready", timeout=5) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def wait(self, model: str, seconds: float) -> None:
+        """Return when `model` is ready; ServingError if the server ends or time runs out before."""
+        until = time.monotonic() + seconds
+        while not self.ready(model):
+            if self.process.poll() is not None:
+                raise ServingError(f"Triton ended with code {self.process.returncode}:\n{self.last_lines()}")
+            if time.monotonic() > until:
+                raise ServingError(f"{model} was not ready after {seconds:g} s:\n{self.last_lines()}")
+            time.sleep(0.2)
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of the server's log, without its tables."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line and line[0] not in "|+"]
+        return "\n".join(lines[-count:])
+
+    def stop(self) -> int:
+        """End the server, letting requests in flight finish; its exit code (0: all went well). Nothing of it stays in
+        shared memory. May be called twice."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(EXIT_SECONDS + 10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for left in SHARED_MEMORY.glob(f"{self.shared_prefix}*"):
+            left.unlink(missing_ok=True)
+        return self.process.returncode
+
+
+def start_triton(repository: Path, model: str, log: Path, folder: Path = TRITON) -> Triton:
+    """Start a server that has loaded `model` of `repository`, but do not wait for it: see Triton.wait.
+
+    log: file for all that server and model print. folder: where install_triton put Triton.
+    """
+    server = folder / SERVER
+    if not server.exists():
+        raise BadInput(folder, "no Triton here; `python -m components.serving.install` installs it")
+    if not (repository / model / "config.pbtxt").exists():
+        raise BadInput(repository, f"no model {model} in this repository; `dvc repro package` makes it")
+    http, grpc, metrics = free_ports(3)
+    prefix = f"reelign-{os.getpid()}-{http}-"
+    command = [
+        server / "bin/tritonserver",
+        f"--model-repository={repository.resolve()}",
+        f"--backend-directory={server / 'backends'}",
+        f"--cache-directory={server / 'caches'}",
+        "--model-control-mode=explicit",
+        f"--load-model={model}",
+        "--disable-auto-complete-config",
+        *(f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")),
+        f"--http-port={http}",
+        f"--grpc-port={grpc}",
+        f"--metrics-port={metrics}",
+        "--allow-gpu-metrics=false",
+        f"--exit-timeout-secs={EXIT_SECONDS}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+    ]
+    # Not resolved: a virtual environment's python is a link to one outside it.
+    paths = {"PATH": Path(sys.executable).parent, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
+    environment = dict(os.environ)
+    for name, first in paths.items():
+        environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        # A session of its own, so that Ctrl-C reaches the caller alone, who then stops the server in order.
+        process = subprocess.Popen(
+            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    addresses = (f"127.0.0.1:{port}" for port in (http, grpc, metrics))
+    return Triton(process, *addresses, log=log, shared_prefix=prefix)
+
+
+@contextlib.contextmanager
+def serving(
+    repository: Path, model: str, log: Path, folder: Path = TRITON, start_seconds: float = 180
+) -> Iterator[Triton]:
+    """A server that is ready to be asked, stopped at the end of the `with` block."""
+    triton = start_triton(repository, model, log, folder)
+    try:
+        triton.wait(model, start_seconds)
+        yield triton
+    finally:
+        triton.stop()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on. All are held until all are known, so no two are the same."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [held.getsockname()[1] for held in sockets]
