@@ -1,20 +1,19 @@
 """Score videos on a Triton server, with the answers that RewardModel.score would give.
 
-Every frame of a clip is sent, with its rate: the server applies the frame plan of its own model, so that a client cannot
-choose other frames than the model was trained with.
+Every frame of a clip is sent, with its rate: the server applies the frame plan of its own model, so that a client
+cannot choose other frames than the model was trained with.
 """
 
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from typing import Any
 
 import numpy as np
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput
-from components.reward.score import Clip, Score, Unscored, Video
+from components.reward.score import Clip, Score, Unscored, Video, ahead
 from components.video.decode import VideoError, probe, read_frames
 
 MODEL = "video_reward"
@@ -25,47 +24,35 @@ def score_remote(
 ) -> list[Score | Unscored]:
     """A score or a reason for each (video, prompt), in order.
 
-    url: host:port of Triton's HTTP service. concurrency: requests under way at a time, which the server scores together;
-    as many clips are in memory. timeout: seconds that the server may be silent. BadInput where no server answers there
-    or it has no such model; an item that fails, for whatever cause, gets an Unscored.
+    url: host:port of Triton's HTTP service. concurrency: requests under way at a time, which the server scores
+    together; as many clips are in memory. timeout: seconds that the server may be silent. BadInput where no server
+    answers there or it has no such model; an item that fails, for whatever cause, gets an Unscored.
     """
     address = url.removeprefix("http://").rstrip("/")
-    client = triton.InferenceServerClient(address, concurrency=concurrency, network_timeout=timeout)
     try:
-        if not client.is_model_ready(MODEL):
-            raise BadInput(url, f"Triton has no model {MODEL} ready")
-        results: list[Score | Unscored] = []
-        waiting: deque[Any] = deque()
-        for video, prompt in items:
-            waiting.append(ask(client, video, prompt))
-            if len(waiting) == concurrency:
-                results.append(answer(waiting.popleft()))
-        return results + [answer(asked) for asked in waiting]
-    except OSError as error:
+        with triton.InferenceServerClient(address) as client:
+            if not client.is_model_ready(MODEL):
+                raise BadInput(url, f"Triton has no model {MODEL} ready")
+    except (OSError, HTTPException, ValueError, InferenceServerException) as error:
         raise BadInput(url, f"no Triton server answers: {error}") from error
-    finally:
-        client.close()
+    with ThreadPoolExecutor(concurrency) as pool:
+        return list(ahead(pool, lambda item: score_one(address, *item, timeout), items, concurrency))
 
 
-def ask(client: triton.InferenceServerClient, video: Video, prompt: str) -> triton.InferAsyncRequest | Unscored:
-    """Send a request; Unscored where the video cannot be read here."""
+def score_one(address: str, video: Video, prompt: str, timeout: float) -> Score | Unscored:
+    """Send one request and wait for its answer."""
     try:
         clip = video if isinstance(video, Clip) else Clip(read_frames(video), probe(video).fps)
-        return client.async_infer(MODEL, request_tensors(clip, prompt))
-    except (VideoError, InferenceServerException) as error:
+        # A client of its own, as none may be shared between threads; and an idle connection would hold up a server
+        # that is to stop.
+        with triton.InferenceServerClient(address, network_timeout=timeout) as client:
+            return read_score(client.infer(MODEL, request_tensors(clip, prompt)))
+    except (VideoError, UnicodeEncodeError) as error:
         return Unscored(str(error))
-
-
-def answer(asked: triton.InferAsyncRequest | Unscored) -> Score | Unscored:
-    """Wait for the answer to a request."""
-    if isinstance(asked, Unscored):
-        return asked
-    try:
-        return read_score(asked.get_result())
     except InferenceServerException as error:
         return Unscored(error.message())
     except (OSError, HTTPException) as error:
-        return Unscored(f"no answer from the server: {type(error).__name__} {error}")
+        return Unscored(f"no answer from the server: {type(error).__name__}: {error}")
 
 
 def request_tensors(clip: Clip, prompt: str) -> list[triton.InferInput]:

@@ -1,8 +1,8 @@
 """Stage `package`: VideoReward as a Triton model repository.
 
     serving/model_repository/video_reward/config.pbtxt
-                                         /1/model.py          (triton_model.py of this folder)
-                                         /1/video_reward/     (the model folder, byte for byte: same version, same scores)
+        1/model.py         triton_model.py of this folder
+        1/video_reward/    the model folder, byte for byte: same version, same scores
 
 The Python of the server needs this project's environment and the project itself installed in it; components/serving/
 server.py sees to the first, `make setup` to the second.
@@ -17,9 +17,10 @@ from components.stage import Stage, folder_digest, run_stage
 
 NAME = "video_reward"
 
-# Clips differ in length and size, and Triton joins only what has one shape: `allow_ragged_batch` lets requests of unlike
-# shapes reach the backend in one call, which batches them itself by token count. Ragged batching needs a batch dimension,
-# so each tensor of a request starts with a 1. fps is float64 because a plan by rate rounds: in float32 a frame may differ.
+# Clips differ in length and size, and Triton joins only what has one shape: `allow_ragged_batch` lets requests of
+# unlike shapes reach the backend in one call, which batches them itself by token count. Ragged batching needs a batch
+# dimension, so each tensor of a request starts with a 1. fps is float64 because a plan by rate rounds: in float32 a
+# frame may differ.
 CONFIG = """\
 name: "{name}"
 backend: "python"

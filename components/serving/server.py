@@ -6,6 +6,7 @@ The Python that runs this is the Python of the models: the backend's process fin
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -63,8 +64,11 @@ class Triton:
         return "\n".join(lines[-count:])
 
     def stop(self) -> int:
-        """End the server, letting requests in flight finish; its exit code (0: all went well). Nothing of it stays in
-        shared memory. May be called twice."""
+        """End the server, letting requests in flight finish; its exit code. Nothing of it stays, neither a process nor
+        shared memory. May be called twice.
+
+        A client that keeps an idle connection open holds the server up for EXIT_SECONDS and makes the code 1, not 0.
+        """
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -72,6 +76,8 @@ class Triton:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        with contextlib.suppress(ProcessLookupError):  # the backend's process, where the server could not end it
+            os.killpg(self.process.pid, signal.SIGKILL)
         for left in SHARED_MEMORY.glob(f"{self.shared_prefix}*"):
             left.unlink(missing_ok=True)
         return self.process.returncode

@@ -12,9 +12,12 @@ tensors cross by DLPack.
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
-import triton_python_backend_utils as pb_utils  # there is one only inside Triton
+
+# There only inside Triton, which adds most of its names after this file has been read: hence the quoted types.
+import triton_python_backend_utils as pb_utils
 
 from components.reward.score import Clip, RewardModel, Score, Unscored
 
@@ -28,17 +31,17 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         self.model = RewardModel.load(folder, token_budget=int(budget))
 
-    def execute(self, requests: list) -> list:
+    def execute(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
         """A response for each request, in order."""
         read = [read_request(request) for request in requests]
         scores = iter(self.model.score([item for item in read if not isinstance(item, Unscored)]))
         return [respond(item if isinstance(item, Unscored) else next(scores)) for item in read]
 
 
-def read_request(request: pb_utils.InferenceRequest) -> tuple[Clip, str] | Unscored:
+def read_request(request: Any) -> tuple[Clip, str] | Unscored:
     """The clip and prompt of a request, or what is wrong with it.
 
-    frames [1, T, H, W, 3] uint8 RGB, prompt [1, N] UTF-8 bytes, fps [1, 1] float64, of the whole clip as it was decoded.
+    frames [1, T, H, W, 3] uint8 RGB, all that the clip has; prompt [1, N] uint8, UTF-8; fps [1, 1] float64.
     """
     frames, prompt, fps = (
         torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack())
@@ -58,7 +61,7 @@ def read_request(request: pb_utils.InferenceRequest) -> tuple[Clip, str] | Unsco
     return Clip(frames[0].numpy(), rate), text
 
 
-def respond(score: Score | Unscored) -> pb_utils.InferenceResponse:
+def respond(score: Score | Unscored) -> "pb_utils.InferenceResponse":
     """The tensors of a score, or an error with the reason and no tensor at all."""
     if isinstance(score, Unscored):
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(score.reason, pb_utils.TritonError.INVALID_ARG))

@@ -1,0 +1,70 @@
+"""Stage package: what lies in the model repository, and what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components.errors import BadInput
+from components.params import PackageParams
+from components.reward.score import RewardModel
+from components.serving.package import package, write_repository
+from components.stage import folder_digest
+from tests.reward.tiny import tiny_facts, tiny_model
+
+PARAMS = PackageParams(max_batch_size=4, max_queue_delay=1000, token_budget=512)
+
+
+class PlainStage:
+    """What the stage uses of a Stage, without a pipeline around it."""
+
+    params = SimpleNamespace(package=PARAMS)
+
+    def output(self, path: str) -> Path:
+        return Path(path)
+
+    def say(self, text: str) -> None:
+        self.said = text
+
+
+@pytest.fixture
+def model_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model()
+    folder = Path("models/video_reward")
+    model.save(folder, tiny_facts(model))
+    return folder
+
+
+def test_packaged_model_is_the_model(model_folder):
+    stage = PlainStage()
+    package(stage)
+    version = Path("serving/model_repository/video_reward/1")
+    assert folder_digest(version / "video_reward") == folder_digest(model_folder)
+    assert RewardModel.load(version / "video_reward").version in stage.said
+    source = Path(__file__).parents[2] / "components/serving/triton_model.py"
+    assert (version / "model.py").read_bytes() == source.read_bytes()
+    assert sorted(path.name for path in version.iterdir()) == ["model.py", "video_reward"]
+
+
+def test_config_says_how_requests_are_batched(model_folder, tmp_path):
+    write_repository(tmp_path / "repository", model_folder, PARAMS)
+    config = (tmp_path / "repository/video_reward/config.pbtxt").read_text()
+    assert "max_batch_size: 4\n" in config
+    assert "max_queue_delay_microseconds: 1000" in config
+    assert '"token_budget" value { string_value: "512" }' in config
+    assert config.count("{") == config.count("}")
+
+
+def test_untrained_model_is_not_packaged(model_folder):
+    facts = model_folder / "video_reward.json"
+    facts.write_text(facts.read_text().replace('"head_trained": true', '"head_trained": false'))
+    with pytest.raises(BadInput, match="never trained"):
+        package(PlainStage())
+    assert not Path("serving").exists()
+
+
+def test_missing_model_is_bad_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"video_reward\.json: missing"):
+        package(PlainStage())
