@@ -1,4 +1,69 @@
-UV := .uv/bin/uv
-lock:
-	.uv/bin/uv pip compile -q --python-version 3.11 --group ml --no-emit-package torch --generate-hashes --custom-compile-command "make lock" -o docker/locks/ml.txt pyproject.toml
-	.uv/bin/uv pip compile -q --python-version 3.11 --group orchestrator --generate-hashes --custom-compile-command "make lock" -o docker/locks/orchestrator.txt pyproject.toml
+# make setup       the ml environment, from its lock          make demo      the whole loop, then the report
+# make test        unit, contract and end-to-end tests        make lint      ruff
+PROFILE ?= shapes
+export PATH := $(CURDIR)/.venv-ml/bin:$(PATH)
+# uv reads its own variables, not pip's: where pip was told of local wheels, uv is told of them too.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# A machine without an NVIDIA driver (and without wheels of its own) gets the CPU build of torch, any other the default one.
+ifeq ($(shell command -v nvidia-smi)$(UV_FIND_LINKS),)
+export UV_TORCH_BACKEND ?= cpu
+endif
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+
+# What a profile runs: VideoAlign's example folder has pairs but no generator of its own.
+TARGETS_examples := reward_bench package
+TARGETS := $(TARGETS_$(PROFILE))
+
+.PHONY: setup orchestrator demo summary test test-serving lint format lock pretrain clean
+
+setup: .venv-ml/installed
+orchestrator: .venv-orchestrator/installed
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv==0.13.9
+
+.venv-%/installed: docker/locks/%.txt $(filter .uv/bin/uv,$(UV))
+	$(UV) venv --quiet --clear --python 3.11 .venv-$*
+	$(UV) pip install --quiet --compile-bytecode --python .venv-$*/bin/python -r $< $(TORCH_$*)
+	$(UV) pip install --quiet --no-deps --python .venv-$*/bin/python --editable .
+	touch $@
+# torch is not in the lock: its build depends on the machine, and brings its own CUDA libraries or none.
+TORCH_ml := torch==2.13.0
+
+demo: setup
+	reelign profile $(PROFILE)
+	dvc repro $(TARGETS)
+	@$(MAKE) --no-print-directory summary
+
+summary:
+	@python -m components.evaluation.summary
+
+test: setup
+	pytest
+
+test-serving: setup
+	pytest -m serving
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+format: setup
+	ruff check --fix .
+	ruff format .
+
+# The small pretrained models of the shapes world, made again from nothing (an hour and a half on two cores).
+pretrain: setup
+	dvc unfreeze pretrain_generator pretrain_vlm
+	dvc repro --single-item --force pretrain_generator pretrain_vlm
+	dvc freeze pretrain_generator pretrain_vlm
+
+lock: $(filter .uv/bin/uv,$(UV))
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group ml --no-emit-package torch --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/ml.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group orchestrator --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/orchestrator.txt
+
+clean:
+	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts

@@ -175,7 +175,8 @@ class WanShape(Section):
 class PretrainGeneratorParams(Section):
     shape: WanShape
     clips: Count
-    vae: TrainingParams
+    vae_images: TrainingParams
+    vae_videos: TrainingParams
     flow: TrainingParams
     early_step: Count
     prompt_dropout: Fraction

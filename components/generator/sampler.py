@@ -20,6 +20,8 @@ from components.video.encode import write_video
 
 Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
 
+Around = Callable[[Velocity, torch.Tensor], Velocity]  # (classifier-free velocity, text) -> a velocity guided further
+
 
 @dataclass(frozen=True)
 class Job:
@@ -62,23 +64,30 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @torch.no_grad()
+def solve(generator: Generator, jobs: list[Job], sampling: SamplingParams, around: Around | None) -> torch.Tensor:
+    """Normalised latents [B, C, T', H', W'] of one batch of jobs."""
+    shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
+    text = generator.encode_text([job.prompt for job in jobs])
+    flow = classifier_free(generator.transformer, text, generator.encode_text([""]), sampling.guidance_scale)
+    noise = torch.stack([noise_of(job.seed, shape) for job in jobs])
+    return euler(around(flow, text) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
+
+
+@torch.no_grad()
 def draw(
     stage: Stage,
     generator: Generator,
     jobs: list[Job],
     sampling: SamplingParams,
     folder: Path,
-    around: Callable[[Velocity, torch.Tensor], Velocity] | None = None,
+    around: Around | None = None,
     what: str = "clips",
 ) -> torch.Tensor:
     """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [N, C, T', H', W'] in the order of `jobs`.
 
-    around(flow, text): puts further guidance around the classifier-free velocity (Flow-NRG).
+    around: further guidance around the classifier-free velocity (Flow-NRG).
     A finished chunk lies in the stage's state folder and is not drawn again after a kill.
     """
-    shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
-    times = timesteps(sampling.steps, sampling.shift)
-    empty = generator.encode_text([""])
     state = stage.state() / what
     state.mkdir(exist_ok=True)
     chunks = [jobs[i : i + sampling.batch_size] for i in range(0, len(jobs), sampling.batch_size)]
@@ -86,10 +95,7 @@ def draw(
     for index, chunk in enumerate(stage.progress(chunks, what)):
         done = state / f"{index:05d}.safetensors"
         if not done.exists():
-            text = generator.encode_text([job.prompt for job in chunk])
-            flow = classifier_free(generator.transformer, text, empty, sampling.guidance_scale)
-            noise = torch.stack([noise_of(job.seed, shape) for job in chunk])
-            x0 = euler(around(flow, text) if around else flow, noise, times)
+            x0 = solve(generator, chunk, sampling, around)
             for job, clip in zip(chunk, generator.decode(x0), strict=True):
                 write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
             save_file({"latents": x0.contiguous()}, done.with_suffix(".partial"))

@@ -79,7 +79,9 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
     """`facts` says which generator (digest) the trunk came from; guidance refuses another one."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
-    write_json(folder / "latent_reward.json", {**facts, "dimensions": model.dimensions, "blocks": len(model.trunk.blocks)})
+    write_json(
+        folder / "latent_reward.json", {**facts, "dimensions": model.dimensions, "blocks": len(model.trunk.blocks)}
+    )
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:

@@ -70,10 +70,12 @@ def latent_reward(stage: Stage) -> None:
     facts = {"generator": folder_digest("models/base_generator"), "reward_model": version}
     save_latent_reward(model, folder, facts)
     write_rows(folder / "training.csv", rows)
-    accuracy = {
-        name: [rows[-1][f"validation/{name}/{b}"] for b in range(BINS)] for name in params.dimensions
+    accuracy = {name: [rows[-1][f"validation/{name}/{b}"] for b in range(BINS)] for name in params.dimensions}
+    record = {
+        "accuracy_by_noise_bin": accuracy,
+        "bins": BINS,
+        "pairs": {"train": len(train), "validation": int(held.sum())},
     }
-    record = {"accuracy_by_noise_bin": accuracy, "bins": BINS, "pairs": {"train": len(train), "validation": int(held.sum())}}
     write_json(stage.output("metrics/latent_reward.json"), record)
 
 

@@ -1,0 +1,183 @@
+"""The command `reelign`: score videos, generate clips, choose a profile, check an installation.
+
+The pipeline itself is run by `dvc repro`; a stage by `python -m components.<area>.<stage>`. Heavy libraries are imported
+by the commands that need them, so that `--help` answers at once.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from components.errors import BadInput, NonFinite
+
+app = typer.Typer(
+    help="Turn human preferences between generated videos into better video generators.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+PROFILES = Path("infra/profiles")
+
+
+@app.command()
+def score(
+    videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the videos were to show.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
+    model: Annotated[Path, typer.Option(help="Folder of a trained VideoReward.")] = Path("models/video_reward"),
+    triton: Annotated[str | None, typer.Option(help="Score on a Triton server instead, e.g. 127.0.0.1:8000.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+) -> None:
+    """Score videos with VideoReward: visual quality, motion quality, text alignment.
+
+    Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
+    A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2.
+    """
+    items = read_items(videos or [], prompt, csv)
+    if triton is None:
+        from components.reward.score import RewardModel
+
+        scores = RewardModel.load(model).score(items)
+    else:
+        from components.serving.client import score_remote
+
+        scores = score_remote(triton, items)
+    failed = 0
+    for (path, text), result in zip(items, scores, strict=True):
+        if hasattr(result, "reason"):
+            failed += 1
+            print(f"error: {path}: {result.reason}", file=sys.stderr)
+        elif as_json:
+            known = {"normalised": result.normalised, "raw": result.raw, "Overall": result.overall}
+            origin = {"model_version": result.model_version, "frame_plan": result.frame_plan}
+            print(json.dumps({"path": str(path), "prompt": text, **known, **origin}))
+        else:
+            cells = [f"{name} {value:+.3f}" for name, value in result.normalised.items()]
+            print(f"{path}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
+    if failed:
+        raise typer.Exit(2)
+
+
+def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:
+    """(video, prompt) of the command line or of the CSV; paths of a CSV are relative to its folder."""
+    if csv is None:
+        if not videos or not (prompt or "").strip():
+            raise BadInput("reelign score", "give video files and --prompt, or --csv")
+        return [(video, prompt) for video in videos]
+    import pandas as pd
+
+    if not csv.exists():
+        raise BadInput(csv, "missing")
+    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    for column in ("path", "prompt"):
+        if column not in table:
+            raise BadInput(csv, "missing column", row=1, key=column)
+        empty = table[column].str.strip() == ""
+        if empty.any():
+            raise BadInput(csv, "empty", row=int(empty.to_numpy().argmax()) + 2, key=column)
+    return [(csv.parent / path, text) for path, text in zip(table.path, table.prompt, strict=True)]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
+    generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
+    lora: Annotated[Path | None, typer.Option(help="An aligned adapter, e.g. models/aligned/dpo.")] = None,
+    guide: Annotated[str | None, typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")
+    ] = None,
+    latent_reward: Annotated[Path, typer.Option(help="The model that guides.")] = Path("models/latent_reward"),
+    seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
+) -> None:
+    """Draw clips with a generator, an aligned adapter, or reward guidance while sampling. Sizes and steps: params.yaml."""
+    from components.generator.sampler import Job, solve
+    from components.generator.wan import load_generator
+    from components.params import load_params
+    from components.video.encode import write_video
+
+    params = load_params()
+    parts = load_generator(generator, lora)
+    around = None
+    if guide is not None:
+        from components.guidance.flow_nrg import flow_nrg
+        from components.guidance.latent_reward import load_latent_reward
+        from components.stage import folder_digest
+
+        change = {"weights": parse_weights(guide)} | ({} if scale is None else {"scale": scale})
+        nrg = params.nrg.model_copy(update=change)
+        reward = load_latent_reward(latent_reward, parts.transformer, folder_digest(generator))
+
+        def around(flow, text):
+            return flow_nrg(flow, reward, text, nrg)
+
+    jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k) for i, text in enumerate(prompt) for k in range(count)]
+    for start in range(0, len(jobs), params.sampling.batch_size):
+        batch = jobs[start : start + params.sampling.batch_size]
+        clips = parts.decode(solve(parts, batch, params.sampling, around))
+        for job, clip in zip(batch, clips, strict=True):
+            write_video(out / f"{job.clip}.mp4", clip, params.sampling.fps)
+            print(f"{out / job.clip}.mp4  {job.prompt}")
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """ "VQ=0.2,TA=0.8" -> {"VQ": 0.2, "TA": 0.8}."""
+    weights = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise BadInput("--guide", f"'{part}' is not DIMENSION=WEIGHT")
+    return weights
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="A file of infra/profiles without .yaml, e.g. shapes or examples.")],
+    force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
+) -> None:
+    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed)."""
+    chosen = PROFILES / f"{name}.yaml"
+    if not chosen.exists():
+        have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+        raise BadInput(chosen, f"no such profile; there are {have}")
+    current = Path("params.yaml")
+    known = [yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")]
+    if current.exists() and not force and yaml.safe_load(current.read_text()) not in known:
+        raise BadInput(current, "it was edited and equals no profile; save it, or use --force")
+    shutil.copyfile(chosen, current)
+    print(f"params.yaml is now profile {name}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory."""
+    from components.doctor import examine
+
+    if not examine():
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    try:
+        app()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NonFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""`reelign doctor`: what works here and what does not, a line a check."""
+
+import importlib.metadata
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from components.errors import BadInput
+from components.params import load_params
+
+LOCK = Path("docker/locks/ml.txt")
+CHECKED = ("torch", "transformers", "diffusers", "peft", "accelerate", "mlflow", "dvc", "av", "pydantic")
+
+
+def examine() -> bool:
+    """Run all checks and print them; True when none failed."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", python),
+        ("packages", packages),
+        ("device", device),
+        ("params", params),
+        ("graph", graph),
+        ("video", video),
+        ("inputs", inputs),
+        ("disk", disk),
+        ("memory", memory),
+    ]
+    fine = True
+    for name, check in checks:
+        try:
+            print(f"ok    {name:<9} {check()}")
+        except (Trouble, BadInput) as error:
+            fine = False
+            print(f"FAIL  {name:<9} {error}")
+    return fine
+
+
+class Trouble(Exception):
+    """A check that failed, and what to do."""
+
+
+def python() -> str:
+    if sys.version_info[:2] != (3, 11):
+        raise Trouble(f"Python {sys.version.split()[0]}; 3.11 is needed: `make setup` makes an environment with it")
+    return sys.version.split()[0]
+
+
+def packages() -> str:
+    locked = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", LOCK.read_text(), re.MULTILINE)) if LOCK.exists() else {}
+    found = {}
+    for name in CHECKED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise Trouble(f"{name} is not installed: `make setup`") from error
+        if name in locked and found[name] != locked[name]:
+            raise Trouble(f"{name} is {found[name]}, the lock says {locked[name]}: `make setup`")
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} ({torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB)"
+    return f"CPU, {torch.get_num_threads()} threads (the shapes and examples profiles need no more)"
+
+
+def params() -> str:
+    return f"params.yaml is valid, profile {load_params().profile}"
+
+
+def graph() -> str:
+    import yaml
+
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    missing = [
+        dep
+        for entry in stages.values()
+        for dep in entry.get("do", entry)["deps"]
+        if dep.startswith("components/") and not Path(dep).exists()
+    ]
+    if missing:
+        raise Trouble(f"dvc.yaml names {missing[0]}, which is not there")
+    return f"dvc.yaml, {len(stages)} stages"
+
+
+def video() -> str:
+    import numpy as np
+
+    from components.video.decode import read_frames
+    from components.video.encode import write_video
+
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    clip = np.broadcast_to(ramp[None, :, None, None], (8, 64, 64, 3)).copy()
+    with tempfile.TemporaryDirectory() as folder:
+        write_video(Path(folder) / "clip.mp4", clip, fps=8)
+        error = np.abs(read_frames(Path(folder) / "clip.mp4").astype(int) - clip).mean()
+    if error > 3:
+        raise Trouble(f"an H.264 round trip changes pixels by {error:.1f} levels on average")
+    return f"H.264 written and read back, mean error {error:.2f} levels of 255"
+
+
+def inputs() -> str:
+    """What the profile starts from is there."""
+    current = load_params()
+    for folder in (current.base_generator.folder, current.source.folder, current.reward.base):
+        if not Path(folder).exists():
+            raise Trouble(f"{folder} is missing (params.yaml names it)")
+    return f"{current.source.folder}, {current.base_generator.folder}, {current.reward.base}"
+
+
+def disk() -> str:
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 3:
+        raise Trouble(f"{free:.1f} GiB free; the demo needs 3")
+    return f"{free:.0f} GiB free"
+
+
+def memory() -> str:
+    import psutil
+
+    total = psutil.virtual_memory().total / 2**30
+    if total < 8:
+        raise Trouble(f"{total:.1f} GiB; the demo needs 8")
+    return f"{total:.0f} GiB"

@@ -1,0 +1,80 @@
+"""dvc.yaml says the truth about the code: every stage lists the files it imports and the params it reads."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.params import Params
+from components.stage import stage_definition
+
+STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+# Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
+INFRASTRUCTURE = {f"components/{name}.py" for name in ("__init__", "errors", "params", "stage", "tracking", "tables")}
+
+
+def all_names() -> list[str]:
+    names = []
+    for name, entry in STAGES.items():
+        keys = entry.get("foreach") or (entry.get("matrix") or {}).get("method") or [None]
+        names += [name if key is None else f"{name}@{key}" for key in keys]
+    return names
+
+
+def imported(path: Path) -> set[Path]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("components"):
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names if alias.name.startswith("components")]
+        found |= {file for module in modules if (file := Path(module.replace(".", "/") + ".py")).exists()}
+    return found
+
+
+def reached(module: str) -> set[str]:
+    todo = [Path(module.replace(".", "/") + ".py")]
+    seen = set(todo)
+    while todo:
+        for file in imported(todo.pop()) - seen:
+            seen.add(file)
+            todo.append(file)
+    return {str(file) for file in seen} - INFRASTRUCTURE
+
+
+@pytest.mark.parametrize("name", all_names())
+def test_code_deps_are_what_the_stage_imports(name):
+    definition = stage_definition(name)
+    module = definition["cmd"].split()[2]
+    listed = {dep for dep in definition["deps"] if dep.endswith(".py")}
+    assert listed == reached(module)
+
+
+@pytest.mark.parametrize("name", all_names())
+def test_params_deps_exist(name):
+    for key in stage_definition(name)["params"]:
+        model = Params
+        *path, last = key.split(".")
+        for part in path:
+            model = model.model_fields[part].annotation
+        assert last in model.model_fields
+
+
+def test_the_stages_of_the_design_are_all_there():
+    assert set(STAGES) == {
+        *("pretrain_generator", "pretrain_vlm", "base_generator", "source", "curate", "pairs", "reward"),
+        *("reward_bench", "candidates", "relabel", "align", "latent_reward", "sample", "evaluate", "package"),
+    }
+    assert {name for name in all_names() if "@" in name} == {
+        *(f"align@{method}" for method in ("sft", "rwr", "dpo")),
+        *(f"sample@{method}" for method in ("base", "sft", "rwr", "dpo", "nrg")),
+    }
+
+
+def test_every_input_is_made_by_a_stage_or_checked_in():
+    made = {out for name in all_names() for out in stage_definition(name)["outs"]}
+    for name in all_names():
+        for dep in stage_definition(name)["deps"]:
+            assert dep in made or Path(dep).exists() or dep.startswith("pretrained/"), f"{name} reads {dep}"

@@ -1,0 +1,62 @@
+"""params.yaml is typed: what is wrong in it is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.errors import BadInput
+from components.params import load_params
+
+PROFILES = sorted(Path("infra/profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_is_valid_and_named_after_its_file(path):
+    assert load_params(path).profile == path.stem
+
+
+def test_the_checked_in_params_are_the_shapes_profile():
+    assert yaml.safe_load(Path("params.yaml").read_text()) == yaml.safe_load(
+        Path("infra/profiles/shapes.yaml").read_text()
+    )
+
+
+def write(tmp_path: Path, change) -> Path:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    change(values)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "why"),
+    [
+        (lambda v: v["align"]["dpo"].update(betta=1), "align.dpo.betta", "unknown key"),
+        (lambda v: v["align"]["dpo"].pop("beta"), "align.dpo.beta", "missing key"),
+        (lambda v: v["align"]["dpo"].update(beta=-1), "align.dpo.beta", "greater than 0"),
+        (lambda v: v.pop("reward"), "reward", "missing key"),
+        (lambda v: v.update(rewards={}), "rewards", "unknown key"),
+        (lambda v: v["candidates"].update(per_prompt=1), "candidates.per_prompt", "greater than or equal to 2"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path, change, key, why):
+    path = write(tmp_path, change)
+    with pytest.raises(BadInput) as caught:
+        load_params(path)
+    line = str(caught.value)
+    assert str(path) in line and f"'{key}'" in line and why in line and "\n" not in line
+
+
+def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path):
+    with pytest.raises(BadInput, match="missing"):
+        load_params(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(BadInput, match="not YAML"):
+        load_params(tmp_path / "bad.yaml")
+
+
+def test_params_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_params().seed = 1

@@ -1,0 +1,119 @@
+"""The contract of a stage: atomic outputs, state that survives, exit codes, tracking."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from components.errors import BadInput
+from components.stage import folder_digest, read_json, write_json
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A tiny checkout with one stage `toy` whose body a test writes."""
+    (tmp_path / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    (tmp_path / "input.txt").write_text("one")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  toy:\n    cmd: python toy.py\n    deps: [input.txt]\n    params: [seed, align.dpo.beta]\n"
+        "    outs: [out/a.txt, out/b]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(checkout: Path, body: str) -> subprocess.CompletedProcess:
+    code = (
+        "from components.stage import run_stage\nfrom components.errors import BadInput, NonFinite\n"
+        f"def toy(stage):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_stage('toy', toy)\n"
+    )
+    (checkout / "toy.py").write_text(code)
+    command = [sys.executable, "toy.py"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+
+
+GOOD = """
+stage.output("out/a.txt").write_text("a")
+folder = stage.output("out/b"); folder.mkdir(); (folder / "c").write_text("c")
+stage.log({"number": 2.0})
+"""
+
+
+def test_outputs_appear_and_old_ones_are_replaced(checkout):
+    assert run(checkout, GOOD).returncode == 0
+    assert (checkout / "out/a.txt").read_text() == "a" and (checkout / "out/b/c").read_text() == "c"
+    assert run(checkout, GOOD.replace('"a")', '"new")')).returncode == 0
+    assert (checkout / "out/a.txt").read_text() == "new"
+    assert not (checkout / ".reelign/partial/toy").exists() and not (checkout / ".reelign/state/toy").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "says"),
+    [
+        ('raise BadInput("x.csv", "label is C", row=7, key="VQ")', 2, "error: x.csv, row 7, key 'VQ': label is C\n"),
+        ('raise NonFinite("loss", 12)', 3, "error: loss is not finite at step 12"),
+        ('raise ZeroDivisionError("oops")', 1, "ZeroDivisionError: oops"),
+        ("return", 1, "did not make out/a.txt"),
+    ],
+)
+def test_a_failed_stage_leaves_no_output_and_says_why(checkout, failure, code, says):
+    begun = 'stage.output("out/a.txt")\n' if failure == "return" else 'stage.output("out/a.txt").write_text("half")\n'
+    result = run(checkout, begun + failure)
+    assert result.returncode == code
+    assert says in result.stderr
+    assert not (checkout / "out").exists() and not (checkout / ".reelign/partial/toy").exists()
+
+
+def test_state_survives_a_failure_and_belongs_to_inputs_and_params(checkout):
+    remember = 'f = stage.state() / "f"\nprint("found" if f.exists() else "fresh")\nf.write_text("x")\nraise BadInput("x", "y")'
+    assert "fresh" in run(checkout, remember).stdout
+    assert "found" in run(checkout, remember).stdout
+    (checkout / "input.txt").write_text("two")
+    assert "fresh" in run(checkout, remember).stdout
+    text = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(text.replace("seed: 17", "seed: 18", 1))
+    assert "fresh" in run(checkout, remember).stdout
+
+
+def test_the_run_is_tracked_under_a_parent_with_lineage(checkout):
+    assert run(checkout, GOOD).returncode == 0
+    assert run(checkout, 'stage.output("out/a.txt")\nraise BadInput("x", "y")').returncode == 2
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("reelign-shapes")
+    runs = {r.info.status: r for r in client.search_runs([experiment.experiment_id], "tags.`dvc.stage` = 'toy'")}
+    assert set(runs) == {"FINISHED", "FAILED"}
+    good = runs["FINISHED"]
+    assert good.data.metrics["number"] == 2.0 and good.data.metrics["seconds"] > 0
+    assert good.data.params["align.dpo.beta"] and good.data.params["seed"] == "17"
+    assert {"git.commit", "dvc.lock.md5", "data.digest", "mlflow.parentRunId"} <= set(good.data.tags)
+    parent = client.get_run(good.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["execution"]
+
+
+def test_a_missing_input_is_named(checkout):
+    (checkout / "input.txt").unlink()
+    result = run(checkout, GOOD)
+    assert result.returncode == 2 and "input.txt: missing" in result.stderr
+
+
+def test_digest_depends_on_names_and_bytes(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = folder_digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = folder_digest(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, folder_digest(tmp_path)}) == 3
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+    with pytest.raises(BadInput, match="missing"):
+        read_json(tmp_path / "x.json")
