@@ -1,7 +1,7 @@
 """Stage `package`: VideoReward as a Triton model repository.
 
     serving/model_repository/video_reward/config.pbtxt
-        1/model.py         triton_model.py of this folder
+        1/model.py         backend/model.py of this folder
         1/video_reward/    the model folder, byte for byte: same version, same scores
 
 The Python of the server needs this project's environment and the project itself installed in it; components/serving/
@@ -57,7 +57,7 @@ def write_repository(repository: Path, model: Path, params: PackageParams) -> No
     version = repository / NAME / "1"
     version.mkdir(parents=True)
     shutil.copytree(model, version / "video_reward")
-    shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
+    shutil.copyfile(Path(__file__).with_name("backend") / "model.py", version / "model.py")
     config = CONFIG.format(name=NAME, **params.model_dump())
     (repository / NAME / "config.pbtxt").write_text(config)
 

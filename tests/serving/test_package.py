@@ -42,7 +42,7 @@ def test_packaged_model_is_the_model(model_folder):
     version = Path("serving/model_repository/video_reward/1")
     assert folder_digest(version / "video_reward") == folder_digest(model_folder)
     assert RewardModel.load(version / "video_reward").version in stage.said
-    source = Path(__file__).parents[2] / "components/serving/triton_model.py"
+    source = Path(__file__).parents[2] / "components/serving/backend/model.py"
     assert (version / "model.py").read_bytes() == source.read_bytes()
     assert sorted(path.name for path in version.iterdir()) == ["model.py", "video_reward"]
 

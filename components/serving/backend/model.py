@@ -1,4 +1,4 @@
-"""Triton's side of the model `video_reward`: stage `package` copies this file into the model repository as `model.py`.
+"""Triton's side of the model `video_reward`: stage `package` copies this file into the model repository.
 
 All that counts happens in components/reward/score.py, the code that scores offline. Here tensors become clips, and the
 requests that Triton collected are scored together, whatever the lengths and sizes of their clips. A request that cannot
