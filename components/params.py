@@ -299,8 +299,8 @@ class EvaluateParams(Section):
 
 
 class PackageParams(Section):
-    """VideoReward on Triton: up to `max_batch_size` requests that come within `max_queue_delay` (microseconds) are scored
-    together, in forward passes of at most `token_budget` padded tokens."""
+    """VideoReward on Triton: up to `max_batch_size` requests that come within `max_queue_delay` (microseconds) are
+    scored together, in forward passes of at most `token_budget` padded tokens."""
 
     max_batch_size: Count
     max_queue_delay: Annotated[int, Field(ge=0)]
