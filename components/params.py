@@ -125,9 +125,13 @@ class VlmShape(Section):
 
 
 class PretrainVlmParams(Section):
+    """`vision` trains the tower alone; `training` all, the tower at `tuning_rate`."""
+
     shape: VlmShape
     frames: FramePlanParams
     held_out: Count
+    vision: TrainingParams
+    tuning_rate: Positive
     training: TrainingParams
 
 
@@ -147,8 +151,6 @@ class RewardParams(Section):
     vision_learning_rate: Positive
     head_learning_rate: Positive
     training: TrainingParams
-    max_pairs: Count | None
-    validation_pairs: Count
     token_budget: Count
     decode_threads: Count
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.params import FramePlanParams, SplitParams, WorldParams
 from components.preferences.split import split_prompts
-from components.simulation.render import concrete, spoiled
+from components.simulation.render import Render, concrete, spoiled
 from components.simulation.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SPEEDS, Scene, all_scenes, prompt_of
 from components.video.frames import FramePlan
 
@@ -27,6 +27,22 @@ ASK_SCENE = "\nIt shows:"
 
 
 @dataclass(frozen=True)
+class Take:
+    """A rendered clip, [T, H, W, 3] uint8, and what the renderer was told: the scene with its background named, the
+    render, and the strength of each defect."""
+
+    frames: np.ndarray
+    scene: Scene
+    render: Render
+    defects: dict[str, float]
+
+    @property
+    def moving(self) -> bool:
+        """Whether a direction and a speed can be seen."""
+        return self.defects.get("frozen", 0.0) < MOSTLY_FROZEN
+
+
+@dataclass(frozen=True)
 class Lesson:
     """frames [T, H, W, 3] uint8, and text in pieces: (piece, topic of an answer to learn, or None)."""
 
@@ -35,7 +51,7 @@ class Lesson:
 
 
 class Lessons:
-    """Draws lessons about scenes whose prompts are in one split, with questions from the same split."""
+    """Draws clips of scenes whose prompts are in one split, with questions from the same split."""
 
     def __init__(self, world: WorldParams, split: SplitParams, frames: FramePlanParams):
         self.world = world
@@ -49,46 +65,38 @@ class Lessons:
         """Text with all the words of lessons, for a tokenizer."""
         return ["".join(text for text, _ in self.draw(side, seed).text[1:]) for seed in range(2000)]
 
-    def draw(self, side: str, seed: int) -> Lesson:
-        """The lesson of a seed: a scene, perhaps spoiled; then either two questions of match or one of description."""
-        rng = np.random.default_rng(seed)
-        scene = self._scene(side, rng)
+    def take(self, side: str, rng: np.random.Generator) -> Take:
+        """A clip of one of the split's scenes, perhaps spoiled."""
+        scene = self.scenes[side][rng.integers(len(self.scenes[side]))]
         r = concrete(scene, rng, self.world.size, self.world.frames)
         background = next(name for name, rgb in BACKGROUNDS.items() if rgb == r.background)
         defects = draw_defects(rng)
         frames = spoiled(r, defects, rng, self.world.size, self.world.frames)[self.indices]
-        text = [
-            (VIDEO_TURN, None),
-            (ASK_PICTURE, None),
-            *grades(PICTURE, defects),
-            (ASK_MOTION, None),
-            *grades(MOTION, defects),
-        ]
-        moving = defects.get("frozen", 0.0) < MOSTLY_FROZEN
-        shown = replace(scene, background=background)
-        if moving and rng.random() < 0.4:
-            text += [(ASK_SCENE, None), *description(shown)]
+        return Take(frames, replace(scene, background=background), r, defects)
+
+    def draw(self, side: str, seed: int) -> Lesson:
+        """The lesson of a seed: picture, motion, and then two questions of match or one of description."""
+        rng = np.random.default_rng(seed)
+        take = self.take(side, rng)
+        text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
+        text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
+        if take.moving and rng.random() < 0.3:
+            text += [(ASK_SCENE, None), *description(take.scene)]
         else:
             for _ in range(2):
-                asked = self._asked(side, shown, rng)
-                text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, shown, moving)]
-        return Lesson(frames, text)
-
-    def _scene(self, side: str, rng: np.random.Generator) -> Scene:
-        return self.scenes[side][rng.integers(len(self.scenes[side]))]
+                asked = self._asked(side, take.scene, rng)
+                text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]
+        return Lesson(take.frames, text)
 
     def _asked(self, side: str, shown: Scene, rng: np.random.Generator) -> Scene:
-        """A sentence to compare with the clip: the right one in a third of the cases, else wrong in one place or
-        more."""
+        """A sentence to compare with the clip, wrong in each of its attributes about as often as right."""
         while True:
-            asked = replace(
-                shown,
-                speed=shown.speed if rng.random() < 0.5 else None,
-                background=shown.background if rng.random() < 0.5 else None,
-            )
-            for _ in range(rng.integers(3)):
-                name, values = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
-                asked = replace(asked, **{name: values[rng.integers(len(values))]})
+            asked = replace(shown, speed=shown.speed if rng.random() < 0.5 else None)
+            for name, values in ATTRIBUTES:
+                if rng.random() < 0.45:
+                    asked = replace(asked, **{name: values[rng.integers(len(values))]})
+            if rng.random() < 0.4:
+                asked = replace(asked, background=None)
             if asked in self.known[side]:
                 return asked
 

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,6 +17,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from components.params import PretrainVlmParams, VlmShape
 from components.reward.inputs import PatchShape, collate
 from components.reward.lessons import Lesson, Lessons
+from components.reward.sight import Sight, sight_loss
 from components.reward.tokens import train_tokenizer
 from components.stage import Stage, run_stage, write_json
 from components.training import fit, write_rows
@@ -29,22 +31,24 @@ def pretrain_vlm(stage: Stage) -> None:
     tokenizer = train_tokenizer(lessons.corpus("train"), params.shape.vocabulary)
     model = Qwen2VLForConditionalGeneration(vlm_config(params.shape, tokenizer))
     stage.say(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    look(stage, model, lessons, params)
     teacher = Teacher(lessons, tokenizer, params.shape)
     held_out = [lessons.draw("validation", stage.seed("held out", i)) for i in range(params.held_out)]
 
-    def loss_fn(
-        model: nn.Module, indices: list[int], generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        seeds = torch.randint(2**62, (len(indices),), generator=generator).tolist()
-        logits, targets, _ = teacher.answer(model, [lessons.draw("train", seed) for seed in seeds])
+    def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        drawn = [lessons.draw("train", seed) for seed in draw_seeds(len(indices), generator)]
+        logits, targets, _ = teacher.answer(model, drawn)
         return F.cross_entropy(logits.float(), targets), {}
 
+    visual = list(model.model.visual.parameters())
+    rest = [p for name, p in model.named_parameters() if ".visual." not in name]
     rows = fit(
         stage,
         model,
         loss_fn,
         params.training.steps * params.training.batch_size,
         params.training,
+        groups=[{"params": rest, "lr": params.training.learning_rate}, {"params": visual, "lr": params.tuning_rate}],
         validate=lambda model: teacher.accuracy(model, held_out),
     )
     folder = stage.output("pretrained/vlm")
@@ -54,8 +58,8 @@ def pretrain_vlm(stage: Stage) -> None:
         folder / "training.json",
         {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "steps": params.training.steps,
-            "clips": params.training.steps * params.training.batch_size,
+            "vision": {"steps": params.vision.steps, "clips": params.vision.steps * params.vision.batch_size},
+            "language": {"steps": params.training.steps, "clips": params.training.steps * params.training.batch_size},
             # Of the last process only, when the stage was killed and went on.
             "minutes": round((time.monotonic() - started) / 60, 1),
             "train_prompts": len(lessons.scenes["train"]),
@@ -69,11 +73,26 @@ def pretrain_vlm(stage: Stage) -> None:
     write_rows(folder / "training.csv", rows)
 
 
+def look(stage: Stage, model: Qwen2VLForConditionalGeneration, lessons: Lessons, params: PretrainVlmParams) -> None:
+    """The first phase: train the vision tower alone (sight.py)."""
+    shape = PatchShape(params.shape.patch, params.shape.temporal_patch, params.shape.merge)
+    sight = Sight(model.model.visual, params.shape.hidden, shape)
+
+    def loss_fn(sight: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        takes = [lessons.take("train", np.random.default_rng(seed)) for seed in draw_seeds(len(indices), generator)]
+        return sight_loss(sight, takes, lessons.indices)
+
+    fit(stage, sight, loss_fn, params.vision.steps * params.vision.batch_size, params.vision, name="vision")
+
+
+def draw_seeds(count: int, generator: torch.Generator) -> list[int]:
+    return torch.randint(2**62, (count,), generator=generator).tolist()
+
+
 def vlm_config(shape: VlmShape, tokenizer: Any) -> Qwen2VLConfig:
     """A Qwen2-VL of this size around a tokenizer."""
     ids = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
-        for name in ("endoftext", "im_end", "image_pad", "video_pad")
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("endoftext", "im_end", "image_pad", "video_pad")
     }
     pairs = shape.hidden // shape.heads // 2
     section = [pairs - 2 * (pairs * 3 // 8), pairs * 3 // 8, pairs * 3 // 8]  # Qwen2-VL's 16 : 24 : 24

@@ -61,9 +61,7 @@ Watch = Callable[[Iterable[Any]], Iterable[Any]]  # as Stage.progress
 class RewardModel:
     """A trained VideoReward, ready to score."""
 
-    def __init__(
-        self, model: VideoReward, facts: dict[str, Any], version: str, token_budget: int = 8192, threads: int = 2
-    ):
+    def __init__(self, model: VideoReward, facts: dict[str, Any], version: str, token_budget: int = 8192, threads: int = 2):
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.facts = facts
         self.version = version

@@ -106,18 +106,14 @@ def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str,
     ]
 
 
-def pair_loss_fn(
-    model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: dict[str, np.ndarray], params: RewardParams
-):
+def pair_loss_fn(model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: dict[str, np.ndarray], params: RewardParams):
     """The loss of a batch of pairs, for `fit`."""
     loss_of = pair_loss(params.loss, params.theta)
     inputs = pair_inputs(model, pairs, clips)
     targets = torch.from_numpy(labels)
     shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
 
-    def loss_fn(
-        model: nn.Module, indices: list[int], generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         ids, frames = zip(*(inputs[i] for i in [*indices, *(len(pairs) + i for i in indices)]), strict=True)
         batch = collate(list(ids), list(frames), shape, pad)
         device = next(model.parameters()).device
