@@ -23,9 +23,7 @@ def test_reference_figures():
     for case in json.loads((REFERENCE / "accuracies.json").read_text())["cases"]:
         labels, differences = arrays[f"h_{case['case']}"], arrays[f"m_{case['case']}"]
         prompts = np.arange(len(labels))
-        assert without_ties(labels, differences, prompts, rng(), 10).value == pytest.approx(
-            case["without_ties"], abs=1e-15
-        )
+        assert without_ties(labels, differences, prompts, rng(), 10).value == pytest.approx(case["without_ties"], abs=1e-15)
         _, accuracy = fit_tie_threshold(labels, differences)
         # The reference never tries "no ties", and the smallest threshold that it does try ties one pair.
         assert case["with_ties"] <= accuracy <= case["with_ties"] + 1 / len(labels) + 1e-12
@@ -38,9 +36,7 @@ def test_the_references_quirks_are_not_followed():
         assert fit_tie_threshold(labels, differences) == (0.5, 0.75)
 
 
-pairs = st.lists(
-    st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])), min_size=1
-)
+pairs = st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])), min_size=1)
 
 
 @given(pairs)

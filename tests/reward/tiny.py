@@ -28,6 +28,7 @@ SHAPE = VlmShape(
 
 def tiny_model(head="per_dimension", positions="plain", dimensions=DIMENSIONS, template=None) -> VideoReward:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # so small a model only loses by more
     tokenizer = train_tokenizer(["a red circle moving up"], SHAPE.vocabulary)
     backbone = Qwen2VLForConditionalGeneration(vlm_config(SHAPE, tokenizer))
     # Random weights of the usual size hardly react to their input: larger ones make tests see differences.
