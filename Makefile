@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator demo summary test test-serving lint format lock pretrain clean
+.PHONY: setup orchestrator demo summary test test-serving test-dags check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -44,6 +44,15 @@ test: setup
 
 test-serving: setup
 	pytest -m serving
+
+# Airflow lives in an environment of its own; so do the tests of the DAGs.
+test-dags: setup orchestrator
+	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags
+
+# The demo's promises, read off its metrics files.
+check-demo:
+	pytest -m demo
 
 lint: setup
 	ruff check .

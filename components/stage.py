@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 import yaml
 
 from components.errors import BadInput, NonFinite
+from components.graph import stage_definition
 from components.params import Params, load_params
 from components.tracking import ChildRun
 
@@ -134,33 +134,6 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
     sys.exit(0)
-
-
-def stage_definition(name: str) -> dict[str, Any]:
-    """The entry of `dvc.yaml` for a stage, templates filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
-    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-    base, _, key = name.partition("@")
-    if base not in stages:
-        raise BadInput("dvc.yaml", "no such stage", key=name)
-    entry = stages[base]
-    context = {**yaml.safe_load(Path("params.yaml").read_text()), "key": key, "item": {"method": key}}
-    if "foreach" in entry:
-        context["item"] = entry["foreach"][key]
-        entry = entry["do"]
-
-    def fill(match: re.Match) -> str:
-        value = context
-        for part in match[1].split("."):
-            value = value[part]
-        return str(value)
-
-    entry = json.loads(re.sub(r"\$\{([\w.]+)\}", fill, json.dumps(entry)))
-
-    def paths(kind: str) -> list[str]:
-        return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]
-
-    outs = paths("outs") + paths("metrics") + paths("plots")
-    return {"cmd": entry["cmd"], "deps": paths("deps"), "params": entry.get("params", []), "outs": outs}
 
 
 def stage_digest(name: str, definition: dict[str, Any]) -> str:

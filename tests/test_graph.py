@@ -6,20 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.graph import edges, stage_definition, stage_names
 from components.params import Params
-from components.stage import stage_definition
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 # Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
-INFRASTRUCTURE = {f"components/{name}.py" for name in ("__init__", "errors", "params", "stage", "tracking", "tables")}
+INFRASTRUCTURE = {f"components/{name}.py" for name in ("__init__", "errors", "graph", "params", "stage", "tracking", "tables")}
 
 
 def all_names() -> list[str]:
-    names = []
-    for name, entry in STAGES.items():
-        keys = entry.get("foreach") or (entry.get("matrix") or {}).get("method") or [None]
-        names += [name if key is None else f"{name}@{key}" for key in keys]
-    return names
+    return ["pretrain_generator", "pretrain_vlm", *stage_names()]
 
 
 def imported(path: Path) -> set[Path]:
@@ -78,3 +74,15 @@ def test_every_input_is_made_by_a_stage_or_checked_in():
     for name in all_names():
         for dep in stage_definition(name)["deps"]:
             assert dep in made or Path(dep).exists() or dep.startswith("pretrained/"), f"{name} reads {dep}"
+
+
+def test_the_order_is_that_of_the_design():
+    order = set(edges())
+    for before, after in [
+        ("source", "curate"), ("curate", "pairs"), ("pairs", "reward"), ("reward", "reward_bench"), ("reward", "package"),
+        ("base_generator", "candidates"), ("candidates", "relabel"), ("reward", "relabel"), ("relabel", "align@dpo"),
+        ("relabel", "latent_reward"), ("align@dpo", "sample@dpo"), ("latent_reward", "sample@nrg"),
+        ("base_generator", "sample@base"), ("sample@rwr", "evaluate"),
+    ]:  # fmt: skip
+        assert (before, after) in order
+    assert ("align@sft", "sample@dpo") not in order

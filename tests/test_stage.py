@@ -69,7 +69,12 @@ def test_a_failed_stage_leaves_no_output_and_says_why(checkout, failure, code, s
 
 
 def test_state_survives_a_failure_and_belongs_to_inputs_and_params(checkout):
-    remember = 'f = stage.state() / "f"\nprint("found" if f.exists() else "fresh")\nf.write_text("x")\nraise BadInput("x", "y")'
+    remember = """
+    f = stage.state() / "f"
+    print("found" if f.exists() else "fresh")
+    f.write_text("x")
+    raise BadInput("x", "y")
+    """
     assert "fresh" in run(checkout, remember).stdout
     assert "found" in run(checkout, remember).stdout
     (checkout / "input.txt").write_text("two")

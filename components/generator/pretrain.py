@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from components.generator.wan import Generator, pixels, save_generator, small_generator, velocity
-from components.params import PretrainGeneratorParams, Params
+from components.params import Params, PretrainGeneratorParams
 from components.preferences.split import split_of
 from components.simulation.render import concrete, spoiled
 from components.simulation.world import Scene, all_scenes, prompt_of

@@ -66,12 +66,14 @@ def make_zoo(stage: Stage) -> None:
             annotations += [view_of(prompt, a, b, name, given, world) for name, given in labels.items()]
     write_annotations(stage.output("data/source/annotations.csv"), annotations)
     write_prompts(stage.output("data/source/prompts.csv"), [prompt_of(scene) for scene in all_scenes()])
+    human = realism(answers, golds)
     report = {
         "kind": "shapes",
         "videos": len(clips),
         "prompts": len(by_prompt),
         "pairs": len(answers),
-        "realism": realism(answers, golds),
+        "realism": human,
+        "annotator_vs_gold": {name: figures["agreement"] for name, figures in human.items()},
         "gold_means": {
             model: {
                 name: float(np.mean([g[name] for c, g in zip(clips, gold, strict=True) if c["model"] == model]))
@@ -81,7 +83,7 @@ def make_zoo(stage: Stage) -> None:
         },
     }
     write_json(stage.output("metrics/source.json"), report)
-    for name, figures in report["realism"].items():
+    for name, figures in human.items():
         stage.log({f"{name}/{key}": value for key, value in figures.items()})
         stage.say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
 

@@ -1,0 +1,64 @@
+"""dvc.yaml, read: the stages, what each needs and makes, and who comes before whom.
+
+Light on purpose: stages, tests and the Airflow DAGs all read the one graph through this file.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.errors import BadInput
+
+
+def stage_names() -> list[str]:
+    """Every stage by the name DVC gives it ("align@dpo"), frozen ones left out, in the order of dvc.yaml."""
+    names = []
+    for name, entry in _stages().items():
+        if entry.get("frozen"):
+            continue
+        keys = entry.get("foreach") or (entry.get("matrix") or {}).get("method") or [None]
+        names += [name if key is None else f"{name}@{key}" for key in keys]
+    return names
+
+
+def stage_definition(name: str) -> dict[str, Any]:
+    """The entry of a stage, templates filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
+    stages = _stages()
+    base, _, key = name.partition("@")
+    if base not in stages:
+        raise BadInput("dvc.yaml", "no such stage", key=name)
+    entry = stages[base]
+    context = {**yaml.safe_load(Path("params.yaml").read_text()), "key": key, "item": {"method": key}}
+    if "foreach" in entry:
+        context["item"] = entry["foreach"][key]
+        entry = entry["do"]
+
+    def fill(match: re.Match) -> str:
+        value = context
+        for part in match[1].split("."):
+            value = value[part]
+        return str(value)
+
+    entry = json.loads(re.sub(r"\$\{([\w.]+)\}", fill, json.dumps(entry)))
+
+    def paths(kind: str) -> list[str]:
+        return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]
+
+    outs = paths("outs") + paths("metrics") + paths("plots")
+    return {"cmd": entry["cmd"], "deps": paths("deps"), "params": entry.get("params", []), "outs": outs}
+
+
+def edges() -> list[tuple[str, str]]:
+    """(before, after) for every two stages where the second reads what the first makes, sorted."""
+    definitions = {name: stage_definition(name) for name in stage_names()}
+    made = {out: name for name, definition in definitions.items() for out in definition["outs"]}
+    return sorted(
+        {(made[dep], name) for name, definition in definitions.items() for dep in definition["deps"] if dep in made}
+    )
+
+
+def _stages() -> dict[str, Any]:
+    return yaml.safe_load(Path("dvc.yaml").read_text())["stages"]

@@ -1,0 +1,56 @@
+"""Shared by all tests: the repository is the working directory; a stage that needs no dvc.yaml."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.params import load_params
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+class BareStage:
+    """What `fit` and `draw` use of a Stage, with a folder of the test for its state."""
+
+    name = "test"
+
+    def __init__(self, folder: Path):
+        self.params = load_params()
+        self.folder = folder
+        self.logged: list[tuple[dict, int | None]] = []
+        self.said: list[str] = []
+
+    def state(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
+
+    def seed(self, *key: object) -> int:
+        return sum(ord(letter) for letter in str(key))
+
+    def rng(self, *key: object) -> np.random.Generator:
+        return np.random.default_rng(self.seed(*key))
+
+    def progress(self, items, what, total=None):
+        return iter(items)
+
+    def log(self, metrics, step=None):
+        self.logged.append((metrics, step))
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def bare_stage(tmp_path):
+    return BareStage(tmp_path / "state")
+
+
+def pytest_configure():
+    os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -1,0 +1,153 @@
+"""The whole pipeline in the smoke profile, as a user runs it: `dvc repro` in a checkout. Then again, and killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+METRICS = ("source", "pairs", "reward_bench", "base_generator", "latent_reward", "alignment")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the tracked files, with the smoke profile in place and a DVC of its own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split("\0"):
+        # The lock and the metrics of the full run must not stand in for this one's.
+        if name and not name.startswith(("tests/", ".dvc/", "metrics/", "dvc.lock")) and (REPOSITORY / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    shutil.copyfile(REPOSITORY / "infra/profiles/smoke.yaml", folder / "params.yaml")
+    run(folder, "dvc", "init", "--no-scm", "--quiet")
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    # The checkout's own code, not the one that is installed.
+    return os.environ | {"PYTHONPATH": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    result = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
+
+
+def metrics(folder: Path) -> dict:
+    return {name: json.loads((folder / f"metrics/{name}.json").read_text()) for name in METRICS}
+
+
+@pytest.fixture(scope="module")
+def finished(checkout) -> Path:
+    run(checkout, "dvc", "repro")
+    return checkout
+
+
+def test_every_stage_makes_what_it_promises(finished):
+    found = metrics(finished)
+    alignment = found["alignment"]
+    assert set(alignment["methods"]) == {"sft", "rwr", "dpo", "nrg"}
+    assert alignment["prompts"] == 6 and alignment["seeds_per_prompt"] == 2
+    for method in alignment["methods"].values():
+        for judge in ("gold", "reward"):
+            for dimension in ("VQ", "MQ", "TA", "Overall"):
+                entry = method["win_rate"][judge][dimension]
+                assert 0 <= entry["ci95"][0] <= entry["value"] <= entry["ci95"][1] <= 1 and entry["n"] == 12
+        assert isinstance(method["hacking"]["alarm"], bool)
+    bench = found["reward_bench"]
+    assert set(bench["dimensions"]) == {"VQ", "MQ", "TA", "Overall"} and bench["pairs"] > 30
+    for entry in bench["dimensions"].values():
+        assert entry["accuracy_with_ties"]["threshold_from"] == "validation"
+    report = (finished / "report/index.html").read_text()
+    assert "data:video/mp4;base64," in report
+    assert (finished / "serving/model_repository/video_reward/config.pbtxt").exists()
+    assert (finished / "models/aligned/dpo/pytorch_lora_weights.safetensors").exists()
+
+
+def test_no_prompt_is_on_two_sides(finished):
+    import pandas as pd
+
+    tables = [finished / f"data/pairs/{split}.parquet" for split in ("train", "validation", "test")]
+    train, validation, test = (set(pd.read_parquet(table).prompt) for table in tables)
+    candidates = set(pd.read_parquet(finished / "data/candidates/candidates.parquet").prompt)
+    samples = set(pd.read_parquet(finished / "data/samples/dpo/samples.parquet").prompt)
+    assert not train & validation and not train & test and not validation & test
+    assert not candidates & (validation | test | samples) and not samples & (train | validation)
+
+
+def test_all_methods_are_sampled_alike(finished):
+    import pandas as pd
+
+    tables = {m: pd.read_parquet(finished / f"data/samples/{m}/samples.parquet") for m in ("base", "sft", "dpo", "nrg")}
+    for table in tables.values():
+        pd.testing.assert_frame_equal(table, tables["base"])
+
+
+def test_runs_are_tracked_and_models_registered(finished):
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{finished}/mlflow.db")
+    experiment = client.get_experiment_by_name("reelign-smoke")
+    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    parents = [r for r in runs if "execution" in r.data.tags]
+    children = {r.data.tags["dvc.stage"]: r for r in runs if "dvc.stage" in r.data.tags}
+    assert len(parents) == 1, "one parent run for one dvc repro"
+    assert {"source", "reward", "align@dpo", "sample@nrg", "evaluate"} <= set(children)
+    for child in children.values():
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert client.get_metric_history(children["align@dpo"].info.run_id, "implicit_accuracy")
+    names = {model.name for model in client.search_registered_models()}
+    assert {"video_reward", "reelign-smoke-aligned-dpo"} <= names
+
+
+def test_again_nothing_runs(finished):
+    said = run(finished, "dvc", "repro").stdout
+    assert "Running stage" not in said and "up to date" in said
+
+
+@pytest.mark.parametrize("stage", ["reward"])
+def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished, stage):
+    before = metrics(finished)
+    weights = (finished / "models/video_reward/model.safetensors").read_bytes()
+    command = ["dvc", "repro", "--single-item", "--force", "--no-run-cache", stage]
+    with subprocess.Popen(
+        command, cwd=finished, env=environment(finished), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list((finished / ".reelign/state").glob(f"{stage}/*/*.pt")):
+            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (finished / "models/video_reward").exists(), "nothing half-written stands as an output"
+    (finished / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+    result = run(finished, "dvc", "repro")
+    assert "going on from step" in result.stderr + result.stdout
+    assert (finished / "models/video_reward/model.safetensors").read_bytes() == weights
+    assert metrics(finished) == before
+
+
+def test_bad_input_is_one_line_and_leaves_no_output(finished, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(finished, broken, symlinks=True, ignore=shutil.ignore_patterns("mlartifacts", "cache"))
+    file = broken / "data/source/annotations.csv"
+    lines = file.read_text().splitlines()
+    lines[3] = lines[3].replace(",same,", ",better,", 1) if ",same," in lines[3] else lines[3].replace(",A,", ",better,", 1)
+    file.unlink()  # DVC may have linked it into its cache
+    file.write_text("\n".join(lines) + "\n")
+    shutil.rmtree(broken / "data/pairs")
+    command = [sys.executable, "-m", "components.preferences.pairs"]
+    result = subprocess.run(command, cwd=broken, env=environment(broken), capture_output=True, text=True)
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "annotations.csv, row 4" in errors[0] and "'better'" in errors[0]
+    assert not (broken / "data/pairs").exists()

@@ -1,0 +1,122 @@
+"""The generator: real diffusers classes, saved and read back, and our velocity and sampler equal to WanPipeline's."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from components.errors import BadInput
+from components.generator.sampler import Job, classifier_free, draw, euler, noise_of, solve, timesteps
+from components.generator.wan import load_generator, save_generator
+from tests.generator.small import tiny_generator
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("wan")
+    save_generator(tiny_generator(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def generator(folder):
+    return load_generator(folder)
+
+
+def test_text_is_embedded_as_the_pipeline_does(folder, generator):
+    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    ours = generator.encode_text(["a red circle moving up", ""])
+    theirs, empty = pipeline.encode_prompt("a red circle moving up", max_sequence_length=16)
+    torch.testing.assert_close(ours[:1], theirs.float())
+    torch.testing.assert_close(ours[1:], empty.float())
+
+
+def test_our_sampler_gives_the_pipelines_clip(folder, generator):
+    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    noise = noise_of(5, generator.latent_shape(5, 16, 16))[None]
+    clip = pipeline(
+        "a blue circle moving down", height=16, width=16, num_frames=5, num_inference_steps=4, guidance_scale=3.0,
+        latents=noise, max_sequence_length=16, output_type="np",
+    ).frames  # fmt: skip
+    text, empty = generator.encode_text(["a blue circle moving down"]), generator.encode_text([""])
+    flow = classifier_free(generator.transformer, text, empty, 3.0)
+    with torch.no_grad():
+        ours = generator.decode(euler(flow, noise, pipeline.scheduler.sigmas.tolist()))
+    assert np.abs(ours / 255 - clip).max() < 1.5 / 255
+
+
+def test_latents_and_pixels(generator):
+    clips = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3), dtype=np.uint8)
+    latents = generator.encode_video(clips)
+    assert latents.shape == (2, *generator.latent_shape(5, 16, 16)) == (2, 4, 3, 4, 4)
+    decoded = generator.decode(latents)
+    assert decoded.shape == clips.shape and decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("size", [(4, 16, 16), (5, 12, 16), (5, 16, 20)])
+def test_a_size_that_does_not_divide_is_named(generator, size):
+    with pytest.raises(BadInput, match="multiples of 8"):
+        generator.latent_shape(*size)
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    with pytest.raises(BadInput, match=r"model_index\.json"):
+        load_generator(tmp_path)
+
+
+def test_timesteps():
+    assert timesteps(4, 1.0) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    shifted = timesteps(4, 3.0)
+    assert shifted[0] == 1 and shifted[-1] == 0 and shifted[2] == pytest.approx(0.75)
+
+
+def test_euler_is_exact_on_a_straight_flow():
+    x0, x1 = torch.randn(2, 1, 1, 1, 1), torch.randn(2, 1, 1, 1, 1)
+    torch.testing.assert_close(euler(lambda x, t: x1 - x0, x1, timesteps(3, 3.0)), x0)
+
+
+def small_sampling(stage, **change):
+    return stage.params.sampling.model_copy(update={"steps": 2, "height": 16, "width": 16, "frames": 5} | change)
+
+
+JOBS = [
+    Job(f"clip{i}", prompt, 10 + i) for i, prompt in enumerate(["a red circle", "a blue circle", "a circle moving"])
+]
+
+
+def test_a_clip_depends_on_its_own_seed_not_on_the_batch(generator, bare_stage, tmp_path):
+    together = draw(bare_stage, generator, JOBS, small_sampling(bare_stage), tmp_path / "a")
+    bare_stage.folder = tmp_path / "other"
+    alone = draw(bare_stage, generator, JOBS[1:2], small_sampling(bare_stage), tmp_path / "b")
+    torch.testing.assert_close(together[1:2], alone)
+    assert (tmp_path / "a/clip1.mp4").exists() and (tmp_path / "b/clip1.mp4").exists()
+
+
+def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypatch):
+    sampling = small_sampling(bare_stage, batch_size=1)
+    whole = draw(bare_stage, generator, JOBS, sampling, tmp_path / "whole")
+    bare_stage.folder = tmp_path / "killed"
+    calls = []
+
+    def around(flow, text):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return flow
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", around)
+    assert not (tmp_path / "again").exists()
+    again = draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", around)
+    assert len(calls) == 4 and torch.equal(whole, again)
+    for job in JOBS:
+        assert (tmp_path / f"again/{job.clip}.mp4").read_bytes() == (tmp_path / f"whole/{job.clip}.mp4").read_bytes()
+
+
+def test_guidance_scale_one_is_the_plain_model(generator, bare_stage):
+    sampling = small_sampling(bare_stage, guidance_scale=1.0)
+    text = generator.encode_text([job.prompt for job in JOBS])
+    plain = classifier_free(generator.transformer, text, generator.encode_text([""]), 1.0)
+    noise = torch.stack([noise_of(job.seed, generator.latent_shape(5, 16, 16)) for job in JOBS])
+    with torch.no_grad():
+        torch.testing.assert_close(solve(generator, JOBS, sampling, None), euler(plain, noise, timesteps(2, 3.0)))

@@ -1,0 +1,117 @@
+"""The training loop: it learns, resumes bit for bit after any kill, and stops at the first non-finite number."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import NonFinite
+from components.params import TrainingParams
+from components.training import batch_indices, fit, rate_factor
+
+X = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+Y = X @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+
+def settings(**change) -> TrainingParams:
+    values = {
+        "steps": 40, "batch_size": 8, "accumulation": 1, "learning_rate": 0.05, "warmup_steps": 4, "schedule": "cosine",
+        "weight_decay": 0.01, "max_grad_norm": 1.0, "ema_decay": 0.9, "precision": "fp32", "log_every": 5,
+        "validate_every": 20, "checkpoint_seconds": 0,
+    }  # fmt: skip
+    return TrainingParams(**values | change)
+
+
+def loss_fn(model, indices, draw):
+    noise = 0.01 * torch.randn(len(indices), 4, generator=draw)
+    loss = (model(X[indices] + noise) - Y[indices]).pow(2).mean()
+    return loss, {"half": loss.detach() / 2}
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the loop may catch it."""
+
+
+def test_it_learns_and_logs(bare_stage):
+    rows = fit(bare_stage, model(), loss_fn, 64, settings(steps=200))
+    assert rows[-1]["loss"] < 0.1 * rows[0]["loss"]
+    assert [row["step"] for row in rows] == list(range(5, 201, 5))
+    assert rows[0]["half"] == pytest.approx(rows[0]["loss"] / 2)
+    assert bare_stage.logged[-1][1] == 200
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 12, 38])
+def test_a_killed_run_ends_with_the_same_weights(bare_stage, tmp_path, killed_at):
+    whole = model()
+    rows = fit(bare_stage, whole, loss_fn, 64, settings())
+    bare_stage.folder = tmp_path / "killed"
+    calls = 0
+
+    def mortal(net, indices, draw):
+        nonlocal calls
+        calls += 1
+        if calls > killed_at:
+            raise Killed
+        return loss_fn(net, indices, draw)
+
+    with pytest.raises(Killed):
+        fit(bare_stage, model(), mortal, 64, settings())
+    again = model()
+    assert fit(bare_stage, again, loss_fn, 64, settings()) == rows
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_accumulation_is_a_larger_batch(bare_stage, tmp_path):
+    plain = {"ema_decay": None, "steps": 6}
+
+    def exact(net, indices, draw):
+        return (net(X[indices]) - Y[indices]).pow(2).mean(), {}
+
+    one, two = model(), model()
+    fit(bare_stage, one, exact, 64, settings(batch_size=8, **plain))
+    bare_stage.folder = tmp_path / "two"
+    fit(bare_stage, two, exact, 64, settings(batch_size=4, accumulation=2, **plain))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_non_finite_loss_stops_training(bare_stage, bad):
+    def broken(net, indices, draw):
+        loss, logs = loss_fn(net, indices, draw)
+        return loss * bad, logs
+
+    with pytest.raises(NonFinite, match="train loss"):
+        fit(bare_stage, model(), broken, 64, settings())
+
+
+def test_a_log_without_a_value_in_a_batch_is_left_out(bare_stage):
+    def sometimes(net, indices, draw):
+        loss, _ = loss_fn(net, indices, draw)
+        return loss, {"rare": 2.0 if 0 in indices else float("nan"), "never": float("nan")}
+
+    rows = fit(bare_stage, model(), sometimes, 64, settings(log_every=20))
+    assert all(row.get("rare", 2.0) == 2.0 and "never" not in row for row in rows)
+
+
+@given(st.integers(1, 50), st.integers(1, 70), st.integers(0, 5))
+def test_batches_go_through_epochs_without_repeats(batch_size, count, seed):
+    steps = -(-3 * count // batch_size)
+    seen = [i for step in range(steps) for i in batch_indices(step, batch_size, count, seed)]
+    assert len(seen) == steps * batch_size
+    for epoch in range(3):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_rates():
+    constant = settings(schedule="constant", warmup_steps=4)
+    assert [rate_factor(s, constant) for s in (0, 3, 4, 39)] == [0.25, 1.0, 1.0, 1.0]
+    cosine = [rate_factor(s, settings()) for s in range(4, 41)]
+    assert cosine[0] == 1.0 and np.all(np.diff(cosine) < 0) and cosine[-1] == pytest.approx(0.1)
