@@ -65,12 +65,12 @@ class Lessons:
         """Text with all the words of lessons, for a tokenizer."""
         return ["".join(text for text, _ in self.draw(side, seed).text[1:]) for seed in range(2000)]
 
-    def take(self, side: str, rng: np.random.Generator) -> Take:
-        """A clip of one of the split's scenes, perhaps spoiled."""
+    def take(self, side: str, rng: np.random.Generator, spoil: bool = True) -> Take:
+        """A clip of one of the split's scenes, spoiled more often than not."""
         scene = self.scenes[side][rng.integers(len(self.scenes[side]))]
         r = concrete(scene, rng, self.world.size, self.world.frames)
         background = next(name for name, rgb in BACKGROUNDS.items() if rgb == r.background)
-        defects = draw_defects(rng)
+        defects = draw_defects(rng) if spoil else {}
         frames = spoiled(r, defects, rng, self.world.size, self.world.frames)[self.indices]
         return Take(frames, replace(scene, background=background), r, defects)
 
