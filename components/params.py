@@ -180,6 +180,7 @@ class PretrainGeneratorParams(Section):
     clips: Count
     vae_images: TrainingParams
     vae_videos: TrainingParams
+    vae_decoder: TrainingParams
     flow: TrainingParams
     early_step: Count
     prompt_dropout: Fraction

@@ -80,8 +80,8 @@ def collection(stage: Stage, scenes: list[Scene], settings: PretrainGeneratorPar
 
 
 def train_vae(stage: Stage, generator: Generator, clips: np.ndarray, settings: PretrainGeneratorParams) -> None:
-    """Reconstruction, first of single frames (a fifth of the cost of a clip), then of clips; then the latents' statistics
-    go into the VAE's config."""
+    """Reconstruction, first of single frames (a fifth of the cost of a clip), then of clips, then by the decoder
+    alone; then the latents' statistics go into the VAE's config."""
     vae = generator.vae
 
     def loss_fn(model: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, dict]:
@@ -104,6 +104,10 @@ def train_vae(stage: Stage, generator: Generator, clips: np.ndarray, settings: P
 
     fit(stage, vae, images, len(clips), settings.vae_images, name="vae images")
     fit(stage, vae, videos, len(clips), settings.vae_videos, name="vae videos")
+    # The latents are fixed from here on; the decoder alone goes on learning to draw from them.
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    fit(stage, vae, videos, len(clips), settings.vae_decoder, name="vae decoder")
     vae.requires_grad_(False)
     with torch.no_grad():
         sample = torch.cat([vae.encode(pixels(part)).latent_dist.mode() for part in np.array_split(clips[:1024], 16)])

@@ -17,7 +17,7 @@ MODEL = Path("models/video_reward")
 
 def reward_bench(stage: Stage) -> None:
     params = stage.params.reward_bench
-    model = RewardModel.load(MODEL, stage.params.reward.token_budget, stage.params.reward.decode_threads)
+    model = RewardModel.load(MODEL)
     names = [*model.dimensions, OVERALL]
     pairs = read_pairs("test", names)
     scores = pair_scores(stage, model, pairs)  # [2, N, D + 1]
