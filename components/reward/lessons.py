@@ -75,15 +75,18 @@ class Lessons:
         return Take(frames, replace(scene, background=background), r, defects)
 
     def draw(self, side: str, seed: int) -> Lesson:
-        """The lesson of a seed: picture, motion, and then two questions of match or one of description."""
+        """The lesson of a seed: three questions of match; or one after picture and motion; or a description."""
         rng = np.random.default_rng(seed)
         take = self.take(side, rng)
-        text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
-        text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
-        if take.moving and rng.random() < 0.3:
+        text: list[tuple[str, str | None]] = [(VIDEO_TURN, None)]
+        kind = rng.choice(["match", "all", "describe"], p=[0.5, 0.35, 0.15])
+        if kind == "all":
+            text += [(ASK_PICTURE, None), *grades(PICTURE, take.defects)]
+            text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
+        if kind == "describe" and take.moving:
             text += [(ASK_SCENE, None), *description(take.scene)]
         else:
-            for _ in range(2):
+            for _ in range(1 if kind == "all" else 3):
                 asked = self._asked(side, take.scene, rng)
                 text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]
         return Lesson(take.frames, text)
