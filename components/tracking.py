@@ -24,10 +24,10 @@ class ChildRun:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import logging
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         import mlflow
 
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
         self.client = mlflow.MlflowClient()
         self.stage = stage

@@ -32,7 +32,7 @@ class Candidates:
         if missing.any():
             row = int(missing.to_numpy().argmax())
             raise BadInput(file, f"candidate {ids.iloc[row]} has no latents in {FOLDER}", row=row, key=ids.name)
-        return places[ids].to_numpy()
+        return places[ids].to_numpy(copy=True)
 
 
 def load_candidates() -> Candidates:
@@ -41,7 +41,7 @@ def load_candidates() -> Candidates:
     text = load_file(FOLDER / "text.safetensors")["text"]
     if len(latents) != len(table):
         raise BadInput(FOLDER / "latents.safetensors", f"{len(latents)} latents for {len(table)} candidates")
-    return Candidates(latents, text[table.text_row.to_numpy()], table)
+    return Candidates(latents, text[table.text_row.to_numpy(copy=True)], table)
 
 
 @dataclass(frozen=True)
