@@ -125,12 +125,11 @@ class VlmShape(Section):
 
 
 class PretrainVlmParams(Section):
-    """`vision_clean`, then `vision`, train the tower alone; `training` all, the tower at `tuning_rate`."""
+    """`vision` trains the tower alone; `training` all, the tower at `tuning_rate`."""
 
     shape: VlmShape
     frames: FramePlanParams
     held_out: Count
-    vision_clean: TrainingParams
     vision: TrainingParams
     tuning_rate: Positive
     training: TrainingParams

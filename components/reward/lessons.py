@@ -65,28 +65,25 @@ class Lessons:
         """Text with all the words of lessons, for a tokenizer."""
         return ["".join(text for text, _ in self.draw(side, seed).text[1:]) for seed in range(2000)]
 
-    def take(self, side: str, rng: np.random.Generator, spoil: bool = True) -> Take:
-        """A clip of one of the split's scenes, spoiled more often than not."""
+    def take(self, side: str, rng: np.random.Generator) -> Take:
+        """A clip of one of the split's scenes, perhaps spoiled."""
         scene = self.scenes[side][rng.integers(len(self.scenes[side]))]
         r = concrete(scene, rng, self.world.size, self.world.frames)
         background = next(name for name, rgb in BACKGROUNDS.items() if rgb == r.background)
-        defects = draw_defects(rng) if spoil else {}
+        defects = draw_defects(rng)
         frames = spoiled(r, defects, rng, self.world.size, self.world.frames)[self.indices]
         return Take(frames, replace(scene, background=background), r, defects)
 
     def draw(self, side: str, seed: int) -> Lesson:
-        """The lesson of a seed: three questions of match; or one after picture and motion; or a description."""
+        """The lesson of a seed: picture, motion, and then two questions of match or one of description."""
         rng = np.random.default_rng(seed)
         take = self.take(side, rng)
-        text: list[tuple[str, str | None]] = [(VIDEO_TURN, None)]
-        kind = rng.choice(["match", "all", "describe"], p=[0.5, 0.35, 0.15])
-        if kind == "all":
-            text += [(ASK_PICTURE, None), *grades(PICTURE, take.defects)]
-            text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
-        if kind == "describe" and take.moving:
+        text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
+        text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
+        if take.moving and rng.random() < 0.3:
             text += [(ASK_SCENE, None), *description(take.scene)]
         else:
-            for _ in range(1 if kind == "all" else 3):
+            for _ in range(2):
                 asked = self._asked(side, take.scene, rng)
                 text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]
         return Lesson(take.frames, text)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers.utils import logging
 
 from components.errors import BadInput
 from components.params import LoraParams
@@ -146,6 +147,7 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
 
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL folder or hub id, in float32."""
+    logging.disable_progress_bar()
     try:
         return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -58,14 +58,8 @@ def pretrain_vlm(stage: Stage) -> None:
         folder / "training.json",
         {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "phases": {
-                name: {"steps": settings.steps, "clips": settings.steps * settings.batch_size}
-                for name, settings in (
-                    ("vision, clean clips", params.vision_clean),
-                    ("vision, spoiled clips", params.vision),
-                    ("language and vision", params.training),
-                )
-            },
+            "vision": {"steps": params.vision.steps, "clips": params.vision.steps * params.vision.batch_size},
+            "language": {"steps": params.training.steps, "clips": params.training.steps * params.training.batch_size},
             # Of the last process only, when the stage was killed and went on.
             "minutes": round((time.monotonic() - started) / 60, 1),
             "train_prompts": len(lessons.scenes["train"]),
@@ -80,18 +74,15 @@ def pretrain_vlm(stage: Stage) -> None:
 
 
 def look(stage: Stage, model: Qwen2VLForConditionalGeneration, lessons: Lessons, params: PretrainVlmParams) -> None:
-    """The first phase: train the vision tower alone (sight.py), on clean clips until it tells shapes, then on all."""
+    """The first phase: train the vision tower alone (sight.py)."""
     shape = PatchShape(params.shape.patch, params.shape.temporal_patch, params.shape.merge)
     sight = Sight(model.model.visual, params.shape.hidden, shape)
-    for name, spoil, settings in (("clean", False, params.vision_clean), ("spoiled", True, params.vision)):
 
-        def loss_fn(
-            sight: nn.Module, indices: list[int], generator: torch.Generator, spoil: bool = spoil
-        ) -> tuple[torch.Tensor, dict[str, Any]]:
-            rngs = [np.random.default_rng(seed) for seed in draw_seeds(len(indices), generator)]
-            return sight_loss(sight, [lessons.take("train", rng, spoil) for rng in rngs], lessons.indices)
+    def loss_fn(sight: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        takes = [lessons.take("train", np.random.default_rng(seed)) for seed in draw_seeds(len(indices), generator)]
+        return sight_loss(sight, takes, lessons.indices)
 
-        fit(stage, sight, loss_fn, settings.steps * settings.batch_size, settings, name=name)
+    fit(stage, sight, loss_fn, params.vision.steps * params.vision.batch_size, params.vision, name="vision")
 
 
 def draw_seeds(count: int, generator: torch.Generator) -> list[int]:
