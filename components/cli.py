@@ -89,9 +89,7 @@ def generate(
     generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
     lora: Annotated[Path | None, typer.Option(help="An aligned adapter, e.g. models/aligned/dpo.")] = None,
     guide: Annotated[str | None, typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6.")] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")
-    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")] = None,
     latent_reward: Annotated[Path, typer.Option(help="The model that guides.")] = Path("models/latent_reward"),
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,

@@ -15,9 +15,7 @@ def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Sch
     rows = list(rows)
     for row in rows:
         if row.keys() != set(schema.names):
-            raise KeyError(
-                f"{path}: columns {sorted(row.keys() ^ set(schema.names))} are in the row or the schema only"
-            )
+            raise KeyError(f"{path}: columns {sorted(row.keys() ^ set(schema.names))} are in the row or the schema only")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")

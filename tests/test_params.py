@@ -17,9 +17,7 @@ def test_every_profile_is_valid_and_named_after_its_file(path):
 
 
 def test_the_checked_in_params_are_the_shapes_profile():
-    assert yaml.safe_load(Path("params.yaml").read_text()) == yaml.safe_load(
-        Path("infra/profiles/shapes.yaml").read_text()
-    )
+    assert yaml.safe_load(Path("params.yaml").read_text()) == yaml.safe_load(Path("infra/profiles/shapes.yaml").read_text())
 
 
 def write(tmp_path: Path, change) -> Path:

@@ -74,9 +74,7 @@ def dpo(stage: Stage, transformer: WanTransformer3DModel, candidates: Candidates
         with adapters_off(transformer):
             table = reference_errors(stage, transformer, pairs, grid, reduction, identity)
 
-    def loss_fn(
-        model: torch.nn.Module, indices: list[int], draw: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         draws = torch.randint(grid.t.shape[1], (len(indices),), generator=draw).tolist()
         chosen, rejected = pair_errors(model, pairs, indices, draws, grid, reduction)
         if params.reference == "cached":
@@ -92,9 +90,7 @@ def dpo(stage: Stage, transformer: WanTransformer3DModel, candidates: Candidates
 def regression(candidates: Candidates, places: np.ndarray, loss: Callable) -> LossFn:
     """Flow matching on single clips, `loss(errors, indices)` deciding what each counts (SFT, Flow-RWR)."""
 
-    def loss_fn(
-        model: torch.nn.Module, indices: list[int], draw: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         rows = places[indices]
         t = torch.rand(len(rows), generator=draw)
         x0 = candidates.latents[rows]

@@ -51,9 +51,7 @@ def curate(stage: Stage) -> None:
 def check_rules(rules: dict[str, Rule]) -> None:
     for column in rules:
         if column not in MEASURES:
-            raise BadInput(
-                "params.yaml", f"no such measure; there are {', '.join(MEASURES)}", key=f"curate.rules.{column}"
-            )
+            raise BadInput("params.yaml", f"no such measure; there are {', '.join(MEASURES)}", key=f"curate.rules.{column}")
 
 
 def apply_rules(clip: dict, rules: dict[str, Rule]) -> dict:

@@ -49,8 +49,7 @@ def import_folder(stage: Stage, folder: Path, csv: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / clip, target)
     moved = [
-        replace(view, path_A=view.path_A.removeprefix(below), path_B=view.path_B.removeprefix(below))
-        for view in annotations
+        replace(view, path_A=view.path_A.removeprefix(below), path_B=view.path_B.removeprefix(below)) for view in annotations
     ]
     write_annotations(stage.output("data/source/annotations.csv"), moved)
     prompts = list(dict.fromkeys(view.prompt for view in moved))

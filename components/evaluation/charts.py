@@ -30,8 +30,7 @@ def interval_strip(marks: list[tuple[str, str, Interval]], middle: float = 0.5) 
         )
     spoken = "; ".join(f"{label} {found.value:.0%}, {found.low:.0%} to {found.high:.0%}" for _, label, found in marks)
     return Markup(
-        f'<svg class="strip" height="{height}" width="100%" role="img" aria-label="{escape(spoken)}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg class="strip" height="{height}" width="100%" role="img" aria-label="{escape(spoken)}">{"".join(parts)}</svg>'
     )
 
 

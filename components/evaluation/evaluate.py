@@ -182,9 +182,7 @@ def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluatePa
                 d: mean_difference(*both, prompts, params.resamples, np.random.default_rng(seed)).as_json()
                 for d, both in columns.items()
             }
-        alarm = hacking_alarm(
-            sides[method], sides["base"], params.hacking, params.resamples, np.random.default_rng(seed)
-        )
+        alarm = hacking_alarm(sides[method], sides["base"], params.hacking, params.resamples, np.random.default_rng(seed))
         methods[method] = {
             "win_rate": rates,
             "mean_difference": differences,

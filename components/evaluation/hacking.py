@@ -60,9 +60,7 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
     }
     ours, theirs = diversity(method.looks, method.prompts), diversity(base.looks, base.prompts)
     if len(theirs) > 1:
-        signals["diversity"] = change(
-            np.array(list(ours.values())), np.array(list(theirs.values())), np.array(list(theirs))
-        )
+        signals["diversity"] = change(np.array(list(ours.values())), np.array(list(theirs.values())), np.array(list(theirs)))
 
     reasons = []
     reward, held_out = signals["reward"], signals["held_out"]

@@ -70,9 +70,7 @@ def write_report(
         ("lineage", "Lineage"),
     ]
     here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
         "percent": lambda share: f"{100 * share:.1f}%",
         "percent0": lambda share: f"{100 * share:.0f}%",
@@ -220,8 +218,7 @@ def _rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
     return {
         "judges": heads,
         "rates": groups,
-        "rates_caption": f"{pairs} pairs of clips a method, same prompt and seed as base."
-        " The dashed line is no difference.",
+        "rates_caption": f"{pairs} pairs of clips a method, same prompt and seed as base. The dashed line is no difference.",
         "method_note": f"Differences of scores up to {widths} are ties. Intervals: cluster bootstrap over prompts with"
         f" all their seeds, {params.resamples} resamples, expanded percentile. Each interval is for its figure alone:"
         " of many, some will miss by chance.",

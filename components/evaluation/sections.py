@@ -105,18 +105,14 @@ def bench(root: Path) -> dict | None:
         without, with_ties = (estimate(entry[f"accuracy_{kind}_ties"]) for kind in ("without", "with"))
         marks = [("base", "without ties", without), ("base second", "with ties", with_ties)]
         marks = [mark for mark in marks if mark[2] is not None]
-        rows.append(
-            {"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)}
-        )
+        rows.append({"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)})
     sources = sorted({metrics["dimensions"][row["dimension"]]["accuracy_with_ties"]["threshold_from"] for row in rows})
     note = (
         "● Without ties: of the pairs that the annotators decided, the share that the model orders the same way; a coin"
         " gets 50%. ○ With ties: all pairs, three answers, a small difference of scores read as a tie; the threshold is"
         f" fitted on {' and '.join(sources)}."
     )
-    blind = {
-        name: max(found.values()) for name, found in metrics.get("baselines", {}).items() if None not in found.values()
-    }
+    blind = {name: max(found.values()) for name, found in metrics.get("baselines", {}).items() if None not in found.values()}
     if blind:
         note += f" With ties, the best blind answer gets {', '.join(f'{k} {100 * v:.0f}%' for k, v in blind.items())}."
     return {"pairs": metrics["pairs"], "prompts": metrics["prompts"], "rows": rows, "note": note}

@@ -96,9 +96,7 @@ def _alignment(alignment: dict | None) -> list[str]:
     lines += table(["", "judge", *DIMENSIONS], rows)
     everyone = {"base": alignment["base"], **alignment["methods"]}
     right = [
-        f"{NAMES[method]} {percent(found['prompt_right'])}"
-        for method, found in everyone.items()
-        if "prompt_right" in found
+        f"{NAMES[method]} {percent(found['prompt_right'])}" for method, found in everyone.items() if "prompt_right" in found
     ]
     if right:
         lines.append(f"  prompt wholly right by the gold judge: {', '.join(right)}")

@@ -52,9 +52,7 @@ def first_blocks(transformer: WanTransformer3DModel, blocks: int) -> WanTransfor
     return trunk
 
 
-def trunk_tokens(
-    trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor
-) -> torch.Tensor:
+def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Tokens [B, N, width] after the trunk's last block: the transformer's forward without its output layer."""
     rotary = trunk.rope(latents)
     tokens = trunk.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
@@ -79,9 +77,7 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
     """`facts` says which generator (digest) the trunk came from; guidance refuses another one."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
-    write_json(
-        folder / "latent_reward.json", {**facts, "dimensions": model.dimensions, "blocks": len(model.trunk.blocks)}
-    )
+    write_json(folder / "latent_reward.json", {**facts, "dimensions": model.dimensions, "blocks": len(model.trunk.blocks)})
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:

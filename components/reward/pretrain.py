@@ -38,9 +38,7 @@ def pretrain_vlm(stage: Stage) -> None:
     held_out = [lessons.draw("validation", stage.seed("held out", i)) for i in range(params.held_out)]
 
     def teach(matching: float) -> LossFn:
-        def loss_fn(
-            model: nn.Module, indices: list[int], generator: torch.Generator
-        ) -> tuple[torch.Tensor, dict[str, Any]]:
+        def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
             drawn = [lessons.draw("train", seed, matching) for seed in draw_seeds(len(indices), generator)]
             logits, targets, _ = teacher.answer(model, drawn)
             return F.cross_entropy(logits.float(), targets), {}

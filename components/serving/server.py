@@ -119,17 +119,13 @@ def start_triton(repository: Path, model: str, log: Path, folder: Path = TRITON)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as stream:
         # A session of its own, so that Ctrl-C reaches the caller alone, who then stops the server in order.
-        process = subprocess.Popen(
-            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
     addresses = (f"127.0.0.1:{port}" for port in (http, grpc, metrics))
     return Triton(process, *addresses, log=log, shared_prefix=prefix)
 
 
 @contextlib.contextmanager
-def serving(
-    repository: Path, model: str, log: Path, folder: Path = TRITON, start_seconds: float = 180
-) -> Iterator[Triton]:
+def serving(repository: Path, model: str, log: Path, folder: Path = TRITON, start_seconds: float = 180) -> Iterator[Triton]:
     """A server that is ready to be asked, stopped at the end of the `with` block."""
     triton = start_triton(repository, model, log, folder)
     try:

@@ -131,13 +131,9 @@ def make_and_judge(clip: dict[str, Any], videos: str, size: int, frames: int, fp
         kinds = RENDERERS[clip["model"]]
         count = min(len(kinds), int(rng.integers(1, 3)))
         defects = (
-            {str(kind): float(rng.uniform(0.1, 0.9)) for kind in rng.choice(kinds, count, replace=False)}
-            if count
-            else {}
+            {str(kind): float(rng.uniform(0.1, 0.9)) for kind in rng.choice(kinds, count, replace=False)} if count else {}
         )
-        write_video(
-            path, spoiled(concrete(scene_of(clip["prompt"]), rng, size, frames), defects, rng, size, frames), fps
-        )
+        write_video(path, spoiled(concrete(scene_of(clip["prompt"]), rng, size, frames), defects, rng, size, frames), fps)
     return {name: float(value) for name, value in judge(read_frames(path), clip["prompt"]).scores().items()}
 
 

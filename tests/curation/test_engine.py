@@ -74,9 +74,7 @@ if __name__ == "__main__":
 """
     script = tmp_path / "script.py"
     script.write_text(code)
-    process = subprocess.Popen(
-        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True)
     wanted = 6 if workers == 1 else 7  # all but the slow chunk, and one process never goes past it
     deadline = time.monotonic() + 60
     while len(list(state.glob("*.json"))) < wanted and time.monotonic() < deadline:

@@ -41,9 +41,7 @@ def test_flicker_is_vbench_definition():
 
 def test_sharpness_falls_with_blur():
     frames = scene()
-    blurred = np.mean([np.roll(frames, shift, axis) for shift in (-2, 0, 2) for axis in (1, 2)], axis=0).astype(
-        np.uint8
-    )
+    blurred = np.mean([np.roll(frames, shift, axis) for shift in (-2, 0, 2) for axis in (1, 2)], axis=0).astype(np.uint8)
     assert measure_frames(blurred, 8)["sharpness"] < 0.8 * measure_frames(frames, 8)["sharpness"]
 
 

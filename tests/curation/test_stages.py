@@ -90,9 +90,7 @@ def test_from_a_folder_to_pairs(folder):
     assert [clip["clip"] for clip in clips] == [f"{n}_{side}.mp4" for n in range(3) for side in "AB"]
     assert {clip["status"] for clip in clips} == {"ok"}
     made = [
-        row
-        for name in ("train", "validation", "test")
-        for row in read_table(f"data/pairs/{name}.parquet", PAIRS_SCHEMA)
+        row for name in ("train", "validation", "test") for row in read_table(f"data/pairs/{name}.parquet", PAIRS_SCHEMA)
     ]
     assert sorted(row["prompt"] for row in made) == ["prompt 0", "prompt 1", "prompt 2"]
     for row in made:

@@ -63,9 +63,7 @@ def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.Data
                         "dynamic_degree": signals.motion,
                         "brightness": signals.brightness,
                         "saturation": signals.saturation,
-                        **dict(
-                            zip(("gold_VQ", "gold_MQ", "gold_TA", "gold_Overall"), [*gold, gold.mean()], strict=True)
-                        ),
+                        **dict(zip(("gold_VQ", "gold_MQ", "gold_TA", "gold_Overall"), [*gold, gold.mean()], strict=True)),
                         **dict(
                             zip(
                                 ("reward_VQ", "reward_MQ", "reward_TA", "reward_Overall"),

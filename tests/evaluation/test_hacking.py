@@ -108,9 +108,7 @@ def test_a_change_within_chance_is_no_alarm():
     rng = np.random.default_rng(0)
     prompts, looks = np.array(["a", "b", "c"]), rng.random((3, 12))
     still = Clips(prompts, np.zeros(3), None, np.array([1.0, 1.0, 1.0]), np.full(3, 0.5), np.full(3, 0.5), looks)
-    jumpy = Clips(
-        prompts, np.zeros(3), None, np.array([1.4, 0.0, 0.1]), np.array([0.3, 1.0, 0.9]), np.full(3, 0.5), looks
-    )
+    jumpy = Clips(prompts, np.zeros(3), None, np.array([1.4, 0.0, 0.1]), np.array([0.3, 1.0, 0.9]), np.full(3, 0.5), looks)
     assert alarm(jumpy, still).reasons == []
 
 

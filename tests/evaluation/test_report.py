@@ -35,9 +35,7 @@ def test_the_figures_of_the_metrics_are_in_the_page(page, made):
         for judge in ("gold", "reward"):
             for found in entry["win_rate"][judge].values():
                 assert f"{100 * found['value']:.1f}%" in page
-    headline = sentence(
-        "Flow-DPO", estimate(metrics["methods"]["dpo"]["win_rate"]["gold"]["Overall"]), "the gold judge"
-    )
+    headline = sentence("Flow-DPO", estimate(metrics["methods"]["dpo"]["win_rate"]["gold"]["Overall"]), "the gold judge")
     assert f"<h1>{headline}.</h1>" in page
     assert "84.6%" in page and "0.640" in page  # reward bench, Krippendorff's alpha
     assert "d41d8cd98f00b204e9800998ecf8427e" in page and "f" * 32 in page  # dvc.lock, MLflow

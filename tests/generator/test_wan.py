@@ -79,9 +79,7 @@ def small_sampling(stage, **change):
     return stage.params.sampling.model_copy(update={"steps": 2, "height": 16, "width": 16, "frames": 5} | change)
 
 
-JOBS = [
-    Job(f"clip{i}", prompt, 10 + i) for i, prompt in enumerate(["a red circle", "a blue circle", "a circle moving"])
-]
+JOBS = [Job(f"clip{i}", prompt, 10 + i) for i, prompt in enumerate(["a red circle", "a blue circle", "a circle moving"])]
 
 
 def test_a_clip_depends_on_its_own_seed_not_on_the_batch(generator, bare_stage, tmp_path):

@@ -84,9 +84,7 @@ def alpha_by_definition(votes: np.ndarray) -> float:
         ]
     )
     flat = votes.ravel()
-    between = np.mean(
-        [flat[one] != flat[other] for one in range(len(flat)) for other in range(len(flat)) if one != other]
-    )
+    between = np.mean([flat[one] != flat[other] for one in range(len(flat)) for other in range(len(flat)) if one != other])
     return 1 - within / between
 
 

@@ -108,9 +108,7 @@ def test_a_bad_file_is_named(tmp_path):
 
 
 def test_swapped_sides_are_the_same_pair(tmp_path):
-    path = written(
-        tmp_path, "a.mp4,b.mp4,a cat,1,A,B,same,A,old,new", "b.mp4,a.mp4,a cat,2,A,B,same,B,new,old", header=OWN
-    )
+    path = written(tmp_path, "a.mp4,b.mp4,a cat,1,A,B,same,A,old,new", "b.mp4,a.mp4,a cat,2,A,B,same,B,new,old", header=OWN)
     (views,), dropped = group_by_pair(path, read_annotations(path))
     assert dropped == 0
     assert {view.path_A for view in views} == {"a.mp4"} and {view.model_A for view in views} == {"old"}

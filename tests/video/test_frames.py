@@ -72,9 +72,7 @@ def test_golden_pixels_of_a_synthetic_clip():
     inverted = (width // 4 <= x - 4 * t) & (x - 4 * t < width // 2) & (height // 3 <= y) & (y < height // 2)
     clip = np.where(inverted[..., None], 255 - clip, clip).astype(np.uint8)
     golden = json.loads(REFERENCE.read_text())
-    assert (
-        hashlib.sha256(clip.tobytes()).hexdigest() == golden["synthetic_clips"]["syn_ramp_90x160"]["sha256_uint8_thwc"]
-    )
+    assert hashlib.sha256(clip.tobytes()).hexdigest() == golden["synthetic_clips"]["syn_ramp_90x160"]["sha256_uint8_thwc"]
     case = golden["preprocessing"]["syn_ramp_90x160|short|fps=2.0,max_pixels=100352"]
     resized = resize_frames(clip[case["frame_indices"]], case["resized_height"], case["resized_width"])
     assert resized.sum(dtype=np.int64) == case["resized_sum"]
