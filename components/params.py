@@ -258,6 +258,8 @@ class LatentRewardParams(Section):
     blocks: Count
     dimensions: list[Dimension]
     min_margin: Annotated[float, Field(ge=0)]
+    labelled_pairs: bool  # learn from data/pairs too, where its clips have the generator's size
+    trunk_learning_rate: Positive
     training: TrainingParams
 
 
