@@ -175,6 +175,13 @@ class WanShape(Section):
     latent_channels: Count
 
 
+class CollectionParams(Section):
+    """Shares of spoiled clips and of wrong captions in what a generator is pretrained on."""
+
+    spoiled_share: Fraction
+    wrong_caption_share: Fraction
+
+
 class PretrainGeneratorParams(Section):
     shape: WanShape
     clips: Count
@@ -182,10 +189,11 @@ class PretrainGeneratorParams(Section):
     vae_videos: TrainingParams
     vae_decoder: TrainingParams
     flow: TrainingParams
+    refine: TrainingParams
     early_step: Count
     prompt_dropout: Fraction
-    spoiled_share: Fraction
-    wrong_caption_share: Fraction
+    careless: CollectionParams
+    chosen: CollectionParams
 
 
 class BaseGeneratorParams(Section):

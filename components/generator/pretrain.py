@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from components.generator.wan import Generator, pixels, save_generator, small_generator, velocity
-from components.params import Params, PretrainGeneratorParams
+from components.params import CollectionParams, Params, PretrainGeneratorParams, TrainingParams
 from components.preferences.split import split_of
 from components.simulation.render import concrete, spoiled
 from components.simulation.world import Scene, all_scenes, prompt_of
@@ -35,18 +35,22 @@ def pretrain_generator(stage: Stage) -> None:
     scenes = training_scenes(params)
     words = sorted({word for scene in scenes for word in prompt_of(scene).split()})
     generator = small_generator(settings.shape, words)
-    clips, captions = collection(stage, scenes, settings)
+    clips, captions = collection(stage, scenes, settings.clips, settings.careless)
     stage.say(f"{len(clips)} clips of {len(scenes)} prompts")
 
     train_vae(stage, generator, clips, settings)
     latents = encode_all(stage, generator, clips)
     folder = stage.output("pretrained/generator")
-    rows = train_flow(stage, generator, latents, captions, settings, folder)
+    train_flow(stage, generator, latents, captions, settings, folder)
+    # Then a smaller share of faults, as real generators are finished on chosen data.
+    clips, captions = collection(stage, scenes, settings.clips, settings.chosen)
+    latents = encode_all(stage, generator, clips)
+    rows = fit_flow(stage, generator, latents, captions, settings.refine, settings.prompt_dropout, "refine")
     save_generator(generator, folder)
     record = {
         "clips": len(clips),
         "prompts": len(scenes),
-        "flow_steps": settings.flow.steps,
+        "flow_steps": settings.flow.steps + settings.refine.steps,
         "flow_loss": rows[-1]["loss"],
         "parameters": {
             part: sum(p.numel() for p in getattr(generator, part).parameters())
@@ -61,20 +65,20 @@ def training_scenes(params: Params) -> list[Scene]:
     return [scene for scene in all_scenes() if split_of(prompt_of(scene), params.split) == "train"]
 
 
-def collection(stage: Stage, scenes: list[Scene], settings: PretrainGeneratorParams) -> tuple[np.ndarray, list[str]]:
+def collection(stage: Stage, scenes: list[Scene], count: int, faults: CollectionParams) -> tuple[np.ndarray, list[str]]:
     """Rendered clips uint8 [N, T, H, W, 3] with captions, a share spoiled and a share captioned wrongly."""
-    rng = stage.rng("collection")
+    rng = stage.rng("collection", faults.spoiled_share)
     size, frames = stage.params.world.size, stage.params.world.frames
-    clips = np.empty((settings.clips, frames, size, size, 3), np.uint8)
+    clips = np.empty((count, frames, size, size, 3), np.uint8)
     captions = []
-    for index in range(settings.clips):
+    for index in range(count):
         scene = scenes[rng.integers(len(scenes))]
         defects = {}
-        if rng.random() < settings.spoiled_share:
+        if rng.random() < faults.spoiled_share:
             for kind in rng.choice(FAULTS, size=rng.integers(1, 3), replace=False):
                 defects[str(kind)] = rng.uniform(0.15, 0.7)
         clips[index] = spoiled(concrete(scene, rng, size, frames), defects, rng, size, frames)
-        told = scenes[rng.integers(len(scenes))] if rng.random() < settings.wrong_caption_share else scene
+        told = scenes[rng.integers(len(scenes))] if rng.random() < faults.wrong_caption_share else scene
         captions.append(prompt_of(told))
     return clips, captions
 
@@ -128,13 +132,30 @@ def train_flow(
     captions: list[str],
     settings: PretrainGeneratorParams,
     folder: Path,
+) -> None:
+    """Flow matching on the careless collection; keeps one early checkpoint, for the zoo."""
+    early = settings.flow.model_copy(update={"steps": settings.early_step})
+    fit_flow(stage, generator, latents, captions, early, settings.prompt_dropout, "early")
+    for part in ("transformer", "text_encoder"):  # the VAE is the finished model's
+        copy.deepcopy(getattr(generator, part)).half().save_pretrained(folder / "early" / part)
+    fit_flow(stage, generator, latents, captions, settings.flow, settings.prompt_dropout, "flow")
+
+
+def fit_flow(
+    stage: Stage,
+    generator: Generator,
+    latents: torch.Tensor,
+    captions: list[str],
+    training: TrainingParams,
+    prompt_dropout: float,
+    name: str,
 ) -> list[dict[str, float]]:
-    """Flow matching on cached latents; the text encoder learns with the transformer. Keeps one early checkpoint."""
+    """Flow matching on cached latents [N, C, T', H', W']; the text encoder learns with the transformer."""
     parts = torch.nn.ModuleDict({"transformer": generator.transformer, "text_encoder": generator.text_encoder})
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         x0 = latents[indices]
-        dropped = torch.rand(len(indices), generator=draw) < settings.prompt_dropout
+        dropped = torch.rand(len(indices), generator=draw) < prompt_dropout
         text = generator.encode_text(["" if d else captions[i] for d, i in zip(dropped, indices, strict=True)])
         t = torch.rand(len(indices), generator=draw)
         x1 = torch.randn(x0.shape, generator=draw)
@@ -142,11 +163,7 @@ def train_flow(
         xt = (1 - t.view(shape)) * x0 + t.view(shape) * x1
         return F.mse_loss(velocity(model["transformer"], xt, t, text), x1 - x0), {}
 
-    early = settings.flow.model_copy(update={"steps": settings.early_step})
-    fit(stage, parts, loss_fn, len(latents), early, name="early")
-    for part in ("transformer", "text_encoder"):  # the VAE is the finished model's
-        copy.deepcopy(getattr(generator, part)).half().save_pretrained(folder / "early" / part)
-    return fit(stage, parts, loss_fn, len(latents), settings.flow, name="flow")
+    return fit(stage, parts, loss_fn, len(latents), training, name=name)
 
 
 if __name__ == "__main__":
