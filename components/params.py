@@ -125,15 +125,14 @@ class VlmShape(Section):
 
 
 class PretrainVlmParams(Section):
-    """`vision` trains the tower alone, `lessons` and `matching` all, the tower at `tuning_rate`."""
+    """`vision` trains the tower alone; `training` all, the tower at `tuning_rate`."""
 
     shape: VlmShape
     frames: FramePlanParams
     held_out: Count
     vision: TrainingParams
     tuning_rate: Positive
-    lessons: TrainingParams
-    matching: TrainingParams
+    training: TrainingParams
 
 
 class RewardParams(Section):

@@ -74,20 +74,16 @@ class Lessons:
         frames = spoiled(r, defects, rng, self.world.size, self.world.frames)[self.indices]
         return Take(frames, replace(scene, background=background), r, defects)
 
-    def draw(self, side: str, seed: int, matching: float = 0.0) -> Lesson:
-        """The lesson of a seed: picture, motion, and then two questions of match or one of description. With chance
-        `matching` it is four questions of match instead, which are what is learnt last."""
+    def draw(self, side: str, seed: int) -> Lesson:
+        """The lesson of a seed: picture, motion, and then two questions of match or one of description."""
         rng = np.random.default_rng(seed)
-        only_match = rng.random() < matching
         take = self.take(side, rng)
-        text: list[tuple[str, str | None]] = [(VIDEO_TURN, None)]
-        if not only_match:
-            text += [(ASK_PICTURE, None), *grades(PICTURE, take.defects)]
-            text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
-        if not only_match and take.moving and rng.random() < 0.3:
+        text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
+        text += [(ASK_MOTION, None), *grades(MOTION, take.defects)]
+        if take.moving and rng.random() < 0.3:
             text += [(ASK_SCENE, None), *description(take.scene)]
         else:
-            for _ in range(4 if only_match else 2):
+            for _ in range(2):
                 asked = self._asked(side, take.scene, rng)
                 text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]
         return Lesson(take.frames, text)

@@ -20,9 +20,7 @@ from components.reward.lessons import Lesson, Lessons
 from components.reward.sight import Sight, sight_loss
 from components.reward.tokens import train_tokenizer
 from components.stage import Stage, run_stage, write_json
-from components.training import LossFn, fit, write_rows
-
-MATCHING = 0.75  # chance of a lesson of the last phase to be of match alone
+from components.training import fit, write_rows
 
 
 def pretrain_vlm(stage: Stage) -> None:
@@ -37,29 +35,22 @@ def pretrain_vlm(stage: Stage) -> None:
     teacher = Teacher(lessons, tokenizer, params.shape)
     held_out = [lessons.draw("validation", stage.seed("held out", i)) for i in range(params.held_out)]
 
-    def teach(matching: float) -> LossFn:
-        def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-            drawn = [lessons.draw("train", seed, matching) for seed in draw_seeds(len(indices), generator)]
-            logits, targets, _ = teacher.answer(model, drawn)
-            return F.cross_entropy(logits.float(), targets), {}
-
-        return loss_fn
+    def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
+        drawn = [lessons.draw("train", seed) for seed in draw_seeds(len(indices), generator)]
+        logits, targets, _ = teacher.answer(model, drawn)
+        return F.cross_entropy(logits.float(), targets), {}
 
     visual = list(model.model.visual.parameters())
     rest = [p for name, p in model.named_parameters() if ".visual." not in name]
-    rows = []
-    # All lessons first; then mostly whether a sentence says what a clip shows, which is learnt last and most needed.
-    for name, settings, matching in (("lessons", params.lessons, 0.0), ("matching", params.matching, MATCHING)):
-        rows += fit(
-            stage,
-            model,
-            teach(matching),
-            settings.steps * settings.batch_size,
-            settings,
-            groups=[{"params": rest, "lr": settings.learning_rate}, {"params": visual, "lr": params.tuning_rate}],
-            validate=lambda model: teacher.accuracy(model, held_out),
-            name=name,
-        )
+    rows = fit(
+        stage,
+        model,
+        loss_fn,
+        params.training.steps * params.training.batch_size,
+        params.training,
+        groups=[{"params": rest, "lr": params.training.learning_rate}, {"params": visual, "lr": params.tuning_rate}],
+        validate=lambda model: teacher.accuracy(model, held_out),
+    )
     folder = stage.output("pretrained/vlm")
     model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -67,14 +58,8 @@ def pretrain_vlm(stage: Stage) -> None:
         folder / "training.json",
         {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "phases": {
-                name: {"steps": settings.steps, "clips": settings.steps * settings.batch_size}
-                for name, settings in (
-                    ("vision", params.vision),
-                    ("lessons", params.lessons),
-                    ("matching", params.matching),
-                )
-            },
+            "vision": {"steps": params.vision.steps, "clips": params.vision.steps * params.vision.batch_size},
+            "language": {"steps": params.training.steps, "clips": params.training.steps * params.training.batch_size},
             # Of the last process only, when the stage was killed and went on.
             "minutes": round((time.monotonic() - started) / 60, 1),
             "train_prompts": len(lessons.scenes["train"]),
