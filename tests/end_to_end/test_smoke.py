@@ -1,5 +1,6 @@
 """The whole pipeline in the smoke profile, as a user runs it: `dvc repro` in a checkout. Then again, and killed."""
 
+import csv
 import json
 import os
 import shutil
@@ -142,10 +143,12 @@ def test_bad_input_is_one_line_and_leaves_no_output(finished, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(finished, broken, symlinks=True, ignore=shutil.ignore_patterns("mlartifacts", "cache"))
     file = broken / "data/source/annotations.csv"
-    lines = file.read_text().splitlines()
-    lines[3] = lines[3].replace(",same,", ",better,", 1) if ",same," in lines[3] else lines[3].replace(",A,", ",better,", 1)
+    with open(file, newline="") as stream:
+        rows = list(csv.reader(stream))
+    rows[3][rows[0].index("VQ")] = "better"
     file.unlink()  # DVC may have linked it into its cache
-    file.write_text("\n".join(lines) + "\n")
+    with open(file, "w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
     shutil.rmtree(broken / "data/pairs")
     command = [sys.executable, "-m", "components.preferences.pairs"]
     result = subprocess.run(command, cwd=broken, env=environment(broken), capture_output=True, text=True)
