@@ -62,7 +62,7 @@ format: setup
 	ruff check --fix .
 	ruff format .
 
-# The small pretrained models of the shapes world, made again from nothing (an hour and a half on two cores).
+# The small pretrained models of the shapes world, made again from nothing: hours on two cores.
 pretrain: setup
 	dvc unfreeze pretrain_generator pretrain_vlm
 	dvc repro --single-item --force pretrain_generator pretrain_vlm

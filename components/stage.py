@@ -7,7 +7,6 @@ the same `python -m components.<area>.<stage>`.
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -179,10 +178,3 @@ def read_json(path: str | Path) -> Any:
     with contextlib.suppress(FileNotFoundError):
         return json.loads(Path(path).read_text())
     raise BadInput(path, "missing")
-
-
-def finite(value: float, what: str, step: int = 0) -> float:
-    """`value`, or NonFinite."""
-    if not math.isfinite(value):
-        raise NonFinite(what, step)
-    return value
