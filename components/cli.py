@@ -51,7 +51,7 @@ def score(
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
             failed += 1
-            print(f"error: {path}: {result.reason}", file=sys.stderr)
+            print(f"error: {path}: {result.reason.removeprefix(f'{path}: ')}", file=sys.stderr)
         elif as_json:
             known = {"normalised": result.normalised, "raw": result.raw, "Overall": result.overall}
             origin = {"model_version": result.model_version, "frame_plan": result.frame_plan}

@@ -357,7 +357,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
         raise BadInput(path, why, key=key or None) from error
