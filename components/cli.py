@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from components.errors import BadInput, NonFinite
+from components.errors import BadInput, exit_codes
 
 app = typer.Typer(
     help="Turn human preferences between generated videos into better video generators.",
@@ -167,14 +167,8 @@ def doctor() -> None:
 
 
 def main() -> None:
-    try:
+    with exit_codes():
         app()
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except NonFinite as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
 
 
 if __name__ == "__main__":

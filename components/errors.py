@@ -1,5 +1,8 @@
-"""The two ways in which a stage fails on purpose; each has its own exit code (see stage.py)."""
+"""The two ways in which a command fails on purpose; each has its own exit code."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,3 +23,13 @@ class NonFinite(Exception):
 
     def __init__(self, what: str, step: int):
         super().__init__(f"{what} is not finite at step {step}; the last checkpoint before it is kept")
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """One line and exit code 2 or 3 in place of a traceback, for errors made for the user's eyes."""
+    try:
+        yield
+    except (BadInput, NonFinite) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, BadInput) else 3)

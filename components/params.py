@@ -63,12 +63,14 @@ class WorldParams(Section):
 
 
 class ShapesSource(Section):
-    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models, every
-    two of its clips labelled. Noise and tie widths of the annotators are in gold units, whose range is 1."""
+    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models and, some
+    times over, by the generator that will be aligned; every two of its clips labelled. Noise and tie widths of the
+    annotators are in gold units, whose range is 1."""
 
     kind: Literal["shapes"]
     folder: str  # of the pretrained generator, early checkpoint beside it
     prompts: Count
+    own_clips: Annotated[int, Field(ge=0)]
     clips_per_prompt: Annotated[int, Field(ge=2)]
     workers: Count
     noise: dict[Dimension, Positive]
@@ -235,12 +237,13 @@ class GridParams(Section):
 
 
 class SftParams(Section):
+    prompt_dropout: Fraction
     training: TrainingParams
 
 
 class RwrParams(Section):
+    prompt_dropout: Fraction
     training: TrainingParams
-    weighting: Literal["exp"]
     temperature: Positive
     clip: Positive
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 
-from components.errors import BadInput, NonFinite
+from components.errors import BadInput, exit_codes
 from components.graph import stage_definition
 from components.params import Params, load_params
 from components.tracking import ChildRun
@@ -124,14 +124,8 @@ class Stage:
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 1 anything else."""
-    try:
+    with exit_codes():
         Stage(name).run(body)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except NonFinite as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
     sys.exit(0)
 
 

@@ -44,7 +44,8 @@ def candidates(stage: Stage) -> None:
     jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
     latents = draw(stage, generator, jobs, stage.params.sampling, folder / "videos", what="candidates")
     save_file({"latents": latents}, folder / "latents.safetensors")
-    text = generator.encode_text([prompt for _, prompt in prompts]).detach()
+    # The empty prompt comes last: regression drops prompts, so that guidance keeps its unconditional half.
+    text = generator.encode_text([*(prompt for _, prompt in prompts), ""]).detach()
     save_file({"text": text.contiguous()}, folder / "text.safetensors")
     write_table(folder / "candidates.parquet", rows, SCHEMA)
 

@@ -19,10 +19,12 @@ SCORES = Path("data/candidate_scores.parquet")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Normalised latents [N, C, T', H', W'], text embeddings [N, L, D] by prompt, and the table that names them."""
+    """Normalised latents [N, C, T', H', W'], text embeddings [N, L, D] of their prompts and [L, D] of the empty one, and
+    the table that names them."""
 
     latents: torch.Tensor
     text: torch.Tensor
+    empty: torch.Tensor
     table: pd.DataFrame
 
     def rows(self, ids: pd.Series, file: Path) -> np.ndarray:
@@ -41,7 +43,7 @@ def load_candidates() -> Candidates:
     text = load_file(FOLDER / "text.safetensors")["text"]
     if len(latents) != len(table):
         raise BadInput(FOLDER / "latents.safetensors", f"{len(latents)} latents for {len(table)} candidates")
-    return Candidates(latents, text[table.text_row.to_numpy(copy=True)], table)
+    return Candidates(latents, text[table.text_row.to_numpy(copy=True)], text[-1], table)
 
 
 @dataclass(frozen=True)

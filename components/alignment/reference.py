@@ -74,7 +74,13 @@ def pair_errors(
 
 @torch.no_grad()
 def reference_errors(
-    stage: Stage, transformer: torch.nn.Module, pairs: Pairs, grid: Grid, reduction: str, identity: dict[str, str]
+    stage: Stage,
+    transformer: torch.nn.Module,
+    pairs: Pairs,
+    grid: Grid,
+    reduction: str,
+    identity: dict[str, str],
+    cache: Path = CACHE,
 ) -> torch.Tensor:
     """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else filled and kept.
 
@@ -82,7 +88,7 @@ def reference_errors(
     uses it again.
     """
     key = json.dumps({**identity, "reduction": reduction, "grid": digest_of(grid)}, sort_keys=True)
-    file = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if file.exists():
         stage.say(f"reference errors: {file} serves")
         return load_file(file)["errors"]

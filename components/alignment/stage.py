@@ -40,10 +40,12 @@ def align(method: str, stage: Stage) -> None:
     elif method == "rwr":
         weights = torch.from_numpy(reward_weights(load_rewards(candidates), method_params)).float()
         everything = np.arange(len(candidates.latents))
-        loss_fn, count = regression(candidates, everything, lambda e, i: flow_rwr_loss(e, weights[i])), len(everything)
+        loss_fn = regression(candidates, everything, method_params.prompt_dropout, lambda e, i: flow_rwr_loss(e, weights[i]))
+        count = len(everything)
     else:
         winners = candidates.rows(load_pairs(candidates).table.chosen, PAIRS)
-        loss_fn, count = regression(candidates, winners, lambda e, i: sft_loss(e)), len(winners)
+        loss_fn = regression(candidates, winners, method_params.prompt_dropout, lambda e, i: sft_loss(e))
+        count = len(winners)
 
     rows = fit(stage, transformer, loss_fn, count, method_params.training, name=method)
     folder = stage.output(f"models/aligned/{method}")
@@ -87,15 +89,18 @@ def dpo(stage: Stage, transformer: WanTransformer3DModel, candidates: Candidates
     return loss_fn, len(pairs)
 
 
-def regression(candidates: Candidates, places: np.ndarray, loss: Callable) -> LossFn:
-    """Flow matching on single clips, `loss(errors, indices)` deciding what each counts (SFT, Flow-RWR)."""
+def regression(candidates: Candidates, places: np.ndarray, prompt_dropout: float, loss: Callable) -> LossFn:
+    """Flow matching on single clips, `loss(errors, indices)` deciding what each counts (SFT, Flow-RWR). A share of the
+    prompts is dropped: sampling needs the model without a prompt as well."""
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         rows = places[indices]
         t = torch.rand(len(rows), generator=draw)
         x0 = candidates.latents[rows]
         xt, target = noised(x0, torch.randn(x0.shape, generator=draw), t)
-        errors = squared_errors(target, velocity(model, xt, t, candidates.text[rows]), "mean")
+        dropped = torch.rand(len(rows), generator=draw) < prompt_dropout
+        text = torch.where(dropped.view(-1, 1, 1), candidates.empty, candidates.text[rows])
+        errors = squared_errors(target, velocity(model, xt, t, text), "mean")
         return loss(errors, indices), change_by_timestep("error", errors, t)
 
     return loss_fn

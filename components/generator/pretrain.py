@@ -25,6 +25,7 @@ FAULTS = ("blur", "ghost", "flicker", "jitter", "frozen")
 LATENT_NOISE = 0.05
 PULL = 1e-4
 OBJECT_WEIGHT = 8
+LOGIT_T = (-0.2, 1.2)  # t is logit-normal: the middle noise levels, where shapes are decided, are learnt most often
 VAE_POOL = 64  # clips the statistics of the latents are taken from, a batch
 
 
@@ -157,7 +158,7 @@ def fit_flow(
         x0 = latents[indices]
         dropped = torch.rand(len(indices), generator=draw) < prompt_dropout
         text = generator.encode_text(["" if d else captions[i] for d, i in zip(dropped, indices, strict=True)])
-        t = torch.rand(len(indices), generator=draw)
+        t = torch.sigmoid(LOGIT_T[0] + LOGIT_T[1] * torch.randn(len(indices), generator=draw))
         x1 = torch.randn(x0.shape, generator=draw)
         shape = (-1, 1, 1, 1, 1)
         xt = (1 - t.view(shape)) * x0 + t.view(shape) * x1

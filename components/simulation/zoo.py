@@ -24,11 +24,12 @@ from components.video.decode import read_frames
 from components.video.encode import write_video
 
 GENERATORS = ("wan", "wan-few-steps", "wan-unguided", "wan-overguided", "wan-early")
-# What each renderer may do wrong. Strengths are drawn for each clip, so that a zoo has every shade.
+# What each renderer may do wrong, one or two of these a clip. Strengths are drawn for each clip, so that a zoo has every
+# shade; most renderers get the subject wrong now and then, or text alignment would be a tie in most pairs.
 RENDERERS: dict[str, tuple[str, ...]] = {
     "render-clean": (),
-    "render-picture": ("blur", "noise", "ghost"),
-    "render-motion": ("jitter", "flicker", "frozen"),
+    "render-picture": ("blur", "noise", "ghost", "wrong_shape"),
+    "render-motion": ("jitter", "flicker", "frozen", "wrong_direction"),
     "render-subject": ("wrong_colour", "wrong_shape", "wrong_direction"),
     "render-mixed": ("blur", "noise", "jitter", "flicker", "frozen", "wrong_colour", "wrong_shape", "wrong_direction"),
 }
@@ -89,16 +90,18 @@ def make_zoo(stage: Stage) -> None:
 
 
 def cast(stage: Stage) -> list[dict[str, Any]]:
-    """Which models draw which prompts: clips_per_prompt unlike models for each of `prompts` scenes."""
+    """Which models draw which prompts: `own_clips` takes of the generator that will be aligned and `clips_per_prompt` of
+    unlike other models, for each of `prompts` scenes."""
     params = stage.params.source
     rng = stage.rng("cast")
     scenes = all_scenes()
     chosen = sorted(rng.choice(len(scenes), min(params.prompts, len(scenes)), replace=False))
     clips = []
     for place in chosen:
-        for model in rng.choice(MODELS, params.clips_per_prompt, replace=False):
+        others = rng.choice(MODELS[1:], params.clips_per_prompt, replace=False)
+        for take, model in enumerate([MODELS[0]] * params.own_clips + list(others)):
             seed = int(rng.integers(2**62))
-            path = f"{model}/{place:05d}.mp4"
+            path = f"{model}/{place:05d}-{take}.mp4"
             clips.append({"path": path, "prompt": prompt_of(scenes[place]), "model": str(model), "seed": seed})
     return clips
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from components.alignment import reference as reference_module
 from components.alignment.data import Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.reference import make_grid, pair_errors, reference_errors
@@ -42,11 +41,10 @@ def disturb(transformer):
             torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(len(name)))
 
 
-def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_module, "CACHE", tmp_path)
+def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage, tmp_path):
     params = bare_stage.params.align.dpo
     grid = make_grid(len(pairs), GridParams(draws=3, timesteps="uniform"), seed=2)
-    table = reference_errors(bare_stage, transformer, pairs, grid, "sum", {"base": "x"})
+    table = reference_errors(bare_stage, transformer, pairs, grid, "sum", {"base": "x"}, tmp_path)
     indices, draws = [0, 4, 5], [0, 1, 2]
     chosen, rejected = pair_errors(transformer, pairs, indices, draws, grid, "sum")
     loss, _ = flow_dpo_loss(
@@ -56,20 +54,19 @@ def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage, tmp_pa
     assert float(loss) == pytest.approx(math.log(2), abs=0.02)
 
 
-def test_cached_and_live_reference_agree(transformer, pairs, bare_stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_module, "CACHE", tmp_path)
+def test_cached_and_live_reference_agree(transformer, pairs, bare_stage, tmp_path):
     grid = make_grid(len(pairs), GridParams(draws=3, timesteps="logit_normal"), seed=2)
     disturb(transformer)
     with adapters_off(transformer):
-        table = reference_errors(bare_stage, transformer, pairs, grid, "mean", {"base": "x"})
+        table = reference_errors(bare_stage, transformer, pairs, grid, "mean", {"base": "x"}, tmp_path)
         for draw in range(3):
             live = torch.stack(pair_errors(transformer, pairs, [1, 3], [draw, draw], grid, "mean"))
             torch.testing.assert_close(table[:, [1, 3], draw], live, rtol=1e-5, atol=1e-6)
-    again = reference_errors(bare_stage, None, pairs, grid, "mean", {"base": "x"})
+    again = reference_errors(bare_stage, None, pairs, grid, "mean", {"base": "x"}, tmp_path)
     assert torch.equal(again, table), "the second time the table serves, no model is needed"
     other = GridParams(draws=3, timesteps="uniform")
     with pytest.raises(TypeError):  # another grid is another table: it asks the model, which is None here
-        reference_errors(bare_stage, None, pairs, make_grid(len(pairs), other, 2), "mean", {"base": "x"})
+        reference_errors(bare_stage, None, pairs, make_grid(len(pairs), other, 2), "mean", {"base": "x"}, tmp_path)
 
 
 def test_both_clips_of_a_pair_see_the_same_noise_and_time(transformer, pairs):
