@@ -29,7 +29,11 @@ def score(
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the videos were to show.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
-    model: Annotated[Path, typer.Option(help="Folder of a trained VideoReward.")] = Path("models/video_reward"),
+    model: Annotated[
+        Path, typer.Option(help="Folder of a trained VideoReward, ours or in the published layout (model_config.json).")
+    ] = Path("models/video_reward"),
+    template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
+    step: Annotated[int, typer.Option(help="checkpoint-STEP of the published layout; -1 is the latest.")] = -1,
     triton: Annotated[str | None, typer.Option(help="Score on a Triton server instead, e.g. 127.0.0.1:8000.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
 ) -> None:
@@ -42,7 +46,7 @@ def score(
     if triton is None:
         from components.reward.score import RewardModel
 
-        scores = RewardModel.load(model).score(items)
+        scores = RewardModel.load(model, template=template, step=step).score(items)
     else:
         from components.serving.client import score_remote
 

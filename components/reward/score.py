@@ -15,6 +15,7 @@ import torch
 
 from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
+from components.reward.published import LATEST, is_published, load_published
 from components.stage import Stage, folder_digest
 from components.video.decode import VideoError, probe, read_frames
 from components.video.frames import FramePlan, resize_frames
@@ -73,8 +74,19 @@ class RewardModel:
         self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])
 
     @classmethod
-    def load(cls, folder: str | Path, token_budget: int = 8192, threads: int = 2) -> "RewardModel":
-        """Read a model folder; BadInput where it is none, is damaged, or has a head that was never trained."""
+    def load(
+        cls,
+        folder: str | Path,
+        token_budget: int = 8192,
+        threads: int = 2,
+        template: str | Path | None = None,
+        step: int = LATEST,
+    ) -> "RewardModel":
+        """Read a model folder, ours or one in the published layout, which needs the file of its prompt template and may
+        hold several steps. BadInput where it is none, is damaged, or has a head that was never trained."""
+        if is_published(Path(folder)):
+            model, facts = load_published(Path(folder), template, step)
+            return cls(model, facts, facts["provenance"]["digest"], token_budget, threads)
         model, facts = load_video_reward(folder)
         return cls(model, facts, folder_digest(folder), token_budget, threads)
 

@@ -33,8 +33,8 @@ class FramePlan:
             raise ValueError("a frame plan needs fps or frames, one of them")
         if not (self.fps is None or self.fps > 0) or not (self.frames is None or self.frames >= FRAME_FACTOR):
             raise ValueError(f"fps {self.fps} or frames {self.frames} is too small")
-        if not 0 < self.min_pixels <= self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} are not a range")
+        if self.min_pixels <= 0 or self.max_pixels <= 0:
+            raise ValueError(f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} must be positive")
 
     def __str__(self) -> str:
         """Short text that scores are stamped with, such as `2fps 100352-200704px/28` or `8frames ...`."""

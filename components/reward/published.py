@@ -1,0 +1,195 @@
+"""Read a VideoReward as its authors published it (VideoAlign's layout), without a line of their code.
+
+    RUN/model_config.json                       what it was trained with
+    RUN/checkpoint-N/adapter_model.safetensors  LoRA, beside adapter_config.json and non_lora_state_dict.pth, or
+    RUN/checkpoint-N/model.pth                  every tensor, LoRA merged, kept apart, or never there
+
+Tensors carry the names of transformers 4.45, with or without PEFT's around them. `model_name_or_path` names the base model:
+a path as given, the same beside RUN, or a hub id. The prompt template is not part of the layout: the user gives its file.
+"""
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from components.errors import BadInput
+from components.reward.model import VideoReward, load_backbone, load_tokenizer
+from components.reward.prompt import PromptBuilder, read_template
+from components.stage import folder_digest
+
+CONFIG = "model_config.json"
+LATEST = -1
+MIN_PIXELS = 128 * 28 * 28  # a frame, of the published preprocessing; a smaller max_pixels wins where both bind
+LORA = re.compile(r"(.*)\.lora_(A|B)(?:\.default)?\.weight")
+
+
+def is_published(folder: Path) -> bool:
+    return (folder / CONFIG).exists()
+
+
+def load_published(folder: Path, template: str | Path | None, step: int = LATEST) -> tuple[VideoReward, dict[str, Any]]:
+    """The model of a run's checkpoint and its facts, as `load_video_reward` gives them.
+
+    step: the N of checkpoint-N; the highest one for LATEST and, as in the reference, for one that is not there.
+    BadInput names the file, and the tensor or key in it, that is missing, left over, of another shape or not finite.
+    """
+    file = folder / CONFIG
+    config = _read_config(file)
+    if template is None:
+        raise BadInput(file, "this layout has no prompt template: give its file (--template)")
+    dimensions = list(config["data_config"]["eval_dim"])
+    base = _base(folder, config["model_config"]["model_name_or_path"])
+    prompts = PromptBuilder(load_tokenizer(base), read_template(template, dimensions), dimensions)
+    backbone = load_backbone(base)
+    # The reference gives the embedding as many rows as the tokenizer has tokens; Qwen2-VL's own is padded, so it shrinks.
+    backbone.resize_token_embeddings(len(prompts.tokenizer), mean_resizing=False)
+
+    outputs = config["model_config"]["output_dim"]
+    if outputs not in (1, len(dimensions)):
+        raise BadInput(file, f"{outputs} outputs for {len(dimensions)} dimensions", key="model_config.output_dim")
+    model = VideoReward(backbone, prompts, "shared" if outputs == 1 else "per_dimension", "plain")
+    checkpoint = find_checkpoint(folder, step)
+    _fill(model, checkpoint, read_checkpoint(checkpoint))
+    return model.eval(), _facts(model, config, checkpoint, template)
+
+
+def find_checkpoint(folder: Path, step: int) -> Path:
+    """checkpoint-`step`, or the one with the highest number (12 comes after 9)."""
+    steps = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
+    if not steps:
+        raise BadInput(folder, "no checkpoint-N here")
+    return steps.get(step, steps[max(steps)])
+
+
+def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint under plain names of transformers 4.45 (visual.*, model.*, rm_head.*), LoRA merged in
+    as `<name>.delta`: what to add to a weight that may lie in the base model."""
+    whole = folder / "model.pth"
+    if whole.exists():
+        config = _read_json(folder / "adapter_config.json") if (folder / "adapter_config.json").exists() else None
+        return merge_lora(_read_pth(whole), config or _read_config(folder.parent / CONFIG)["peft_lora_config"], whole)
+    adapter = folder / "adapter_model.safetensors"
+    if not adapter.exists():
+        raise BadInput(folder, "neither model.pth nor adapter_model.safetensors is here")
+    tensors = load_file(adapter)
+    return merge_lora(
+        tensors | _read_pth(folder / "non_lora_state_dict.pth"), _read_json(folder / "adapter_config.json"), adapter
+    )
+
+
+def merge_lora(tensors: dict[str, torch.Tensor], config: dict[str, Any], file: Path) -> dict[str, torch.Tensor]:
+    """Strip PEFT's wrapping from the names; each pair of A [r, in] and B [out, r] becomes one `.delta` [out, in]."""
+    rank, alpha = config.get("r", config.get("lora_r")), config.get("lora_alpha")
+    plain, factors = {}, {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix("base_model.model.")
+        if found := LORA.fullmatch(name):
+            factors.setdefault(found[1], {})[found[2]] = tensor.float()
+        else:
+            plain[name.replace(".base_layer.", ".")] = tensor
+    for name, pair in factors.items():
+        if set(pair) != {"A", "B"}:
+            raise BadInput(file, f"LoRA has only {'/'.join(pair)} of A and B", key=name)
+        if len(pair["A"]) != rank or pair["B"].shape[1] != rank:
+            raise BadInput(file, f"LoRA of rank {len(pair['A'])}, its config says {rank}", key=name)
+        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+        plain[f"{name}.weight.delta"] = scale * pair["B"] @ pair["A"]
+    return plain
+
+
+def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Put a checkpoint's tensors in place, and see that nothing is left over and no trained part is missing."""
+    places = model.qwen.state_dict()
+    embedding = "model.language_model.embed_tokens.weight"
+    with torch.no_grad():
+        for name, tensor in sorted(tensors.items()):  # a weight comes before its .delta
+            if not torch.isfinite(tensor).all():
+                raise BadInput(checkpoint, "a weight is not finite", key=name)
+            delta = name.endswith(".delta")
+            place = _modern(name.removesuffix(".delta"))
+            target = model.head.weight if place == "rm_head.weight" else places.get(place)
+            if target is None:
+                raise BadInput(checkpoint, "a tensor that this model has no place for", key=name)
+            if target.shape != tensor.shape:
+                raise BadInput(checkpoint, f"is {tuple(tensor.shape)}, not {tuple(target.shape)}", key=name)
+            target.add_(tensor) if delta else target.copy_(tensor)
+        model.reward_tokens.copy_(places[embedding][model.prompts.reward_ids])
+    given = {_modern(name) for name in tensors}
+    required = {"rm_head.weight", embedding} | {name for name in places if ".visual." in name}
+    if missing := sorted(required - given):
+        raise BadInput(checkpoint, "missing: this part was trained", key=missing[0])
+
+
+def _modern(name: str) -> str:
+    """transformers 5's name of a tensor of Qwen2-VL that has transformers 4.45's."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    if name.startswith("model."):
+        return f"model.language_model.{name.removeprefix('model.')}"
+    return name
+
+
+def _facts(model: VideoReward, config: dict[str, Any], checkpoint: Path, template: str | Path) -> dict[str, Any]:
+    data, dimensions = config["data_config"], config["data_config"]["eval_dim"]
+    norms = config.get("inference_config") or {}
+    identity = {"mean": 0.0, "std": 1.0}  # without inference_config the reference leaves scores as they are
+    return {
+        "dimensions": list(dimensions),
+        "head": "shared" if len(model.head.weight) == 1 else "per_dimension",
+        "head_trained": True,
+        "loss": config["model_config"]["loss_type"],
+        "positions": "plain",
+        "template": model.prompts.template,
+        "frame_plan": {
+            "fps": data["fps"] if data["num_frames"] is None else None,
+            "frames": data["num_frames"],
+            "min_pixels": MIN_PIXELS,
+            "max_pixels": data["max_frame_pixels"],
+            "factor": model.patch_shape.factor,
+        },
+        "normalisation": {
+            name: {"mean": norms[f"{name}_mean"], "std": norms[f"{name}_std"]} if norms else identity for name in dimensions
+        },
+        "tie_thresholds": dict.fromkeys([*dimensions, "Overall"]),
+        "provenance": {"published": str(checkpoint), "template": str(template), "digest": folder_digest(checkpoint)},
+    }
+
+
+def _base(folder: Path, name: str) -> str | Path:
+    """Where the base model is: the path as given, the same name beside the run's folder, or else a hub id."""
+    beside = folder.resolve().parent / name
+    return name if Path(name).exists() or not beside.exists() else beside
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    config = _read_json(file)
+    needed = {"data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels"), "model_config": ("output_dim",)}
+    for section, keys in needed.items():
+        for key in keys:
+            if key not in config.get(section, {}):
+                raise BadInput(file, "missing", key=f"{section}.{key}")
+    return config
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise BadInput(file, "missing")
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise BadInput(file, f"not JSON: {error}") from error
+
+
+def _read_pth(file: Path) -> dict[str, torch.Tensor]:
+    if not file.exists():
+        raise BadInput(file, "missing")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        # Anything but tensors could run code while it is read.
+        raise BadInput(file, "not a file of tensors and nothing else") from error
