@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from components.alignment.data import Pairs
+from components.alignment.data import Candidates, Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.reference import make_grid, pair_errors, reference_errors
 from components.alignment.relabel import choose_pairs
-from components.alignment.stage import adapters_off, add_lora, save_lora
+from components.alignment.stage import adapters_off, add_lora, regression, save_lora
 from components.errors import BadInput
 from components.generator.wan import load_generator, load_transformer, save_generator, velocity
 from components.params import GridParams, LoraParams, RelabelParams
@@ -67,6 +67,20 @@ def test_cached_and_live_reference_agree(transformer, pairs, bare_stage, tmp_pat
     other = GridParams(draws=3, timesteps="uniform")
     with pytest.raises(TypeError):  # another grid is another table: it asks the model, which is None here
         reference_errors(bare_stage, None, pairs, make_grid(len(pairs), other, 2), "mean", {"base": "x"}, tmp_path)
+
+
+def test_a_dropped_prompt_trains_the_unconditional_half(transformer):
+    draw = torch.Generator().manual_seed(1)
+    latents, text, empty = (torch.randn(shape, generator=draw) for shape in ((5, 4, 3, 4, 4), (5, 16, 16), (16, 16)))
+    told = Candidates(latents, text, empty, pd.DataFrame())
+    untold = Candidates(latents, empty.expand_as(text), empty, pd.DataFrame())
+
+    def loss(candidates, prompt_dropout):
+        loss_fn = regression(candidates, np.arange(5), prompt_dropout, lambda errors, indices: errors.mean())
+        return loss_fn(transformer, [0, 3, 4], torch.Generator().manual_seed(2))[0]
+
+    assert torch.equal(loss(told, 1.0), loss(untold, 0.0))
+    assert not torch.isclose(loss(told, 0.0), loss(untold, 0.0))
 
 
 def test_both_clips_of_a_pair_see_the_same_noise_and_time(transformer, pairs):
