@@ -168,7 +168,10 @@ def _base(folder: Path, name: str) -> str | Path:
 
 def _read_config(file: Path) -> dict[str, Any]:
     config = _read_json(file)
-    needed = {"data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels"), "model_config": ("output_dim",)}
+    needed = {
+        "data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels"),
+        "model_config": ("model_name_or_path", "output_dim", "loss_type"),
+    }
     for section, keys in needed.items():
         for key in keys:
             if key not in config.get(section, {}):

@@ -129,6 +129,12 @@ def test_what_the_layout_lacks_is_said(run, tmp_path):
         load_published(run, None)
     with pytest.raises(BadInput, match="missing"):
         load_published(run, tmp_path / "no-such-template.txt")
+    config = run / "model_config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace("model_name_or_path", "model_name"))
+    with pytest.raises(BadInput, match=r"model_config.json, key 'model_config.model_name_or_path': missing"):
+        load_published(run, TEMPLATE)
+    config.write_text(whole)
     adapter = run / "checkpoint-12/adapter_model.safetensors"
     factors = load_file(adapter)
     save_file({name: factor for name, factor in factors.items() if "layers.0.mlp.up_proj.lora_B" not in name}, adapter)
