@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator demo summary test test-serving test-dags check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator demo summary test test-serving test-kill test-dags check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -44,6 +44,10 @@ test: setup
 
 test-serving: setup
 	pytest -m serving
+
+# Every stage killed once at a random moment, then run again.
+test-kill: setup
+	pytest -m kill -rP
 
 # Airflow lives in an environment of its own; so do the tests of the DAGs.
 test-dags: setup orchestrator

@@ -1,8 +1,10 @@
 """Stage `candidates`: K clips of the base generator for each of a number of training prompts.
 
 Everything alignment will need of them is kept: latents, text embeddings, the clips themselves. Neither the VAE nor the text
-encoder is run again after this.
+encoder is run again after this. Each is an output of its own, as training reads no video.
 """
+
+from pathlib import Path
 
 import pyarrow as pa
 from safetensors.torch import save_file
@@ -14,6 +16,7 @@ from components.preferences.split import split_prompts
 from components.stage import Stage, run_stage
 from components.tables import write_table
 
+FOLDER = Path("data/candidates")
 SCHEMA = pa.schema(
     [
         ("candidate_id", pa.string()),
@@ -40,14 +43,13 @@ def candidates(stage: Stage) -> None:
             rows.append({"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": seed} | place)
     stage.say(f"{len(rows)} clips of {len(prompts)} training prompts")
 
-    folder = stage.output("data/candidates")
     jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
-    latents = draw(stage, generator, jobs, stage.params.sampling, folder / "videos", what="candidates")
-    save_file({"latents": latents}, folder / "latents.safetensors")
+    latents = draw(stage, generator, jobs, stage.params.sampling, stage.output(FOLDER / "videos"), what="candidates")
+    save_file({"latents": latents}, stage.output(FOLDER / "latents.safetensors"))
     # The empty prompt comes last: regression drops prompts, so that guidance keeps its unconditional half.
     text = generator.encode_text([*(prompt for _, prompt in prompts), ""]).detach()
-    save_file({"text": text.contiguous()}, folder / "text.safetensors")
-    write_table(folder / "candidates.parquet", rows, SCHEMA)
+    save_file({"text": text.contiguous()}, stage.output(FOLDER / "text.safetensors"))
+    write_table(stage.output(FOLDER / "candidates.parquet"), rows, SCHEMA)
 
 
 def chosen_prompts(stage: Stage, split: str, count: int) -> list[tuple[str, str]]:

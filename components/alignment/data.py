@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from components.alignment.candidates import FOLDER
 from components.alignment.candidates import SCHEMA as CANDIDATES
 from components.errors import BadInput
 from components.tables import read_table
 
-FOLDER = Path("data/candidates")
 PAIRS = Path("data/alignment_pairs.parquet")
 SCORES = Path("data/candidate_scores.parquet")
 

@@ -9,6 +9,7 @@ from itertools import combinations
 import pandas as pd
 import pyarrow as pa
 
+from components.alignment.candidates import FOLDER
 from components.alignment.candidates import SCHEMA as CANDIDATES
 from components.errors import BadInput
 from components.params import RelabelParams
@@ -24,11 +25,11 @@ def relabel(stage: Stage) -> None:
     if unknown:
         why = f"the reward model has only {', '.join(model.dimensions)}"
         raise BadInput("params.yaml", why, key=f"relabel.weights.{unknown[0]}")
-    rows = pd.DataFrame(read_table("data/candidates/candidates.parquet", CANDIDATES))
-    table = score_table(stage, model, rows, root="data/candidates")
+    rows = pd.DataFrame(read_table(FOLDER / "candidates.parquet", CANDIDATES))
+    table = score_table(stage, model, rows, root=FOLDER)
     failed = table[table.status != "ok"]
     if len(failed):
-        raise BadInput(f"data/candidates/{failed.path.iloc[0]}", failed.reason.iloc[0])
+        raise BadInput(FOLDER / failed.path.iloc[0], failed.reason.iloc[0])
 
     scores = [
         {
@@ -44,7 +45,7 @@ def relabel(stage: Stage) -> None:
     ]
     pairs = choose_pairs(scores, params)
     if not pairs:
-        raise BadInput("data/candidates", "no pair has the margin asked for", key="relabel.min_margin")
+        raise BadInput(FOLDER, "no pair has the margin asked for", key="relabel.min_margin")
     numbers = [(name, pa.float64()) for name in model.dimensions]
     text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
     score_schema = pa.schema([*text[:3], *numbers, ("reward", pa.float64()), *text[3:]])

@@ -14,6 +14,7 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 
+from components.alignment.candidates import FOLDER
 from components.alignment.data import PAIRS, Candidates, load_candidates, load_pairs, load_rewards
 from components.alignment.flow_dpo import change_by_timestep, flow_dpo_loss, squared_errors
 from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
@@ -71,7 +72,7 @@ def dpo(stage: Stage, transformer: WanTransformer3DModel, candidates: Candidates
         identity = {
             "base": folder_digest(BASE),
             "pairs": folder_digest(PAIRS),
-            "latents": folder_digest("data/candidates"),
+            "latents": folder_digest(FOLDER / "latents.safetensors"),
         }
         with adapters_off(transformer):
             table = reference_errors(stage, transformer, pairs, grid, reduction, identity)
