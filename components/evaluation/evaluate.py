@@ -34,6 +34,7 @@ def evaluate(stage: Stage) -> None:
     clips = with_reward(clips, scores)
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap"))
     metrics["reward_model"] = folder_digest(REWARD_MODEL)
+    metrics["profile"] = stage.params.profile
 
     write_json(stage.output("metrics/alignment.json"), metrics)
     win_rate_table(metrics).to_csv(stage.output("plots/win_rates.csv"), index=False)

@@ -1,33 +1,36 @@
 """The figures that matter, printed after a run: python -m components.evaluation.summary
 
-Reads metrics/*.json only, and says of each part that was not run that it was not.
+Reads metrics/*.json and the profile's name only, and says of each part that was not run that it was not.
 """
 
 import json
 from pathlib import Path
 
+import yaml
+
 NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 
-def summary(root: Path = Path(".")) -> str:
-    """The summary of the metrics in `root`, as lines of plain text."""
+def summary(profile: str, root: Path = Path(".")) -> str:
+    """The summary of the metrics in `root`, as lines of plain text. Alignment that another profile has left there is not
+    this profile's, and is not shown."""
 
     def metrics(name: str) -> dict | None:
         file = root / "metrics" / f"{name}.json"
         return json.loads(file.read_text()) if file.exists() else None
 
     lines = ["", "LABELS"]
-    lines += _labels(metrics("source"), metrics("pairs"), metrics("base_generator"))
+    lines += _labels(metrics("source"), metrics("pairs"))
     lines += ["", "REWARD MODEL on prompts unseen in training"]
     lines += _bench(metrics("reward_bench"))
     lines += ["", "ALIGNMENT against the base generator: win rate, same prompts and seeds, a tie one half"]
-    lines += _alignment(metrics("alignment"))
-    report = root / "report" / "index.html"
-    lines += [
-        "",
-        f"Report: {report.resolve()}" if report.exists() else "Report: not made (no alignment in this profile)",
-    ]
+    alignment, report = metrics("alignment"), root / "report" / "index.html"
+    if alignment is not None and alignment["profile"] != profile:
+        lines += [f"  not made: what is there is of the profile {alignment['profile']}", "", "Report: not made"]
+        return "\n".join(lines)
+    lines += _alignment(alignment, metrics("base_generator"))
+    lines += ["", f"Report: {report.resolve()}" if report.exists() else "Report: not made"]
     return "\n".join(lines)
 
 
@@ -53,7 +56,7 @@ def interval(found: dict) -> str:
     return f"{percent(found['value'])} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def _labels(source: dict | None, pairs: dict | None, generator: dict | None) -> list[str]:
+def _labels(source: dict | None, pairs: dict | None) -> list[str]:
     lines = []
     if pairs is None:
         lines.append("  not made: metrics/pairs.json is absent")
@@ -66,8 +69,6 @@ def _labels(source: dict | None, pairs: dict | None, generator: dict | None) -> 
             agreed = "-" if alpha is None else f"{alpha:.2f}"
             rows.append([name, str(found["labelled"]), percent(found["tie_share"]), agreed, percent(gold.get(name))])
         lines += table(["", "pairs", "ties", "Krippendorff alpha", "one annotator vs gold"], rows)
-    if generator is not None and "prompt_right" in generator:
-        lines.append(f"  base generator gets {percent(generator['prompt_right'])} of training prompts wholly right")
     return lines
 
 
@@ -84,7 +85,7 @@ def _bench(bench: dict | None) -> list[str]:
     return [f"  {bench['pairs']} pairs of {bench['prompts']} prompts", *table(head, rows)]
 
 
-def _alignment(alignment: dict | None) -> list[str]:
+def _alignment(alignment: dict | None, generator: dict | None) -> list[str]:
     if alignment is None:
         return ["  not made: metrics/alignment.json is absent"]
     rows, alarms = [], []
@@ -100,8 +101,10 @@ def _alignment(alignment: dict | None) -> list[str]:
     ]
     if right:
         lines.append(f"  prompt wholly right by the gold judge: {', '.join(right)}")
+    if generator is not None and "prompt_right" in generator:
+        lines.append(f"  base generator gets {percent(generator['prompt_right'])} of training prompts wholly right")
     return lines + (alarms or ["  no hacking alarm"])
 
 
 if __name__ == "__main__":
-    print(summary())
+    print(summary(yaml.safe_load(Path("params.yaml").read_text())["profile"]))

@@ -25,8 +25,20 @@ def test_reference_figures():
         prompts = np.arange(len(labels))
         assert without_ties(labels, differences, prompts, rng(), 10).value == pytest.approx(case["without_ties"], abs=1e-15)
         _, accuracy = fit_tie_threshold(labels, differences)
+        assert fit_tie_threshold(labels, differences, "reference")[1] == pytest.approx(case["with_ties"], abs=1e-15)
         # The reference never tries "no ties", and the smallest threshold that it does try ties one pair.
         assert case["with_ties"] <= accuracy <= case["with_ties"] + 1 / len(labels) + 1e-12
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/data/reference-open is not here")
+def test_the_references_quirks_are_followed_where_asked():
+    for quirk in json.loads((REFERENCE / "accuracies.json").read_text())["quirks"]:
+        labels, differences = np.array(quirk["h"]), np.array(quirk["m"])
+        if len(labels):
+            assert fit_tie_threshold(labels, differences, "reference")[1] == pytest.approx(quirk["with_ties"], abs=1e-15)
+        else:
+            with pytest.raises(ValueError, match="no labelled pairs"):
+                fit_tie_threshold(labels, differences, "reference")
 
 
 def test_the_references_quirks_are_not_followed():
