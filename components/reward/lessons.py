@@ -24,6 +24,7 @@ ASK_PICTURE = "Visual quality:"
 ASK_MOTION = "\nMotion quality:"
 ASK_MATCH = '\nText alignment, "{}":'
 ASK_SCENE = "\nIt shows:"
+RIGHT, WRONG = " right", " wrong"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Lessons:
         return Take(frames, replace(scene, background=background), r, defects)
 
     def draw(self, side: str, seed: int) -> Lesson:
-        """The lesson of a seed: picture, motion, and then two questions of match or one of description."""
+        """The lesson of a seed: picture, motion, and then questions of match or one of description. Matches are asked of
+        single words before whole sentences: in a sentence alone, the word that counts is found too late to be learnt."""
         rng = np.random.default_rng(seed)
         take = self.take(side, rng)
         text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
@@ -83,17 +85,26 @@ class Lessons:
         if take.moving and rng.random() < 0.3:
             text += [(ASK_SCENE, None), *description(take.scene)]
         else:
+            for name in rng.choice(["colour", "shape"], 4).tolist():
+                word = self._word(name, take.scene, rng)
+                right = word == getattr(take.scene, name)
+                text += [(ASK_MATCH.format(word), None), (f" {name}", None), (RIGHT if right else WRONG, f"match {name}")]
             for _ in range(2):
                 asked = self._asked(side, take.scene, rng)
                 text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]
         return Lesson(take.frames, text)
+
+    def _word(self, name: str, shown: Scene, rng: np.random.Generator) -> str:
+        """A colour or a shape, the one that is shown half of the time."""
+        values = [value for value in dict(ATTRIBUTES)[name] if value != getattr(shown, name)]
+        return getattr(shown, name) if rng.random() < 0.5 else values[rng.integers(len(values))]
 
     def _asked(self, side: str, shown: Scene, rng: np.random.Generator) -> Scene:
         """A sentence to compare with the clip, wrong in each of its attributes about as often as right."""
         while True:
             asked = replace(shown, speed=shown.speed if rng.random() < 0.5 else None)
             for name, values in ATTRIBUTES:
-                if rng.random() < 0.45:
+                if rng.random() < 0.6:
                     asked = replace(asked, **{name: values[rng.integers(len(values))]})
             if rng.random() < 0.4:
                 asked = replace(asked, background=None)
@@ -142,5 +153,5 @@ def match(asked: Scene, shown: Scene, moving: bool) -> list[tuple[str, str | Non
         if wanted is None:
             continue
         right = wanted == getattr(shown, name) and (moving or name not in ("direction", "speed"))
-        answer += [(f" {name}", None), (" right" if right else " wrong", f"match {name}")]
+        answer += [(f" {name}", None), (RIGHT if right else WRONG, f"match {name}")]
     return answer
