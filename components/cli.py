@@ -67,6 +67,66 @@ def score(
         raise typer.Exit(2)
 
 
+@app.command("bench-reward")
+def bench_reward(
+    csv: Annotated[Path, typer.Argument(help="Labelled pairs: VideoGen-RewardBench's columns, or GenAI-Bench's.")],
+    videos: Annotated[Path, typer.Option(help="Folder that the CSV's paths are relative to.")],
+    model: Annotated[Path, typer.Option(help="Folder of a VideoReward.")] = Path("models/video_reward"),
+    template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
+    threshold_from: Annotated[
+        str, typer.Option(help="Tie threshold: 'validation', the model's own, or 'test', fitted here as leaderboards do.")
+    ] = "validation",
+    rounds: Annotated[int, typer.Option(min=1, help="Bootstrap rounds of the intervals.")] = 1000,
+    out: Annotated[Path, typer.Option(help="Folder for figures.json, pairs.csv and pictures.")] = Path("reward_benchmark"),
+) -> None:
+    """Measure a reward model against people's labels: accuracy with and without ties, by dimension and generator."""
+    from tqdm import tqdm
+
+    from components.reward import benchmark
+    from components.reward.bench import summary
+    from components.reward.score import RewardModel
+    from components.stage import write_json
+
+    if threshold_from not in ("validation", "test"):
+        raise BadInput("--threshold-from", f"'{threshold_from}' is neither validation nor test")
+    reward = RewardModel.load(model, template=template)
+    pairs = benchmark.read_benchmark(csv, reward.dimensions)
+    distinct = len({*pairs.paths[0], *pairs.paths[1]})
+    table = benchmark.score_benchmark(reward, pairs, videos, lambda items: tqdm(items, total=distinct, unit=" videos"))
+    questions = list(pairs.score_of)
+    thresholds = {question: reward.facts["tie_thresholds"][column] for question, column in pairs.score_of.items()}
+    result = benchmark.figures(table, questions, thresholds, threshold_from, rounds)
+    result |= {"model_version": reward.version, "frame_plan": str(reward.plan), "csv": str(csv)}
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "figures.json", result)
+    table.to_csv(out / "pairs.csv", index=False)
+    pictures = benchmark.draw(table, result, questions, out)
+    for question in questions:
+        print(f"{question}: {summary(result['dimensions'][question], result['baselines'][question])}")
+    print(f"{out / 'figures.json'}, {out / 'pairs.csv'}, {', '.join(map(str, pictures))}")
+
+
+@app.command("check-reward")
+def check_reward_model(
+    model: Annotated[Path, typer.Argument(help="Folder of a VideoReward, ours or in the published layout.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video files to try it on; several show more.")],
+    prompt: Annotated[str, typer.Option(help="What the videos were to show.")],
+    template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
+) -> None:
+    """Hold a reward model to its contract, and see how it reacts to spoiled videos.
+
+    Same input, same score, in any batch and order; VQ and MQ do not know the prompt; no score for what is no video. Exit
+    code 1 where one of these is broken. Reactions are changes of normalised scores, for you to judge.
+    """
+    from components.reward.check import as_lines, check_reward, load_items
+    from components.reward.score import RewardModel
+
+    findings = check_reward(RewardModel.load(model, template=template), load_items(videos, prompt))
+    print("\n".join(as_lines(findings)))
+    if any(finding.holds is False for finding in findings):
+        raise typer.Exit(1)
+
+
 def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:
     """(video, prompt) of the command line or of the CSV; paths of a CSV are relative to its folder."""
     if csv is None:
