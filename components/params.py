@@ -4,7 +4,7 @@ There are no defaults here: a profile (infra/profiles/) is a whole file, so that
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,9 @@ Dimension = str
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Read = TypeVar("Read", bound=Section)
 
 
 class TrainingParams(Section):
@@ -109,34 +112,6 @@ class FramePlanParams(Section):
     max_pixels: Count
 
 
-class VlmShape(Section):
-    """Sizes of a small Qwen2-VL; patch sizes in px and frames."""
-
-    hidden: Count
-    layers: Count
-    heads: Count
-    kv_heads: Count
-    ffn: Count
-    vision_dim: Count
-    vision_layers: Count
-    vision_heads: Count
-    patch: Count
-    temporal_patch: Count
-    merge: Count
-    vocabulary: Annotated[int, Field(ge=300)]
-
-
-class PretrainVlmParams(Section):
-    """`vision` trains the tower alone; `training` all, the tower at `tuning_rate`."""
-
-    shape: VlmShape
-    frames: FramePlanParams
-    held_out: Count
-    vision: TrainingParams
-    tuning_rate: Positive
-    training: TrainingParams
-
-
 class RewardParams(Section):
     """VideoReward. `base` is a Qwen2-VL folder or hub id; rates are those of paper Tab. 11's parts."""
 
@@ -160,41 +135,6 @@ class RewardParams(Section):
 class RewardBenchParams(Section):
     threshold_from: Literal["validation", "test"]
     bootstrap: Count
-
-
-class WanShape(Section):
-    """Sizes of a small Wan generator (transformer, VAE, text encoder)."""
-
-    heads: Count
-    head_dim: Count
-    layers: Count
-    ffn_dim: Count
-    text_dim: Count
-    text_layers: Count
-    text_tokens: Count
-    vae_dim: Count
-    latent_channels: Count
-
-
-class CollectionParams(Section):
-    """Shares of spoiled clips and of wrong captions in what a generator is pretrained on."""
-
-    spoiled_share: Fraction
-    wrong_caption_share: Fraction
-
-
-class PretrainGeneratorParams(Section):
-    shape: WanShape
-    clips: Count
-    vae_images: TrainingParams
-    vae_videos: TrainingParams
-    vae_decoder: TrainingParams
-    flow: TrainingParams
-    refine: TrainingParams
-    early_step: Count
-    prompt_dropout: Fraction
-    careless: CollectionParams
-    chosen: CollectionParams
 
 
 class BaseGeneratorParams(Section):
@@ -332,8 +272,6 @@ class Params(Section):
     world: WorldParams
     source: Annotated[ShapesSource | FolderSource, Field(discriminator="kind")]
     curate: CurateParams
-    pretrain_generator: PretrainGeneratorParams
-    pretrain_vlm: PretrainVlmParams
     reward: RewardParams
     reward_bench: RewardBenchParams
     base_generator: BaseGeneratorParams
@@ -353,12 +291,17 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     path = Path(path)
     if not path.exists():
         raise BadInput(path, "missing; `reelign profile shapes` makes it")
+    return read_section(path, Params)
+
+
+def read_section(path: Path, section: type[Read]) -> Read:
+    """A YAML file as a section; BadInput as in load_params."""
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
     try:
-        return Params.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
         # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")

@@ -12,7 +12,8 @@ from components.params import Params
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 # Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
 INFRASTRUCTURE = {
-    f"components/{name}.py" for name in ("__init__", "errors", "graph", "params", "stage", "tracking", "tables")
+    f"components/{name}.py"
+    for name in ("__init__", "errors", "graph", "params", "pretrain_params", "stage", "tracking", "tables")
 }
 
 

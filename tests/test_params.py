@@ -7,6 +7,7 @@ import yaml
 
 from components.errors import BadInput
 from components.params import load_params
+from components.pretrain_params import load_pretrain_params
 
 PROFILES = sorted(Path("infra/profiles").glob("*.yaml"))
 
@@ -58,3 +59,17 @@ def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path):
 def test_params_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_params().seed = 1
+
+
+def test_what_the_pretrained_models_were_made_with_is_valid():
+    assert load_pretrain_params().vlm.training.steps > 0
+
+
+def test_a_wrong_key_of_pretraining_is_named(tmp_path, monkeypatch):
+    values = yaml.safe_load(Path("pretrained/params.yaml").read_text())
+    values["vlm"]["stepps"] = 1
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretrained/params.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"params\.yaml, key 'vlm\.stepps': unknown key"):
+        load_pretrain_params()

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from components.generator.wan import Generator, pixels, save_generator, small_generator, velocity
-from components.params import CollectionParams, Params, PretrainGeneratorParams, TrainingParams
+from components.params import Params, TrainingParams
 from components.preferences.split import split_of
+from components.pretrain_params import CollectionParams, PretrainGeneratorParams, load_pretrain_params
 from components.simulation.render import concrete, spoiled
 from components.simulation.world import Scene, all_scenes, prompt_of
 from components.stage import Stage, run_stage, write_json
@@ -31,7 +32,7 @@ VAE_POOL = 64  # clips the statistics of the latents are taken from, a batch
 
 def pretrain_generator(stage: Stage) -> None:
     params = stage.params
-    settings = params.pretrain_generator
+    settings = load_pretrain_params().generator
     torch.manual_seed(stage.seed("weights"))
     scenes = training_scenes(params)
     words = sorted({word for scene in scenes for word in prompt_of(scene).split()})

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from components.errors import BadInput
-from components.params import WanShape
+from components.pretrain_params import WanShape
 
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from components.params import PretrainVlmParams, VlmShape
+from components.pretrain_params import PretrainVlmParams, VlmShape, load_pretrain_params
 from components.reward.inputs import PatchShape, collate
 from components.reward.lessons import Lesson, Lessons
 from components.reward.sight import Sight, sight_loss
@@ -24,7 +24,7 @@ from components.training import fit, write_rows
 
 
 def pretrain_vlm(stage: Stage) -> None:
-    params: PretrainVlmParams = stage.params.pretrain_vlm
+    params = load_pretrain_params().vlm
     started = time.monotonic()
     torch.manual_seed(stage.seed("weights") % 2**32)
     lessons = Lessons(stage.params.world, stage.params.split, params.frames)

@@ -3,7 +3,7 @@
 import torch
 
 from components.generator.wan import Generator, small_generator
-from components.params import WanShape
+from components.pretrain_params import WanShape
 
 SHAPE = WanShape(
     heads=2, head_dim=12, layers=2, ffn_dim=32, text_dim=16, text_layers=1, text_tokens=16, vae_dim=8, latent_channels=4

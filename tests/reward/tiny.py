@@ -3,7 +3,7 @@
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from components.params import VlmShape
+from components.pretrain_params import VlmShape
 from components.reward.model import VideoReward
 from components.reward.pretrain import vlm_config
 from components.reward.prompt import PromptBuilder, read_template
