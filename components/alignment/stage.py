@@ -4,9 +4,11 @@ Only the transformer is in memory: latents and text embeddings were made by `can
 come from a table, so a step is one forward and one backward of the policy.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,13 +132,26 @@ class adapters_off:
         self.transformer.enable_adapters()
 
 
-def save_lora(transformer: WanTransformer3DModel, folder) -> None:
+def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
     """Write what WanPipeline.load_lora_weights reads, alpha included."""
+    config = transformer.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order, and so the file, is another each run
     WanPipeline.save_lora_weights(
         folder,
         transformer_lora_layers=get_peft_model_state_dict(transformer),
-        transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        transformer_lora_adapter_metadata=config,
     )
+
+    sort_header(folder / "pytorch_lora_weights.safetensors")
+
+
+def sort_header(file: Path) -> None:
+    """Put a safetensors header in order: its writer orders metadata anew each time, and equal models would differ."""
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
 
 
 def reward_model(candidates: Candidates) -> str:

@@ -12,7 +12,7 @@ from components.alignment.data import Candidates, Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.reference import make_grid, pair_errors, reference_errors
 from components.alignment.relabel import choose_pairs
-from components.alignment.stage import adapters_off, add_lora, regression, save_lora
+from components.alignment.stage import adapters_off, add_lora, regression, save_lora, sort_header
 from components.errors import BadInput
 from components.generator.wan import load_generator, load_transformer, save_generator, velocity
 from components.params import GridParams, LoraParams, RelabelParams
@@ -143,3 +143,19 @@ def test_rewards_weigh_dimensions():
 
     params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0)
     assert reward({"VQ": 1.0, "TA": -1.0, "MQ": np.nan}, params) == 0.5
+
+
+def test_equal_tensors_make_equal_files_whatever_the_order_of_their_metadata(tmp_path):
+    import safetensors
+    from safetensors.torch import load_file, save_file
+
+    tensors = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(5)}
+    files = []
+    for number in range(20):  # the writer's order is another each time
+        save_file(tensors, tmp_path / f"{number}.safetensors", {key: "x" for key in "qwertz"})
+        sort_header(tmp_path / f"{number}.safetensors")
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1
+    torch.testing.assert_close(load_file(tmp_path / "0.safetensors"), tensors)
+    with safetensors.safe_open(tmp_path / "0.safetensors", "pt") as file:
+        assert file.metadata() == {key: "x" for key in "qwertz"}
