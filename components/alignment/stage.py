@@ -141,7 +141,6 @@ def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
         transformer_lora_layers=get_peft_model_state_dict(transformer),
         transformer_lora_adapter_metadata=config,
     )
-
     sort_header(folder / "pytorch_lora_weights.safetensors")
 
 

@@ -67,11 +67,11 @@ def contracts(model: RewardModel, items: list[Item], alone: np.ndarray) -> list[
         found.append(Finding(name, all(worst[d] <= limit for d in dimensions), worst, f"at most {limit:g}"))
 
     same("scored twice", np.concatenate([scores(model, [item], "raw") for item in items]))
-    same("in one batch", scores(model, items, "raw"))
-    same("in another order", scores(model, items[::-1], "raw")[::-1])
-    # A long prompt beside it pads the short one on the right.
-    padded = [(clip, prompt) for clip, own in items for prompt in (own, OTHER_PROMPTS[1])]
-    same("padded", scores(model, padded, "raw")[::2])
+    # Other prompts give even a single video company, and the long one pads it on the right.
+    crowd = [(clip, prompt) for clip, own in items for prompt in (own, *OTHER_PROMPTS)]
+    size = 1 + len(OTHER_PROMPTS)
+    same("in one batch, padded", scores(model, crowd, "raw")[::size])
+    same("in another order", scores(model, crowd[::-1], "raw")[::-1][::size])
     for number, other in enumerate(OTHER_PROMPTS, start=1):
         changed = scores(model, [(clip, other) for clip, _ in items], "raw")
         before = before_prompt(model)

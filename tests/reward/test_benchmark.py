@@ -11,7 +11,7 @@ from components.cli import app
 from components.errors import BadInput
 from components.reward.benchmark import calibration, figures, read_benchmark
 from components.video.encode import write_video
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import saved_model
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
 
@@ -77,8 +77,7 @@ def test_calibration_finds_the_slope_that_labels_were_drawn_with():
 
 
 def test_command_on_real_files(tmp_path):
-    model = tiny_model()
-    model.save(tmp_path / "model", tiny_facts(model))
+    saved_model(tmp_path / "model")
     for seed, name in enumerate(("a.mp4", "b.mp4", "c.mp4")):
         pixels = np.random.default_rng(seed).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
         write_video(tmp_path / name, pixels, fps=8)

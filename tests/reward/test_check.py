@@ -7,15 +7,12 @@ from components.errors import BadInput
 from components.reward.check import OTHER_PROMPTS, as_lines, before_prompt, check_reward, load_items
 from components.reward.score import RewardModel
 from components.video.encode import write_video
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import saved_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "video_reward"
-    model.save(folder, tiny_facts(model))
-    return folder
+    return saved_model(tmp_path_factory.mktemp("models") / "video_reward")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def test_a_sound_model_holds_and_reacts(folder, items):
     assert any(abs(value) > 1e-3 for value in reactions["blurred"].values())
     # A plan by count of frames does not read the frame rate.
     assert reactions["frame rate said to be half"] == {"VQ": 0, "MQ": 0, "TA": 0}
-    assert "a file that is no video gets no score" in as_lines(findings)[6]
+    assert "a file that is no video gets no score" in as_lines(findings)[5]
 
 
 class Companions(RewardModel):
@@ -70,7 +67,7 @@ def moved(raw, shift):
 
 
 def test_scores_that_depend_on_company_are_found(folder, items):
-    assert broken(check_reward(Companions.load(folder), items)) == ["in one batch", "in another order", "padded"] + [
+    assert broken(check_reward(Companions.load(folder), items)) == ["in one batch, padded", "in another order"] + [
         f"other prompt {n}: VQ, MQ unmoved" for n in (1, 2)
     ]
 
@@ -82,9 +79,7 @@ def test_a_prompt_that_leaks_is_found(folder, items):
 
 def test_what_stands_behind_the_prompt_may_know_it(tmp_path):
     template = "{text_prompt}\n<|VQ_reward|><|MQ_reward|><|TA_reward|>"
-    model = tiny_model(template=template)
-    model.save(tmp_path / "m", tiny_facts(model, template=template))
-    assert before_prompt(RewardModel.load(tmp_path / "m")) == []
+    assert before_prompt(RewardModel.load(saved_model(tmp_path / "m", template))) == []
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path):

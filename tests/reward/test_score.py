@@ -9,15 +9,12 @@ import pytest
 from components.reward import score as score_module
 from components.reward.score import Clip, RewardModel, Unscored, score_table, token_batches
 from components.video.encode import write_video
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import saved_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "video_reward"
-    model.save(folder, tiny_facts(model))
-    return folder
+    return saved_model(tmp_path_factory.mktemp("models") / "video_reward")
 
 
 @pytest.fixture

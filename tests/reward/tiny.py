@@ -1,5 +1,7 @@
 """A tiny VideoReward with random weights, made in a moment."""
 
+from pathlib import Path
+
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -37,6 +39,13 @@ def tiny_model(head="per_dimension", positions="plain", dimensions=DIMENSIONS, t
             p.data.mul_(3)
     template = template or read_template(TEMPLATES / "short.txt", dimensions)
     return VideoReward(backbone, PromptBuilder(tokenizer, template, dimensions), head, positions).eval()
+
+
+def saved_model(folder: Path, template: str | None = None) -> Path:
+    """The tiny model as a folder that RewardModel.load reads."""
+    model = tiny_model(template=template)
+    model.save(folder, tiny_facts(model))
+    return folder
 
 
 def tiny_facts(model: VideoReward, **changes) -> dict:

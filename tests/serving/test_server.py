@@ -17,7 +17,7 @@ from components.serving.install import install_triton
 from components.serving.package import NAME, write_repository
 from components.serving.server import ServingError, free_ports, serving, start_triton
 from components.video.encode import write_video
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import saved_model
 
 PARAMS = PackageParams(max_batch_size=8, max_queue_delay=200_000, token_budget=512)
 
@@ -29,10 +29,7 @@ def clip(seed: int, frames: int, height: int, width: int, fps: float = 8.0) -> C
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    model = tiny_model()
-    folder = tmp_path_factory.mktemp("models") / "video_reward"
-    model.save(folder, tiny_facts(model))
-    return folder
+    return saved_model(tmp_path_factory.mktemp("models") / "video_reward")
 
 
 @pytest.fixture(scope="module")
