@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import yaml
@@ -74,7 +74,8 @@ def bench_reward(
     model: Annotated[Path, typer.Option(help="Folder of a VideoReward.")] = Path("models/video_reward"),
     template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
     threshold_from: Annotated[
-        str, typer.Option(help="Tie threshold: 'validation', the model's own, or 'test', fitted here as leaderboards do.")
+        Literal["validation", "test"],
+        typer.Option(help="Tie threshold: the model's own, from validation pairs, or fitted here as leaderboards do."),
     ] = "validation",
     rounds: Annotated[int, typer.Option(min=1, help="Bootstrap rounds of the intervals.")] = 1000,
     out: Annotated[Path, typer.Option(help="Folder for figures.json, pairs.csv and pictures.")] = Path("reward_benchmark"),
@@ -83,19 +84,17 @@ def bench_reward(
     from tqdm import tqdm
 
     from components.reward import benchmark
-    from components.reward.bench import summary
+    from components.reward.figures import figures, summary
     from components.reward.score import RewardModel
     from components.stage import write_json
 
-    if threshold_from not in ("validation", "test"):
-        raise BadInput("--threshold-from", f"'{threshold_from}' is neither validation nor test")
     reward = RewardModel.load(model, template=template)
     pairs = benchmark.read_benchmark(csv, reward.dimensions)
     distinct = len({*pairs.paths[0], *pairs.paths[1]})
     table = benchmark.score_benchmark(reward, pairs, videos, lambda items: tqdm(items, total=distinct, unit=" videos"))
     questions = list(pairs.score_of)
     thresholds = {question: reward.facts["tie_thresholds"][column] for question, column in pairs.score_of.items()}
-    result = benchmark.figures(table, questions, thresholds, threshold_from, rounds)
+    result = figures(table, questions, thresholds, threshold_from, rounds)
     result |= {"model_version": reward.version, "frame_plan": str(reward.plan), "csv": str(csv)}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "figures.json", result)

@@ -167,6 +167,7 @@ class RelabelParams(Section):
     weights: dict[Dimension, float]
     choose: Literal["best_worst", "all_pairs"]
     min_margin: Annotated[float, Field(ge=0)]
+    duels: Count  # pairs whose clips are set apart to be looked at
 
 
 class GridParams(Section):
@@ -251,7 +252,6 @@ class EvaluateParams(Section):
     tie_width: TieWidthParams
     hacking: HackingParams
     report_prompts: Count
-    report_pairs: Count
 
 
 class PackageParams(Section):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,3 +39,8 @@ def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[s
                 raise BadInput(path, f"column is {found}, not {field.type}", key=field.name)
         table = table.select(schema.names)
     return table.to_pylist()
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Positions of `wanted` evenly spaced rows of `count`, first and last among them; all when there are fewer."""
+    return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, wanted))})

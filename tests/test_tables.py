@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from components.errors import BadInput
-from components.tables import read_table, write_table
+from components.tables import read_table, spread, write_table
 
 SCHEMA = pa.schema([pa.field("name", pa.string(), nullable=False), pa.field("label", pa.int8())])
 
@@ -36,3 +36,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
     write_table(tmp_path / "t.parquet", [{"name": "a", "label": 1}], SCHEMA.set(1, pa.field("label", pa.int64())))
     with pytest.raises(BadInput, match="key 'label': column is int64, not int8"):
         read_table(tmp_path / "t.parquet", SCHEMA)
+
+
+def test_spread_keeps_both_ends_and_takes_all_of_a_few():
+    assert spread(100, 5) == [0, 25, 50, 74, 99]
+    assert spread(3, 12) == [0, 1, 2]

@@ -1,10 +1,13 @@
 """Stage `relabel`: VideoReward scores the candidates; best against worst of a prompt become pairs.
 
 The paper relabels offline by its reward model, with the mean of the three dimensions deciding. Scores of all candidates
-are kept beside the pairs: thresholds and weights can change without decoding a video again.
+are kept beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are set apart
+with their clips in data/duels, for people to look at.
 """
 
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +18,7 @@ from components.errors import BadInput
 from components.params import RelabelParams
 from components.reward.score import RewardModel, score_table
 from components.stage import Stage, run_stage
-from components.tables import read_table, write_table
+from components.tables import read_table, spread, write_table
 
 
 def relabel(stage: Stage) -> None:
@@ -51,6 +54,13 @@ def relabel(stage: Stage) -> None:
     score_schema = pa.schema([*text[:3], *numbers, ("reward", pa.float64()), *text[3:]])
     write_table(stage.output("data/candidate_scores.parquet"), scores, score_schema)
     write_table(stage.output("data/alignment_pairs.parquet"), pairs, pair_schema(model.dimensions))
+    set_apart(
+        stage.output("data/duels"),
+        pairs,
+        dict(zip(rows.candidate_id, rows.path, strict=True)),
+        params.duels,
+        model.dimensions,
+    )
     margins = [pair["margin"] for pair in pairs]
     stage.log({"pairs": len(pairs), "mean_margin": sum(margins) / len(margins)})
     stage.say(f"{len(pairs)} pairs, mean margin {sum(margins) / len(margins):.2f}")
@@ -79,6 +89,23 @@ def pair_of(better: dict, worse: dict) -> dict:
     for side, row in (("chosen", better), ("rejected", worse)):
         scores |= {f"{side}_{key}": value for key, value in row.items() if isinstance(value, float)}
     return {key: better[key] for key in shared} | ids | scores | {"margin": better["reward"] - worse["reward"]}
+
+
+def set_apart(folder: Path, pairs: list[dict], paths: dict[str, str], wanted: int, dimensions: list[str]) -> None:
+    """Clips and a table of some pairs, evenly spaced from the narrowest margin to the widest."""
+    folder.mkdir(parents=True)
+    ranked = sorted(pairs, key=lambda pair: (pair["margin"], pair["chosen"], pair["rejected"]))
+    duels = []
+    for at in spread(len(ranked), wanted):
+        files = {}
+        for side in ("chosen", "rejected"):
+            files[f"{side}_path"] = f"{len(duels):02d}-{side}.mp4"
+            shutil.copyfile(FOLDER / paths[ranked[at][side]], folder / files[f"{side}_path"])
+        duels.append(ranked[at] | files)
+    schema = pair_schema(dimensions)
+    for side in ("chosen", "rejected"):
+        schema = schema.append(pa.field(f"{side}_path", pa.string()))  # below data/duels
+    write_table(folder / "duels.parquet", duels, schema)
 
 
 def pair_schema(dimensions: list[str]) -> pa.Schema:

@@ -7,9 +7,10 @@ import pandas as pd
 
 from components.evaluation import sections
 from components.evaluation.charts import interval_strip
-from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, minus, spread
+from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, minus
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.params import EvaluateParams
+from components.tables import spread
 
 HERO_CLIPS = 4  # beside the headline
 JUDGE_NAMES = {"gold": "gold judge", "reward": "VideoReward"}
@@ -57,7 +58,7 @@ def write_report(
         **_clips(clips, params, judges, _headliner(alignment)),
         **_rates(alignment, judges, params),
         **_signals(alignment, judges),
-        **_other_stages(root, params),
+        **_other_stages(root),
     }
     context["contents"] = [
         ("clips", "Clips"),
@@ -236,18 +237,18 @@ def _signals(alignment: dict, judges: list[str]) -> dict:
     return {"signals": rows, "signals_note": note}
 
 
-def _other_stages(root: Path, params: EvaluateParams) -> dict:
+def _other_stages(root: Path) -> dict:
     tables, labels_absent = sections.labels(root)
     models, curves_absent = sections.curves(root)
     return {
-        "duels": sections.duels(root, params.report_pairs),
+        "duels": sections.duels(root),
         "duels_rule": "Pairs of candidates for training prompts, winner and loser by VideoReward (○), evenly spaced"
         " from the narrowest margin to the widest.",
         "bench": sections.bench(root),
         "labels": tables,
         "curves": models,
         "missing": {
-            "duels": "data/alignment_pairs.parquet or data/candidates is absent",
+            "duels": "data/duels is absent",
             "bench": "metrics/reward_bench.json is absent",
             "labels": labels_absent,
             "curves": curves_absent,

@@ -7,8 +7,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from components.evaluation.charts import curve, interval_strip
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
@@ -23,11 +21,6 @@ TRAINING = {
     "dpo": "models/aligned/dpo/training.csv",
     "latent_reward": "models/latent_reward/training.csv",
 }
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Positions of `wanted` evenly spaced items of `count`, first and last among them; all when there are fewer."""
-    return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, wanted))})
 
 
 def estimate(found: dict) -> Interval | None:
@@ -71,19 +64,16 @@ def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None 
     }
 
 
-def duels(root: Path, wanted: int) -> list[dict]:
-    """Winners beside losers of the preference pairs, evenly spaced from the narrowest to the widest margin."""
-    pairs_file, candidates_file = root / "data/alignment_pairs.parquet", root / "data/candidates/candidates.parquet"
-    if not (pairs_file.exists() and candidates_file.exists()):
+def duels(root: Path) -> list[dict]:
+    """Winners beside losers of the preference pairs that `relabel` set apart."""
+    folder = root / "data/duels"
+    if not folder.exists():
         return []
-    pairs = sorted(read_table(pairs_file), key=lambda row: (row["margin"], row["chosen"], row["rejected"]))
-    paths = {row["candidate_id"]: row["path"] for row in read_table(candidates_file)}
     shown = []
-    for at in spread(len(pairs), wanted):
-        pair = pairs[at]
+    for pair in read_table(folder / "duels.parquet"):
         sides = {
             side: film(
-                candidates_file.parent / paths[pair[side]],
+                folder / pair[f"{side}_path"],
                 pair["prompt"],
                 [Score("reward", "Reward", minus(f"{pair[f'{side}_reward']:.2f}"))],
             )

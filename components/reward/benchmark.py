@@ -15,14 +15,11 @@ import pandas as pd
 
 from components.errors import BadInput
 from components.preferences.schema import clip_path, read_annotations
-from components.reward.accuracy import correct, fit_tie_threshold, tie_baselines
-from components.reward.bench import measure
 from components.reward.pairs import NO_LABEL
 from components.reward.score import OVERALL, RewardModel, Unscored
 
 GENAI_COLUMNS = ("prompt", "left_video", "right_video", "left_model", "right_model", "vote_type")
 GENAI_VOTES = {"leftvote": 1, "rightvote": -1, "tievote": 0, "bothbad_vote": 0}
-CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -109,72 +106,6 @@ def score_benchmark(model: RewardModel, pairs: Labelled, videos: Path, watch: Ca
             part = scores[side * len(pairs.rows) : (side + 1) * len(pairs.rows)]
             table[f"{question}_score_{name}"] = [score[column] for score in part]
     return table
-
-
-def figures(
-    table: pd.DataFrame, questions: list[str], thresholds: dict[str, float | None], threshold_from: str, rounds: int
-) -> dict[str, Any]:
-    """As metrics/reward_bench.json has them, with the published protocol's figure, accuracy by generator, calibration."""
-    result: dict[str, Any] = {"pairs": len(table), "prompts": table.prompt.nunique(), "dimensions": {}, "baselines": {}}
-    result |= {"reference_protocol": {}, "generators": {}, "calibration": {}}
-    for question in questions:
-        part = table[table[f"{question}_label"].notna()]
-        labels = part[f"{question}_label"].to_numpy(int)
-        differences = (part[f"{question}_score_A"] - part[f"{question}_score_B"]).to_numpy()
-        rng = np.random.default_rng(0)
-        threshold = thresholds.get(question)
-        result["dimensions"][question] = measure(
-            labels, differences, part.prompt.to_numpy(), threshold, threshold_from, rng, rounds
-        )
-        result["baselines"][question] = tie_baselines(labels)
-        reference = fit_tie_threshold(labels, differences, "reference")[1] if len(labels) else None
-        result["reference_protocol"][question] = {"accuracy_with_ties": reference}
-        result["generators"][question] = by_generator(part, labels, differences)
-        result["calibration"][question] = calibration(labels, differences)
-    return result
-
-
-def by_generator(
-    part: pd.DataFrame, labels: np.ndarray, differences: np.ndarray
-) -> dict[str, dict[str, float | int | None]]:
-    """Accuracy without ties over the pairs that each generator takes part in."""
-    decided, right = labels != 0, correct(labels, differences)
-    found = {}
-    for model in sorted(set(part.model_A) | set(part.model_B)):
-        mine = decided & ((part.model_A == model) | (part.model_B == model)).to_numpy()
-        found[model] = {"accuracy_without_ties": float(right[mine].mean()) if mine.any() else None, "n": int(mine.sum())}
-    return found
-
-
-def calibration(labels: np.ndarray, differences: np.ndarray) -> dict[str, Any]:
-    """How often the better scored clip is preferred, by size of the difference (normalised scores), over decided pairs.
-
-    Bins hold equal numbers of pairs. `slope` is k of P(A) = sigma(k d), fitted; `error` the mean distance of the bins from
-    it, weighted by pairs.
-    """
-    decided = labels != 0
-    if decided.sum() < CALIBRATION_BINS:
-        return {"bins": [], "slope": None, "error": None}
-    size, right = np.abs(differences[decided]), (np.sign(differences) == labels)[decided]
-    slope = _slope(size, right)
-    bins = []
-    for part in np.array_split(np.argsort(size, kind="stable"), CALIBRATION_BINS):
-        said = float((1 / (1 + np.exp(-slope * size[part]))).mean())
-        bins.append(
-            {"difference": float(size[part].mean()), "right": float(right[part].mean()), "said": said, "n": len(part)}
-        )
-    error = sum(b["n"] * abs(b["right"] - b["said"]) for b in bins) / len(size)
-    return {"bins": bins, "slope": slope, "error": error}
-
-
-def _slope(size: np.ndarray, right: np.ndarray) -> float:
-    """Maximum likelihood of k in P(right) = sigma(k size); the likelihood is concave in k."""
-    from scipy.optimize import minimize_scalar
-
-    def loss(k: float) -> float:
-        return float(np.logaddexp(0, np.where(right, -k, k) * size).mean())
-
-    return float(minimize_scalar(loss, bounds=(0.0, 100.0), method="bounded").x)
 
 
 def draw(table: pd.DataFrame, result: dict[str, Any], questions: list[str], folder: Path) -> list[Path]:

@@ -77,7 +77,8 @@ class Lessons:
 
     def draw(self, side: str, seed: int) -> Lesson:
         """The lesson of a seed: picture, motion, and then questions of match or one of description. Matches are asked of
-        single words before whole sentences: in a sentence alone, the word that counts is found too late to be learnt."""
+        single words before whole sentences: in a sentence alone, the word that counts is found too late to be learnt. The
+        word stands behind another, as in a sentence: at the start of a quotation it would be other tokens."""
         rng = np.random.default_rng(seed)
         take = self.take(side, rng)
         text = [(VIDEO_TURN, None), (ASK_PICTURE, None), *grades(PICTURE, take.defects)]
@@ -88,7 +89,11 @@ class Lessons:
             for name in rng.choice(["colour", "shape"], 4).tolist():
                 word = self._word(name, take.scene, rng)
                 right = word == getattr(take.scene, name)
-                text += [(ASK_MATCH.format(word), None), (f" {name}", None), (RIGHT if right else WRONG, f"match {name}")]
+                text += [
+                    (ASK_MATCH.format(f"a {word}"), None),
+                    (f" {name}", None),
+                    (RIGHT if right else WRONG, f"match {name}"),
+                ]
             for _ in range(2):
                 asked = self._asked(side, take.scene, rng)
                 text += [(ASK_MATCH.format(prompt_of(asked)), None), *match(asked, take.scene, take.moving)]

@@ -25,6 +25,8 @@ class Pairs:
     prompts: list[str]
     paths_a: list[str]
     paths_b: list[str]
+    models_a: list[str]
+    models_b: list[str]
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -46,7 +48,8 @@ def read_pairs(split: str, dimensions: list[str]) -> Pairs:
             raise BadInput(file, "no labels of this dimension", key=dimension)
     labels = [[NO_LABEL if row[name] is None else row[name] for name in dimensions] for row in rows]
     column = {name: [row[name] for row in rows] for name in ("pair_id", "prompt", "path_A", "path_B")}
-    return Pairs(file, *column.values(), np.array(labels))
+    models = [[row[name] or "unknown" for row in rows] for name in ("model_A", "model_B")]
+    return Pairs(file, *column.values(), *models, np.array(labels))
 
 
 def decode_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:

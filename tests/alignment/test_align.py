@@ -127,7 +127,7 @@ def scores(*rewards: float) -> list[dict]:
 
 
 def test_pairs_are_best_against_worst_or_all():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0)
+    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, duels=2)
     (pair,) = choose_pairs(scores(0.5, 2.0, -1.0), params)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("c1", "c2", 3.0)
     assert (pair["chosen_VQ"], pair["rejected_reward"]) == (2.0, -1.0)
@@ -141,7 +141,7 @@ def test_pairs_are_best_against_worst_or_all():
 def test_rewards_weigh_dimensions():
     from components.alignment.relabel import reward
 
-    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0)
+    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, duels=2)
     assert reward({"VQ": 1.0, "TA": -1.0, "MQ": np.nan}, params) == 0.5
 
 

@@ -51,6 +51,19 @@ def test_no_prompt_is_on_two_sides(finished):
     assert not candidates & (validation | test | samples) and not samples & (train | validation)
 
 
+def test_duels_show_clips_of_the_pairs_that_alignment_learns_from(finished):
+    import pandas as pd
+
+    pairs = pd.read_parquet(finished / "data/alignment_pairs.parquet")
+    paths = pd.read_parquet(finished / "data/candidates/candidates.parquet").set_index("candidate_id").path
+    duels = pd.read_parquet(finished / "data/duels/duels.parquet")
+    assert len(duels) == 2 and duels.margin.tolist() == [pairs.margin.min(), pairs.margin.max()]
+    for duel in duels.itertuples():
+        for candidate, path in ((duel.chosen, duel.chosen_path), (duel.rejected, duel.rejected_path)):
+            clip = finished / "data/candidates" / paths[candidate]
+            assert (finished / "data/duels" / path).read_bytes() == clip.read_bytes()
+
+
 def test_all_methods_are_sampled_alike(finished):
     import pandas as pd
 

@@ -22,7 +22,6 @@ PARAMS = EvaluateParams(
     tie_width=TieWidthParams(gold=1e-9, reward=1e-9),
     hacking=HackingParams(dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.5, diversity_drop=0.4),
     report_prompts=12,
-    report_pairs=8,
 )
 GAIN = {"base": 0.0, "sft": 0.02, "rwr": 0.06, "dpo": 0.16, "nrg": 0.1}
 COLOURS = {"red": (220, 50, 40), "green": (50, 170, 70), "blue": (60, 80, 220), "yellow": (230, 210, 60)}
@@ -80,27 +79,24 @@ def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.Data
 
 
 def make_other_stages(root: Path) -> None:
-    """Pairs, candidates, metrics and training logs of the stages before evaluate."""
+    """Duels, metrics and training logs of the stages before evaluate."""
     rng = np.random.default_rng(1)
-    candidates, pairs = [], []
-    for number in range(20):
+    pairs = []
+    for number in range(8):
         for side, noise in (("w", 2), ("l", 40)):
-            path = f"videos/{number:02d}{side}.mp4"
-            write_video(root / "data/candidates" / path, clip(rng, list(COLOURS)[number % 4], noise), fps=8)
-            candidates.append({"candidate_id": f"c{number:02d}{side}", "path": path})
+            write_video(root / "data/duels" / f"{number:02d}{side}.mp4", clip(rng, list(COLOURS)[number % 4], noise), fps=8)
         score = float(rng.normal(1, 0.5))
         pairs.append(
             {
                 "prompt": f"a {list(COLOURS)[number % 4]} square moving right",
-                "chosen": f"c{number:02d}w",
-                "rejected": f"c{number:02d}l",
+                "chosen_path": f"{number:02d}w.mp4",
+                "rejected_path": f"{number:02d}l.mp4",
                 "chosen_reward": score,
                 "rejected_reward": score - 0.1 * number - 0.05,
                 "margin": 0.1 * number + 0.05,
             }
         )
-    pd.DataFrame(candidates).to_parquet(root / "data/candidates/candidates.parquet")
-    pd.DataFrame(pairs).to_parquet(root / "data/alignment_pairs.parquet")
+    pd.DataFrame(pairs).to_parquet(root / "data/duels/duels.parquet")
     share = {"value": 0.846, "ci95": [0.81, 0.88], "n": 320}
     tied = {"value": 0.702, "ci95": [0.66, 0.74], "n": 400, "tie_threshold": 0.3, "threshold_from": "validation"}
     dimensions = ("VQ", "MQ", "TA", "Overall")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from components.evaluation.report import sentence, write_report
-from components.evaluation.sections import estimate, spread
+from components.evaluation.sections import estimate
 from components.evaluation.win_rates import Interval
 from tests.evaluation.fixtures import PARAMS, make_report, make_samples
 
@@ -59,7 +59,7 @@ def test_absent_stages_are_named_and_not_faked(tmp_path, made):
     write_report(out, made[2], clips, PARAMS, "fixture", {"commit": "none", "outputs": [], "runs": []}, [], tmp_path)
     page = out.read_text()
     for absent in (
-        "alignment_pairs.parquet",
+        "data/duels is",
         "reward_bench.json is",
         "pairs.json is",
         "rwr/training.csv is",
@@ -100,8 +100,3 @@ def test_text_from_files_is_escaped(tmp_path, made):
 )
 def test_the_verdict_follows_from_the_interval(rate, words):
     assert words in sentence("Flow-DPO", rate, "the gold judge")
-
-
-def test_spread_keeps_both_ends_and_takes_all_of_a_few():
-    assert spread(100, 5) == [0, 25, 50, 74, 99]
-    assert spread(3, 12) == [0, 1, 2]

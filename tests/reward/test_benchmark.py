@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from components.cli import app
 from components.errors import BadInput
-from components.reward.benchmark import calibration, figures, read_benchmark
+from components.reward.benchmark import read_benchmark
+from components.reward.figures import calibration, figures
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
 

@@ -152,7 +152,7 @@ def test_what_can_be_learnt_is_learnt(data):
     assert report["dimensions"]["TA"]["accuracy_without_ties"] == {"value": None, "ci95": None, "n": 0}
     assert report["dimensions"]["TA"]["accuracy_with_ties"]["tie_threshold"] is None
     rows = Path("plots/reward_bench.csv").read_text().splitlines()
-    assert len(rows) == 61 and rows[0].startswith("pair_id,prompt,VQ_label,VQ_score_A,VQ_score_B,MQ_label")
+    assert len(rows) == 61 and rows[0].startswith("pair_id,prompt,model_A,model_B,VQ_label,VQ_score_A,VQ_score_B,MQ_label")
     facts = json.loads(Path("models/video_reward/video_reward.json").read_text())
     assert facts["head_trained"] and facts["provenance"]["train_pairs"] == 60
     assert [entry[0] for entry in stage.registered] == ["video_reward"]
