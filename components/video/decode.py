@@ -42,9 +42,8 @@ def probe(path: str | Path) -> VideoInfo:
             first = next(container.decode(stream), None)
             if first is None:
                 raise VideoError(path, "no frames")
-            _check_frame(path, first)
-            container.seek(0)
-            frames = sum(1 for packet in container.demux(stream) if packet.size > 0)
+            _check_frame(path, first, None)
+            frames = _order_shown(path)[0]
         except av.error.FFmpegError as error:
             raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
         _check_count(path, frames, stream.frames)
@@ -63,44 +62,73 @@ def probe(path: str | Path) -> VideoInfo:
         )
 
 
-def iter_frames(path: str | Path, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-    """Frames in order, uint8 RGB [H, W, 3], one in memory at a time; only those of `indices` (ascending) if given.
-
-    Decoding starts at the first frame and stops after the last one wanted, so an index is a count of frames and not a
-    guess from time stamps. VideoError when the clip breaks, changes size or ends before the last one wanted.
-    """
-    wanted = None if indices is None else _wanted(indices)
+def iter_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """All frames in order, uint8 RGB [H, W, 3], one in memory at a time. VideoError when the clip breaks or changes size."""
     with _open(path) as container:
         stream = _video_stream(path, container)
         stream.thread_type = "NONE"  # callers run several clips at a time
         seen, shape = 0, None
         try:
             for frame in container.decode(stream):
-                _check_frame(path, frame)
-                if shape not in (None, (frame.height, frame.width)):
-                    raise VideoError(path, f"frame size changes at frame {seen}")
-                shape = (frame.height, frame.width)
-                if wanted is None or seen in wanted:
-                    yield frame.to_ndarray(format="rgb24")
+                shape = _check_frame(path, frame, shape)
+                yield frame.to_ndarray(format="rgb24")
                 seen += 1
-                if wanted is not None and seen > max(wanted):
-                    return
         except av.error.FFmpegError as error:
             raise VideoError(path, f"truncated or corrupt: {error.strerror} after {seen} frames") from error
-        if seen == 0:
-            raise VideoError(path, "no frames")
-        if wanted is not None:
-            raise VideoError(path, f"truncated: {seen} frames, frame {max(wanted)} was wanted")
         _check_count(path, seen, stream.frames)
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.ndarray:
-    """uint8 RGB [T, H, W, 3]: the frames of `indices`, in that order, or all. See iter_frames."""
+    """uint8 RGB [T, H, W, 3]: the frames of `indices`, in that order, or all.
+
+    An index counts frames in the order in which they are shown. Decoding starts at the first frame and stops after the
+    last one wanted; frames in between that no other frame refers to are not decoded (about half of H.264 as x264 makes
+    it), so damage that touches only them is not seen. VideoError when the clip breaks, changes size or ends before the
+    last one wanted.
+    """
     if indices is None:
         return np.stack(list(iter_frames(path)))
-    ascending = sorted(set(indices))
-    kept = dict(zip(ascending, iter_frames(path, ascending), strict=True))
+    if not len(indices) or min(indices) < 0:
+        raise ValueError(f"indices {list(indices)} are not frame numbers")
+    kept: dict[int, np.ndarray] = {}
+    with _open(path) as container:
+        stream = _video_stream(path, container)
+        stream.thread_type = "NONE"
+        shape = None
+        try:
+            count, shown = _order_shown(path)
+            if max(indices) >= count:
+                raise VideoError(path, f"truncated: {count} frames, frame {max(indices)} was wanted")
+            wanted, decoded = set(indices), 0
+            for packet in container.demux(stream):
+                # The last, empty packet asks for what is left.
+                needed = not shown or packet.size == 0 or shown.get(packet.pts) in wanted
+                stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
+                for frame in packet.decode():
+                    shape = _check_frame(path, frame, shape)
+                    index = shown.get(frame.pts) if shown else decoded
+                    decoded += 1
+                    if index in wanted:
+                        kept[index] = frame.to_ndarray(format="rgb24")
+                if len(kept) == len(wanted):
+                    break
+        except av.error.FFmpegError as error:
+            raise VideoError(path, f"truncated or corrupt: {error.strerror} after {len(kept)} wanted frames") from error
+    missing = sorted(set(indices) - kept.keys())
+    if missing:
+        raise VideoError(path, f"truncated or corrupt: frame {missing[0]} cannot be decoded")
     return np.stack([kept[index] for index in indices])
+
+
+def _order_shown(path: str | Path) -> tuple[int, dict[int, int]]:
+    """Number of frames, and place of each time stamp in the order in which frames are shown, from the packets alone; no
+    places where packets have no time stamps of their own (a bare H.264 stream)."""
+    with _open(path) as container:  # a second time, as not all that can be read can be wound back
+        packets = container.demux(_video_stream(path, container))
+        times = [packet.pts for packet in packets if packet.size > 0 and not packet.is_discard]
+    if None in times or len(set(times)) < len(times):
+        return len(times), {}
+    return len(times), {time: index for index, time in enumerate(sorted(times))}
 
 
 def _open(path: str | Path):
@@ -118,11 +146,15 @@ def _video_stream(path: str | Path, container):
     return container.streams.video[0]
 
 
-def _check_frame(path: str | Path, frame) -> None:
+def _check_frame(path: str | Path, frame, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of a frame, which must be those of the frame before (`shape`, None at the first)."""
     if frame.is_corrupt:
         raise VideoError(path, "truncated or corrupt: a frame is damaged")
     if frame.rotation:
         raise VideoError(path, f"rotated by {frame.rotation} degrees in its metadata; re-encode it upright")
+    if shape not in (None, (frame.height, frame.width)):
+        raise VideoError(path, f"the frame size changes from {shape[1]}x{shape[0]} to {frame.width}x{frame.height}")
+    return frame.height, frame.width
 
 
 def _check_count(path: str | Path, frames: int, promised: int) -> None:
@@ -131,9 +163,3 @@ def _check_count(path: str | Path, frames: int, promised: int) -> None:
         raise VideoError(path, "no frames")
     if frames < promised:
         raise VideoError(path, f"truncated: {frames} of {promised} frames")
-
-
-def _wanted(indices: Sequence[int]) -> frozenset[int]:
-    if not indices or min(indices) < 0:
-        raise ValueError(f"indices {list(indices)} are not frame numbers")
-    return frozenset(indices)

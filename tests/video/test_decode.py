@@ -72,6 +72,19 @@ def test_wanted_frames_in_wanted_order(written):
         read_frames(written, [-1])
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts", "clip.h264"])
+def test_wanted_frames_are_those_of_the_whole_clip_in_any_container(written, tmp_path, name):
+    """Frames that no other refers to are left out; what is wanted must not change by it. A bare H.264 stream has no time
+    stamps."""
+    path = tmp_path / name
+    if path != written:
+        remux(written, path)
+    everything = read_frames(path)
+    assert len(everything) == 60
+    for indices in ([0], [59], [1, 2, 3], [5, 17, 40, 58], list(range(60))):
+        assert np.array_equal(read_frames(path, indices), everything[indices]), indices
+
+
 @pytest.mark.parametrize("shape", [(4, 31, 32, 3), (4, 32, 31, 3), (0, 32, 32, 3), (4, 32, 32, 4)])
 def test_frames_that_cannot_be_written(tmp_path, shape):
     with pytest.raises(VideoError):
