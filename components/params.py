@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from components.errors import BadInput
 
@@ -113,15 +113,17 @@ class FramePlanParams(Section):
 
 
 class RewardParams(Section):
-    """VideoReward. `base` is a Qwen2-VL folder or hub id; rates are those of paper Tab. 11's parts."""
+    """VideoReward. `base` is a Qwen2-VL folder or hub id; rates are those of paper Tab. 11's parts; `template` must fit
+    `readout` (components/reward/prompt.py); `regression`, `margin` and `scaled` need pairs with ratings."""
 
     base: str
     dimensions: Annotated[list[Dimension], Field(min_length=1)]
     template: str
     frames: FramePlanParams
     positions: Literal["plain", "multimodal"]
+    readout: Literal["special", "single_special", "last", "mean"]
     head: Literal["shared", "per_dimension"]
-    loss: Literal["btt", "bt", "constant_margin"]
+    loss: Literal["btt", "bt", "constant_margin", "regression", "margin", "scaled"]
     theta: Annotated[float, Field(gt=1)]
     shuffle_labels: bool
     lora: LoraParams
@@ -130,6 +132,16 @@ class RewardParams(Section):
     training: TrainingParams
     token_budget: Count
     decode_threads: Count
+
+    @field_validator("head")
+    @classmethod
+    def one_state_needs_a_row_a_dimension(cls, head: str, info: ValidationInfo) -> str:
+        readout = info.data.get("readout", "special")  # absent where it is itself wrong
+        if head == "shared" and readout != "special":
+            raise ValueError(
+                f"readout '{readout}' reads all dimensions at one place: a shared head would score them the same"
+            )
+        return head
 
 
 class RewardBenchParams(Section):

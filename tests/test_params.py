@@ -48,6 +48,15 @@ def test_a_wrong_key_is_named(tmp_path, change, key, why):
     assert str(path) in line and f"'{key}'" in line and why in line and "\n" not in line
 
 
+@pytest.mark.parametrize("readout", ["single_special", "last", "mean"])
+def test_readouts_at_one_place_need_a_row_a_dimension(tmp_path, readout):
+    path = write(tmp_path, lambda v: v["reward"].update(readout=readout))
+    assert load_params(path).reward.readout == readout
+    path = write(tmp_path, lambda v: v["reward"].update(readout=readout, head="shared"))
+    with pytest.raises(BadInput, match=rf"key 'reward.head': .*readout '{readout}'"):
+        load_params(path)
+
+
 def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path):
     with pytest.raises(BadInput, match="missing"):
         load_params(tmp_path / "none.yaml")

@@ -76,8 +76,18 @@ def labelled_pair(views: list[Annotation]) -> dict:
         "model_A": first.model_A,
         "model_B": first.model_B,
         **labels,
+        **mean_ratings(views),
         "decided_by": decided_by,
     }
+
+
+def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
+    """Mean opinion scores, the rating columns of PAIRS_SCHEMA: over those who rated, None where nobody did."""
+    means = {}
+    for column in views[0].ratings:
+        given = [view.ratings[column] for view in views if view.ratings[column] is not None]
+        means[column] = sum(given) / len(given) if given else None
+    return means
 
 
 def known(report: dict) -> dict[str, dict]:

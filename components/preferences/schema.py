@@ -1,8 +1,9 @@
 """Annotations as CSV: Reelign's layout and VideoAlign's, read by one strict reader. A bad row is BadInput by its line.
 
 Columns: path_A, path_B, prompt, VQ, MQ, TA, and, where known, annotator, Overall, model_A, model_B (or A_model,
-B_model, as VideoGen-RewardBench has them), fps_A, num_frames_A, fps_B, num_frames_B. Other columns are not read. One
-row is one annotator's view of one pair; a file without the column `annotator` holds final labels, annotator "given".
+B_model, as VideoGen-RewardBench has them), fps_A, num_frames_A, fps_B, num_frames_B, and ratings of each clip by itself,
+1 to 5, under VideoAlign's names: MOS_A_VQ, MOS_B_VQ and so on. Other columns are not read. One row is one annotator's
+view of one pair; a file without the column `annotator` holds final labels, annotator "given".
 """
 
 import csv
@@ -21,7 +22,14 @@ LABEL_TEXT = {value: text for text, value in LABELS.items()}
 GIVEN = "given"
 REVIEWER = "reviewer"
 REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
+LOWEST, HIGHEST = 1, 5  # of a rating
 ALIASES = {"A_model": "model_A", "B_model": "model_B"}
+
+
+def rating_columns(side: str) -> list[str]:
+    """Columns of the ratings of a side, in the order of DIMENSIONS."""
+    return [f"MOS_{side}_{dimension}" for dimension in DIMENSIONS]
+
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -32,6 +40,7 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("model_A", pa.string()),
         pa.field("model_B", pa.string()),
         *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
+        *(pa.field(name, pa.float64()) for side in "AB" for name in rating_columns(side)),  # mean rating, null unrated
         pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
     ]
 )
@@ -39,7 +48,8 @@ PAIRS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Annotation:
-    """One row. `labels` holds 1 (A better), -1 (B better), 0 (same) or None (not given) per dimension."""
+    """One row. `labels` holds 1 (A better), -1 (B better), 0 (same) or None (not given) per dimension; `ratings_A` and
+    `ratings_B` how good each clip is by itself, 1 (worst) to 5, or None (not rated)."""
 
     row: int  # line of the file that the record starts on
     path_A: str
@@ -53,11 +63,19 @@ class Annotation:
     num_frames_A: int | None
     fps_B: float | None
     num_frames_B: int | None
+    ratings_A: dict[str, float | None]
+    ratings_B: dict[str, float | None]
 
     @property
     def pair(self) -> tuple[str, str, str]:
         """What is compared, whichever side each clip stood on."""
         return (prompt_key(self.prompt), *sorted((self.path_A, self.path_B)))
+
+    @property
+    def ratings(self) -> dict[str, float | None]:
+        """Ratings of both clips by column."""
+        columns = [*rating_columns("A"), *rating_columns("B")]
+        return dict(zip(columns, [*self.ratings_A.values(), *self.ratings_B.values()], strict=True))
 
     def swapped(self) -> "Annotation":
         """The same view with A and B exchanged."""
@@ -72,12 +90,14 @@ class Annotation:
             fps_B=self.fps_A,
             num_frames_A=self.num_frames_B,
             num_frames_B=self.num_frames_A,
+            ratings_A=self.ratings_B,
+            ratings_B=self.ratings_A,
         )
 
 
-ANNOTATION_COLUMNS = tuple(
-    column for field in fields(Annotation)[1:] for column in (DIMENSIONS if field.name == "labels" else (field.name,))
-)
+# Fields that take a column a dimension.
+SPREAD = {"labels": DIMENSIONS, "ratings_A": rating_columns("A"), "ratings_B": rating_columns("B")}
+ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column in SPREAD.get(field.name, (field.name,)))
 
 
 def read_annotations(file: str | Path) -> list[Annotation]:
@@ -109,6 +129,7 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
             values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
             for dimension, label in annotation.labels.items():
                 values[dimension] = LABEL_TEXT.get(label, "")
+            values |= annotation.ratings
             writer.writerow(["" if values[column] is None else values[column] for column in ANNOTATION_COLUMNS])
 
 
@@ -156,10 +177,11 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
         earlier = views.setdefault(annotation.annotator, annotation)
         if earlier is annotation:
             continue
-        for dimension in DIMENSIONS:
-            if earlier.labels[dimension] != annotation.labels[dimension]:
+        said, before = annotation.labels | annotation.ratings, earlier.labels | earlier.ratings
+        for column in said:
+            if said[column] != before[column]:
                 why = f"annotator '{annotation.annotator}' contradicts row {earlier.row}"
-                raise BadInput(file, why, row=annotation.row, key=dimension)
+                raise BadInput(file, why, row=annotation.row, key=column)
         dropped += 1
     return [list(views.values()) for views in pairs.values()], dropped
 
@@ -216,6 +238,8 @@ def _annotation(file: str | Path, line: int, cells: dict[str, str]) -> Annotatio
         num_frames_A=_whole(file, line, cells, "num_frames_A"),
         fps_B=_number(file, line, cells, "fps_B"),
         num_frames_B=_whole(file, line, cells, "num_frames_B"),
+        ratings_A=_ratings(file, line, cells, "A"),
+        ratings_B=_ratings(file, line, cells, "B"),
     )
 
 
@@ -229,16 +253,29 @@ def _label(file: str | Path, line: int, cells: dict[str, str], dimension: str, a
     return LABELS[text]
 
 
-def _number(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
+def _ratings(file: str | Path, line: int, cells: dict[str, str], side: str) -> dict[str, float | None]:
+    ratings = {}
+    for dimension, column in zip(DIMENSIONS, rating_columns(side), strict=True):
+        value = ratings[dimension] = _float(file, line, cells, column)
+        if value is not None and not LOWEST <= value <= HIGHEST:
+            raise BadInput(file, f"rating '{cells[column]}' is not from {LOWEST} to {HIGHEST}", row=line, key=column)
+    return ratings
+
+
+def _float(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
     text = cells.get(column, "")
     if not text:
         return None
     try:
-        value = float(text)
+        return float(text)
     except ValueError as error:
         raise BadInput(file, f"'{text}' is not a number", row=line, key=column) from error
-    if not 0 < value < float("inf"):
-        raise BadInput(file, f"'{text}' is not a positive number", row=line, key=column)
+
+
+def _number(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
+    value = _float(file, line, cells, column)
+    if value is not None and not 0 < value < float("inf"):
+        raise BadInput(file, f"'{cells[column]}' is not a positive number", row=line, key=column)
     return value
 
 

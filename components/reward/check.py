@@ -14,7 +14,6 @@ import numpy as np
 from scipy import ndimage
 
 from components.errors import BadInput
-from components.reward.prompt import PROMPT, reward_token
 from components.reward.score import Clip, RewardModel, Score, Unscored
 from components.video.decode import VideoError, probe, read_frames
 
@@ -74,16 +73,10 @@ def contracts(model: RewardModel, items: list[Item], alone: np.ndarray) -> list[
     same("in another order", scores(model, crowd[::-1], "raw")[::-1][::size])
     for number, other in enumerate(OTHER_PROMPTS, start=1):
         changed = scores(model, [(clip, other) for clip, _ in items], "raw")
-        before = before_prompt(model)
+        before = model.model.prompts.before_prompt()
         same(f"other prompt {number}: {', '.join(before) or 'nothing'} unmoved", changed, before)
     found.append(no_score_for_garbage(model))
     return found
-
-
-def before_prompt(model: RewardModel) -> list[str]:
-    """Dimensions that are read out before the prompt, and so may not depend on it."""
-    template = model.model.prompts.template
-    return [name for name in model.dimensions if template.index(reward_token(name)) < template.index(PROMPT)]
 
 
 def no_score_for_garbage(model: RewardModel) -> Finding:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 RATING_CENTRE = 3.0  # middle of the 1 to 5 scale
 CONSTANT_MARGIN = 0.57
+NEED_RATINGS = ("regression", "margin", "scaled")
 
 Ratings = tuple[torch.Tensor, torch.Tensor]
 
@@ -55,11 +56,22 @@ def scaled(a: torch.Tensor, b: torch.Tensor, labels: torch.Tensor, ratings: Rati
     return _mean(-gap * F.logsigmoid(labels * (a - b)), labels.abs() == 1)
 
 
-def pair_loss(name: str, theta: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss of params.yaml's `reward.loss` that needs labels only: f(a, b, labels)."""
-    if name == "btt":
-        return lambda a, b, labels: bradley_terry_ties(a, b, labels, theta)
-    return {"bt": bradley_terry, "constant_margin": constant_margin}[name]
+def pair_loss(name: str, theta: float) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Ratings], torch.Tensor]:
+    """The loss of params.yaml's `reward.loss`: f(a, b, labels, ratings)."""
+    return {
+        "btt": lambda a, b, labels, ratings: bradley_terry_ties(a, b, labels, theta),
+        "bt": lambda a, b, labels, ratings: bradley_terry(a, b, labels),
+        "constant_margin": lambda a, b, labels, ratings: constant_margin(a, b, labels),
+        "regression": lambda a, b, labels, ratings: regression(a, b, ratings),
+        "margin": lambda a, b, labels, ratings: margin(a, b, _rated_only(labels, ratings), ratings),
+        "scaled": lambda a, b, labels, ratings: scaled(a, b, _rated_only(labels, ratings), ratings),
+    }[name]
+
+
+def _rated_only(labels: torch.Tensor, ratings: Ratings) -> torch.Tensor:
+    """Labels of pairs with both ratings. The reference takes a missing rating for one of 0: a clip rated 4 would beat an
+    unrated one by 4."""
+    return labels.masked_fill((ratings[0] == 0) | (ratings[1] == 0), 2)  # 2: no label, as anything but 1, -1 and 0
 
 
 def _mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

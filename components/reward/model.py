@@ -1,4 +1,5 @@
-"""VideoReward: Qwen2-VL with a linear head that is read out at one special token a dimension (paper section 3.2).
+"""VideoReward: Qwen2-VL with a linear head, read out at one special token a dimension (paper section 3.2), or otherwise
+(prompt.py, `Readout`).
 
 The folder of a model holds a complete Qwen2-VL (config.json, model.safetensors with LoRA merged and the reward tokens'
 embeddings in place, tokenizer), `head.safetensors`, and `video_reward.json` with all that scoring must know:
@@ -28,7 +29,7 @@ class VideoReward(nn.Module):
 
     backbone: a Qwen2VLForConditionalGeneration, LoRA on it or not.
     head: no bias. One output row is shared by all dimensions, as in the published model; with as many rows as
-        dimensions each has its own.
+        dimensions each has its own, which a read-out at one place for all of them needs.
     positions: "plain" numbers the tokens 0..L-1 on all three rotary axes, as the published model does; "multimodal" is
         Qwen2-VL's own numbering by frame, row and column. A model scores with what it was trained with.
     """
@@ -44,14 +45,14 @@ class VideoReward(nn.Module):
         self.backbone = backbone
         self.prompts = prompts
         self.positions = positions
-        count, hidden = len(prompts.reward_ids), backbone.config.text_config.hidden_size
+        hidden = backbone.config.text_config.hidden_size
         # The new tokens are parameters of their own, so that training them needs no gradient, no optimizer state and
         # no restoring of the whole embedding. They start near the mean token, as resizing the embedding would put them.
         table = backbone.get_input_embeddings().weight.detach()
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(count, hidden, generator=generator) * float(table.std())
+        noise = torch.randn(len(prompts.reward_ids), hidden, generator=generator) * float(table.std())
         self.reward_tokens = nn.Parameter(table.mean(0) + noise.to(table))
-        self.head = nn.Linear(hidden, 1 if head == "shared" else count, bias=False)
+        self.head = nn.Linear(hidden, 1 if head == "shared" else len(prompts.dimensions), bias=False)
         nn.init.normal_(self.head.weight, std=hidden**-0.5, generator=generator)
 
     @property
@@ -74,7 +75,7 @@ class VideoReward(nn.Module):
         ids = batch.input_ids
         video = ids == self.prompts.video_id
         # Ids of reward tokens may lie beyond the embedding's rows: they are looked up as 0 and replaced.
-        reward = torch.stack([ids == token for token in self.prompts.reward_ids])  # [D, B, L]
+        reward = ids == ids.new_tensor(self.prompts.reward_ids)[:, None, None]  # [tokens, B, L]
         embedded = qwen.language_model.embed_tokens(ids.masked_fill(reward.any(0), 0))
         features = qwen.visual(batch.pixels.to(qwen.visual.dtype), grid_thw=batch.grid).pooler_output
         embedded = embedded.masked_scatter(video[..., None], features.to(embedded.dtype))
@@ -83,9 +84,18 @@ class VideoReward(nn.Module):
         hidden = qwen.language_model(
             inputs_embeds=embedded, position_ids=self._positions(batch, video), use_cache=False
         ).last_hidden_state
-        at = reward.int().argmax(2).T  # [B, D]
-        read = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])).float()  # [B, D, hidden]
-        return (read * self.head.weight.float()).sum(2)
+        return (self._read(hidden, ids, reward) * self.head.weight.float()).sum(2)
+
+    def _read(self, hidden: torch.Tensor, ids: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
+        """States that the head reads, of hidden [B, L, hidden]: [B, D, hidden], or [B, 1, hidden] for all dimensions."""
+        readout = self.prompts.readout
+        length = (ids != self.prompts.tokenizer.pad_token_id).sum(1, keepdim=True)  # [B, 1]; padding is on the right
+        if readout in ("mean", "mean_but_last"):
+            count = length - 1 if readout == "mean_but_last" else length
+            counted = torch.arange(ids.shape[1], device=ids.device) < count
+            return ((hidden.float() * counted[..., None]).sum(1) / count)[:, None]
+        at = length - 1 if readout == "last" else reward.int().argmax(2).T  # [B, D or 1]
+        return hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])).float()
 
     def _positions(self, batch: Batch, video: torch.Tensor) -> torch.Tensor:
         rows, length = batch.input_ids.shape
@@ -129,7 +139,8 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
             folder / "video_reward.json", "this head was never trained: its scores would be noise", key="head_trained"
         )
     backbone = load_backbone(folder)
-    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"])
+    readout = facts.get("readout", "special")  # folders from before there was a choice do not say
+    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], readout)
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
     head = load_file(folder / "head.safetensors")["weight"]
     if head.shape != model.head.weight.shape:

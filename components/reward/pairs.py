@@ -18,7 +18,8 @@ NO_LABEL = 22  # the reference's code for "not labelled"; any number but 1, -1 a
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of one split, in columns. `labels` [N, D] int: 1 A, -1 B, 0 same, NO_LABEL none."""
+    """Pairs of one split, in columns. `labels` [N, D] int: 1 A, -1 B, 0 same, NO_LABEL none; `ratings` [2, N, D] float32 of
+    A and of B, 1 to 5, 0 none."""
 
     file: Path
     pair_ids: list[str]
@@ -28,6 +29,7 @@ class Pairs:
     models_a: list[str]
     models_b: list[str]
     labels: np.ndarray
+    ratings: np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -46,10 +48,24 @@ def read_pairs(split: str, dimensions: list[str]) -> Pairs:
     for dimension in dimensions:
         if dimension not in rows[0]:
             raise BadInput(file, "no labels of this dimension", key=dimension)
+    # A table of other dimensions than the annotation file's has no columns of ratings.
+    ratings = [[[row.get(rating_column(side, name)) or 0 for name in dimensions] for row in rows] for side in "AB"]
     labels = [[NO_LABEL if row[name] is None else row[name] for name in dimensions] for row in rows]
     column = {name: [row[name] for row in rows] for name in ("pair_id", "prompt", "path_A", "path_B")}
     models = [[row[name] or "unknown" for row in rows] for name in ("model_A", "model_B")]
-    return Pairs(file, *column.values(), *models, np.array(labels))
+    return Pairs(file, *column.values(), *models, np.array(labels), np.array(ratings, np.float32))
+
+
+def rating_column(side: str, dimension: str) -> str:
+    return f"MOS_{side}_{dimension}"
+
+
+def need_ratings(pairs: Pairs, dimensions: list[str]) -> None:
+    """BadInput where a side's clips have no rating at all in a dimension."""
+    for side, ratings in zip("AB", pairs.ratings, strict=True):
+        for dimension, column in zip(dimensions, ratings.T, strict=True):
+            if not column.any():
+                raise BadInput(pairs.file, "no ratings: this loss needs them", key=rating_column(side, dimension))
 
 
 def decode_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:

@@ -1,36 +1,54 @@
-"""The text around a video: a template, one special token a dimension, and the placeholder that holds the video.
+"""The text around a video: a template, its reward tokens, and the placeholder that holds the video.
 
 Token order is the paper's (section 3.2): video, VQ, MQ, prompt, TA. Attention is causal, so what stands before the
 prompt cannot depend on it: the template alone keeps the prompt from VQ and MQ, no mask does.
 
-A template is a text file with `{text_prompt}` once and `<|NAME_reward|>` once for each dimension, in the order of the
-dimensions. The files in templates/ are ours; the published model's comes from a file that the user gives.
+Where scores are read is a choice (`Readout`), and the template follows it. Always `{text_prompt}` once; besides
+
+    special          <|NAME_reward|> once for each dimension, in the order of the dimensions: a place a dimension
+    single_special   <|reward|> once: one place for all of them, "separate tokens" off
+    last, mean       nothing: the last token, or the mean over all; tokens of dimensions may stand there and are trained
+    mean_but_last    as mean, without the last token: what the reference implementation calls "mean"
+
+Only the first can keep the prompt from a dimension. The files in templates/ are ours (single/ and plain/ are apart because
+the tokenizer of the frozen stage pretrain_vlm learns from the others); the published model's comes from the user.
 """
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.errors import BadInput
 
 PROMPT = "{text_prompt}"
 VIDEO = "<|video_pad|>"
+SINGLE_TOKEN = "<|reward|>"
+
+Readout = Literal["special", "single_special", "last", "mean", "mean_but_last"]
 
 
 def reward_token(dimension: str) -> str:
     return f"<|{dimension}_reward|>"
 
 
-def read_template(path: str | Path, dimensions: list[str]) -> str:
-    """The text of a template file; BadInput where it does not fit the dimensions."""
+def tokens_read(dimensions: list[str], readout: Readout) -> list[str]:
+    """The special token at which each dimension is read; none at all where the read-out needs none."""
+    if readout == "single_special":
+        return [SINGLE_TOKEN] * len(dimensions)
+    return [reward_token(dimension) for dimension in dimensions] if readout == "special" else []
+
+
+def read_template(path: str | Path, dimensions: list[str], readout: Readout) -> str:
+    """The text of a template file; BadInput where it does not fit dimensions and read-out."""
     path = Path(path)
     if not path.exists():
         raise BadInput(path, "missing: the prompt template that params.yaml names")
     template = path.read_text()
-    for mark in [PROMPT, *map(reward_token, dimensions)]:
+    tokens = tokens_read(dimensions, readout)
+    for mark in dict.fromkeys([PROMPT, *tokens]):
         if template.count(mark) != 1:
             raise BadInput(path, f"{mark} must stand in it once, and does {template.count(mark)} times")
-    places = [template.index(reward_token(dimension)) for dimension in dimensions]
+    places = [template.index(token) for token in tokens]
     if places != sorted(places):
         raise BadInput(path, f"its reward tokens must stand in the order {', '.join(dimensions)}")
     return template
@@ -39,13 +57,16 @@ def read_template(path: str | Path, dimensions: list[str]) -> str:
 class PromptBuilder:
     """Token ids of a whole input: chat frame, video placeholder repeated, template with the user's prompt.
 
-    Adds the reward tokens to `tokenizer` (a Qwen2-VL one) where it lacks them; `reward_ids` are their ids.
+    Adds the template's reward tokens to `tokenizer` (a Qwen2-VL one) where it lacks them; `reward_ids` are their ids.
     """
 
-    def __init__(self, tokenizer: Any, template: str, dimensions: list[str]):
+    def __init__(self, tokenizer: Any, template: str, dimensions: list[str], readout: Readout):
         self.tokenizer = tokenizer
         self.template = template
-        tokens = [reward_token(dimension) for dimension in dimensions]
+        self.dimensions = dimensions
+        self.readout = readout
+        held = [token for token in map(reward_token, dimensions) if token in template]
+        tokens = list(dict.fromkeys(tokens_read(dimensions, readout) or held))
         tokenizer.add_tokens(tokens, special_tokens=True)
         self.special = set(tokenizer.get_added_vocab())
         self.reward_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
@@ -60,6 +81,12 @@ class PromptBuilder:
         ids = self._text_ids(prompt)
         at = ids.index(self.video_id)
         return [*ids[:at], *[self.video_id] * video_tokens, *ids[at + 1 :]]
+
+    def before_prompt(self) -> list[str]:
+        """Dimensions that are read out before the prompt, and so may not depend on it."""
+        prompt = self.template.index(PROMPT)
+        places = [self.template.index(token) for token in tokens_read(self.dimensions, self.readout)]
+        return [name for name, place in zip(self.dimensions, places, strict=False) if place < prompt]
 
     def _encode(self, prompt: str) -> list[int]:
         if not prompt.strip():

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 
 from components.errors import BadInput
 from components.reward.model import VideoReward, load_backbone, load_tokenizer
-from components.reward.prompt import PromptBuilder, read_template
+from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
 from components.stage import folder_digest
 
 CONFIG = "model_config.json"
 LATEST = -1
 MIN_PIXELS = 128 * 28 * 28  # a frame, of the published preprocessing; a smaller max_pixels wins where both bind
+READOUTS: dict[str, Readout] = {"special": "special", "last": "last", "mean": "mean_but_last"}  # by `reward_token`
 LORA = re.compile(r"(.*)\.lora_(A|B)(?:\.default)?\.weight")
 
 
@@ -43,19 +44,45 @@ def load_published(folder: Path, template: str | Path | None, step: int = LATEST
     if template is None:
         raise BadInput(file, "this layout has no prompt template: give its file (--template)")
     dimensions = list(config["data_config"]["eval_dim"])
+    readout, adds_tokens = _readout(file, config["model_config"]), config["model_config"]["use_special_tokens"]
     base = _base(folder, config["model_config"]["model_name_or_path"])
-    prompts = PromptBuilder(load_tokenizer(base), read_template(template, dimensions), dimensions)
+    prompts = _prompts(load_tokenizer(base), template, dimensions, readout, adds_tokens)
     backbone = load_backbone(base)
-    # The reference gives the embedding as many rows as the tokenizer has tokens; Qwen2-VL's own is padded, so it shrinks.
-    backbone.resize_token_embeddings(len(prompts.tokenizer), mean_resizing=False)
+    if adds_tokens:
+        # The reference gives the embedding a row a token of the tokenizer; Qwen2-VL's own is padded, so it shrinks.
+        backbone.resize_token_embeddings(len(prompts.tokenizer), mean_resizing=False)
 
     outputs = config["model_config"]["output_dim"]
-    if outputs not in (1, len(dimensions)):
+    if outputs != len(dimensions) and (outputs, readout) != (1, "special"):
         raise BadInput(file, f"{outputs} outputs for {len(dimensions)} dimensions", key="model_config.output_dim")
     model = VideoReward(backbone, prompts, "shared" if outputs == 1 else "per_dimension", "plain")
     checkpoint = find_checkpoint(folder, step)
-    _fill(model, checkpoint, read_checkpoint(checkpoint))
+    _fill(model, checkpoint, read_checkpoint(checkpoint), adds_tokens)
     return model.eval(), _facts(model, config, checkpoint, template)
+
+
+def _readout(file: Path, config: dict[str, Any]) -> Readout:
+    """Where the run reads its scores; BadInput where the reference itself could not."""
+    name = config["reward_token"]
+    if name not in READOUTS:
+        raise BadInput(file, f"'{name}' is none of {', '.join(READOUTS)}", key="model_config.reward_token")
+    if name == "special" and not config["use_special_tokens"]:
+        why = "false, and reward_token 'special' reads at special tokens"
+        raise BadInput(file, why, key="model_config.use_special_tokens")
+    return READOUTS[name]
+
+
+def _prompts(
+    tokenizer: Any, template: str | Path, dimensions: list[str], readout: Readout, adds_tokens: bool
+) -> PromptBuilder:
+    """The text around a video. A run may have had reward tokens and read elsewhere, in a template with or without them."""
+    text = read_template(template, dimensions, readout)
+    tokens = list(map(reward_token, dimensions))
+    if adds_tokens:
+        tokenizer.add_tokens(tokens, special_tokens=True)
+    elif any(token in text for token in tokens):
+        raise BadInput(template, "it holds reward tokens, and this model was trained without them")
+    return PromptBuilder(tokenizer, text, dimensions, readout)
 
 
 def find_checkpoint(folder: Path, step: int) -> Path:
@@ -102,7 +129,7 @@ def merge_lora(tensors: dict[str, torch.Tensor], config: dict[str, Any], file: P
     return plain
 
 
-def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor], embedding_trained: bool) -> None:
     """Put a checkpoint's tensors in place, and see that nothing is left over and no trained part is missing."""
     places = model.qwen.state_dict()
     embedding = "model.language_model.embed_tokens.weight"
@@ -120,7 +147,9 @@ def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]
             target.add_(tensor) if delta else target.copy_(tensor)
         model.reward_tokens.copy_(places[embedding][model.prompts.reward_ids])
     given = {_modern(name) for name in tensors}
-    required = {"rm_head.weight", embedding} | {name for name in places if ".visual." in name}
+    required = {"rm_head.weight"} | {name for name in places if ".visual." in name}
+    if embedding_trained:
+        required.add(embedding)
     if missing := sorted(required - given):
         raise BadInput(checkpoint, "missing: this part was trained", key=missing[0])
 
@@ -140,6 +169,7 @@ def _facts(model: VideoReward, config: dict[str, Any], checkpoint: Path, templat
     identity = {"mean": 0.0, "std": 1.0}  # without inference_config the reference leaves scores as they are
     return {
         "dimensions": list(dimensions),
+        "readout": model.prompts.readout,
         "head": "shared" if len(model.head.weight) == 1 else "per_dimension",
         "head_trained": True,
         "loss": config["model_config"]["loss_type"],
@@ -170,7 +200,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     config = _read_json(file)
     needed = {
         "data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels"),
-        "model_config": ("model_name_or_path", "output_dim", "loss_type"),
+        "model_config": ("model_name_or_path", "output_dim", "loss_type", "reward_token", "use_special_tokens"),
     }
     for section, keys in needed.items():
         for key in keys:

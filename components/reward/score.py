@@ -165,7 +165,7 @@ def make_input(model: VideoReward, frames: np.ndarray, prompt: str) -> Input | U
 
 def raw_scores(model: VideoReward, inputs: list[Input], token_budget: int) -> np.ndarray:
     """Raw scores [N, D] float64 of inputs of any length, in batches of at most `token_budget` padded tokens."""
-    scores = np.zeros((len(inputs), len(model.prompts.reward_ids)))
+    scores = np.zeros((len(inputs), len(model.prompts.dimensions)))
     device = next(model.parameters()).device
     with torch.inference_mode():
         for batch in token_batches([len(ids) for ids, _ in inputs], token_budget):

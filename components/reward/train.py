@@ -5,6 +5,7 @@ A and B of a pair go through the model in one forward pass. The reward's scale i
 mean and standard deviation of the validation clips make it comparable between dimensions and models.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from components.errors import BadInput
 from components.params import RewardParams
 from components.reward.accuracy import fit_tie_threshold, without_ties
 from components.reward.inputs import collate
-from components.reward.losses import pair_loss
+from components.reward.losses import NEED_RATINGS, pair_loss
 from components.reward.model import VideoReward, load_backbone, load_tokenizer
-from components.reward.pairs import NO_LABEL, Pairs, decode_clips, read_pairs
+from components.reward.pairs import NO_LABEL, Pairs, decode_clips, need_ratings, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
@@ -33,13 +34,15 @@ def reward(stage: Stage) -> None:
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
     judged = read_pairs("validation", [*params.dimensions, OVERALL])
+    if params.loss in NEED_RATINGS:
+        need_ratings(train, params.dimensions)
     clips = decode_clips(stage, [train, validation], plan, params.decode_threads)
-    labels = train.labels
     if params.shuffle_labels:  # the control: with these nothing can be learnt
-        labels = stage.rng("shuffle labels").permutation(labels)
+        order = stage.rng("shuffle labels").permutation(len(train))
+        train = replace(train, labels=train.labels[order], ratings=train.ratings[:, order])
 
     model.prepare_training(params.lora)
-    loss_fn = pair_loss_fn(model, train, labels, clips, params)
+    loss_fn = pair_loss_fn(model, train, clips, params)
     rows = fit(stage, model, loss_fn, len(train), params.training, groups=parameter_groups(model, params))
     model.merge()
 
@@ -60,6 +63,7 @@ def reward(stage: Stage) -> None:
     folder = stage.output("models/video_reward")
     facts = {
         "dimensions": params.dimensions,
+        "readout": params.readout,
         "head": params.head,
         "head_trained": True,
         "loss": params.loss,
@@ -89,8 +93,8 @@ def reward(stage: Stage) -> None:
 
 def build(params: RewardParams) -> VideoReward:
     """VideoReward around the base model, with an untrained head."""
-    template = read_template(params.template, params.dimensions)
-    prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions)
+    template = read_template(params.template, params.dimensions, params.readout)
+    prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions, params.readout)
     return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
 
 
@@ -106,11 +110,11 @@ def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str,
     ]
 
 
-def pair_loss_fn(model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: dict[str, np.ndarray], params: RewardParams):
+def pair_loss_fn(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], params: RewardParams):
     """The loss of a batch of pairs, for `fit`."""
     loss_of = pair_loss(params.loss, params.theta)
     inputs = pair_inputs(model, pairs, clips)
-    targets = torch.from_numpy(labels)
+    labels, ratings = torch.from_numpy(pairs.labels), torch.from_numpy(pairs.ratings)
     shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
 
     def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -118,10 +122,11 @@ def pair_loss_fn(model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: di
         batch = collate(list(ids), list(frames), shape, pad)
         device = next(model.parameters()).device
         a, b = model(batch.to(device)).chunk(2)
-        label = targets[indices].to(device)
+        label = labels[indices].to(device)
+        rated_a, rated_b = ratings[:, indices].to(device)
         hits = torch.where(label.abs() == 1, ((a - b) * label > 0).float(), torch.nan)
         logs = {f"accuracy/{name}": hits[:, i].nanmean() for i, name in enumerate(params.dimensions)}
-        return loss_of(a, b, label), logs
+        return loss_of(a, b, label, (rated_a, rated_b)), logs
 
     return loss_fn
 

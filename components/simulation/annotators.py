@@ -4,7 +4,8 @@ Each of three annotators sees the difference of two gold scores through noise of
 see is smaller than their own tie width, and now and then mixes up the sides. They have no bias for a side. Overall is a
 question of its own: it is judged on the mean of the gold scores with noise of its own, not added up from the other
 answers. Where the three answers all differ (one "A", one "B", one "same"), a more careful reviewer decides, as in the
-paper.
+paper. Each of the three also rates both clips from 1 to 5, as seen through the same noise: ratings never contradict the
+answer beside them, but are coarser.
 
 Noise and tie widths are in units of the gold score, whose whole range is 1.
 """
@@ -18,6 +19,9 @@ import numpy as np
 QUESTIONS = ("VQ", "MQ", "TA", "Overall")
 LABELS = ("A", "B", "same")
 REVIEWER = "reviewer"
+LOWEST, HIGHEST = 1, 5  # of a rating
+
+Ratings = dict[str, tuple[int, int]]  # question to the ratings of A and of B
 
 
 @dataclass(frozen=True)
@@ -64,30 +68,42 @@ def panel(
 
 def annotate(
     gold_a: Mapping[str, float], gold_b: Mapping[str, float], annotator: Annotator, rng: np.random.Generator
-) -> dict[str, str]:
-    """One annotator's answers, question to "A", "B" or "same"; gold is question to score (`Verdict.scores()`)."""
-    answers = {}
+) -> tuple[dict[str, str], Ratings]:
+    """One annotator's answers, question to "A", "B" or "same", and ratings; gold is question to score
+    (`Verdict.scores()`)."""
+    answers, ratings = {}, {}
     for question in QUESTIONS:
-        seen = gold_a[question] - gold_b[question] + rng.normal(0, annotator.noise[question])
+        noise = rng.normal(0, annotator.noise[question])
+        seen = gold_a[question] - gold_b[question] + noise
         mixed_up = rng.random() < annotator.lapse
         answers[question] = "same" if abs(seen) < annotator.tie[question] else "A" if (seen > 0) != mixed_up else "B"
-    return answers
+        # Half of the noise on either clip: the two differ by what was seen.
+        a, b = rating(gold_a[question] + noise / 2), rating(gold_b[question] - noise / 2)
+        ratings[question] = (b, a) if mixed_up else (a, b)
+    return answers, ratings
+
+
+def rating(seen: float) -> int:
+    """1 to 5 for a clip of this score in the annotator's eyes."""
+    return int(np.clip(np.rint(LOWEST + (HIGHEST - LOWEST) * seen), LOWEST, HIGHEST))
 
 
 def label_pair(
     gold_a: Mapping[str, float], gold_b: Mapping[str, float], panel: Panel, rng: np.random.Generator
-) -> dict[str, dict[str, str]]:
-    """Everybody's answers to one pair, annotator to question to label.
+) -> tuple[dict[str, dict[str, str]], dict[str, Ratings]]:
+    """Everybody's answers to one pair, annotator to question to label, and the ratings, by annotator too.
 
-    The reviewer is there only for pairs with a question in dispute, and answers only such questions.
+    The reviewer is there only for pairs with a question in dispute, answers only such questions, and rates nothing.
     """
-    answers = {annotator.name: annotate(gold_a, gold_b, annotator, rng) for annotator in panel.annotators}
+    answers, ratings = {}, {}
+    for annotator in panel.annotators:
+        answers[annotator.name], ratings[annotator.name] = annotate(gold_a, gold_b, annotator, rng)
     # Drawn for every pair, so that one pair's dispute does not change the noise of those after it.
-    review = annotate(gold_a, gold_b, panel.reviewer, rng)
+    review, _ = annotate(gold_a, gold_b, panel.reviewer, rng)
     disputed = [q for q in QUESTIONS if _majority([answer[q] for answer in answers.values()]) is None]
     if disputed:
         answers[REVIEWER] = {question: review[question] for question in disputed}
-    return answers
+    return answers, ratings
 
 
 def decided_label(answers: Mapping[str, Mapping[str, str]], question: str) -> str:
@@ -100,7 +116,7 @@ def realism(
     annotations: Sequence[Mapping[str, Mapping[str, str]]],
     gold: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
 ) -> dict[str, dict[str, float]]:
-    """How human the labels look, for each question over all pairs: `label_pair`'s answers, gold scores of A and B.
+    """How human the labels look, for each question over all pairs: answers as of `label_pair`, gold scores of A and B.
 
     - tie_share: share of pairs whose decided label is "same";
     - alpha: Krippendorff's alpha among the annotators without the reviewer, at the nominal level: A against B counts no

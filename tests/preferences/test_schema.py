@@ -1,10 +1,12 @@
 """Annotation files: both layouts, and every bad row by its line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from components.errors import BadInput
+from components.preferences.pairs import labelled_pair
 from components.preferences.schema import clip_path, group_by_pair, read_annotations, write_annotations
 
 EXAMPLE = Path(__file__).parents[2] / "../shared/data/videoalign/example.csv"
@@ -55,6 +57,47 @@ def test_own_layout_round_trip(tmp_path):
     write_annotations(tmp_path / "again.csv", annotations)
     assert read_annotations(tmp_path / "again.csv") == annotations
     assert annotations[1].labels == {"VQ": 1, "MQ": None, "TA": None, "Overall": None}
+
+
+RATED = OWN + ",MOS_A_VQ,MOS_B_VQ,MOS_B_TA"
+
+
+def test_ratings_go_with_their_clips(tmp_path):
+    path = written(
+        tmp_path,
+        "a.mp4,b.mp4,a cat,1,A,B,same,A,old,new,4,2.5,",
+        "b.mp4,a.mp4,a cat,2,A,B,same,A,new,old,1,,5",
+        header=RATED,
+    )
+    annotations = read_annotations(path)
+    assert annotations[0].ratings_A == {"VQ": 4.0, "MQ": None, "TA": None, "Overall": None}
+    write_annotations(tmp_path / "again.csv", annotations)
+    assert read_annotations(tmp_path / "again.csv") == annotations
+    (views,), _ = group_by_pair(path, annotations)
+    assert [view.ratings_A["VQ"] for view in views] == [4.0, None] and [view.ratings_B["VQ"] for view in views] == [2.5, 1.0]
+    row = labelled_pair([replace(view, annotator=name) for view, name in zip((*views, views[0]), "123", strict=True)])
+    assert (row["MOS_A_VQ"], row["MOS_B_VQ"], row["MOS_A_TA"], row["MOS_B_MQ"]) == (4.0, 2.0, 5.0, None)
+
+
+@pytest.mark.parametrize(
+    ("rating", "said"),
+    [
+        ("0", "rating '0' is not from 1 to 5"),
+        ("5.5", "rating '5.5' is not from 1 to 5"),
+        ("nan", "rating 'nan' is not from 1 to 5"),
+        ("good", "'good' is not a number"),
+    ],
+)
+def test_a_bad_rating_is_named(tmp_path, rating, said):
+    path = written(tmp_path, f"a.mp4,b.mp4,a cat,1,A,B,same,A,old,new,4,{rating},", header=RATED)
+    assert refusal(path) == f", row 2, key 'MOS_B_VQ': {said}"
+
+
+def test_other_ratings_of_the_same_annotator_are_a_contradiction(tmp_path):
+    line = "a.mp4,b.mp4,a cat,1,A,B,same,A,old,new,4,2,"
+    path = written(tmp_path, line, line.replace("4,2,", "4,3,"), header=RATED)
+    said = refusal(path, lambda path: group_by_pair(path, read_annotations(path)))
+    assert said == ", row 3, key 'MOS_B_VQ': annotator '1' contradicts row 2"
 
 
 def test_benchmark_names_of_models(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.errors import BadInput
-from components.reward.check import OTHER_PROMPTS, as_lines, before_prompt, check_reward, load_items
+from components.reward.check import OTHER_PROMPTS, as_lines, check_reward, load_items
 from components.reward.score import RewardModel
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
@@ -79,7 +79,7 @@ def test_a_prompt_that_leaks_is_found(folder, items):
 
 def test_what_stands_behind_the_prompt_may_know_it(tmp_path):
     template = "{text_prompt}\n<|VQ_reward|><|MQ_reward|><|TA_reward|>"
-    assert before_prompt(RewardModel.load(saved_model(tmp_path / "m", template))) == []
+    assert RewardModel.load(saved_model(tmp_path / "m", template)).model.prompts.before_prompt() == []
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path):

@@ -70,3 +70,47 @@ def test_missing_labels_change_neither_loss_nor_gradient():
     assert float(full) == pytest.approx(float(masked))
     (gradient,) = torch.autograd.grad(masked, a)
     assert torch.isfinite(gradient).all()
+
+
+LABELS = torch.tensor([[1, 0, -1], [-1, 1, 22], [0, 1, -1], [1, -1, 0]])
+RATED_A = torch.tensor([[4.0, 3.0, 1.0], [2.0, 0.0, 3.0], [3.0, 5.0, 0.0], [0.0, 1.5, 3.0]])
+RATED_B = torch.tensor([[2.0, 3.0, 5.0], [5.0, 1.0, 0.0], [3.0, 2.0, 0.0], [1.0, 4.0, 3.5]])
+DECIDED, BOTH = LABELS.abs() == 1, (RATED_A != 0) & (RATED_B != 0)
+# name: where A's score takes part, where B's does
+VALID = {
+    "btt": (LABELS.abs() <= 1,) * 2,
+    "bt": (DECIDED,) * 2,
+    "constant_margin": (DECIDED,) * 2,
+    "regression": (RATED_A != 0, RATED_B != 0),
+    "margin": (DECIDED & BOTH,) * 2,
+    "scaled": (DECIDED & BOTH,) * 2,
+}
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_a_loss_by_name_is_a_mean_over_its_valid_entries_only(name):
+    loss_of, ratings = losses.pair_loss(name, 5.0), (RATED_A, RATED_B)
+    torch.manual_seed(0)
+    scores = torch.randn(2, 4, 3)
+    a, b = (side.clone().requires_grad_() for side in scores)
+    loss = loss_of(a, b, LABELS, ratings)
+    loss.backward()
+    for side, valid in zip((a, b), VALID[name], strict=True):
+        assert ((side.grad != 0) == valid).all()
+    # The same mean, entry by entry.
+    single, count = 0.0, 0
+    for i in range(4):
+        for j in range(3):
+            entry = (t[i : i + 1, j : j + 1] for t in (*scores, LABELS, *ratings))
+            x, y, label, *rated = entry
+            valid = sum(int(v[i, j]) for v in VALID[name])
+            single, count = single + float(loss_of(x, y, label, tuple(rated))) * valid, count + valid
+    assert float(loss.detach()) == pytest.approx(single / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_nothing_valid_is_no_loss(name):
+    a, b = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    loss = losses.pair_loss(name, 5.0)(a, b, torch.full((2, 3), 22), (torch.zeros(2, 3), torch.zeros(2, 3)))
+    loss.backward()
+    assert float(loss.detach()) == 0 and (a.grad == 0).all()

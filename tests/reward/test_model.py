@@ -14,6 +14,14 @@ from tests.reward.tiny import tiny_facts, tiny_model
 LORA = LoraParams(rank=2, alpha=4, targets=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
 
 
+READOUTS = {
+    "single_special": 'Rate it. "{text_prompt}":<|reward|> please',
+    "last": 'Rate it. "{text_prompt}":',
+    "mean": 'Rate it. "{text_prompt}":',
+    "mean_but_last": 'Rate it. <|VQ_reward|>"{text_prompt}":',  # tokens of dimensions may stand there all the same
+}
+
+
 @pytest.fixture
 def model():
     return tiny_model()
@@ -28,9 +36,13 @@ def batch_of(model, *items):
     return collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
 
 
-@pytest.mark.parametrize("positions", ["plain", "multimodal"])
-def test_score_does_not_depend_on_the_batch(positions):
-    model = tiny_model(positions=positions)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"positions": "multimodal"}, *({"readout": name, "template": text} for name, text in READOUTS.items())],
+    ids=str,
+)
+def test_score_does_not_depend_on_the_batch(options):
+    model = tiny_model(**options)
     items = [
         (clip(0), "a red circle"),
         (clip(1, frames=8), "a"),
@@ -80,6 +92,57 @@ def test_plain_positions_are_the_language_models_own_default(model):
         ids = batch.input_ids[0].tolist()
         expected = [hidden[ids.index(token)] @ model.head.weight[i] for i, token in enumerate(model.prompts.reward_ids)]
         torch.testing.assert_close(model(batch)[0], torch.stack(expected), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_readouts_by_hand(readout):
+    """A head over the states of the unpadded input, as the definition says."""
+    model = tiny_model(readout=readout, template=READOUTS[readout])
+    short, long = (clip(0), "a red circle"), (clip(1, frames=8), "a much longer prompt than the other")
+    with torch.no_grad():
+        padded = model(batch_of(model, short, long))
+        for row, item in enumerate((short, long)):
+            states = []
+            hook = model.qwen.model.language_model.norm.register_forward_hook(lambda *a, to=states: to.append(a[2][0]))
+            batch = batch_of(model, item)
+            model(batch)
+            hook.remove()
+            ids, (states,) = batch.input_ids[0].tolist(), states
+            read = {
+                "last": lambda states, ids: states[-1],
+                "mean": lambda states, ids: states.mean(0),
+                "mean_but_last": lambda states, ids: states[:-1].mean(0),
+                "single_special": lambda states, ids: states[ids.index(model.prompts.reward_ids[0])],
+            }[readout](states, ids)
+            torch.testing.assert_close(padded[row], model.head.weight @ read, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_other_readouts_train_and_save(readout, tmp_path):
+    model = tiny_model(readout=readout, template=READOUTS[readout])
+    model.prepare_training(LORA)
+    batch = batch_of(model, (clip(0), "a red circle"), (clip(1), "b"))
+    model(batch).sum().backward()
+    assert model.head.weight.grad.abs().sum() > 0
+    assert len(model.reward_tokens) == READOUTS[readout].count("reward|>")
+    model.merge()
+    with torch.no_grad():
+        expected = model.eval()(batch)
+        model.save(tmp_path / "model", tiny_facts(model))
+        loaded, facts = load_video_reward(tmp_path / "model")
+        torch.testing.assert_close(loaded(batch), expected, atol=1e-5, rtol=1e-5)
+    assert facts["readout"] == readout
+
+
+def test_a_folder_from_before_there_were_readouts(tmp_path):
+    model = tiny_model()
+    facts = tiny_facts(model)
+    del facts["readout"]
+    batch = batch_of(model, (clip(0), "a red circle"))
+    with torch.no_grad():
+        expected = model(batch)
+        model.save(tmp_path / "model", facts)
+        torch.testing.assert_close(load_video_reward(tmp_path / "model")[0](batch), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_shared_head_is_one_row():

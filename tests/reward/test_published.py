@@ -105,6 +105,7 @@ def change(run: Path, **changes: torch.Tensor | None) -> None:
 
 
 HEAD = "base_model.model.rm_head.weight"
+EMBEDDING = "base_model.model.model.embed_tokens.weight"
 VISUAL = "base_model.model.visual.merger.ln_q.weight"
 
 
@@ -142,6 +143,48 @@ def test_what_the_layout_lacks_is_said(run, tmp_path):
         load_published(run, TEMPLATE)
     (run / "checkpoint-12/non_lora_state_dict.pth").write_bytes(b"not a pickle")
     with pytest.raises(BadInput, match="not a file of tensors"):
+        load_published(run, TEMPLATE)
+
+
+def configure(run: Path, **model_config) -> None:
+    config = json.loads((run / "model_config.json").read_text())
+    config["model_config"] |= model_config
+    (run / "model_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(("reward_token", "readout"), [("last", "last"), ("mean", "mean_but_last")])
+def test_other_reward_tokens(run, tmp_path, reward_token, readout):
+    """A head row a dimension; with the reward tokens in the text all the same, and without any."""
+    video = [(VIDEOS / "example_3_A.mp4", "a cat")]
+    configure(run, reward_token=reward_token, output_dim=3)
+    change(run, **{HEAD: torch.eye(3, 64)})
+    model = RewardModel.load(run, template=TEMPLATE)
+    assert model.model.prompts.readout == model.facts["readout"] == readout
+    assert len(model.model.prompts.reward_ids) == 3
+    (with_tokens,) = model.score(video)
+
+    configure(run, use_special_tokens=False)
+    with pytest.raises(BadInput, match="it holds reward tokens, and this model was trained without"):
+        load_published(run, TEMPLATE)
+    (tmp_path / "plain.txt").write_text("Rate it: {text_prompt}")
+    with pytest.raises(BadInput, match=r"embed_tokens.weight': is \(3017, 64\), not \(3072, 64\)"):
+        load_published(run, tmp_path / "plain.txt")
+    change(run, **{HEAD: torch.eye(3, 64), EMBEDDING: None})  # what a run without tokens leaves: no embedding
+    (without,) = RewardModel.load(run, template=tmp_path / "plain.txt").score(video)
+    assert len(set(with_tokens.raw.values()) | set(without.raw.values())) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"reward_token": "first"}, r"key 'model_config.reward_token': 'first' is none of special, last, mean"),
+        ({"use_special_tokens": False}, r"key 'model_config.use_special_tokens': false, and reward_token 'special'"),
+        ({"reward_token": "last"}, r"key 'model_config.output_dim': 1 outputs for 3 dimensions"),
+    ],
+)
+def test_a_readout_that_cannot_be(run, config, said):
+    configure(run, **config)
+    with pytest.raises(BadInput, match=said):
         load_published(run, TEMPLATE)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from components.errors import BadInput, NonFinite
@@ -16,7 +17,8 @@ from components.reward.bench import reward_bench
 from components.reward.score import RewardModel
 from components.reward.tokens import TEMPLATES
 from components.reward.train import reward
-from components.tables import write_table
+from components.tables import read_table, write_table
+from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.reward.tiny import tiny_model
 
@@ -26,6 +28,7 @@ PARAMS = RewardParams(
     template=str(TEMPLATES / "short.txt"),
     frames=FramePlanParams(fps=None, frames=2, min_pixels=64, max_pixels=256),
     positions="plain",
+    readout="special",
     head="per_dimension",
     loss="btt",
     theta=5.0,
@@ -118,6 +121,7 @@ def data(tmp_path, monkeypatch):
                     "MQ": -1 if gap > 0 else 1,
                     "TA": None,
                     "Overall": label,
+                    **{f"MOS_{side}_{name}": None for side in "AB" for name in ("VQ", "MQ", "TA", "Overall")},
                     "decided_by": "given",
                 }
             )
@@ -191,8 +195,60 @@ def test_bad_input(data):
         reward(PlainStage())
 
 
+def rate(split, change):
+    """Rewrite a split's pairs with the ratings that `change(row)` gives."""
+    rows = read_table(f"data/pairs/{split}.parquet")
+    write_table(f"data/pairs/{split}.parquet", [row | change(row) for row in rows], PAIRS_SCHEMA)
+
+
+def test_a_loss_over_ratings_needs_them(data, monkeypatch):
+    monkeypatch.setattr(train_module, "decode_clips", lambda *a: pytest.fail("it went on"))
+    with pytest.raises(BadInput, match=r"train\.parquet, key 'MOS_A_VQ': no ratings"):
+        reward(PlainStage(loss="regression"))
+    rate("train", lambda row: {"MOS_A_VQ": 4.0, "MOS_B_VQ": 2.0, "MOS_A_MQ": 3.0})
+    with pytest.raises(BadInput, match=r"train\.parquet, key 'MOS_A_TA': no ratings"):
+        reward(PlainStage(loss="scaled"))
+    with pytest.raises(BadInput, match=r"train\.parquet, key 'MOS_B_MQ': no ratings"):
+        reward(PlainStage(loss="margin", dimensions=["VQ", "MQ"]))
+
+
+def test_ratings_alone_can_be_learnt(data):
+    """Regression reads no label: those of training are taken away."""
+    levels = {f"{n}.mp4": float(read_frames(f"data/source/videos/{n}.mp4").mean()) for n in range(40)}
+
+    def ratings(row):
+        a, b = (1 + 4 * levels[row[f"path_{side}"]] / 255 for side in "AB")
+        return {"VQ": None, "MQ": None, "MOS_A_VQ": a, "MOS_B_VQ": b, "MOS_A_MQ": 6 - a, "MOS_B_MQ": 6 - b}
+
+    rate("train", ratings)
+    report = bench(PlainStage(loss="regression", dimensions=["VQ", "MQ"], template=two_template()))
+    for name in ("VQ", "MQ"):
+        assert report["dimensions"][name]["accuracy_without_ties"]["value"] > 0.9
+    assert json.loads(Path("models/video_reward/video_reward.json").read_text())["loss"] == "regression"
+
+
+def two_template() -> str:
+    Path("two.txt").write_text("<|VQ_reward|><|MQ_reward|>{text_prompt}")
+    return "two.txt"
+
+
+@pytest.mark.parametrize("readout", ["special", "last"])
+def test_seven_dimensions_from_pairs_to_figures(data, readout):
+    names = [f"trait{n}" for n in range(7)]
+    kept = [field for field in PAIRS_SCHEMA if not field.name.startswith("MOS") and field.name not in ("VQ", "MQ", "TA")]
+    schema = pa.schema([*kept, *(pa.field(name, pa.int8()) for name in names)])
+    for split in ("train", "validation", "test"):
+        rows = read_table(f"data/pairs/{split}.parquet")
+        rows = [row | {name: row["MQ"] * (-1) ** n for n, name in enumerate(names)} for row in rows]
+        write_table(f"data/pairs/{split}.parquet", [{k: row[k] for k in schema.names} for row in rows], schema)
+    Path("seven.txt").write_text("{text_prompt}" + "".join(f"<|{name}_reward|>" for name in names))
+    report = bench(PlainStage(dimensions=names, template="seven.txt", readout=readout))
+    assert set(report["dimensions"]) == {*names, "Overall"}
+    assert all(report["dimensions"][name]["accuracy_without_ties"]["value"] > 0.8 for name in names)
+
+
 def test_a_loss_that_is_not_finite_stops_training(data, monkeypatch):
-    monkeypatch.setattr(train_module, "pair_loss", lambda name, theta: lambda a, b, labels: (a - b).sum() * float("nan"))
+    monkeypatch.setattr(train_module, "pair_loss", lambda name, theta: lambda a, b, *_: (a - b).sum() * float("nan"))
     with pytest.raises(NonFinite):
         reward(PlainStage())
     assert not Path("models").exists()

@@ -28,7 +28,9 @@ SHAPE = VlmShape(
 )
 
 
-def tiny_model(head="per_dimension", positions="plain", dimensions=DIMENSIONS, template=None) -> VideoReward:
+def tiny_model(
+    head="per_dimension", positions="plain", dimensions=DIMENSIONS, template=None, readout="special"
+) -> VideoReward:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # so small a model only loses by more
     tokenizer = train_tokenizer(["a red circle moving up"], SHAPE.vocabulary)
@@ -37,8 +39,8 @@ def tiny_model(head="per_dimension", positions="plain", dimensions=DIMENSIONS, t
     for p in backbone.parameters():
         if p.ndim > 1:
             p.data.mul_(3)
-    template = template or read_template(TEMPLATES / "short.txt", dimensions)
-    return VideoReward(backbone, PromptBuilder(tokenizer, template, dimensions), head, positions).eval()
+    template = template or read_template(TEMPLATES / "short.txt", dimensions, readout)
+    return VideoReward(backbone, PromptBuilder(tokenizer, template, dimensions, readout), head, positions).eval()
 
 
 def saved_model(folder: Path, template: str | None = None) -> Path:
@@ -51,6 +53,7 @@ def saved_model(folder: Path, template: str | None = None) -> Path:
 def tiny_facts(model: VideoReward, **changes) -> dict:
     return {
         "dimensions": DIMENSIONS,
+        "readout": model.prompts.readout,
         "head": "per_dimension",
         "head_trained": True,
         "positions": model.positions,
