@@ -181,6 +181,7 @@ def _facts(model: VideoReward, config: dict[str, Any], checkpoint: Path, templat
             "min_pixels": MIN_PIXELS,
             "max_pixels": data["max_frame_pixels"],
             "factor": model.patch_shape.factor,
+            "sampling": data["sample_type"],
         },
         "normalisation": {
             name: {"mean": norms[f"{name}_mean"], "std": norms[f"{name}_std"]} if norms else identity for name in dimensions
@@ -199,7 +200,7 @@ def _base(folder: Path, name: str) -> str | Path:
 def _read_config(file: Path) -> dict[str, Any]:
     config = _read_json(file)
     needed = {
-        "data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels"),
+        "data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels", "sample_type"),
         "model_config": ("model_name_or_path", "output_dim", "loss_type", "reward_token", "use_special_tokens"),
     }
     for section, keys in needed.items():

@@ -6,6 +6,7 @@ model read from a published checkpoint sees the same pixels here as there.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,13 +14,16 @@ FRAME_FACTOR = 2  # Qwen2-VL merges two frames into one temporal patch
 MIN_FRAMES = 4
 MAX_FRAMES = 768
 MAX_ASPECT_RATIO = 200
+# "multi_pts": at 8 frames a second, 4 moments of 6 frames each.
+MOMENTS, MOMENT_FRAMES, MOMENT_FPS = 4, 6, 8
 
 
 @dataclass(frozen=True)
 class FramePlan:
     """Frames by rate (`fps`) or by count (`frames`), exactly one of them; size in pixels a frame.
 
-    `factor` divides both sides of a resized frame: patch size x spatial merge (28 in Qwen2-VL).
+    `factor` divides both sides of a resized frame: patch size x spatial merge (28 in Qwen2-VL). `sampling` "multi_pts" is
+    the published code's other way: short moments of consecutive frames, whatever fps and frames say.
     """
 
     fps: float | None
@@ -27,6 +31,7 @@ class FramePlan:
     min_pixels: int
     max_pixels: int
     factor: int
+    sampling: Literal["uniform", "multi_pts"] = "uniform"
 
     def __post_init__(self) -> None:
         if (self.fps is None) == (self.frames is None):
@@ -39,6 +44,8 @@ class FramePlan:
     def __str__(self) -> str:
         """Short text that scores are stamped with, such as `2fps 100352-200704px/28` or `8frames ...`."""
         rate = f"{self.fps:g}fps" if self.fps is not None else f"{self.frames}frames"
+        if self.sampling == "multi_pts":
+            rate = "multi_pts"
         return f"{rate} {self.min_pixels}-{self.max_pixels}px/{self.factor}"
 
     def count(self, total_frames: int, source_fps: float) -> int:
@@ -60,7 +67,10 @@ class FramePlan:
         return _round_to(min(max(total_frames / source_fps * self.fps, MIN_FRAMES), most), FRAME_FACTOR)
 
     def indices(self, total_frames: int, source_fps: float) -> list[int]:
-        """Indices of the frames to keep, spread evenly, first and last included, halves rounded to even."""
+        """Indices of the frames to keep, spread evenly, first and last included, halves rounded to even; or those of the
+        moments. ValueError if the clip has too few."""
+        if self.sampling == "multi_pts":
+            return _moments(total_frames, source_fps)
         count = self.count(total_frames, source_fps)
         return [int(index) for index in np.rint(np.linspace(0, total_frames - 1, count))]
 
@@ -108,6 +118,18 @@ def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         )
         resized[index] = pixels[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return resized
+
+
+def _moments(total_frames: int, source_fps: float) -> list[int]:
+    count = int(total_frames * MOMENT_FPS // source_fps)
+    if not MOMENT_FRAMES < count <= total_frames:
+        raise ValueError(
+            f"{total_frames} frames at {source_fps:g} a second; multi_pts needs {MOMENT_FRAMES + 1} at 8 a second"
+        )
+    even = np.rint(np.linspace(0, total_frames - 1, count))
+    half = MOMENT_FRAMES // 2
+    middles = np.rint(np.linspace(half, count - 1 - half, MOMENTS)).astype(int)
+    return [int(even[at]) for middle in middles for at in range(middle - half, middle + half)]
 
 
 def _round_to(value: float, factor: int) -> int:

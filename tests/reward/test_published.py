@@ -22,7 +22,7 @@ VIDEOS = Path("../shared/data/videoalign/videos")
 TEMPLATE = OPEN / "prompt_detailed_special.txt"
 pytestmark = pytest.mark.skipif(not OPEN.exists(), reason="no reference-open folder beside the checkout")
 GOLDEN = json.loads((OPEN / "golden.json").read_text()) if OPEN.exists() else {"runs": []}
-RUNS = [run for run in GOLDEN["runs"] if run["sample_type"] == "uniform"]
+RUNS = GOLDEN["runs"]
 
 
 def load(run: dict) -> RewardModel:
@@ -32,7 +32,7 @@ def load(run: dict) -> RewardModel:
 
 def plan_of(model: RewardModel, run: dict) -> FramePlan:
     """The checkpoint's own plan with what the run passed in its place."""
-    change = {"max_pixels": run["max_pixels"]} if run["max_pixels"] else {}
+    change = {"sampling": run["sample_type"]} | ({"max_pixels": run["max_pixels"]} if run["max_pixels"] else {})
     if run["num_frames"]:
         change |= {"fps": None, "frames": run["num_frames"]}
     elif run["fps"]:

@@ -1,0 +1,208 @@
+"""VideoReward's speed as ratios, each of two ways measured in one run on the same machine.
+
+    python benchmarks/reward.py                                    what needs nothing but this repository
+    python benchmarks/reward.py --published CKPT --template FILE --videos DIR     and a published model on your videos
+
+Absolute figures of a busy machine say little; each line names what is compared, and the two ways take turns.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from components.params import load_params
+from components.pretrain_params import load_pretrain_params
+from components.reward.figures import figures
+from components.reward.inputs import collate
+from components.reward.lessons import Lessons
+from components.reward.pairs import Pairs
+from components.reward.score import RewardModel, Unscored, make_input, planned_frames
+from components.reward.train import build, pair_loss_fn, parameter_groups
+from components.simulation.world import prompt_of
+from components.video.decode import probe, read_frames
+from components.video.encode import write_video
+from components.video.frames import FramePlan
+
+CLIPS = 200
+REPEATS = 3
+BENCHMARK_PAIRS, BENCHMARK_PROMPTS = 26_457, 420  # of VideoGen-RewardBench
+DIMENSIONS = ["VQ", "MQ", "TA"]
+
+
+def main(
+    published: Annotated[Path | None, typer.Option(help="A run in the published layout.")] = None,
+    template: Annotated[Path | None, typer.Option(help="Its prompt template.")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of .mp4 files to score with it.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that it sees.")] = 2.0,
+    max_pixels: Annotated[int, typer.Option(help="Most pixels of a frame that it sees.")] = 448 * 448,
+) -> None:
+    """Print all ratios."""
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        scoring(Path(folder))
+    training_step()
+    accuracies()
+    if published:
+        reference_videos(RewardModel.load(published, template=template), sorted(videos.glob("*.mp4")), fps, max_pixels)
+
+
+def scoring(folder: Path) -> None:
+    """200 clips of the shapes world: the engine against decode, preprocess and forward, one after the other."""
+    items = shapes_clips(folder)
+    model = shapes_model()
+
+    def one_by_one() -> list[np.ndarray]:
+        return [score_alone(model, video, prompt) for video, prompt in items]
+
+    plain, engine, ratio = compare(one_by_one, lambda: model.score(items))
+    say(f"score {CLIPS} clips", f"one by one {plain:.2f} s", f"engine {engine:.2f} s", ratio, 1.5)
+
+
+def training_step() -> None:
+    """A training step of VideoReward: A and B in one forward against a forward each."""
+    params = load_params().reward
+    model = build(params)
+    model.prepare_training(params.lora)
+    optimizer = torch.optim.AdamW(parameter_groups(model, params))
+    count = params.training.batch_size
+    clips = {str(i): np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for i in range(2 * count)}
+    text = [f"a red circle moving {way}" for way in ("up", "down")] * (count // 2)
+    names = [str(i) for i in range(count)]
+    labels = np.random.default_rng(0).choice([1, -1, 0], (count, 3))
+    pairs = Pairs(
+        file=Path("none"),
+        pair_ids=names,
+        prompts=text,
+        paths_a=names,
+        paths_b=[str(count + i) for i in range(count)],
+        models_a=names,
+        models_b=names,
+        labels=labels,
+        ratings=np.zeros((2, count, 3), np.float32),
+    )
+    joined = pair_loss_fn(model, pairs, clips, params)
+
+    class OneSide(torch.nn.Module):
+        """Gives the same scores by two forwards of half of the batch."""
+
+        def forward(self, batch):
+            half, patches = len(batch.input_ids) // 2, int(batch.grid[: len(batch.grid) // 2].prod(1).sum())
+            sides = (slice(None, half), slice(None, patches)), (slice(half, None), slice(patches, None))
+            parts = [type(batch)(batch.input_ids[row], batch.pixels[patch], batch.grid[row]) for row, patch in sides]
+            return torch.cat([model(part) for part in parts])
+
+    apart = OneSide()
+    apart.parameters = model.parameters
+
+    def step(way: torch.nn.Module) -> None:
+        for _ in range(5):
+            loss, _ = joined(way, list(range(count)), torch.Generator())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    two, one, ratio = compare(lambda: step(apart), lambda: step(model))
+    say(f"training step, {count} pairs", f"two forwards {two / 5:.3f} s", f"A and B joined {one / 5:.3f} s", ratio, 1.2)
+
+
+def accuracies() -> None:
+    """Accuracies, tie thresholds, generators, calibration and 1,000 bootstraps on as many pairs as the published benchmark."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"prompt": rng.integers(0, BENCHMARK_PROMPTS, BENCHMARK_PAIRS).astype(str)})
+    for side in "AB":
+        table[f"model_{side}"] = rng.integers(0, 12, BENCHMARK_PAIRS).astype(str)
+    questions = [*DIMENSIONS, "Overall"]
+    for question in questions:
+        table[f"{question}_score_A"], table[f"{question}_score_B"] = rng.normal(size=(2, BENCHMARK_PAIRS))
+        table[f"{question}_label"] = pd.Series(rng.choice([1, -1, 0], BENCHMARK_PAIRS), dtype="Int64")
+    seconds = timed(lambda: figures(table, questions, {}, "test", 1000))
+    print(f"{'accuracy, 1,000 bootstraps':34} {BENCHMARK_PAIRS:,} pairs, 4 dimensions: {seconds:.2f} s (wanted: under 5 s)")
+
+
+def reference_videos(model: RewardModel, videos: list[Path], fps: float, max_pixels: int) -> None:
+    """Seconds a video of a published model: one by one, by the engine at several batches, and of decoding alone."""
+    model.plan = FramePlan(fps, None, model.plan.min_pixels, max_pixels, model.plan.factor)
+    items = [(video, "a cat playing with a ball") for video in videos]
+    alone = [score_alone(model, *item) for item in items]
+
+    def decode() -> None:
+        for video in videos:
+            info = probe(video)
+            read_frames(video, model.plan.indices(info.frames, info.fps))
+
+    floor = min(timed(decode) for _ in range(REPEATS)) / len(videos)
+    plain = min(timed(lambda: [score_alone(model, *item) for item in items]) for _ in range(REPEATS)) / len(videos)
+    print(f"{model.plan}, {len(videos)} videos: one by one {plain:.3f} s a video; decoding alone, one thread {floor:.3f} s")
+    for budget in (1, 4096, 8192, 16384):
+        model.token_budget = budget
+        seconds = min(timed(lambda: model.score(items)) for _ in range(REPEATS)) / len(videos)
+        scores = [list(score.raw.values()) for score in model.score(items)]
+        difference = np.abs(np.array(scores) - np.array(alone)).max()
+        print(
+            f"  engine, at most {budget:6} tokens a batch: {seconds:.3f} s a video, {plain / seconds:.2f}x one by one,"
+            f" {seconds / (floor / 2):.2f}x the floor of decoding in two threads; scores differ by {difference:.1e}"
+        )
+
+
+def shapes_clips(folder: Path) -> list[tuple[Path, str]]:
+    """Files of the shapes world and their prompts."""
+    params = load_params()
+    lessons = Lessons(params.world, params.split, load_pretrain_params().vlm.frames)
+    items = []
+    for number in range(CLIPS):
+        take = lessons.take("train", np.random.default_rng(number))
+        write_video(folder / f"{number}.mp4", take.frames, params.world.fps)
+        items.append((folder / f"{number}.mp4", prompt_of(take.scene)))
+    return items
+
+
+def shapes_model() -> RewardModel:
+    """VideoReward of the params around the small VLM, untrained: as fast as a trained one."""
+    params = load_params().reward
+    model = build(params)
+    facts = {
+        "dimensions": params.dimensions,
+        "frame_plan": {**params.frames.model_dump(), "factor": model.patch_shape.factor},
+        "normalisation": {name: {"mean": 0.0, "std": 1.0} for name in params.dimensions},
+    }
+    return RewardModel(model, facts, "benchmark")
+
+
+def score_alone(model: RewardModel, video: Path, prompt: str) -> np.ndarray:
+    """Raw scores [D] the plain way."""
+    frames = planned_frames(video, model.plan)
+    assert not isinstance(frames, Unscored), frames
+    ids, frames = make_input(model.model, frames, prompt)
+    pad = model.model.prompts.tokenizer.pad_token_id
+    with torch.inference_mode():
+        return model.model(collate([ids], [frames], model.model.patch_shape, pad))[0].numpy()
+
+
+def compare(slow: Callable[[], object], fast: Callable[[], object]) -> tuple[float, float, float]:
+    """Median seconds of two ways that take turns, after one unmeasured turn, and the median of their ratios."""
+    slow(), fast()
+    turns = [(timed(slow), timed(fast)) for _ in range(REPEATS)]
+    slower, faster = zip(*turns, strict=True)
+    return statistics.median(slower), statistics.median(faster), statistics.median(s / f for s, f in turns)
+
+
+def timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def say(what: str, slow: str, fast: str, ratio: float, wanted: float) -> None:
+    print(f"{what:34} {slow}, {fast}: {ratio:.2f}x (wanted: {wanted}x)", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
