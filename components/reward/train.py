@@ -15,10 +15,11 @@ from torch import nn
 from components.errors import BadInput
 from components.params import RewardParams
 from components.reward.accuracy import fit_tie_threshold, without_ties
+from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import pair_loss
 from components.reward.model import VideoReward, load_backbone, load_tokenizer
-from components.reward.pairs import NO_LABEL, Pairs, decode_clips, read_pairs
+from components.reward.pairs import NO_LABEL, Pairs, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
@@ -33,7 +34,7 @@ def reward(stage: Stage) -> None:
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
     judged = read_pairs("validation", [*params.dimensions, OVERALL])
-    clips = decode_clips(stage, [train, validation], plan, params.decode_threads)
+    clips = cached_clips(stage, [train, validation], plan, params.decode_threads)
     labels = train.labels
     if params.shuffle_labels:  # the control: with these nothing can be learnt
         labels = stage.rng("shuffle labels").permutation(labels)
