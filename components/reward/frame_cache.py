@@ -76,7 +76,7 @@ class FrameCache:
 
     def __enter__(self) -> "FrameCache":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 (open as long as the cache is)
+        self._lock = open(self.folder / "lock", "w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._frames = open(self.folder / "frames.u8", "ab")
         self._index = open(self.folder / "index.jsonl", "ab")

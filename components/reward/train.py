@@ -39,7 +39,7 @@ def reward(stage: Stage) -> None:
     if params.shuffle_labels:  # the control: with these nothing can be learnt
         labels = stage.rng("shuffle labels").permutation(labels)
 
-    model.prepare_training(params.lora)
+    prepare(model, params)
     loss_fn = pair_loss_fn(model, train, labels, clips, params)
     rows = fit(stage, model, loss_fn, len(train), params.training, groups=parameter_groups(model, params))
     model.merge()
@@ -93,6 +93,13 @@ def build(params: RewardParams) -> VideoReward:
     template = read_template(params.template, params.dimensions)
     prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions)
     return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
+
+
+def prepare(model: VideoReward, params: RewardParams) -> None:
+    """Make ready for `fit`: what trains, and whether activations are kept for the backward pass or worked out again."""
+    model.prepare_training(params.lora)
+    if params.gradient_checkpointing:
+        model.qwen.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str, Any]]:
