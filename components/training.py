@@ -8,7 +8,7 @@ a generator seeded by (seed, step) and everything else is in the checkpoint.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from components.errors import NonFinite
 from components.params import TrainingParams
 from components.stage import Stage
 
+WINDOW = 32  # batches between which examples are exchanged, so that like lengths come together
+
 LossFn = Callable[[nn.Module, list[int], torch.Generator], tuple[torch.Tensor, dict[str, Any]]]
 
 
@@ -32,6 +34,7 @@ def fit(
     settings: TrainingParams,
     *,
     groups: list[dict[str, Any]] | None = None,
+    lengths: Sequence[int] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     name: str = "train",
 ) -> list[dict[str, float]]:
@@ -40,6 +43,7 @@ def fit(
     loss_fn(model, indices, generator): loss of the examples `indices` of [0, count), a scalar tensor, and what to log
         beside it. `model` is `module` as accelerate wrapped it. All randomness must come from `generator` (on the CPU).
     groups: optimizer groups as torch takes them ({"params", "lr"}); default: all trainable parameters at one rate.
+    lengths: how long each example is, where a batch is padded to its longest: batches are then of like lengths.
     validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*.
     Returns the logged rows ({"step", "loss", ...}). Raises NonFinite when a loss or gradient norm is not finite.
     With `ema_decay` the module ends with the averaged weights.
@@ -52,6 +56,7 @@ def fit(
     trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
     groups = groups or [{"params": list(trainable.values()), "lr": settings.learning_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    sizes = None if lengths is None else np.array(lengths)
     rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = accelerator.prepare(module, optimizer)
     ema = {key: p.detach().clone() for key, p in trainable.items()} if settings.ema_decay else {}
@@ -71,7 +76,7 @@ def fit(
             group["lr"] = rate * factor
         for micro in range(settings.accumulation):
             position = step * settings.accumulation + micro
-            indices = batch_indices(position, settings.batch_size, count, seed)
+            indices = batch_indices(position, settings.batch_size, count, seed, sizes)
             indices = indices[accelerator.process_index :: accelerator.num_processes]
             generator = torch.Generator().manual_seed(_fold(seed, position, accelerator.process_index))
             with accelerator.autocast():
@@ -128,14 +133,37 @@ def rate_factor(step: int, settings: TrainingParams) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batch_indices(position: int, batch_size: int, count: int, seed: int) -> list[int]:
-    """Examples of the `position`-th batch: epochs are fresh permutations laid end to end, so a step needs no history."""
+def batch_indices(position: int, batch_size: int, count: int, seed: int, lengths: np.ndarray | None = None) -> list[int]:
+    """Examples of the `position`-th batch: epochs are fresh permutations laid end to end, so a step needs no history.
+
+    With `lengths` [count] each epoch is sorted into batches of like lengths; see like_lengths.
+    """
     start = position * batch_size
     indices = []
     for epoch in range(start // count, (start + batch_size - 1) // count + 1):
         order = np.random.default_rng([seed, epoch]).permutation(count)
+        if lengths is not None:
+            # The first batch that lies in this epoch alone; the one before it is shared with the last epoch.
+            order = like_lengths(order, lengths, batch_size, first=-epoch * count % batch_size)
         indices += order[max(0, start - epoch * count) : start + batch_size - epoch * count].tolist()
     return indices
+
+
+def like_lengths(order: np.ndarray, lengths: np.ndarray, batch_size: int, first: int) -> np.ndarray:
+    """An epoch's order [N] with examples exchanged among the batches of a window, so that each batch, from place `first`
+    on, is of like lengths. What is shared with the epochs before and after stays where it is.
+
+    Batches of a window come in the order of their earliest example: long ones are not all last, and where all lengths are
+    equal the order stays as it is.
+    """
+    order = order.copy()
+    last = first + (len(order) - first) // batch_size * batch_size
+    for start in range(first, last, WINDOW * batch_size):
+        window = order[start : min(start + WINDOW * batch_size, last)]
+        batches = np.argsort(lengths[window], kind="stable").reshape(-1, batch_size)
+        batches = batches[np.argsort(batches.min(1))]
+        order[start : start + len(window)] = window[batches.ravel()]
+    return order
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:

@@ -23,7 +23,7 @@ from components.reward.pairs import NO_LABEL, Pairs, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
-from components.training import fit, write_rows
+from components.training import LossFn, fit, write_rows
 from components.video.frames import FramePlan
 
 
@@ -40,8 +40,10 @@ def reward(stage: Stage) -> None:
         labels = stage.rng("shuffle labels").permutation(labels)
 
     prepare(model, params)
-    loss_fn = pair_loss_fn(model, train, labels, clips, params)
-    rows = fit(stage, model, loss_fn, len(train), params.training, groups=parameter_groups(model, params))
+    inputs = pair_inputs(model, train, clips)
+    loss_fn = pair_loss_fn(model, inputs, labels, params)
+    groups = parameter_groups(model, params)
+    rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, lengths=pair_lengths(inputs))
     model.merge()
 
     scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
@@ -114,15 +116,14 @@ def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str,
     ]
 
 
-def pair_loss_fn(model: VideoReward, pairs: Pairs, labels: np.ndarray, clips: dict[str, np.ndarray], params: RewardParams):
-    """The loss of a batch of pairs, for `fit`."""
+def pair_loss_fn(model: VideoReward, inputs: list[Input], labels: np.ndarray, params: RewardParams) -> LossFn:
+    """The loss of a batch of pairs, for `fit`; `inputs` as pair_inputs gives them, labels [N, D]."""
     loss_of = pair_loss(params.loss, params.theta)
-    inputs = pair_inputs(model, pairs, clips)
     targets = torch.from_numpy(labels)
     shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
 
     def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(pairs) + i for i in indices)]), strict=True)
+        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(labels) + i for i in indices)]), strict=True)
         batch = collate(list(ids), list(frames), shape, pad)
         device = next(model.parameters()).device
         a, b = model(batch.to(device)).chunk(2)
@@ -143,6 +144,12 @@ def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray]) 
             raise BadInput(pairs.file, made.reason, row=place % len(pairs), key="prompt")
         inputs.append(made)
     return inputs
+
+
+def pair_lengths(inputs: list[Input]) -> list[int]:
+    """Tokens of the longer side of each pair, [N], of the inputs of all A and then of all B."""
+    count = len(inputs) // 2
+    return [max(len(a), len(b)) for (a, _), (b, _) in zip(inputs[:count], inputs[count:], strict=True)]
 
 
 def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], token_budget: int) -> np.ndarray:
