@@ -23,7 +23,7 @@ from components.reward.pairs import NO_LABEL, Pairs, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
-from components.training import LossFn, fit, write_rows
+from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan
 
 
@@ -126,8 +126,8 @@ def pair_loss_fn(model: VideoReward, inputs: list[Input], labels: np.ndarray, pa
         ids, frames = zip(*(inputs[i] for i in [*indices, *(len(labels) + i for i in indices)]), strict=True)
         batch = collate(list(ids), list(frames), shape, pad)
         device = next(model.parameters()).device
-        a, b = model(batch.to(device)).chunk(2)
-        label = targets[indices].to(device)
+        a, b = map(gathered, model(batch.to(device)).chunk(2))  # the loss is a mean over the labels that a batch has
+        label = gathered(targets[indices].to(device))
         hits = torch.where(label.abs() == 1, ((a - b) * label > 0).float(), torch.nan)
         logs = {f"accuracy/{name}": hits[:, i].nanmean() for i, name in enumerate(params.dimensions)}
         return loss_of(a, b, label), logs
