@@ -1,5 +1,6 @@
 """The frame cache: decoded once, the same frames, and never half-read whatever a kill leaves."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,17 @@ def test_a_clip_that_cannot_be_read_is_named_and_costs_nothing_of_the_others(vid
         with pytest.raises(BadInput, match=rf"pairs\.parquet, row 1, key 'path_A': .*{why}"):
             cached_clips(bare_stage, [pairs("0.mp4", missing)], PLAN, threads=1)
     assert videos.count("0.mp4") == 1
+
+
+def test_of_two_that_want_the_same_clips_one_decodes(videos, bare_stage):
+    """As processes do that share a training; a lock of the file is between threads as it is between processes."""
+    wanted = [pairs("0.mp4", "1.mp4", "2.mp4")]
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cached_clips, bare_stage, wanted, PLAN, 1) for _ in range(2)]
+        one, other = (clips.result() for clips in both)
+    assert sorted(videos) == ["0.mp4", "1.mp4", "2.mp4"]
+    for path, clip in one.items():
+        np.testing.assert_array_equal(clip, other[path])
 
 
 def fill(folder: Path, names: list[str]) -> None:
