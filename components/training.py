@@ -26,6 +26,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, gather_object
 from torch import nn
+from torch.distributed.nn.functional import all_gather
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.errors import BadInput, NonFinite
@@ -155,7 +156,7 @@ def gathered(part: torch.Tensor) -> torch.Tensor:
     """
     if PartialState().num_processes == 1:
         return part
-    return torch.cat(torch.distributed.nn.functional.all_gather(part))
+    return torch.cat(all_gather(part))
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
