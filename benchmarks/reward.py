@@ -25,7 +25,7 @@ from components.reward.inputs import collate
 from components.reward.lessons import Lessons
 from components.reward.pairs import Pairs
 from components.reward.score import RewardModel, Unscored, make_input, planned_frames
-from components.reward.train import build, pair_loss_fn, parameter_groups
+from components.reward.train import build, pair_inputs, pair_loss_fn, parameter_groups
 from components.simulation.world import prompt_of
 from components.video.decode import probe, read_frames
 from components.video.encode import write_video
@@ -88,7 +88,7 @@ def training_step() -> None:
         labels=labels,
         ratings=np.zeros((2, count, 3), np.float32),
     )
-    joined = pair_loss_fn(model, pairs, clips, params)
+    joined = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
 
     class OneSide(torch.nn.Module):
         """Gives the same scores by two forwards of half of the batch."""
@@ -114,7 +114,7 @@ def training_step() -> None:
 
 
 def accuracies() -> None:
-    """Accuracies, tie thresholds, generators, calibration and 1,000 bootstraps on as many pairs as the published benchmark."""
+    """Accuracies, thresholds, generators, calibration and 1,000 bootstraps on as many pairs as VideoGen-RewardBench has."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"prompt": rng.integers(0, BENCHMARK_PROMPTS, BENCHMARK_PAIRS).astype(str)})
     for side in "AB":

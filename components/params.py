@@ -129,6 +129,7 @@ class RewardParams(Section):
     lora: LoraParams
     vision_learning_rate: Positive
     head_learning_rate: Positive
+    gradient_checkpointing: bool  # layers work out their activations again in the backward pass: less memory, more time
     training: TrainingParams
     token_budget: Count
     decode_threads: Count

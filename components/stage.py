@@ -27,14 +27,19 @@ SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ig
 
 
 class Stage:
-    """One run of one stage: its params, its digest, its outputs in the making."""
+    """One run of one stage: its params, its digest, its outputs in the making.
+
+    Launched as several processes (components/training.py) all run the same body; the first alone speaks, tracks and
+    commits, what the others write is thrown away.
+    """
 
     def __init__(self, name: str):
         self.name = name
         self.params: Params = load_params()
         self.definition = stage_definition(name)
         self.digest = stage_digest(name, self.definition)
-        self._partial = SCRATCH / "partial" / name
+        self.rank = int(os.environ.get("RANK", "0"))  # as accelerate and torchrun number their processes
+        self._partial = SCRATCH / "partial" / (f"{name}.{self.rank}" if self.rank else name)
         shutil.rmtree(self._partial, ignore_errors=True)
         self._outputs: dict[Path, Path] = {}
         self._run: ChildRun | None = None
@@ -73,6 +78,9 @@ class Stage:
         """Iterate with a bar on a terminal and a plain line every ten seconds in a log."""
         from tqdm import tqdm
 
+        if self.rank:
+            yield from items
+            return
         terminal = sys.stderr.isatty()
         if total is None and hasattr(items, "__len__"):
             total = len(items)
@@ -88,17 +96,26 @@ class Stage:
                 said = now
 
     def say(self, text: str) -> None:
-        print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
+        if not self.rank:
+            print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Send metrics to the stage's MLflow run."""
-        self._run.log(metrics, step)
+        if not self.rank:
+            self._run.log(metrics, step)
 
     def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
         """Make `folder` (an output of this stage) a new version of the registered model, once the stage has succeeded."""
-        self._run.registrations.append((model, Path(folder), tags))
+        if not self.rank:
+            self._run.registrations.append((model, Path(folder), tags))
 
     def run(self, body: Callable[["Stage"], None]) -> None:
+        if self.rank:
+            try:
+                body(self)
+            finally:
+                shutil.rmtree(self._partial, ignore_errors=True)
+            return
         self._run = ChildRun(self.name, self.digest, self.definition, self.params)
         status = "FAILED"
         try:

@@ -3,23 +3,37 @@
 accelerate carries device, precision and processes; this file keeps what the project promises: a run killed at any moment
 and started again ends with the same weights, bit for bit on a CPU, because everything random in a step comes from
 a generator seeded by (seed, step) and everything else is in the checkpoint.
+
+Several processes, each with a device of its own, share the batches of a stage that accelerate launches:
+
+    accelerate launch --num_processes 8 -m components.reward.train     (then `dvc commit reward`)
+
+`--config_file infra/accelerate/fsdp.yaml` shares out the weights as well (FSDP2). Precision is that of the params, whatever
+accelerate's configuration says. Processes on several machines need one file system. Without GPUs: `ACCELERATE_USE_CPU=true
+torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
+from torch.distributed.nn.functional import all_gather
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from components.errors import NonFinite
+from components.errors import BadInput, NonFinite
 from components.params import TrainingParams
 from components.stage import Stage
+
+WINDOW = 32  # batches between which examples are exchanged, so that like lengths come together
 
 LossFn = Callable[[nn.Module, list[int], torch.Generator], tuple[torch.Tensor, dict[str, Any]]]
 
@@ -32,6 +46,7 @@ def fit(
     settings: TrainingParams,
     *,
     groups: list[dict[str, Any]] | None = None,
+    lengths: Sequence[int] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
     name: str = "train",
 ) -> list[dict[str, float]]:
@@ -39,21 +54,31 @@ def fit(
 
     loss_fn(model, indices, generator): loss of the examples `indices` of [0, count), a scalar tensor, and what to log
         beside it. `model` is `module` as accelerate wrapped it. All randomness must come from `generator` (on the CPU).
+        Of several processes each gets an equal part of a batch, and the gradient is the mean of theirs: right for a mean
+        over examples. A loss that is another mean, such as one over valid entries, must be taken of `gathered` outputs.
     groups: optimizer groups as torch takes them ({"params", "lr"}); default: all trainable parameters at one rate.
+    lengths: how long each example is, where a batch is padded to its longest: batches are then of like lengths.
     validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*.
-    Returns the logged rows ({"step", "loss", ...}). Raises NonFinite when a loss or gradient norm is not finite.
-    With `ema_decay` the module ends with the averaged weights.
+    Returns the logged rows ({"step", "loss", ...}). Raises NonFinite when a loss or gradient norm is not finite, BadInput
+    when a batch cannot be shared equally by the processes. With `ema_decay` the module ends with the averaged weights.
     """
     seed = stage.seed(name)
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bf16" else "no",
         gradient_accumulation_steps=settings.accumulation,
     )
-    trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}
-    groups = groups or [{"params": list(trainable.values()), "lr": settings.learning_rate}]
+    processes = accelerator.num_processes
+    if settings.batch_size % processes:
+        raise BadInput("params.yaml", f"{settings.batch_size} is no multiple of {processes} processes", key="batch_size")
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise BadInput("accelerate's configuration", "only version 2 of FSDP is supported", key="fsdp_version")
+    whole = Whole(module) if accelerator.is_fsdp2 else None
+    groups = groups or [{"params": [p for p in module.parameters() if p.requires_grad], "lr": settings.learning_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    sizes = None if lengths is None else np.array(lengths)
     rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = accelerator.prepare(module, optimizer)
+    trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}  # FSDP puts its own in their place
     ema = {key: p.detach().clone() for key, p in trainable.items()} if settings.ema_decay else {}
 
     checkpoint = stage.state() / f"{name}.pt"
@@ -71,8 +96,8 @@ def fit(
             group["lr"] = rate * factor
         for micro in range(settings.accumulation):
             position = step * settings.accumulation + micro
-            indices = batch_indices(position, settings.batch_size, count, seed)
-            indices = indices[accelerator.process_index :: accelerator.num_processes]
+            indices = batch_indices(position, settings.batch_size, count, seed, sizes)
+            indices = indices[accelerator.process_index :: processes]
             generator = torch.Generator().manual_seed(_fold(seed, position, accelerator.process_index))
             with accelerator.autocast():
                 loss, logs = loss_fn(model, indices, generator)
@@ -81,7 +106,7 @@ def fit(
             accelerator.backward(loss)
             for key, value in {"loss": loss.detach(), **logs}.items():
                 sums.setdefault(key, []).append(float(value))
-        norm = accelerator.clip_grad_norm_(list(trainable.values()), settings.max_grad_norm)
+        norm = full(accelerator.clip_grad_norm_(list(trainable.values()), settings.max_grad_norm))
         if not torch.isfinite(norm):
             raise NonFinite(f"{name} gradient norm", step)
         sums.setdefault("grad_norm", []).append(float(norm))
@@ -95,9 +120,10 @@ def fit(
         done = step + 1
         last = done == settings.steps
         if done % settings.log_every == 0 or last:
-            # A quantity that has no value in a batch (no decided pair in it, say) is NaN there and left out of the mean.
-            row = {key: float(np.nanmean(v)) for key, v in sums.items() if not np.isnan(v).all()}
-            sums.clear()
+            # The clock of the first process decides for all when to save.
+            parts, due = zip(*gather_object([(sums, time.monotonic() - saved > settings.checkpoint_seconds)]), strict=True)
+            row = means(parts)
+            sums = {}
             if validate and (last or done % settings.validate_every < settings.log_every):
                 model.eval()
                 with torch.no_grad():
@@ -105,17 +131,71 @@ def fit(
                 model.train()
             stage.log(row, done)
             rows.append({"step": done, **row})
-            if time.monotonic() - saved > settings.checkpoint_seconds and not last:
-                _save(checkpoint, trainable, optimizer, ema, done, rows)
+            if due[0] and not last:
+                state = _state(trainable, optimizer, ema, done, rows)  # by all processes: each may hold a part of it
+                if accelerator.is_main_process:
+                    _save(checkpoint, state)
                 saved = time.monotonic()
     for key, average in ema.items():
         trainable[key].data.copy_(average)
+    if whole:
+        whole.restore()
     model.eval()
     if rows:
         stage.say(
             f"{name}: step {rows[-1]['step']}, " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if k != "step")
         )
     return rows
+
+
+def gathered(part: torch.Tensor) -> torch.Tensor:
+    """[B, ...] of all processes in their order, from the [B / processes, ...] of each; of a single one the tensor itself.
+
+    A loss of gathered outputs is the whole batch's, in every process, whatever it is a mean over. The backward pass adds
+    up what all processes' losses say of a part, and taking the mean over processes then gives the whole batch's gradient.
+    """
+    if PartialState().num_processes == 1:
+        return part
+    return torch.cat(all_gather(part))
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, put together where FSDP holds a part of it in each process; all must ask at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class Whole:
+    """A module as it was before FSDP2 took it over, so that it can be scored with, merged and saved afterwards.
+
+    FSDP2 changes classes, hooks and parameters of modules in place and has no way back.
+    """
+
+    def __init__(self, module: nn.Module):
+        base = set(vars(nn.Module())) - {"_parameters"}
+        self.before = [
+            (part, type(part), set(vars(part)), {key: copy(vars(part)[key]) for key in base}) for part in module.modules()
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, with the weights as they are now, whole in every process."""
+        made: dict[nn.Parameter, nn.Parameter] = {}  # tied weights stay tied
+        for part, kind, keys, base in self.before:
+            for name, p in part._parameters.items():
+                if p is not None:
+                    made[p] = made[p] if p in made else nn.Parameter(full(p.detach()), p.requires_grad)
+                    part._parameters[name] = made[p]
+            part.__class__ = kind
+            for key in set(vars(part)) - keys:
+                del vars(part)[key]
+            vars(part).update(base)
+
+
+def means(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    """Mean of each logged quantity over steps and processes. One that has no value in a batch (no decided pair in it, say)
+    is NaN there and left out."""
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {key: float(np.nanmean(values)) for key, values in joined.items() if not np.isnan(values).all()}
 
 
 def rate_factor(step: int, settings: TrainingParams) -> float:
@@ -128,14 +208,37 @@ def rate_factor(step: int, settings: TrainingParams) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batch_indices(position: int, batch_size: int, count: int, seed: int) -> list[int]:
-    """Examples of the `position`-th batch: epochs are fresh permutations laid end to end, so a step needs no history."""
+def batch_indices(position: int, batch_size: int, count: int, seed: int, lengths: np.ndarray | None = None) -> list[int]:
+    """Examples of the `position`-th batch: epochs are fresh permutations laid end to end, so a step needs no history.
+
+    With `lengths` [count] each epoch is sorted into batches of like lengths; see like_lengths.
+    """
     start = position * batch_size
     indices = []
     for epoch in range(start // count, (start + batch_size - 1) // count + 1):
         order = np.random.default_rng([seed, epoch]).permutation(count)
+        if lengths is not None:
+            # The first batch that lies in this epoch alone; the one before it is shared with the last epoch.
+            order = like_lengths(order, lengths, batch_size, first=-epoch * count % batch_size)
         indices += order[max(0, start - epoch * count) : start + batch_size - epoch * count].tolist()
     return indices
+
+
+def like_lengths(order: np.ndarray, lengths: np.ndarray, batch_size: int, first: int) -> np.ndarray:
+    """An epoch's order [N] with examples exchanged among the batches of a window, so that each batch, from place `first`
+    on, is of like lengths. What is shared with the epochs before and after stays where it is.
+
+    Batches of a window come in the order of their earliest example: long ones are not all last, and where all lengths are
+    equal the order stays as it is.
+    """
+    order = order.copy()
+    last = first + (len(order) - first) // batch_size * batch_size
+    for start in range(first, last, WINDOW * batch_size):
+        window = order[start : min(start + WINDOW * batch_size, last)]
+        batches = np.argsort(lengths[window], kind="stable").reshape(-1, batch_size)
+        batches = batches[np.argsort(batches.min(1))]
+        order[start : start + len(window)] = window[batches.ravel()]
+    return order
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
@@ -149,16 +252,21 @@ def _fold(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _save(path: Path, trainable: dict, optimizer: Any, ema: dict, step: int, rows: list) -> None:
-    # In place of the old one only when it is whole: a kill while writing must leave the old.
-    partial = path.with_suffix(".partial")
-    state = {
-        "trainable": {key: p.detach() for key, p in trainable.items()},
-        "optimizer": optimizer.state_dict(),
-        "ema": ema,
+def _state(trainable: dict, optimizer: Any, ema: dict, step: int, rows: list) -> dict[str, Any]:
+    moments = optimizer.state_dict()
+    return {
+        "trainable": {key: full(p.detach()) for key, p in trainable.items()},
+        "optimizer": moments
+        | {"state": {i: {key: full(value) for key, value in kept.items()} for i, kept in moments["state"].items()}},
+        "ema": {key: full(average) for key, average in ema.items()},
         "step": step,
         "rows": rows,
     }
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    # In place of the old one only when it is whole: a kill while writing must leave the old.
+    partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
 
@@ -167,8 +275,18 @@ def _restore(path: Path, trainable: dict, optimizer: Any, ema: dict) -> tuple[in
     state = torch.load(path, weights_only=True, map_location="cpu")
     with torch.no_grad():
         for key, p in trainable.items():
-            p.copy_(state["trainable"][key])
+            p.copy_(_as(state["trainable"][key], p))
         for key, average in ema.items():
-            average.copy_(state["ema"][key])
+            average.copy_(_as(state["ema"][key], average))
+    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        kept = state["optimizer"]["state"].get(i, {})
+        kept |= {key: _as(value, p) for key, value in kept.items() if value.shape == p.shape}
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["rows"]
+
+
+def _as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, shared out among processes as `like` is."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

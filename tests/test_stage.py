@@ -26,14 +26,16 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(checkout: Path, body: str) -> subprocess.CompletedProcess:
+def run(checkout: Path, body: str, **environment: str) -> subprocess.CompletedProcess:
     code = (
         "from components.stage import run_stage\nfrom components.errors import BadInput, NonFinite\n"
         f"def toy(stage):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_stage('toy', toy)\n"
     )
     (checkout / "toy.py").write_text(code)
     command = [sys.executable, "toy.py"]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+    return subprocess.run(
+        command, cwd=checkout, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)} | environment
+    )
 
 
 GOOD = """
@@ -49,6 +51,15 @@ def test_outputs_appear_and_old_ones_are_replaced(checkout):
     assert run(checkout, GOOD.replace('"a")', '"new")')).returncode == 0
     assert (checkout / "out/a.txt").read_text() == "new"
     assert not (checkout / ".reelign/partial/toy").exists() and not (checkout / ".reelign/state/toy").exists()
+
+
+def test_the_first_of_several_processes_alone_commits_speaks_and_tracks(checkout):
+    second = run(checkout, GOOD + 'stage.register("m", folder, {})\nstage.say("hello")', RANK="1")
+    assert (second.returncode, second.stderr) == (0, "")
+    assert not (checkout / "out").exists() and not (checkout / "mlflow.db").exists()
+    assert list((checkout / ".reelign/partial").iterdir()) == []
+    assert run(checkout, GOOD, RANK="0").returncode == 0
+    assert (checkout / "out/a.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import training
 from components.errors import NonFinite
 from components.params import TrainingParams
 from components.training import batch_indices, fit, rate_factor
@@ -108,6 +109,63 @@ def test_batches_go_through_epochs_without_repeats(batch_size, count, seed):
     assert len(seen) == steps * batch_size
     for epoch in range(3):
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def padding(batches: list[list[int]], lengths: np.ndarray) -> int:
+    return sum(len(batch) * lengths[batch].max() - lengths[batch].sum() for batch in batches)
+
+
+def batches_of(steps: int, batch_size: int, lengths: np.ndarray, seed: int, bucketed: bool) -> list[list[int]]:
+    return [batch_indices(step, batch_size, len(lengths), seed, lengths if bucketed else None) for step in range(steps)]
+
+
+@given(st.integers(1, 20), st.lists(st.integers(1, 9), min_size=1, max_size=90), st.integers(0, 5), st.integers(1, 4))
+def test_batches_of_like_lengths_go_through_epochs_and_pad_no_more(batch_size, lengths, seed, window):
+    count, lengths = len(lengths), np.array(lengths)
+    steps = -(-3 * count // batch_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "WINDOW", window)
+        batches = batches_of(steps, batch_size, lengths, seed, bucketed=True)
+    seen = [i for batch in batches for i in batch]
+    assert len(seen) == steps * batch_size
+    for epoch in range(3):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+    assert padding(batches, lengths) <= padding(batches_of(steps, batch_size, lengths, seed, bucketed=False), lengths)
+
+
+@given(st.integers(1, 50), st.integers(1, 400), st.integers(0, 5), st.integers(1, 9))
+def test_equal_lengths_leave_batches_as_they_are(batch_size, count, seed, length):
+    lengths = np.full(count, length)
+    assert batches_of(20, batch_size, lengths, seed, True) == batches_of(20, batch_size, lengths, seed, False)
+
+
+def test_mixed_lengths_pad_much_less_and_come_in_no_order():
+    lengths = np.random.default_rng(0).integers(100, 1000, 960)
+    batches = batches_of(40, 24, lengths, 1, bucketed=True)
+    assert padding(batches, lengths) < 0.1 * padding(batches_of(40, 24, lengths, 1, bucketed=False), lengths)
+    longest = [lengths[batch].max() for batch in batches[: training.WINDOW]]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
+    # Not the same companions in each epoch: the windows are drawn anew.
+    assert {frozenset(batch) for batch in batches}.isdisjoint(map(frozenset, batches_of(80, 24, lengths, 1, True)[40:]))
+
+
+def test_a_killed_run_with_lengths_ends_with_the_same_weights(bare_stage, tmp_path):
+    lengths = np.random.default_rng(0).integers(1, 9, 64).tolist()
+    whole, again, calls = model(), model(), []
+
+    def mortal(net, indices, draw):
+        calls.append(indices)
+        if len(calls) > 17:
+            raise Killed
+        return loss_fn(net, indices, draw)
+
+    rows = fit(bare_stage, whole, loss_fn, 64, settings(), lengths=lengths)
+    bare_stage.folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        fit(bare_stage, model(), mortal, 64, settings(), lengths=lengths)
+    assert fit(bare_stage, again, loss_fn, 64, settings(), lengths=lengths) == rows
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_rates():

@@ -40,7 +40,8 @@ def patches(frames: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[
     count, height, width = frames.shape[:3]
     if height % shape.factor or width % shape.factor:
         raise ValueError(f"frames of {width} x {height} px are no multiple of {shape.factor}")
-    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+    # A copy: torch warns of arrays that may not be written to, as those of a memory map.
+    video = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float()
     video = (video * (1 / 255) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     if missing := -count % shape.temporal:
         video = torch.cat([video, video[-1:].expand(missing, -1, -1, -1)])

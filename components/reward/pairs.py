@@ -1,16 +1,12 @@
-"""Labelled pairs and their clips in memory, as reward training and its benchmark read them."""
+"""Labelled pairs, as reward training and its benchmark read them."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from components.errors import BadInput
-from components.reward.score import Unscored, ahead, planned_frames
-from components.stage import Stage
 from components.tables import read_table
-from components.video.frames import FramePlan
 
 VIDEOS = Path("data/source/videos")
 NO_LABEL = 22  # the reference's code for "not labelled"; any number but 1, -1 and 0 would do
@@ -66,21 +62,3 @@ def need_ratings(pairs: Pairs, dimensions: list[str]) -> None:
         for dimension, column in zip(dimensions, ratings.T, strict=True):
             if not column.any():
                 raise BadInput(pairs.file, "no ratings: this loss needs them", key=rating_column(side, dimension))
-
-
-def decode_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:
-    """Each distinct clip of the pairs once, as the frame plan wants it, by path. BadInput when one cannot be read."""
-    first: dict[str, tuple[Path, int, str]] = {}
-    for part in pairs:
-        for key, paths in (("path_A", part.paths_a), ("path_B", part.paths_b)):
-            for row, path in enumerate(paths):
-                first.setdefault(path, (part.file, row, key))
-    clips = {}
-    with ThreadPoolExecutor(threads) as pool:
-        read = ahead(pool, lambda path: planned_frames(VIDEOS / path, plan), first, 4 * threads)
-        for path, frames in zip(first, stage.progress(read, "decoding", total=len(first)), strict=True):
-            if isinstance(frames, Unscored):
-                file, row, key = first[path]
-                raise BadInput(file, frames.reason, row=row, key=key)
-            clips[path] = frames
-    return clips

@@ -16,14 +16,15 @@ from torch import nn
 from components.errors import BadInput
 from components.params import RewardParams
 from components.reward.accuracy import fit_tie_threshold, without_ties
+from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
 from components.reward.model import VideoReward, load_backbone, load_tokenizer
-from components.reward.pairs import NO_LABEL, Pairs, decode_clips, need_ratings, read_pairs
+from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
-from components.training import fit, write_rows
+from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan
 
 
@@ -36,14 +37,16 @@ def reward(stage: Stage) -> None:
     judged = read_pairs("validation", [*params.dimensions, OVERALL])
     if params.loss in NEED_RATINGS:
         need_ratings(train, params.dimensions)
-    clips = decode_clips(stage, [train, validation], plan, params.decode_threads)
+    clips = cached_clips(stage, [train, validation], plan, params.decode_threads)
     if params.shuffle_labels:  # the control: with these nothing can be learnt
         order = stage.rng("shuffle labels").permutation(len(train))
         train = replace(train, labels=train.labels[order], ratings=train.ratings[:, order])
 
-    model.prepare_training(params.lora)
-    loss_fn = pair_loss_fn(model, train, clips, params)
-    rows = fit(stage, model, loss_fn, len(train), params.training, groups=parameter_groups(model, params))
+    prepare(model, params)
+    inputs = pair_inputs(model, train, clips)
+    loss_fn = pair_loss_fn(model, inputs, train, params)
+    groups = parameter_groups(model, params)
+    rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, lengths=pair_lengths(inputs))
     model.merge()
 
     scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
@@ -98,6 +101,13 @@ def build(params: RewardParams) -> VideoReward:
     return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
 
 
+def prepare(model: VideoReward, params: RewardParams) -> None:
+    """Make ready for `fit`: what trains, and whether activations are kept for the backward pass or worked out again."""
+    model.prepare_training(params.lora)
+    if params.gradient_checkpointing:
+        model.qwen.activation_checkpointing_enable({"use_reentrant": False})
+
+
 def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str, Any]]:
     """Three rates: the vision tower's, LoRA's, and that of what starts from nothing (head and reward tokens)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -110,20 +120,19 @@ def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str,
     ]
 
 
-def pair_loss_fn(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], params: RewardParams):
-    """The loss of a batch of pairs, for `fit`."""
+def pair_loss_fn(model: VideoReward, inputs: list[Input], pairs: Pairs, params: RewardParams) -> LossFn:
+    """The loss of a batch of pairs, for `fit`; `inputs` as pair_inputs gives them."""
     loss_of = pair_loss(params.loss, params.theta)
-    inputs = pair_inputs(model, pairs, clips)
     labels, ratings = torch.from_numpy(pairs.labels), torch.from_numpy(pairs.ratings)
     shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
 
     def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(pairs) + i for i in indices)]), strict=True)
+        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(labels) + i for i in indices)]), strict=True)
         batch = collate(list(ids), list(frames), shape, pad)
         device = next(model.parameters()).device
-        a, b = model(batch.to(device)).chunk(2)
-        label = labels[indices].to(device)
-        rated_a, rated_b = ratings[:, indices].to(device)
+        a, b = map(gathered, model(batch.to(device)).chunk(2))  # the loss is a mean over the labels that a batch has
+        label = gathered(labels[indices].to(device))
+        rated_a, rated_b = map(gathered, ratings[:, indices].to(device))
         hits = torch.where(label.abs() == 1, ((a - b) * label > 0).float(), torch.nan)
         logs = {f"accuracy/{name}": hits[:, i].nanmean() for i, name in enumerate(params.dimensions)}
         return loss_of(a, b, label, (rated_a, rated_b)), logs
@@ -140,6 +149,12 @@ def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray]) 
             raise BadInput(pairs.file, made.reason, row=place % len(pairs), key="prompt")
         inputs.append(made)
     return inputs
+
+
+def pair_lengths(inputs: list[Input]) -> list[int]:
+    """Tokens of the longer side of each pair, [N], of the inputs of all A and then of all B."""
+    count = len(inputs) // 2
+    return [max(len(a), len(b)) for (a, _), (b, _) in zip(inputs[:count], inputs[count:], strict=True)]
 
 
 def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], token_budget: int) -> np.ndarray:

@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from components.errors import BadInput, NonFinite
 from components.params import FramePlanParams, LoraParams, RewardBenchParams, RewardParams, TrainingParams
 from components.preferences.schema import PAIRS_SCHEMA
 from components.reward import train as train_module
 from components.reward.bench import reward_bench
-from components.reward.score import RewardModel
+from components.reward.inputs import collate
+from components.reward.score import RewardModel, make_input
 from components.reward.tokens import TEMPLATES
-from components.reward.train import reward
+from components.reward.train import prepare, reward
 from components.tables import read_table, write_table
 from components.video.decode import read_frames
 from components.video.encode import write_video
@@ -36,6 +38,7 @@ PARAMS = RewardParams(
     lora=LoraParams(rank=2, alpha=4, targets=["q_proj", "v_proj"]),
     vision_learning_rate=0.01,
     head_learning_rate=0.02,
+    gradient_checkpointing=False,
     training=TrainingParams(
         steps=40,
         batch_size=12,
@@ -177,6 +180,33 @@ def test_same_weights_again(data):
     assert RewardModel.load("models/video_reward").version == first
 
 
+def test_gradient_checkpointing_changes_no_gradient():
+    clips = [np.random.default_rng(n).integers(0, 256, (4, 16, 16, 3), np.uint8) for n in range(2)]
+
+    def loss_and_gradients(checkpointing):
+        model = tiny_model()
+        ran = []
+        model.qwen.model.visual.blocks[0].norm1.register_forward_hook(lambda *_: ran.append("vision"))
+        model.qwen.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: ran.append("language"))
+        prepare(model, PARAMS.model_copy(update={"gradient_checkpointing": checkpointing}))
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(0))
+        ids, frames = zip(*(make_input(model, clip, "a red circle") for clip in clips), strict=True)
+        batch = collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
+        loss = model.train()(batch).square().mean()
+        loss.backward()
+        return ran, loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    ran, loss, gradients = loss_and_gradients(False)
+    ran_again, loss_again, gradients_again = loss_and_gradients(True)
+    assert sorted(ran_again) == sorted([*ran, *ran]) == ["language", "language", "vision", "vision"]
+    torch.testing.assert_close(loss_again, loss, atol=1e-6, rtol=1e-6)
+    assert set(gradients_again) == set(gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_again[name], gradient, atol=1e-6, rtol=1e-6)
+
+
 def test_only_ties_in_validation(data, monkeypatch):
     """As the examples profile may have it: no decided pair to measure on is no reason to fall over."""
     data("validation", 1)
@@ -202,7 +232,7 @@ def rate(split, change):
 
 
 def test_a_loss_over_ratings_needs_them(data, monkeypatch):
-    monkeypatch.setattr(train_module, "decode_clips", lambda *a: pytest.fail("it went on"))
+    monkeypatch.setattr(train_module, "cached_clips", lambda *a: pytest.fail("it went on"))
     with pytest.raises(BadInput, match=r"train\.parquet, key 'MOS_A_VQ': no ratings"):
         reward(PlainStage(loss="regression"))
     rate("train", lambda row: {"MOS_A_VQ": 4.0, "MOS_B_VQ": 2.0, "MOS_A_MQ": 3.0})

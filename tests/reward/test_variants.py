@@ -44,7 +44,7 @@ def learn_by_heart(dimensions=DIMENSIONS, loss="btt", **model_options) -> None:
     pairs, clips = handful(dimensions)
     torch.manual_seed(0)
     model.prepare_training(params.lora)
-    loss_fn = pair_loss_fn(model, pairs, clips, params)
+    loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
     optimizer = torch.optim.AdamW(parameter_groups(model, params))
     for _ in range(STEPS):
         value, _ = loss_fn(model, list(range(COUNT)), torch.Generator())

@@ -1,0 +1,136 @@
+"""Frames of training clips on disk: decoded once, read as views of a memory map, so that no data set must fit in memory.
+
+A cache belongs to one frame plan and one version of the code that decodes: its folder is named by their digest. In it lie
+`frames.u8`, the frames of all clips end to end, and `index.jsonl`, a line a clip: {"clip": digest of the video file,
+"offset": of its first byte, "shape": [T, H, W, 3]}. It outlives the stage, so that another loss or learning rate decodes
+nothing again, and may be deleted whenever no training runs.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from components.errors import BadInput
+from components.reward.pairs import VIDEOS, Pairs
+from components.reward.score import Unscored, ahead, planned_frames
+from components.stage import SCRATCH, Stage, folder_digest
+from components.video import decode, frames
+from components.video.frames import FramePlan
+
+CACHE = SCRATCH / "cache" / "frames"
+UNWRITTEN = 1 << 26  # bytes of frames that a kill may cost
+
+
+def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:
+    """Each distinct clip of the pairs as the frame plan wants it, by path: read-only np.memmap [T, H, W, 3] uint8. What
+    the cache lacks is decoded first. BadInput when a clip cannot be read; what came before it stays in the cache."""
+    first: dict[str, tuple[Path, int, str]] = {}
+    for part in pairs:
+        for key, paths in (("path_A", part.paths_a), ("path_B", part.paths_b)):
+            for row, path in enumerate(paths):
+                first.setdefault(path, (part.file, row, key))
+    digests = {}
+    with FrameCache(cache_folder(plan)) as cache, ThreadPoolExecutor(threads) as pool:
+
+        def read(path: str) -> tuple[str, np.ndarray | Unscored | None]:
+            video = VIDEOS / path
+            digest = folder_digest(video) if video.is_file() else ""
+            return digest, None if digest in cache.places else planned_frames(video, plan)
+
+        found = ahead(pool, read, first, 4 * threads)
+        for path, (digest, clip) in zip(first, stage.progress(found, "decoding", total=len(first)), strict=True):
+            if isinstance(clip, Unscored):
+                file, row, key = first[path]
+                raise BadInput(file, clip.reason, row=row, key=key)
+            if clip is not None:
+                cache.add(digest, clip)
+            digests[path] = digest
+    return cache.views(digests)
+
+
+def cache_folder(plan: FramePlan) -> Path:
+    """Where the clips of a frame plan lie, as this version of the code decodes and resizes them."""
+    identity = json.dumps([repr(plan), *(folder_digest(module.__file__) for module in (decode, frames))])
+    return CACHE / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+class FrameCache:
+    """The cache of a folder, open for filling by one process at a time; others wait for it and then find all there.
+
+    Both files only ever grow, and a line enters the index when the frames that it names are on disk. So whatever a kill or
+    a power cut leaves has a sound beginning, and the next filling goes on from its end.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}  # offset and shape by clip digest
+        self._end = 0
+        self._pending: list[str] = []  # index lines of frames that may not be on disk yet
+        self._unwritten = 0
+
+    def __enter__(self) -> "FrameCache":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._frames = open(self.folder / "frames.u8", "ab")
+        self._index = open(self.folder / "index.jsonl", "ab")
+        self._index.truncate(self._read_index(os.path.getsize(self._frames.name)))
+        self._frames.truncate(self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        for file in (self._frames, self._index, self._lock):
+            file.close()
+
+    def add(self, digest: str, clip: np.ndarray) -> None:
+        """Append a clip, unless one of the same bytes came before."""
+        if digest in self.places:
+            return
+        self._frames.write(np.ascontiguousarray(clip).data)
+        self._pending.append(json.dumps({"clip": digest, "offset": self._end, "shape": clip.shape}) + "\n")
+        self.places[digest] = (self._end, clip.shape)
+        self._end += clip.nbytes
+        self._unwritten += clip.nbytes
+        if self._unwritten > UNWRITTEN:
+            self._flush()
+
+    def views(self, digests: dict[str, str]) -> dict[str, np.ndarray]:
+        """The clips of these digests, under the same keys, once all is written."""
+        everything = np.memmap(self.folder / "frames.u8", np.uint8, "r")
+        views = {}
+        for key, digest in digests.items():
+            offset, shape = self.places[digest]
+            views[key] = everything[offset : offset + math.prod(shape)].reshape(shape)
+        return views
+
+    def _read_index(self, size: int) -> int:
+        """Fill `places` from the sound beginning of the index, frames of `size` bytes; returns its length in bytes."""
+        length = 0
+        for line in (self.folder / "index.jsonl").read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off in the middle, or nothing but zeros after a power cut
+                break
+            end = entry["offset"] + math.prod(entry["shape"])
+            if not line.endswith(b"\n") or entry["offset"] != self._end or end > size:
+                break
+            self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]))
+            self._end = end
+            length += len(line)
+        return length
+
+    def _flush(self) -> None:
+        self._frames.flush()
+        os.fsync(self._frames.fileno())
+        self._index.write("".join(self._pending).encode())
+        self._index.flush()
+        os.fsync(self._index.fileno())
+        self._pending.clear()
+        self._unwritten = 0

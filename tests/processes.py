@@ -1,0 +1,115 @@
+"""What tests/test_processes.py runs in one process, and in each of two as `python -m tests.processes FOLDER`."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
+from components.errors import BadInput
+from components.reward.pairs import NO_LABEL, Pairs
+from components.reward.score import make_input
+from components.reward.train import pair_lengths, pair_loss_fn, parameter_groups, prepare
+from components.training import fit
+from tests.conftest import BareStage
+from tests.reward.test_train import PARAMS
+from tests.reward.tiny import tiny_model
+from tests.test_training import X, Y, model, settings
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def exact(net, indices, draw):
+    loss = (net(X[indices]) - Y[indices]).pow(2).mean()
+    return loss, {"half": loss.detach() / 2}
+
+
+def plain(folder: Path) -> dict:
+    """A loss that is a mean over examples; accumulation and averaging as well."""
+    stage, net = BareStage(folder), model()
+    rows = fit(stage, net, exact, 64, settings(accumulation=2))
+    return {"rows": rows, "weights": net.state_dict()}
+
+
+def killed(folder: Path) -> dict:
+    """The same, killed in step 12 and gone on with."""
+    stage, net, calls = BareStage(folder), model(), []
+
+    def mortal(net, indices, draw):
+        calls.append(indices)
+        if len(calls) > 24:
+            raise Killed
+        return exact(net, indices, draw)
+
+    try:
+        fit(stage, model(), mortal, 64, settings(accumulation=2))
+    except Killed:
+        PartialState().wait_for_everyone()
+    rows = fit(stage, net, exact, 64, settings(accumulation=2))
+    return {"rows": rows, "weights": net.state_dict(), "said": stage.said}
+
+
+def reward(folder: Path) -> dict:
+    """VideoReward on pairs of which some have no label, so that processes have unlike numbers of valid entries."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([-1, 0, 1, NO_LABEL, NO_LABEL], (24, 3))
+    net = tiny_model()
+    params = PARAMS.model_copy(update={"gradient_checkpointing": True, "vision_learning_rate": 1e-4})
+    prepare(net, params)
+    clips = [rng.integers(0, 256, (2, 16, 16 + 8 * (n % 2), 3), np.uint8) for n in range(48)]
+    inputs = [make_input(net, clip, "a red circle"[: 3 + n % 9]) for n, clip in enumerate(clips)]
+    names = [str(n) for n in range(24)]
+    pairs = Pairs(Path("pairs"), *[names] * 6, labels, np.zeros((2, 24, 3), np.float32))
+    training = settings(batch_size=4, steps=12, learning_rate=1e-3, log_every=1, ema_decay=None)
+    rows = fit(
+        BareStage(folder),
+        net,
+        pair_loss_fn(net, inputs, pairs, params),
+        len(labels),
+        training,
+        groups=parameter_groups(net, params),
+        lengths=pair_lengths(inputs),
+    )
+    net.merge()  # as stage `reward` does: the model must be its own again
+    return {"rows": rows, "weights": net.state_dict()}
+
+
+def uneven(folder: Path) -> dict:
+    try:
+        fit(BareStage(folder), model(), exact, 64, settings(batch_size=9))
+    except BadInput as error:
+        return {"error": str(error)}
+    return {"error": None}
+
+
+def fsdp_for(layers: str) -> None:
+    """Let the next `fit` of this process share out layers of these classes."""
+    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layers
+    AcceleratorState._reset_state()
+    # accelerate offers FSDP on accelerators only. Told that these processes are such, it runs it on gloo as well.
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def main(folder: Path) -> None:
+    rank = os.environ["RANK"]
+    layers = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP")
+    results = {}
+    for case in (plain, killed, reward, uneven):
+        if "ACCELERATE_USE_FSDP" in os.environ:
+            fsdp_for(layers if case is reward else "Linear")
+        name = case.__name__
+        results[name] = case(folder / name if case is killed else folder / f"{name}{rank}")
+        results[name]["kind"] = AcceleratorState().distributed_type.value
+        results[name]["files"] = sorted(path.name for path in folder.glob(f"{name}*/*"))
+    torch.save(results, folder / f"results{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,134 @@
+"""The frame cache: decoded once, the same frames, and never half-read whatever a kill leaves."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.errors import BadInput
+from components.reward import frame_cache
+from components.reward.frame_cache import FrameCache, cache_folder, cached_clips
+from components.reward.pairs import VIDEOS, Pairs
+from components.reward.score import planned_frames
+from components.video.encode import write_video
+from components.video.frames import FramePlan
+
+PLAN = FramePlan(fps=None, frames=4, min_pixels=64, max_pixels=256, factor=8)
+CLIPS = {f"clip{n}": np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3), np.uint8) for n in range(6)}
+
+
+def pairs(*paths: str) -> Pairs:
+    few = list(paths)
+    return Pairs(Path("pairs.parquet"), few, few, few, few, few, few, np.zeros((len(few), 1)))
+
+
+@pytest.fixture
+def videos(bare_stage, tmp_path, monkeypatch):  # the stage first: it reads params.yaml
+    """A working folder with three clips of unlike sizes, and a list of the clips that were decoded since."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        clip = np.random.default_rng(number).integers(0, 256, (5, 16, 16 + 8 * number, 3), np.uint8)
+        write_video(VIDEOS / f"{number}.mp4", clip, fps=8)
+    decoded = []
+
+    def counted(video, plan):
+        decoded.append(Path(video).name)
+        return planned_frames(video, plan)
+
+    monkeypatch.setattr(frame_cache, "planned_frames", counted)
+    return decoded
+
+
+def test_clips_are_decoded_once_and_read_as_they_were(videos, bare_stage):
+    clips = cached_clips(bare_stage, [pairs("2.mp4", "0.mp4"), pairs("1.mp4", "2.mp4")], PLAN, threads=2)
+    assert sorted(videos) == ["0.mp4", "1.mp4", "2.mp4"]
+    for path, clip in clips.items():
+        assert isinstance(clip, np.memmap) and not clip.flags.writeable
+        np.testing.assert_array_equal(clip, planned_frames(VIDEOS / path, PLAN))
+    videos.clear()
+    again = cached_clips(bare_stage, [pairs("0.mp4", "1.mp4", "2.mp4")], PLAN, threads=2)
+    assert videos == []
+    for path, clip in clips.items():
+        np.testing.assert_array_equal(clip, again[path])
+
+
+def test_another_plan_and_another_clip_are_decoded_anew(videos, bare_stage):
+    cached_clips(bare_stage, [pairs("0.mp4", "1.mp4")], PLAN, threads=1)
+    videos.clear()
+    fewer = FramePlan(fps=None, frames=2, min_pixels=64, max_pixels=256, factor=8)
+    assert len(cached_clips(bare_stage, [pairs("0.mp4")], fewer, threads=1)["0.mp4"]) == 2
+    assert videos == ["0.mp4"]
+    (VIDEOS / "0.mp4").write_bytes((VIDEOS / "2.mp4").read_bytes())
+    clip = cached_clips(bare_stage, [pairs("0.mp4", "1.mp4")], PLAN, threads=1)["0.mp4"]
+    assert videos == ["0.mp4", "0.mp4"]
+    np.testing.assert_array_equal(clip, planned_frames(VIDEOS / "2.mp4", PLAN))
+
+
+def test_a_clip_that_cannot_be_read_is_named_and_costs_nothing_of_the_others(videos, bare_stage):
+    (VIDEOS / "broken.mp4").write_bytes(b"no video")
+    for missing, why in (("gone.mp4", "no such file"), ("broken.mp4", "unreadable")):
+        with pytest.raises(BadInput, match=rf"pairs\.parquet, row 1, key 'path_A': .*{why}"):
+            cached_clips(bare_stage, [pairs("0.mp4", missing)], PLAN, threads=1)
+    assert videos.count("0.mp4") == 1
+
+
+def test_of_two_that_want_the_same_clips_one_decodes(videos, bare_stage):
+    """As processes do that share a training; a lock of the file is between threads as it is between processes."""
+    wanted = [pairs("0.mp4", "1.mp4", "2.mp4")]
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cached_clips, bare_stage, wanted, PLAN, 1) for _ in range(2)]
+        one, other = (clips.result() for clips in both)
+    assert sorted(videos) == ["0.mp4", "1.mp4", "2.mp4"]
+    for path, clip in one.items():
+        np.testing.assert_array_equal(clip, other[path])
+
+
+def fill(folder: Path, names: list[str]) -> None:
+    with FrameCache(folder) as cache:
+        for name in names:
+            cache.add(name, CLIPS[name])
+
+
+def assert_holds_all(folder: Path) -> None:
+    with FrameCache(folder) as cache:
+        assert list(cache.places) == list(CLIPS)
+    for name, clip in cache.views({name: name for name in CLIPS}).items():
+        np.testing.assert_array_equal(clip, CLIPS[name])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_is_left_of_a_cache_is_sound_and_can_be_filled_up(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("cache")
+    fill(folder, list(CLIPS)[:4])
+    for name, most_zeros in (("frames.u8", 0), ("index.jsonl", 40)):  # zeros: what a power cut may leave of a line
+        content = (folder / name).read_bytes()
+        kept = data.draw(st.integers(0, len(content)), label=name)
+        (folder / name).write_bytes(content[:kept] + bytes(data.draw(st.integers(0, most_zeros))))
+    with FrameCache(folder) as cache:
+        left = list(cache.places)
+    assert left == list(CLIPS)[: len(left)]
+    assert (folder / "frames.u8").stat().st_size == sum(CLIPS[name].nbytes for name in left)
+    fill(folder, list(CLIPS))
+    assert_holds_all(folder)
+
+
+def test_a_killed_filling_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_cache, "UNWRITTEN", 0)
+    cache = FrameCache(tmp_path).__enter__()
+    cache.add("clip0", CLIPS["clip0"])
+    cache._frames.write(b"half a cl")
+    cache._frames.flush()
+    for file in (cache._frames, cache._index, cache._lock):
+        file.close()  # as the end of a process does
+    fill(tmp_path, list(CLIPS))
+    assert_holds_all(tmp_path)
+
+
+def test_the_code_that_decodes_is_part_of_the_name(monkeypatch):
+    before = cache_folder(PLAN)
+    monkeypatch.setattr(frame_cache, "folder_digest", lambda path: "another version")
+    assert cache_folder(PLAN) != before

@@ -1,0 +1,69 @@
+"""Two processes that share a training end where one alone does; with FSDP too."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from tests import processes
+
+ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return {case.__name__: case(folder / case.__name__) for case in (processes.plain, processes.reward)}
+
+
+def run_two(folder, environment: dict[str, str]) -> list[dict]:
+    """Results of tests/processes.py in each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | environment | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "tests.processes", str(folder)]
+    running = [subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    try:
+        assert [process.wait(timeout=240) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"results{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def fsdp_environment() -> dict[str, str]:
+    """What `accelerate launch` makes of the configuration file."""
+    file = "infra/accelerate/fsdp.yaml"
+    args = launch_command_parser().parse_args(["--config_file", file, "--num_processes", "2", "script.py"])
+    args, _, _ = _validate_launch_command(args)
+    made = prepare_multi_gpu_env(args)
+    return {key: value for key, value in made.items() if key.startswith("FSDP_") or key == "ACCELERATE_USE_FSDP"}
+
+
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "FSDP"])
+def test_two_processes_end_where_one_does(alone, tmp_path, kind):
+    first, second = run_two(tmp_path, ON_CPU | (fsdp_environment() if kind == "FSDP" else {}))
+    assert first["plain"]["kind"] == second["reward"]["kind"] == kind
+    for name, expected in alone.items():
+        for result in (first[name], second[name]):
+            assert [row["step"] for row in result["rows"]] == [row["step"] for row in expected["rows"]]
+            for row, other in zip(result["rows"], expected["rows"], strict=True):
+                assert row == pytest.approx(other, abs=1e-5, rel=1e-5)
+            assert set(result["weights"]) == set(expected["weights"])
+            for key, weight in expected["weights"].items():
+                assert type(result["weights"][key]) is torch.Tensor
+                torch.testing.assert_close(result["weights"][key], weight, atol=1e-5, rtol=1e-5)
+    for result, again in ((first["plain"], first["killed"]), (second["plain"], second["killed"])):
+        assert again["said"][0] == "train: going on from step 10"
+        assert again["rows"] == result["rows"]
+        for key, weight in result["weights"].items():
+            assert torch.equal(again["weights"][key], weight)
+    assert first["plain"]["files"] == ["train.pt"]  # the first process alone writes
+    assert "9 is no multiple of 2 processes" in first["uneven"]["error"]
