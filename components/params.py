@@ -113,8 +113,9 @@ class FramePlanParams(Section):
 
 
 class RewardParams(Section):
-    """VideoReward. `base` is a Qwen2-VL folder or hub id; rates are those of paper Tab. 11's parts; `template` must fit
-    `readout` (components/reward/prompt.py); `regression`, `margin` and `scaled` need pairs with ratings."""
+    """VideoReward. `base` is a Qwen2-VL folder or hub id, or a VideoReward to train on; rates are those of paper Tab. 11's
+    parts; `template` must fit `readout` (components/reward/prompt.py). `regression`, `margin` and `scaled` need pairs with
+    ratings."""
 
     base: str
     dimensions: Annotated[list[Dimension], Field(min_length=1)]

@@ -21,6 +21,7 @@ from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
 from components.stage import read_json, write_json
 
+FACTS = "video_reward.json"
 Positions = Literal["plain", "multimodal"]
 
 
@@ -127,20 +128,17 @@ class VideoReward(nn.Module):
         self.backbone.save_pretrained(folder)
         self.prompts.tokenizer.save_pretrained(folder)
         save_file({"weight": self.head.weight.detach().contiguous()}, folder / "head.safetensors")
-        write_json(folder / "video_reward.json", facts)
+        write_json(folder / FACTS, facts)
 
 
 def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
     """The model of a folder and its facts; BadInput where it is none, or where its head has never been trained."""
     folder = Path(folder)
-    facts = read_json(folder / "video_reward.json")
+    facts = read_json(folder / FACTS)
     if not facts["head_trained"]:
-        raise BadInput(
-            folder / "video_reward.json", "this head was never trained: its scores would be noise", key="head_trained"
-        )
+        raise BadInput(folder / FACTS, "this head was never trained: its scores would be noise", key="head_trained")
     backbone = load_backbone(folder)
-    readout = facts.get("readout", "special")  # folders from before there was a choice do not say
-    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], readout)
+    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], facts["readout"])
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
     head = load_file(folder / "head.safetensors")["weight"]
     if head.shape != model.head.weight.shape:

@@ -19,9 +19,10 @@ from components.reward.accuracy import fit_tie_threshold, without_ties
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
-from components.reward.model import VideoReward, load_backbone, load_tokenizer
+from components.reward.model import FACTS, VideoReward, load_backbone, load_tokenizer, load_video_reward
 from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs
 from components.reward.prompt import PromptBuilder, read_template
+from components.reward.published import is_published, load_published
 from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
 from components.stage import Stage, folder_digest, run_stage
 from components.training import LossFn, fit, gathered, write_rows
@@ -95,8 +96,17 @@ def reward(stage: Stage) -> None:
 
 
 def build(params: RewardParams) -> VideoReward:
-    """VideoReward around the base model, with an untrained head."""
+    """VideoReward around the base model, with an untrained head; or the VideoReward that `base` is, ours or one in the
+    published layout, to be trained on."""
     template = read_template(params.template, params.dimensions, params.readout)
+    base = Path(params.base)
+    if is_published(base) or (base / FACTS).exists():
+        model, facts = load_published(base, params.template) if is_published(base) else load_video_reward(base)
+        wanted = params.model_dump() | {"template": template}
+        for key in ("dimensions", "readout", "head", "positions", "template"):
+            if facts[key] != wanted[key]:
+                raise BadInput("params.yaml", f"{base} was trained with {facts[key]!r}", key=f"reward.{key}")
+        return model.train()
     prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions, params.readout)
     return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
 

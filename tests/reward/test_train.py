@@ -2,6 +2,7 @@
 shuffled, and say what they cannot know."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,11 @@ from components.preferences.schema import PAIRS_SCHEMA
 from components.reward import train as train_module
 from components.reward.bench import reward_bench
 from components.reward.inputs import collate
+from components.reward.model import FACTS, load_video_reward
 from components.reward.score import RewardModel, make_input
 from components.reward.tokens import TEMPLATES
-from components.reward.train import prepare, reward
+from components.reward.train import build, prepare, reward
+from components.stage import read_json
 from components.tables import read_table, write_table
 from components.video.decode import read_frames
 from components.video.encode import write_video
@@ -282,3 +285,22 @@ def test_a_loss_that_is_not_finite_stops_training(data, monkeypatch):
     with pytest.raises(NonFinite):
         reward(PlainStage())
     assert not Path("models").exists()
+
+
+def test_training_goes_on_from_a_model(data, tmp_path):
+    reward(PlainStage())
+    shutil.move("models/video_reward", "before")
+    again = PlainStage(base="before")
+    start = build(again.params.reward)
+    assert torch.equal(start.head.weight, load_video_reward("before")[0].head.weight)
+    still = PARAMS.training.model_copy(update={"steps": 1, "learning_rate": 1e-9})
+    reward(PlainStage(base="before", vision_learning_rate=1e-9, head_learning_rate=1e-9, training=still))
+    before, after = (read_json(Path(folder) / FACTS)["normalisation"] for folder in ("before", "models/video_reward"))
+    assert after["VQ"]["mean"] == pytest.approx(before["VQ"]["mean"], abs=1e-4)
+
+
+def test_what_a_model_was_trained_with_cannot_change_when_it_is_trained_on(data):
+    reward(PlainStage())
+    shutil.move("models/video_reward", "before")
+    with pytest.raises(BadInput, match=r"reward\.positions.*before was trained with"):
+        reward(PlainStage(base="before", positions="multimodal"))
