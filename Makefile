@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator demo summary test test-serving test-kill test-dags check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator demo summary test test-serving test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -65,6 +65,13 @@ lint: setup
 format: setup
 	ruff check --fix .
 	ruff format .
+
+# Speed, each a ratio against a named alternative; and VideoReward-2B on a GPU, where there is one.
+bench: setup
+	python benchmarks/reward.py
+
+bench-gpu: setup
+	python benchmarks/gpu.py
 
 # The small pretrained models of the shapes world, made again from nothing: hours on two cores.
 pretrain: setup

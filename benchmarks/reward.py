@@ -6,11 +6,14 @@
 Absolute figures of a busy machine say little; each line names what is compared, and the two ways take turns.
 """
 
+import contextlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import numpy as np
@@ -18,15 +21,16 @@ import pandas as pd
 import torch
 import typer
 
-from components.params import load_params
-from components.pretrain_params import load_pretrain_params
+from components.params import RewardParams, load_params
 from components.reward.figures import figures
-from components.reward.inputs import collate
-from components.reward.lessons import Lessons
-from components.reward.pairs import Pairs
+from components.reward.frame_cache import cached_clips
+from components.reward.inputs import Batch, collate
+from components.reward.model import VideoReward
+from components.reward.pairs import VIDEOS, Pairs
 from components.reward.score import RewardModel, Unscored, make_input, planned_frames
-from components.reward.train import build, pair_inputs, pair_loss_fn, parameter_groups
-from components.simulation.world import prompt_of
+from components.reward.train import build, pair_inputs, pair_loss_fn, parameter_groups, prepare
+from components.simulation.render import concrete, render
+from components.simulation.world import all_scenes, prompt_of
 from components.video.decode import probe, read_frames
 from components.video.encode import write_video
 from components.video.frames import FramePlan
@@ -46,17 +50,22 @@ def main(
 ) -> None:
     """Print all ratios."""
     torch.set_num_threads(2)
-    with tempfile.TemporaryDirectory() as folder:
-        scoring(Path(folder))
-    training_step()
-    accuracies()
     if published:
         reference_videos(RewardModel.load(published, template=template), sorted(videos.glob("*.mp4")), fps, max_pixels)
+    params = load_params()
+    model = build(params.reward)
+    prepare(model, params.reward)
+    with tempfile.TemporaryDirectory() as folder:
+        scoring(Path(folder))
+    training_step(model, params.reward)
+    for size, frames in ((32, 9), (256, 33)):
+        epoch(model, params.reward, size, frames)
+    accuracies()
 
 
 def scoring(folder: Path) -> None:
     """200 clips of the shapes world: the engine against decode, preprocess and forward, one after the other."""
-    items = shapes_clips(folder)
+    items = shapes_clips(folder, CLIPS, 32, 9)
     model = shapes_model()
 
     def one_by_one() -> list[np.ndarray]:
@@ -66,51 +75,84 @@ def scoring(folder: Path) -> None:
     say(f"score {CLIPS} clips", f"one by one {plain:.2f} s", f"engine {engine:.2f} s", ratio, 1.5)
 
 
-def training_step() -> None:
+def training_step(model: VideoReward, params: RewardParams) -> None:
     """A training step of VideoReward: A and B in one forward against a forward each."""
-    params = load_params().reward
-    model = build(params)
-    model.prepare_training(params.lora)
-    optimizer = torch.optim.AdamW(parameter_groups(model, params))
     count = params.training.batch_size
     clips = {str(i): np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for i in range(2 * count)}
-    text = [f"a red circle moving {way}" for way in ("up", "down")] * (count // 2)
-    names = [str(i) for i in range(count)]
-    labels = np.random.default_rng(0).choice([1, -1, 0], (count, 3))
-    pairs = Pairs(
-        file=Path("none"),
-        pair_ids=names,
-        prompts=text,
-        paths_a=names,
-        paths_b=[str(count + i) for i in range(count)],
-        models_a=names,
-        models_b=names,
-        labels=labels,
-        ratings=np.zeros((2, count, 3), np.float32),
-    )
-    joined = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
+    pairs = made_pairs(list(clips), ["a red circle moving up"] * count)
+    loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
+    optimizer = torch.optim.AdamW(parameter_groups(model, params))
 
     class OneSide(torch.nn.Module):
-        """Gives the same scores by two forwards of half of the batch."""
+        """The same scores by two forwards of half of the batch."""
 
-        def forward(self, batch):
+        def __init__(self):
+            super().__init__()
+            self.whole = model
+
+        def forward(self, batch: Batch) -> torch.Tensor:
             half, patches = len(batch.input_ids) // 2, int(batch.grid[: len(batch.grid) // 2].prod(1).sum())
             sides = (slice(None, half), slice(None, patches)), (slice(half, None), slice(patches, None))
-            parts = [type(batch)(batch.input_ids[row], batch.pixels[patch], batch.grid[row]) for row, patch in sides]
-            return torch.cat([model(part) for part in parts])
+            return torch.cat(
+                [model(Batch(batch.input_ids[row], batch.pixels[patch], batch.grid[row])) for row, patch in sides]
+            )
 
-    apart = OneSide()
-    apart.parameters = model.parameters
-
-    def step(way: torch.nn.Module) -> None:
+    def steps(way: torch.nn.Module) -> None:
         for _ in range(5):
-            loss, _ = joined(way, list(range(count)), torch.Generator())
+            loss, _ = loss_fn(way, list(range(count)), torch.Generator())
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    two, one, ratio = compare(lambda: step(apart), lambda: step(model))
+    apart = OneSide()
+    two, one, ratio = compare(lambda: steps(apart), lambda: steps(model))
     say(f"training step, {count} pairs", f"two forwards {two / 5:.3f} s", f"A and B joined {one / 5:.3f} s", ratio, 1.2)
+
+
+def epoch(model: VideoReward, params: RewardParams, size: int, frames: int) -> None:
+    """A later epoch of training on 100 pairs of files: frames from the cache against decoding again."""
+    plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
+    quiet = SimpleNamespace(progress=lambda items, *_, **__: items)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        names, prompts = zip(*shapes_clips(VIDEOS, CLIPS, size, frames), strict=True)
+        pairs = made_pairs([name.name for name in names], list(prompts[: CLIPS // 2]))
+
+        def decode() -> dict[str, np.ndarray]:
+            with ThreadPoolExecutor(params.decode_threads) as pool:
+                paths = [*pairs.paths_a, *pairs.paths_b]
+                return dict(zip(paths, pool.map(lambda path: planned_frames(VIDEOS / path, plan), paths), strict=True))
+
+        def cached() -> dict[str, np.ndarray]:
+            return cached_clips(quiet, [pairs], plan, params.decode_threads)
+
+        def train(clips: dict[str, np.ndarray]) -> None:
+            loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
+            for start in range(0, len(pairs), params.training.batch_size):
+                part = list(range(start, min(start + params.training.batch_size, len(pairs))))
+                loss_fn(model, part, torch.Generator())[0].backward()
+                model.zero_grad()
+
+        what = f"{frames} frames of {size} px"
+        again, later, ratio = compare(decode, cached)
+        say(f"frames of an epoch, {what}", f"decoded {again:.3f} s", f"cached {later:.3f} s", ratio, 2)
+        again, later, ratio = compare(lambda: train(decode()), lambda: train(cached()))
+        say(f"whole epoch, {what}", f"decoding {again:.2f} s", f"cached {later:.2f} s", ratio, 2)
+
+
+def made_pairs(paths: list[str], prompts: list[str]) -> Pairs:
+    """Pairs of the first half of the clips against the second, with random labels."""
+    count = len(prompts)
+    return Pairs(
+        file=Path("benchmark"),
+        pair_ids=paths[:count],
+        prompts=prompts,
+        paths_a=paths[:count],
+        paths_b=paths[count:],
+        models_a=paths[:count],
+        models_b=paths[:count],
+        labels=np.random.default_rng(0).choice([1, -1, 0], (count, 3)),
+        ratings=np.zeros((2, count, 3), np.float32),
+    )
 
 
 def accuracies() -> None:
@@ -152,15 +194,13 @@ def reference_videos(model: RewardModel, videos: list[Path], fps: float, max_pix
         )
 
 
-def shapes_clips(folder: Path) -> list[tuple[Path, str]]:
+def shapes_clips(folder: Path, count: int, size: int, frames: int) -> list[tuple[Path, str]]:
     """Files of the shapes world and their prompts."""
-    params = load_params()
-    lessons = Lessons(params.world, params.split, load_pretrain_params().vlm.frames)
-    items = []
-    for number in range(CLIPS):
-        take = lessons.take("train", np.random.default_rng(number))
-        write_video(folder / f"{number}.mp4", take.frames, params.world.fps)
-        items.append((folder / f"{number}.mp4", prompt_of(take.scene)))
+    rng, scenes, items = np.random.default_rng(0), all_scenes(), []
+    for number in range(count):
+        scene = scenes[rng.integers(len(scenes))]
+        write_video(folder / f"{number}.mp4", render(concrete(scene, rng, size, frames), size, frames), 8)
+        items.append((folder / f"{number}.mp4", prompt_of(scene)))
     return items
 
 

@@ -5,6 +5,7 @@ by the commands that need them, so that `--help` answers at once.
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -36,21 +37,30 @@ def score(
     step: Annotated[int, typer.Option(help="checkpoint-STEP of the published layout; -1 is the latest.")] = -1,
     triton: Annotated[str | None, typer.Option(help="Score on a Triton server instead, e.g. 127.0.0.1:8000.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write a table with a row a video: .parquet or .csv.")] = None,
 ) -> None:
     """Score videos with VideoReward: visual quality, motion quality, text alignment.
 
     Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
     A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2.
     """
+    from tqdm import tqdm
+
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise BadInput(out, "the name of a table ends in .parquet or .csv")
     items = read_items(videos or [], prompt, csv)
     if triton is None:
         from components.reward.score import RewardModel
 
-        scores = RewardModel.load(model, template=template, step=step).score(items)
+        reward = RewardModel.load(model, template=template, step=step)
+        distinct = len({path for path, _ in items})
+        scores = reward.score(items, lambda videos: tqdm(videos, total=distinct, unit=" videos", disable=None))
     else:
         from components.serving.client import score_remote
 
         scores = score_remote(triton, items)
+    if out is not None:
+        write_scores(out, items, scores)
     failed = 0
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
@@ -124,6 +134,19 @@ def check_reward_model(
     print("\n".join(as_lines(findings)))
     if any(finding.holds is False for finding in findings):
         raise typer.Exit(1)
+
+
+def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None:
+    """The table of components/reward/score.py, whole or not at all."""
+    from components.reward.score import as_table
+
+    dimensions = next((list(score.raw) for score in scores if hasattr(score, "raw")), [])
+    paths, prompts = zip(*items, strict=True)
+    table = as_table(paths, prompts, scores, dimensions)
+    partial = out.with_name(f"{out.name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)
+    os.replace(partial, out)
 
 
 def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:

@@ -199,21 +199,29 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Itera
 
 
 def score_table(stage: Stage, model: RewardModel, rows: "pd.DataFrame", root: str | Path = ".") -> "pd.DataFrame":
-    """Score a table with the columns path (below `root`) and prompt. Returns a row for each, in order: path, prompt,
-    status ("ok" or "failed"), reason, raw_<dimension>, <dimension> (normalised), Overall, reward_model, frame_plan."""
-    import pandas as pd
-
+    """Score a table with the columns path (below `root`) and prompt; a row for each, in order, as `as_table` makes them."""
     items = [(Path(root) / path, prompt) for path, prompt in zip(rows["path"], rows["prompt"], strict=True)]
     distinct = len({path for path, _ in items})
     scores = model.score(items, lambda videos: stage.progress(videos, "scoring", total=distinct))
+    return as_table(rows["path"], rows["prompt"], scores, model.dimensions)
+
+
+def as_table(
+    paths: Iterable[str], prompts: Iterable[str], scores: Sequence[Score | Unscored], dimensions: list[str]
+) -> "pd.DataFrame":
+    """Columns path, prompt, status ("ok" or "failed"), reason, raw_<dimension>, <dimension> (normalised), Overall,
+    reward_model, frame_plan. A failed row has a reason and no number."""
+    import pandas as pd
+
     table = []
-    for path, prompt, score in zip(rows["path"], rows["prompt"], scores, strict=True):
-        row = {"path": path, "prompt": prompt, "reward_model": model.version, "frame_plan": str(model.plan)}
+    for path, prompt, score in zip(paths, prompts, scores, strict=True):
+        row = {"path": str(path), "prompt": prompt}
         if isinstance(score, Unscored):
             table.append(row | {"status": "failed", "reason": score.reason})
             continue
         row |= {"status": "ok", "reason": None, OVERALL: score.overall, **score.normalised}
-        table.append(row | {f"raw_{name}": value for name, value in score.raw.items()})
-    raw = [f"raw_{name}" for name in model.dimensions]
-    columns = ["path", "prompt", "status", "reason", *raw, *model.dimensions, OVERALL, "reward_model", "frame_plan"]
+        row |= {f"raw_{name}": value for name, value in score.raw.items()}
+        table.append(row | {"reward_model": score.model_version, "frame_plan": score.frame_plan})
+    raw = [f"raw_{name}" for name in dimensions]
+    columns = ["path", "prompt", "status", "reason", *raw, *dimensions, OVERALL, "reward_model", "frame_plan"]
     return pd.DataFrame(table, columns=columns)
