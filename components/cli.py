@@ -149,6 +149,19 @@ def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None
     os.replace(partial, out)
 
 
+@app.command()
+def ablation(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report/ablation.html")) -> None:
+    """Lay DVC experiments of the reward model beside each other: what differs, and how often each agrees with people."""
+    from components.evaluation.ablation import as_rows, read_variants, write_page
+
+    variants = read_variants()
+    write_page(out, variants)
+    header, rows = as_rows(variants)
+    for row in rows:
+        print("  ".join(f"{name} {cell}" for name, cell in zip(header, row, strict=True)))
+    print(out)
+
+
 def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:
     """(video, prompt) of the command line or of the CSV; paths of a CSV are relative to its folder."""
     if csv is None:

@@ -1,0 +1,92 @@
+"""`reelign ablation`: experiments of the reward model beside each other, as paper Tab. 6 has its losses and read-outs.
+
+    dvc exp run --queue -S reward.loss=bt,btt,regression reward_bench && dvc exp run --run-all
+    reelign ablation
+
+Rows are DVC experiments of this commit, columns what differs between their params and how often each agrees with people on
+test pairs. Differences between rows are not tested: intervals of the same pairs overlap more than the models differ.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from components.errors import BadInput
+from components.evaluation.sections import estimate
+
+METRICS = "metrics/reward_bench.json"
+KINDS = {"accuracy_without_ties": "without ties", "accuracy_with_ties": "with ties"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An experiment: name, all params by dotted key, and the content of its metrics/reward_bench.json."""
+
+    name: str
+    params: dict[str, Any]
+    bench: dict[str, Any]
+
+
+def read_variants() -> list[Variant]:
+    """Experiments of the current commit that came to an end; BadInput when there are none."""
+    import dvc.api
+    from dvc.exceptions import DvcException
+
+    variants = []
+    for row in dvc.api.exp_show():
+        if row["Experiment"] is None or row["State"] != "Success":
+            continue
+        try:
+            bench = dvc.api.metrics_show(METRICS, rev=row["Experiment"])
+            params = dvc.api.params_show("params.yaml", rev=row["Experiment"])
+        except DvcException as error:
+            raise BadInput(METRICS, f"experiment {row['Experiment']}: {str(error).splitlines()[0]}") from error
+        variants.append(Variant(row["Experiment"], flat(params), bench))
+    if not variants:
+        raise BadInput("dvc.lock", "no finished experiments of this commit; `dvc exp run --queue -S KEY=A,B reward_bench`")
+    return variants
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def as_rows(variants: list[Variant]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what differs, then each dimension's accuracies with 95% intervals, best Overall first."""
+    keys = sorted({key for variant in variants for key in variant.params})
+    differ = [key for key in keys if len({json.dumps(variant.params.get(key)) for variant in variants}) > 1]
+    dimensions = list(dict.fromkeys(name for variant in variants for name in variant.bench["dimensions"]))
+    header = ["experiment", *differ, *(f"{name} {text}" for name in dimensions for text in KINDS.values())]
+    rows = []
+    for variant in sorted(variants, key=_overall, reverse=True):
+        row = [variant.name, *(str(variant.params.get(key, "")) for key in differ)]
+        for name in dimensions:
+            for kind in KINDS:
+                entry = variant.bench["dimensions"].get(name)
+                found = estimate(entry[kind]) if entry else None
+                row.append(f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})" if found else "none")
+        rows.append(row)
+    return header, rows
+
+
+def _overall(variant: Variant) -> float:
+    return variant.bench["dimensions"]["Overall"]["accuracy_without_ties"]["value"] or 0.0
+
+
+def write_page(out: Path, variants: list[Variant]) -> None:
+    """The table as one HTML file that needs nothing else."""
+    header, rows = as_rows(variants)
+    pairs = sorted({variant.bench["pairs"] for variant in variants})
+    here = Path(__file__).parent
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined)
+    css = jinja2.utils.markupsafe.Markup((here / "report.css").read_text())
+    page = environment.get_template("ablation.html.j2").render(css=css, header=header, rows=rows, pairs=pairs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page)
