@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
@@ -155,12 +156,22 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
 
 
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL folder or hub id, in float32."""
+    """A Qwen2-VL folder or hub id, in float32. BadInput when a tensor is missing, left over or of another shape: by itself
+    transformers would go on with random weights in its place."""
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
     try:
-        return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        backbone, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(folder, f"no Qwen2-VL here: {str(error).splitlines()[0]}") from error
+    for name, given, wanted in sorted(report["mismatched_keys"]):
+        raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
+    for kind, why in (("missing_keys", "missing"), ("unexpected_keys", "a tensor that this model has no place for")):
+        for name in sorted(report[kind]):
+            raise BadInput(folder, why, key=name)
+    return backbone
 
 
 def load_tokenizer(folder: str | Path) -> Any:
