@@ -40,7 +40,7 @@ def main(
         raise BadInput("benchmarks/gpu.py", "torch sees no GPU here")
     card = torch.cuda.get_device_name()
     peak = next((flops for name, flops in PEAK.items() if name in card), None)
-    model = two_billion().to("cuda", torch.bfloat16).eval()
+    model = two_billion("cuda")
     print(
         f"{card}, torch {torch.__version__}, {sum(p.numel() for p in model.parameters()) / 1e9:.2f} billion parameters, bf16"
     )
@@ -67,8 +67,9 @@ def main(
         out.write_text(json.dumps({"card": card, "frames": frames, "side": side, "rows": rows}, indent=1) + "\n")
 
 
-def two_billion() -> VideoReward:
-    """The published model's sizes around a small tokenizer: text of a few dozen tokens costs nothing beside a video's."""
+def two_billion(device: str) -> VideoReward:
+    """The published model's sizes in bf16, random weights, around a small tokenizer: a few dozen tokens of text cost nothing
+    beside a video's."""
     tokenizer = train_tokenizer(["a red circle moving up"], 512)
     pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     config = Qwen2VLConfig(
@@ -87,12 +88,12 @@ def two_billion() -> VideoReward:
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         tie_word_embeddings=True,
     )
-    with torch.device("cuda"):
+    with torch.device(device):
         backbone = Qwen2VLForConditionalGeneration(config)
     prompts = PromptBuilder(
         tokenizer, read_template(TEMPLATES / "detailed.txt", DIMENSIONS, "special"), DIMENSIONS, "special"
     )
-    return VideoReward(backbone, prompts, "shared", "plain")
+    return VideoReward(backbone.to(torch.bfloat16), prompts, "shared", "plain").to(device).eval()
 
 
 def measure(model: VideoReward, count: int, frames: int, side: int) -> dict[str, float]:
