@@ -37,10 +37,10 @@ def read_variants() -> list[Variant]:
 
     variants = []
     for row in dvc.api.exp_show():
-        if row["Experiment"] is None or row["State"] != "Success":
+        if row["Experiment"] is None or row["State"] not in (None, "Success"):  # None: run in the workspace
             continue
         try:
-            bench = dvc.api.metrics_show(METRICS, rev=row["Experiment"])
+            bench = json.loads(dvc.api.read(METRICS, rev=row["Experiment"]))  # metrics_show leaves out lists
             params = dvc.api.params_show("params.yaml", rev=row["Experiment"])
         except DvcException as error:
             raise BadInput(METRICS, f"experiment {row['Experiment']}: {str(error).splitlines()[0]}") from error
