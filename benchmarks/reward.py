@@ -57,9 +57,10 @@ def main(
     prepare(model, params.reward)
     with tempfile.TemporaryDirectory() as folder:
         scoring(Path(folder))
-    training_step(model, params.reward)
-    for size, frames in ((32, 9), (256, 33)):
-        epoch(model, params.reward, size, frames)
+    for count in (2, 8, params.reward.training.batch_size):
+        training_step(model, params.reward, count)
+    for size in (32, 256):
+        epoch(model, params.reward, size, frames=9)
     accuracies()
 
 
@@ -75,9 +76,8 @@ def scoring(folder: Path) -> None:
     say(f"score {CLIPS} clips", f"one by one {plain:.2f} s", f"engine {engine:.2f} s", ratio, 1.5)
 
 
-def training_step(model: VideoReward, params: RewardParams) -> None:
-    """A training step of VideoReward: A and B in one forward against a forward each."""
-    count = params.training.batch_size
+def training_step(model: VideoReward, params: RewardParams, count: int) -> None:
+    """A training step of VideoReward on `count` pairs: A and B in one forward against a forward each."""
     clips = {str(i): np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for i in range(2 * count)}
     pairs = made_pairs(list(clips), ["a red circle moving up"] * count)
     loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
