@@ -12,7 +12,7 @@ from components.cli import app
 from components.reward.score import RewardModel, Score, Unscored
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
-from tests.video.test_decode import clip, remux
+from tests.video.test_decode import clip, remux, write_sound
 
 GOOD = ["plain.mp4", "odd.mkv", "variable.mkv", "4k.mp4"]
 BAD = {
@@ -53,12 +53,7 @@ def folder(tmp_path_factory):
         container.streams.video[0].width = 32
         container.start_encoding()
     write_video(folder / "one.mp4", clip(1), 8)
-    with av.open(str(folder / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_sound(folder / "sound.mp4")
     remux(folder / "plain.mp4", folder / "rotated.mp4", rotation=90)
     return folder
 

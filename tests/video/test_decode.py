@@ -31,6 +31,16 @@ def remux(source, target, options=None, rotation=None):
     return target
 
 
+def write_sound(path):
+    """A file with a sound track and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 @pytest.fixture
 def written(tmp_path):
     write_video(tmp_path / "clip.mp4", clip(60, 64), 8)
@@ -139,12 +149,7 @@ def test_rotated(written, tmp_path):
 
 
 def test_no_video_stream(tmp_path):
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_sound(tmp_path / "sound.mp4")
     with pytest.raises(VideoError, match="no video stream"):
         probe(tmp_path / "sound.mp4")
 
