@@ -95,11 +95,18 @@ class Rule(Section):
     max: float | None
 
 
-class CurateParams(Section):
-    """Clips are measured by `workers` processes in chunks; rules (measure: range) reject, and {} rejects nothing."""
+class MeasureParams(Section):
+    """Clips are measured by `workers` processes; a finished chunk of them survives a kill."""
 
     workers: Count
     chunk: Count
+
+
+class CurateParams(Section):
+    """Rules (measure: range) reject, and {} rejects nothing. `scores` is a table of `reelign score --out` whose columns
+    rules may be about too; infra/no_scores.csv has none."""
+
+    scores: str
     rules: dict[str, Rule]
 
 
@@ -285,6 +292,7 @@ class Params(Section):
     split: SplitParams
     world: WorldParams
     source: Annotated[ShapesSource | FolderSource, Field(discriminator="kind")]
+    measure: MeasureParams
     curate: CurateParams
     reward: RewardParams
     reward_bench: RewardBenchParams

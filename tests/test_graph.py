@@ -63,8 +63,8 @@ def test_params_deps_exist(name):
 
 def test_the_stages_of_the_design_are_all_there():
     assert set(STAGES) == {
-        *("pretrain_generator", "pretrain_vlm", "base_generator", "source", "curate", "pairs", "reward"),
-        *("reward_bench", "candidates", "relabel", "align", "latent_reward", "sample", "evaluate", "package"),
+        *("pretrain_generator", "pretrain_vlm", "base_generator", "source", "measure", "curate", "pairs"),
+        *("reward", "reward_bench", "candidates", "relabel", "align", "latent_reward", "sample", "evaluate", "package"),
     }
     assert {name for name in all_names() if "@" in name} == {
         *(f"align@{method}" for method in ("sft", "rwr", "dpo")),
@@ -82,7 +82,8 @@ def test_every_input_is_made_by_a_stage_or_checked_in():
 def test_the_order_is_that_of_the_design():
     order = set(edges())
     for before, after in [
-        ("source", "curate"), ("curate", "pairs"), ("pairs", "reward"), ("reward", "reward_bench"), ("reward", "package"),
+        ("source", "measure"), ("measure", "curate"), ("curate", "pairs"), ("pairs", "reward"),
+        ("reward", "reward_bench"), ("reward", "package"),
         ("base_generator", "candidates"), ("candidates", "relabel"), ("reward", "relabel"), ("relabel", "align@dpo"),
         ("relabel", "latent_reward"), ("align@dpo", "sample@dpo"), ("latent_reward", "sample@nrg"),
         ("base_generator", "sample@base"), ("sample@rwr", "evaluate"),

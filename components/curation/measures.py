@@ -1,90 +1,217 @@
-"""Cheap true measures of a clip, in one pass over its frames with two of them in memory.
+"""Cheap true measures of a clip, in one pass that decodes each frame once and holds two of them in memory.
 
 All are columns of the manifest and none is a verdict: thresholds come later, as rules in params. Luma is OpenCV's
-(BT.601 weights, 0 to 255).
+(BT.601 weights, 0 to 255). Measures of detail (light, sharpness, noise, flicker) see the whole frame; those of movement
+and looks see it made small, where they are as good and several times cheaper.
 """
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from components.curation.manifest import CLIPS_SCHEMA
-from components.video.decode import VideoError, iter_frames, probe
+from components.curation.manifest import MEASURES_SCHEMA
+from components.video.decode import ClipReader, VideoError
 
 DARK, BRIGHT = 2, 253  # luma levels from which on detail is lost
-BLACK_LUMA, BLACK_SHARE = 0.10 * 255, 0.98  # a frame is black: FFmpeg's blackdetect, default thresholds
+BLACK_LUMA, WHITE_LUMA, BLANK_SHARE = 25, 230, 0.98  # a blank frame: FFmpeg's blackdetect, default thresholds
 FROZEN = 0.001  # mean absolute difference, 0 to 1, below which a frame repeats: FFmpeg's freezedetect, -60 dB
 FLOW_SIDE = 128  # longer side in pixels at which optical flow is computed
-HASHES = 4
+FLOW_LEAST = 32  # pixels a side that DIS needs at FLOW_SIDE: four patches of 8; with less it reads outside the image
+STILL = 0.02  # mean flow in those pixels a frame, below which there is no motion to be smooth
+CUT_SIDE = 64  # longer side in pixels at which cuts are looked for
+HASHES = 4  # perceptual hashes a clip
+FLAT = 2.0  # standard deviation of luma below which a thumbnail's hash would be of noise
+NOISE_MASK = np.array([1, -2, 1], np.float32)  # Immerkær's mask is its outer product with itself
 
 
 def measure_clip(row: dict, folder: str) -> dict:
-    """One row of the manifest for the clip `row["clip"]` below `folder`: status `ok` or `broken`."""
+    """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`."""
     path = Path(folder) / row["clip"]
     with open(path, "rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    found = dict.fromkeys(CLIPS_SCHEMA.names) | {"clip": row["clip"], "bytes": path.stat().st_size, "sha256": sha256}
+    found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": row["clip"], "bytes": path.stat().st_size, "sha256": sha256}
+    reader = ClipReader(path)
     try:
-        info = probe(path)
-        measures = measure_frames(iter_frames(path), info.fps)
+        measures = measure_frames(reader)
     except VideoError as error:
-        return found | {"status": "broken", "reason": error.why}
-    return found | asdict(info) | measures | {"status": "ok"}
+        return found | reader.facts | {"broken": error.why}
+    fps = reader.facts["fps"]
+    if measures["motion"] is not None:
+        measures["motion"] *= fps
+        measures["longest_freeze"] /= fps
+    return found | reader.facts | measures
 
 
-def measure_frames(frames: Iterable[np.ndarray], fps: float) -> dict[str, float | str | None]:
-    """Measures of uint8 RGB frames [H, W, 3], at least one. Those that compare frames are None for a single one.
+def measure_frames(frames: Iterable[np.ndarray]) -> dict[str, float | int | str | None]:
+    """Measures of uint8 RGB frames [H, W, 3], at least one; `motion` is for each frame and `longest_freeze` in frames.
 
-    `flicker` is the mean over consecutive frames of the mean absolute difference, over 255: VBench's score "temporal
-    flickering" is 1 - flicker. Motion raises it too, so it is pure on still scenes and an upper bound on others.
+    Those that compare frames are None for a single one. `flicker` is the mean over consecutive frames of the mean
+    absolute difference, over 255: VBench's score "temporal flickering" is 1 - flicker. Motion raises it too, so it is
+    pure on still scenes and an upper bound on others.
     """
+    import xxhash
+
     cv2.setNumThreads(1)  # clips run in parallel, not their pixels
-    sums = dict.fromkeys(("brightness", "clipped_dark", "clipped_bright", "sharpness", "black_frames"), 0.0)
-    differences, flows, thumbnails = [], [], []
-    before = before_small = None
+    pixels = xxhash.xxh3_128()
+    light, differences, thumbnails = [], [], []
+    movement, cuts = Movement(), Cuts()
+    before = None
     for frame in frames:
+        pixels.update(frame.data)
         luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        sums["brightness"] += float(luma.mean()) / 255
-        sums["clipped_dark"] += float((luma <= DARK).mean())
-        sums["clipped_bright"] += float((luma >= BRIGHT).mean())
-        sums["sharpness"] += float(cv2.Laplacian(luma, cv2.CV_32F).var())
-        sums["black_frames"] += float((luma < BLACK_LUMA).mean() >= BLACK_SHARE)
-        thumbnails.append(cv2.resize(luma, (32, 32), interpolation=cv2.INTER_AREA))
-        small = _flow_size(luma)
+        light.append(light_of(luma))
+        small = shrink(luma, FLOW_SIDE)
+        thumbnails.append(cv2.resize(small, (32, 32), interpolation=cv2.INTER_AREA))
+        movement.add(small)
+        cuts.add(shrink(frame, CUT_SIDE))
         if before is not None:
-            differences.append(float(cv2.absdiff(frame, before).mean()) / 255)
-            flows.append(_flow(before_small, small))
-        before, before_small = frame, small
-    count = len(thumbnails)
-    places = np.rint(np.linspace(0, count - 1, HASHES)).astype(int)
-    return {name: total / count for name, total in sums.items()} | {
+            differences.append(cv2.norm(frame, before, cv2.NORM_L1) / frame.size / 255)
+        before = frame
+    means = np.mean(light, axis=0).tolist()
+    hashes = hash_clip(thumbnails)
+    freezes = [difference < FROZEN for difference in differences]
+    return dict(zip(LIGHT, means, strict=True)) | {
+        "pixels": pixels.hexdigest(),
         "flicker": float(np.mean(differences)) if differences else None,
-        "motion": float(np.mean(flows)) * fps if flows else None,
-        "frozen_frames": float(np.mean([value < FROZEN for value in differences])) if differences else None,
-        "phash": "".join(perceptual_hash(thumbnails[place]) for place in places),
+        "frozen_frames": float(np.mean(freezes)) if freezes else None,
+        "longest_freeze": float(longest_run(freezes)) if freezes else None,
+        "motion": movement.mean(),
+        "motion_smoothness": movement.smoothness(),
+        "cuts": cuts.count() if differences else None,
+        "cut_score": cuts.largest() if differences else None,
+        "phash": hashes[0],
+        "phash_mirrored": hashes[1],
     }
+
+
+LIGHT = (
+    "brightness",
+    "contrast",
+    "clipped_dark",
+    "clipped_bright",
+    "black_frames",
+    "white_frames",
+    "sharpness",
+    "noise",
+)
+LEVELS = np.arange(256)
+
+
+def light_of(luma: np.ndarray) -> list[float]:
+    """The measures LIGHT of one frame of luma, uint8 [H, W].
+
+    `noise` is J. Immerkær, "Fast Noise Variance Estimation" (1996), over 255: what a mask that cancels planes leaves.
+    """
+    histogram = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel() / luma.size
+    mean = float(histogram @ LEVELS)
+    variance = float(histogram @ (LEVELS - mean) ** 2)
+    edges = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1]
+    rest = cv2.norm(cv2.sepFilter2D(luma, cv2.CV_16S, NOISE_MASK, NOISE_MASK), cv2.NORM_L1) / luma.size
+    return [
+        mean / 255,
+        variance**0.5 / 255,
+        float(histogram[: DARK + 1].sum()),
+        float(histogram[BRIGHT:].sum()),
+        float(histogram[:BLACK_LUMA].sum() >= BLANK_SHARE),
+        float(histogram[WHITE_LUMA:].sum() >= BLANK_SHARE),
+        float(edges[0, 0]) ** 2,
+        (np.pi / 2) ** 0.5 / 6 * rest / 255,
+    ]
+
+
+class Movement:
+    """Dense optical flow (DIS) from frame to frame of small luma, uint8 [H, W]."""
+
+    def __init__(self):
+        self.flow_between = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self.before = self.flow_before = None
+        self.lengths: list[float] = []  # mean over pixels, in diagonals of the frame
+        self.turned = self.moved = 0.0
+
+    def add(self, luma: np.ndarray) -> None:
+        height, width = luma.shape
+        below, right = max(0, FLOW_LEAST - height), max(0, FLOW_LEAST - width)
+        if below or right:
+            luma = cv2.copyMakeBorder(luma, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        if self.before is not None:
+            flow = self.flow_between.calc(self.before, luma, None)[:height, :width]
+            length = float(cv2.magnitude(flow[..., 0], flow[..., 1]).mean())
+            self.lengths.append(length / float(np.hypot(height, width)))
+            if self.flow_before is not None and length > STILL:
+                self.turned += cv2.norm(flow, self.flow_before, cv2.NORM_L1)
+                self.moved += cv2.norm(flow, cv2.NORM_L1) + cv2.norm(self.flow_before, cv2.NORM_L1)
+            self.flow_before = flow
+        self.before = luma
+
+    def mean(self) -> float | None:
+        """Mean flow, in diagonals of the frame for each frame."""
+        return float(np.mean(self.lengths)) if self.lengths else None
+
+    def smoothness(self) -> float | None:
+        """1 - |f' - f| / (|f'| + |f|), summed over pixels and consecutive flows f, f' (L1 norms); 0 to 1."""
+        return 1 - self.turned / self.moved if self.moved else None
+
+
+class Cuts:
+    """Hard cuts by PySceneDetect's AdaptiveDetector, which asks whether a change stands out from those around it."""
+
+    def __init__(self):
+        from scenedetect import StatsManager
+        from scenedetect.detectors import AdaptiveDetector
+
+        self.detector = AdaptiveDetector(min_scene_len=2)
+        self.detector.stats_manager = self.stats = StatsManager()
+        self.found = 0
+        self.changes: list[float] = []
+
+    def add(self, frame: np.ndarray) -> None:
+        """The next frame, small, uint8 RGB [H, W, 3]."""
+        from scenedetect import FrameTimecode
+
+        at = FrameTimecode(len(self.changes), 24.0)  # the rate has no say: all lengths are in frames
+        self.found += len(self.detector.process_frame(at, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)))
+        self.changes.append(self.stats.get_metrics(at, ["content_val"])[0] or 0.0)
+
+    def count(self) -> int:
+        return self.found
+
+    def largest(self) -> float:
+        return float(max(self.changes))
+
+
+def hash_clip(thumbnails: list[np.ndarray]) -> tuple[str, str] | tuple[None, None]:
+    """HASHES hashes in hex of luma thumbnails [32, 32], each of the mean over its part of the clip, so that a copy with
+    a frame more or less has the same; and those of the mirror image. None where no part shows any detail."""
+    parts = [np.mean(part, axis=0) for part in np.array_split(np.array(thumbnails), min(HASHES, len(thumbnails)))]
+    parts += [parts[-1]] * (HASHES - len(parts))
+    if all(part.std() < FLAT for part in parts):
+        return None, None
+    return "".join(map(perceptual_hash, parts)), "".join(perceptual_hash(part[:, ::-1]) for part in parts)
 
 
 def perceptual_hash(thumbnail: np.ndarray) -> str:
     """64 bits in hex: signs of the 8x8 lowest DCT coefficients of luma [32, 32] against their median ("pHash")."""
-    low = cv2.dct(thumbnail.astype(np.float32))[:8, :8].ravel()
+    low = cv2.dct(np.ascontiguousarray(thumbnail, dtype=np.float32))[:8, :8].ravel()
     # The first coefficient is the mean brightness: it must not pull the median of the others.
     return np.packbits(low > np.median(low[1:])).tobytes().hex()
 
 
-def _flow_size(luma: np.ndarray) -> np.ndarray:
-    scale = FLOW_SIDE / max(luma.shape)
+def longest_run(flags: list[bool]) -> int:
+    """Length of the longest run of true values."""
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """`image` [H, W, ...] with its longer side at most `side` pixels, each the mean of those it stands for."""
+    scale = side / max(image.shape[:2])
     if scale >= 1:
-        return luma
-    height, width = (max(1, round(side * scale)) for side in luma.shape)
-    return cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _flow(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean length of Farneback's optical flow between luma [H, W], in diagonals of the frame."""
-    flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-    return float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / float(np.hypot(*before.shape))
+        return image
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

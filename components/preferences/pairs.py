@@ -7,12 +7,13 @@ from pathlib import Path
 from components.curation.manifest import CLIPS_SCHEMA
 from components.errors import BadInput
 from components.preferences.agreement import agreement, decide, shares
-from components.preferences.schema import DIMENSIONS, PAIRS_SCHEMA, Annotation, group_by_pair, read_annotations
+from components.preferences.schema import DIMENSIONS, PAIRS_SCHEMA, Annotation, group_by_pair, read_annotations, read_prompts
 from components.preferences.split import SPLITS, split_prompts
 from components.stage import Stage, run_stage, write_json
 from components.tables import read_table, write_table
 
 ANNOTATIONS = Path("data/source/annotations.csv")
+PROMPTS = Path("data/source/prompts.csv")
 CLIPS = Path("data/clips.parquet")
 
 
@@ -27,7 +28,8 @@ def pairs(stage: Stage) -> None:
     rows = [labelled_pair(pair) for pair in usable]
     folder = stage.output("data/pairs")
     folder.mkdir()
-    split = split_prompts((row["prompt"] for row in rows), stage.params.split)
+    # Of all the source's prompts, so that those that later stages draw from them fall on the same sides.
+    split = split_prompts([*read_prompts(PROMPTS), *(row["prompt"] for row in rows)], stage.params.split)
     counts = {}
     for name in SPLITS:
         chosen = [row for row in rows if split[row["prompt"]] == name]
@@ -39,17 +41,18 @@ def pairs(stage: Stage) -> None:
     report = {
         "splits": counts,
         "pairs": len(rows),
-        "prompts": len(split),
+        "prompts": len({row["prompt"] for row in rows}),
         "duplicate_rows_dropped": dropped,
         "pairs_rejected_by_rules": len(views) - len(usable),
         "decided_by": dict(Counter(row["decided_by"] for row in rows)),
         "dimensions": {dimension: shares([row[dimension] for row in rows]) for dimension in DIMENSIONS},
+        "generators": by_generator(rows),
         "krippendorff_alpha": agreement(usable),
     }
     write_json(stage.output("metrics/pairs.json"), report)
     stage.log({"pairs": len(rows)} | {f"tie_share/{key}": value["tie_share"] for key, value in known(report).items()})
     sizes = ", ".join(f"{name} {count['pairs']}" for name, count in counts.items())
-    stage.say(f"{len(rows)} pairs over {len(split)} prompts: {sizes}")
+    stage.say(f"{len(rows)} pairs over {report['prompts']} prompts: {sizes}")
 
 
 def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
@@ -78,6 +81,8 @@ def labelled_pair(views: list[Annotation]) -> dict:
         **labels,
         **mean_ratings(views),
         "decided_by": decided_by,
+        "annotators": [view.annotator for view in views],
+        "rows": [view.row for view in views],
     }
 
 
@@ -88,6 +93,21 @@ def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
         given = [view.ratings[column] for view in views if view.ratings[column] is not None]
         means[column] = sum(given) / len(given) if given else None
     return means
+
+
+def by_generator(rows: list[dict]) -> dict[str, dict]:
+    """How each generator fares, where pairs name theirs: pairs, the share of them on side A, and per dimension its win
+    rate, a tie one half, against others. Labels are only as balanced as these shares."""
+    found: dict[str, dict] = {}
+    for name in sorted({row[f"model_{side}"] for row in rows for side in "AB"} - {None}):
+        own = [row for row in rows if name in (row["model_A"], row["model_B"]) and row["model_A"] != row["model_B"]]
+        signs = [1 if row["model_A"] == name else -1 for row in own]
+        wins = {}
+        for dimension in DIMENSIONS:
+            labels = [sign * row[dimension] for sign, row in zip(signs, own, strict=True) if row[dimension] is not None]
+            wins[dimension] = 0.5 + sum(labels) / len(labels) / 2 if labels else None
+        found[name] = {"pairs": len(own), "A_share": signs.count(1) / len(own) if own else None, "win_rate": wins}
+    return found
 
 
 def known(report: dict) -> dict[str, dict]:

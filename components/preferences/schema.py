@@ -42,6 +42,8 @@ PAIRS_SCHEMA = pa.schema(
         *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
         *(pa.field(name, pa.float64()) for side in "AB" for name in rating_columns(side)),  # mean rating, null unrated
         pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
+        pa.field("annotators", pa.list_(pa.string()), nullable=False),  # who labelled it
+        pa.field("rows", pa.list_(pa.int32()), nullable=False),  # their lines of data/source/annotations.csv
     ]
 )
 

@@ -1,17 +1,21 @@
 """Split by prompt: no prompt is ever on two sides of train / validation / test.
 
 Everything that splits goes through this file: pairs, pretraining, candidates, evaluation. Prompts that differ only in
-white space, case or Unicode form are one prompt.
+white space, case or Unicode form are one prompt; near-duplicates, a long prompt with a word changed, stay together.
 """
 
 import hashlib
+import math
+import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Literal
 
 from components.params import SplitParams
 
 SPLITS = ("train", "validation", "test")
+NEAR = 0.8  # Jaccard similarity of word triples from which on two prompts are near-duplicates
 Split = Literal["train", "validation", "test"]
 
 
@@ -38,18 +42,66 @@ def split_of(prompt: str, split: SplitParams) -> Split:
 
 
 def split_prompts(prompts: Iterable[str], split: SplitParams) -> dict[str, Split]:
-    """The split of each prompt of a data set, by the scheme that params name.
+    """The split of each prompt of a data set, by the scheme that params name; near-duplicates share one.
 
-    `hash`: split_of each. `round_robin`, for a handful of prompts: the distinct prompts, ordered by hash, are dealt in
-    turn to train, validation and test (shares do not count), so that three prompts or more leave no split empty. There
-    a new prompt may move others: data sets that grow should use `hash`.
+    `hash`: split_of each; a group of near-duplicates goes where the most held-out of them falls (test before validation
+    before train), so that prompts that come later may take a prompt out of training, but never into it. `round_robin`,
+    for a handful of prompts: the groups, ordered by hash, are dealt in turn to train, validation and test (shares do not
+    count), so that three groups or more leave no split empty. There a new prompt may move others: data sets that grow
+    should use `hash`.
     """
     prompts = list(prompts)
-    if split.scheme == "hash":
-        return {prompt: split_of(prompt, split) for prompt in prompts}
     keys = sorted({prompt_key(prompt) for prompt in prompts}, key=lambda key: _digest(key, split))
-    dealt = {key: SPLITS[turn % len(SPLITS)] for turn, key in enumerate(keys)}
-    return {prompt: dealt[prompt_key(prompt)] for prompt in prompts}
+    groups = defaultdict(list)
+    for key, first in zip(keys, near_groups(keys), strict=True):
+        groups[first].append(key)
+    sides: dict[str, Split] = {}
+    for turn, first in enumerate(sorted(groups)):
+        if split.scheme == "hash":
+            side = max((split_of(key, split) for key in groups[first]), key=SPLITS.index)
+        else:
+            side = SPLITS[turn % len(SPLITS)]
+        sides |= dict.fromkeys(groups[first], side)
+    return {prompt: sides[prompt_key(prompt)] for prompt in prompts}
+
+
+def near_groups(keys: list[str]) -> list[int]:
+    """For each key the place of the first of its group: keys of Jaccard similarity NEAR or more, joined transitively.
+
+    Exact, without comparing all with all: two sets that are so alike share one of the rarest few members of either
+    (prefix filtering; Chaudhuri et al. 2006, "A primitive operator for similarity joins in data cleaning").
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    triples = [word_triples(key) for key in keys]
+    common = Counter(triple for those in triples for triple in those)
+    seen_with = defaultdict(list)
+    pairs = [(0, 0)]
+    for place, those in enumerate(triples):
+        rarest = sorted(those, key=lambda triple: (common[triple], triple))
+        prefix = rarest[: len(those) - math.ceil(NEAR * len(those)) + 1]
+        for other in {other for triple in prefix for other in seen_with[triple]}:
+            shared = len(those & triples[other])
+            if shared >= NEAR * (len(those) + len(triples[other]) - shared):
+                pairs.append((other, place))
+        for triple in prefix:
+            seen_with[triple].append(place)
+    if not keys:
+        return []
+    left, right = zip(*pairs, strict=True)
+    graph = coo_array(([1] * len(pairs), (left, right)), (len(keys), len(keys)))
+    labels = connected_components(graph, directed=False)[1].tolist()
+    first_of = {label: place for place, label in reversed(list(enumerate(labels)))}
+    return [first_of[label] for label in labels]
+
+
+def word_triples(key: str) -> frozenset[tuple[str, ...]]:
+    """Runs of three words of a prompt, its ends counted as words and punctuation as none."""
+    words = ["", *re.findall(r"\w+", key), ""]
+    if len(words) == 2:
+        return frozenset([(key,)])  # signs only
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
 def _digest(key: str, split: SplitParams) -> bytes:

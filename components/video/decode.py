@@ -47,35 +47,48 @@ def probe(path: str | Path) -> VideoInfo:
         except av.error.FFmpegError as error:
             raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
         _check_count(path, frames, stream.frames)
-        if not stream.average_rate:
-            raise VideoError(path, "no frame rate")
-        fps = float(stream.average_rate)
-        return VideoInfo(
-            container=container.format.name.split(",")[0],
-            codec=stream.codec_context.name,
-            pixel_format=stream.codec_context.pix_fmt,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            fps=fps,
-            frames=frames,
-            duration=frames / fps,
-        )
+        fps = _rate(path, stream)
+        return VideoInfo(**_facts_of_container(container, stream), fps=fps, frames=frames, duration=frames / fps)
 
 
-def iter_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """All frames in order, uint8 RGB [H, W, 3], one in memory at a time. VideoError when the clip breaks or changes size."""
-    with _open(path) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "NONE"  # callers run several clips at a time
-        seen, shape = 0, None
-        try:
-            for frame in container.decode(stream):
-                shape = _check_frame(path, frame, shape)
-                yield frame.to_ndarray(format="rgb24")
-                seen += 1
-        except av.error.FFmpegError as error:
-            raise VideoError(path, f"truncated or corrupt: {error.strerror} after {seen} frames") from error
-        _check_count(path, seen, stream.frames)
+class ClipReader:
+    """A clip read once, from start to end: iterate over it for its frames, uint8 RGB [H, W, 3], one in memory at a time.
+
+    `facts` fills as the pass goes on, also where it breaks off with VideoError: what the container says (container,
+    codec, pixel_format, width, height), `rotation` in degrees with the first frame, and at the end what the packets say:
+    frames, fps, duration and `rate_variation`, how much longer the longest gap between two frames is than the shortest,
+    over the mean (0 is a constant rate; None where packets have no time stamps of their own or there is one frame).
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        self.facts: dict[str, str | int | float | None] = {}
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with _open(self.path) as container:
+            stream = _video_stream(self.path, container)
+            stream.thread_type = "NONE"  # callers run several clips at a time
+            self.facts |= _facts_of_container(container, stream)
+            seen, shape, times = 0, None, []
+            try:
+                for packet in container.demux(stream):
+                    if packet.size > 0 and not packet.is_discard:
+                        times.append(packet.pts)
+                    for frame in packet.decode():
+                        self.facts.setdefault("rotation", frame.rotation)
+                        shape = _check_frame(self.path, frame, shape)
+                        yield frame.to_ndarray(format="rgb24")
+                        seen += 1
+            except av.error.FFmpegError as error:
+                raise VideoError(self.path, f"truncated or corrupt: {error.strerror} after {seen} frames") from error
+            _check_count(self.path, seen, stream.frames)
+            fps = _rate(self.path, stream)
+            self.facts |= {
+                "frames": seen,
+                "fps": fps,
+                "duration": seen / fps,
+                "rate_variation": _rate_variation(times),
+            }
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.ndarray:
@@ -87,7 +100,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
     last one wanted.
     """
     if indices is None:
-        return np.stack(list(iter_frames(path)))
+        return np.stack(list(ClipReader(path)))
     if not len(indices) or min(indices) < 0:
         raise ValueError(f"indices {list(indices)} are not frame numbers")
     kept: dict[int, np.ndarray] = {}
@@ -144,6 +157,34 @@ def _video_stream(path: str | Path, container):
     if not container.streams.video:
         raise VideoError(path, "no video stream")
     return container.streams.video[0]
+
+
+def _facts_of_container(container, stream) -> dict[str, str | int]:
+    codec = stream.codec_context
+    return {
+        "container": container.format.name.split(",")[0],
+        "codec": codec.name,
+        "pixel_format": codec.pix_fmt,
+        "width": codec.width,
+        "height": codec.height,
+    }
+
+
+def _rate(path: str | Path, stream) -> float:
+    """Frames a second, on average."""
+    if not stream.average_rate:
+        raise VideoError(path, "no frame rate")
+    return float(stream.average_rate)
+
+
+def _rate_variation(times: list[int | None]) -> float | None:
+    """(longest - shortest) / mean gap between the time stamps of packets. A difference of one tick of the clock, as of 30
+    frames a second in milliseconds, is no variation."""
+    if None in times or len(set(times)) < 2:
+        return None
+    gaps = np.diff(sorted(times))
+    difference = int(gaps.max() - gaps.min())
+    return difference / float(gaps.mean()) if difference > 1 else 0.0
 
 
 def _check_frame(path: str | Path, frame, shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -1,33 +1,37 @@
 """source, curate and pairs on a small folder of VideoAlign's layout, and what each refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from components.curation.curate import apply_rules, curate
+from components.curation.curate import curate, verdict
 from components.curation.manifest import CLIPS_SCHEMA
+from components.curation.measure import measure
 from components.curation.source import source
 from components.errors import BadInput
-from components.params import CurateParams, FolderSource, Rule, SplitParams
+from components.params import CurateParams, FolderSource, MeasureParams, Rule, SplitParams
 from components.preferences.pairs import pairs
 from components.preferences.schema import PAIRS_SCHEMA
 from components.tables import read_table
 from components.video.encode import write_video
 
+NO_SCORES = Path(__file__).parents[2] / "infra/no_scores.csv"
 HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
 
 
 class PlainStage:
-    """What the three stages use of a Stage, without a pipeline around it; outputs go to the working folder at once."""
+    """What the four stages use of a Stage, without a pipeline around it; outputs go to the working folder at once."""
 
-    def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin"):
+    def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin", scores=NO_SCORES):
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
-            curate=CurateParams(workers=1, chunk=2, rules=rules or {}),
+            measure=MeasureParams(workers=1, chunk=2),
+            curate=CurateParams(scores=str(scores), rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 
@@ -75,7 +79,7 @@ def rows_of(folder: Path) -> list[str]:
 
 
 def run(stage: PlainStage) -> dict:
-    for body in (source, curate, pairs):
+    for body in (source, measure, curate, pairs):
         body(stage)
     return json.loads(Path("metrics/pairs.json").read_text())
 
@@ -117,6 +121,7 @@ def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
     (folder / "videos/2_A.mp4").write_bytes(b"not a video")
     stage = PlainStage(folder)
     source(stage)
+    measure(stage)
     curate(stage)
     broken = [clip for clip in read_table("data/clips.parquet") if clip["status"] == "broken"]
     assert [clip["clip"] for clip in broken] == ["2_A.mp4"] and broken[0]["reason"].startswith("unreadable")
@@ -127,6 +132,7 @@ def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
 def test_a_video_that_curate_never_saw(folder):
     stage = PlainStage(folder)
     source(stage)
+    measure(stage)
     curate(stage)
     path = Path("data/source/annotations.csv")
     path.write_text(path.read_text().replace("0_A.mp4", "9_A.mp4"))
@@ -144,6 +150,7 @@ def test_rules_reject_pairs_and_say_so(folder):
     labels(folder, rows_of(folder) + [f"videos/{n}_A.mp4,videos/0_B.mp4,more {n},A,A,B,,,," for n in range(3)])
     stage = PlainStage(folder)
     source(stage)
+    measure(stage)
     curate(stage)
     light = {clip["clip"]: clip["brightness"] for clip in read_table("data/clips.parquet")}
     most = (light["2_A.mp4"] + light["1_A.mp4"]) / 2
@@ -156,16 +163,54 @@ def test_rules_reject_pairs_and_say_so(folder):
 def test_rules_over_unknown_measures(folder):
     stage = PlainStage(folder, {"beauty": Rule(min=0.5, max=None)})
     source(stage)
+    measure(stage)
     with pytest.raises(BadInput, match=r"params.yaml, key 'curate.rules.beauty': no such measure"):
         curate(stage)
 
 
 def test_bounds_belong_to_the_range():
-    clip = {"status": "ok", "reason": None, "flicker": 0.2, "motion": None}
-    assert apply_rules(clip, {"flicker": Rule(min=0.2, max=0.2)})["status"] == "ok"
-    assert apply_rules(clip, {"flicker": Rule(min=None, max=0.1)})["reason"] == "flicker 0.2 above 0.1"
-    assert apply_rules(clip, {"flicker": Rule(min=0.3, max=None)})["reason"] == "flicker 0.2 below 0.3"
-    assert apply_rules(clip, {"motion": Rule(min=0, max=None)})["reason"] == "motion is not defined"
+    clip = {"broken": None, "flicker": 0.2, "motion": None}
+    assert verdict(clip, {"flicker": Rule(min=0.2, max=0.2)}) == ("ok", None)
+    assert verdict(clip, {"flicker": Rule(min=None, max=0.1)}) == ("rejected", "flicker 0.2 above 0.1")
+    assert verdict(clip, {"flicker": Rule(min=0.3, max=None)}) == ("rejected", "flicker 0.2 below 0.3")
+    assert verdict(clip, {"motion": Rule(min=0, max=None)}) == ("rejected", "motion is not defined")
+    assert verdict(clip | {"broken": "unreadable"}, {"motion": Rule(min=0, max=None)}) == ("broken", "unreadable")
+
+
+def test_a_changed_threshold_decodes_nothing(folder):
+    """curate works from the measures alone: with every video gone it gives the same table."""
+    stage = PlainStage(folder)
+    source(stage)
+    measure(stage)
+    curate(stage)
+    before = read_table("data/clips.parquet")
+    shutil.rmtree("data/source/videos")
+    curate(PlainStage(folder, {"brightness": Rule(min=None, max=2)}))
+    assert read_table("data/clips.parquet") == before
+
+
+def test_rewards_join_as_columns_and_filter(folder, tmp_path):
+    """A clip that could not be scored, or was not, has no reward and passes no rule on one."""
+    good = "0_A.mp4,p,ok,,1.5,1.5,aa11,plan"
+    rows = [good, "data/source/videos/0_B.mp4,p,ok,,-2,-2,aa11,plan", "1_A.mp4,p,failed,cut,,,,"]
+    table = tmp_path / "scores.csv"
+    table.write_text("\n".join(["path,prompt,status,reason,VQ,Overall,reward_model,frame_plan", *rows]) + "\n")
+    stage = PlainStage(folder, {"reward_VQ": Rule(min=0, max=None)}, scores=table)
+    source(stage)
+    measure(stage)
+    curate(stage)
+    clips = {clip["clip"]: clip for clip in read_table("data/clips.parquet")}
+    assert {name for name, clip in clips.items() if clip["status"] == "ok"} == {"0_A.mp4"}
+    assert (clips["0_B.mp4"]["reward_VQ"], clips["0_B.mp4"]["reason"]) == (-2, "reward_VQ -2 below 0")
+    assert clips["1_A.mp4"]["reason"] == clips["2_A.mp4"]["reason"] == "reward_VQ is not defined"
+    assert clips["0_A.mp4"]["reward_model"] == "aa11" and clips["1_A.mp4"]["reward_model"] is None
+
+    table.write_text(table.read_text() + good + "\n")
+    with pytest.raises(BadInput, match=r"scores.csv, row 5, key 'path': 0_A.mp4 is scored twice"):
+        curate(stage)
+    table.write_text(table.read_text().replace("0_A.mp4", "9_A.mp4", 1).removesuffix(good + "\n"))
+    with pytest.raises(BadInput, match=r"scores.csv, key 'path': 1 scores of no clip of .*: 9_A.mp4"):
+        curate(stage)
 
 
 @pytest.mark.parametrize(("folder_", "file"), [("nowhere", "labels.csv"), (".", "none.csv")])
