@@ -96,10 +96,12 @@ class Rule(Section):
 
 
 class MeasureParams(Section):
-    """Clips are measured by `workers` processes; a finished chunk of them survives a kill."""
+    """Clips are measured by `workers` processes; a finished chunk of them survives a kill. Optical flow is the dearest
+    measure; without it `motion` is null."""
 
     workers: Count
     chunk: Count
+    optical_flow: bool
 
 
 class CurateParams(Section):

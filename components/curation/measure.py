@@ -19,7 +19,7 @@ def measure(stage: Stage) -> None:
     if not files:
         raise BadInput(VIDEOS, "no files")
     clips = map_rows(
-        partial(measure_clip, folder=str(VIDEOS)),
+        partial(measure_clip, folder=str(VIDEOS), optical_flow=params.optical_flow),
         [{"clip": file} for file in files],
         params.workers,
         params.chunk,

@@ -17,7 +17,9 @@ from components.video.decode import ClipReader, VideoError
 
 DARK, BRIGHT = 2, 253  # luma levels from which on detail is lost
 BLACK_LUMA, WHITE_LUMA, BLANK_SHARE = 25, 230, 0.98  # a blank frame: FFmpeg's blackdetect, default thresholds
-FROZEN = 0.001  # mean absolute difference, 0 to 1, below which a frame repeats: FFmpeg's freezedetect, -60 dB
+# A frame repeats the one before when none of 16 x 16 blocks changes by more than this many levels on average. The mean over
+# the frame, as FFmpeg's freezedetect has it, misses small things that move and sees motion where an encoder refreshes.
+FROZEN_BLOCKS, FROZEN_LEVELS = 16, 1
 FLOW_SIDE = 128  # longer side in pixels at which optical flow is computed
 FLOW_LEAST = 32  # pixels a side that DIS needs at FLOW_SIDE: four patches of 8; with less it reads outside the image
 STILL = 0.02  # mean flow in those pixels a frame, below which there is no motion to be smooth
@@ -27,25 +29,25 @@ FLAT = 2.0  # standard deviation of luma below which a thumbnail's hash would be
 NOISE_MASK = np.array([1, -2, 1], np.float32)  # Immerkær's mask is its outer product with itself
 
 
-def measure_clip(row: dict, folder: str) -> dict:
-    """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`."""
+def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
+    """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`; motion is null without `optical_flow`."""
     path = Path(folder) / row["clip"]
     with open(path, "rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": row["clip"], "bytes": path.stat().st_size, "sha256": sha256}
     reader = ClipReader(path)
     try:
-        measures = measure_frames(reader)
+        measures = measure_frames(reader, optical_flow)
     except VideoError as error:
         return found | reader.facts | {"broken": error.why}
     fps = reader.facts["fps"]
-    if measures["motion"] is not None:
-        measures["motion"] *= fps
-        measures["longest_freeze"] /= fps
+    for name, each in (("motion", fps), ("longest_freeze", 1 / fps)):
+        if measures[name] is not None:
+            measures[name] *= each
     return found | reader.facts | measures
 
 
-def measure_frames(frames: Iterable[np.ndarray]) -> dict[str, float | int | str | None]:
+def measure_frames(frames: Iterable[np.ndarray], optical_flow: bool = True) -> dict[str, float | int | str | None]:
     """Measures of uint8 RGB frames [H, W, 3], at least one; `motion` is for each frame and `longest_freeze` in frames.
 
     Those that compare frames are None for a single one. `flicker` is the mean over consecutive frames of the mean
@@ -56,28 +58,29 @@ def measure_frames(frames: Iterable[np.ndarray]) -> dict[str, float | int | str 
 
     cv2.setNumThreads(1)  # clips run in parallel, not their pixels
     pixels = xxhash.xxh3_128()
-    light, differences, thumbnails = [], [], []
+    light, differences, repeats, thumbnails = [], [], [], []
     movement, cuts = Movement(), Cuts()
-    before = None
+    before = luma_before = None
     for frame in frames:
         pixels.update(frame.data)
         luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         light.append(light_of(luma))
         small = shrink(luma, FLOW_SIDE)
         thumbnails.append(cv2.resize(small, (32, 32), interpolation=cv2.INTER_AREA))
-        movement.add(small)
+        if optical_flow:
+            movement.add(small)
         cuts.add(shrink(frame, CUT_SIDE))
         if before is not None:
             differences.append(cv2.norm(frame, before, cv2.NORM_L1) / frame.size / 255)
-        before = frame
+            repeats.append(is_repeat(luma, luma_before))
+        before, luma_before = frame, luma
     means = np.mean(light, axis=0).tolist()
     hashes = hash_clip(thumbnails)
-    freezes = [difference < FROZEN for difference in differences]
     return dict(zip(LIGHT, means, strict=True)) | {
         "pixels": pixels.hexdigest(),
         "flicker": float(np.mean(differences)) if differences else None,
-        "frozen_frames": float(np.mean(freezes)) if freezes else None,
-        "longest_freeze": float(longest_run(freezes)) if freezes else None,
+        "frozen_frames": float(np.mean(repeats)) if repeats else None,
+        "longest_freeze": float(longest_run(repeats)) if repeats else None,
         "motion": movement.mean(),
         "motion_smoothness": movement.smoothness(),
         "cuts": cuts.count() if differences else None,
@@ -197,6 +200,12 @@ def perceptual_hash(thumbnail: np.ndarray) -> str:
     low = cv2.dct(np.ascontiguousarray(thumbnail, dtype=np.float32))[:8, :8].ravel()
     # The first coefficient is the mean brightness: it must not pull the median of the others.
     return np.packbits(low > np.median(low[1:])).tobytes().hex()
+
+
+def is_repeat(luma: np.ndarray, before: np.ndarray) -> bool:
+    """Whether a frame of luma [H, W] shows what the one before it shows."""
+    blocks = cv2.resize(cv2.absdiff(luma, before), (FROZEN_BLOCKS, FROZEN_BLOCKS), interpolation=cv2.INTER_AREA)
+    return bool(blocks.max() <= FROZEN_LEVELS)
 
 
 def longest_run(flags: list[bool]) -> int:

@@ -85,7 +85,7 @@ def test_perceptual_hash_is_near_for_the_near():
 def test_row_of_a_good_and_of_a_broken_clip(tmp_path):
     write_video(tmp_path / "good.mp4", scene(), 8)
     (tmp_path / "bad.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:500])
-    good, bad = (measure_clip({"clip": name}, str(tmp_path)) for name in ("good.mp4", "bad.mp4"))
+    good, bad = (measure_clip({"clip": name}, str(tmp_path), True) for name in ("good.mp4", "bad.mp4"))
     assert (good["broken"], good["frames"], good["width"], good["codec"]) == (None, 12, 64, "h264")
     assert (good["fps"], good["duration"], good["rate_variation"], good["rotation"]) == (8, 1.5, 0, 0)
     assert all(good[measure] is not None for measure in numbers(MEASURES_SCHEMA))
@@ -105,7 +105,7 @@ def test_what_is_known_of_a_clip_that_breaks_off(tmp_path):
     whole = (tmp_path / "clip.mp4").read_bytes()
     start = whole.index(b"mdat") + len(whole) // 2
     (tmp_path / "clip.mp4").write_bytes(whole[:start] + bytes(2000) + whole[start + 2000 :])
-    row = measure_clip({"clip": "clip.mp4"}, str(tmp_path))
+    row = measure_clip({"clip": "clip.mp4"}, str(tmp_path), True)
     assert row["broken"].startswith("truncated or corrupt") and row["brightness"] is row["frames"] is None
     assert (row["codec"], row["width"], row["container"]) == ("h264", 64, "mov")
 
@@ -119,7 +119,7 @@ def test_the_pixels_digest_is_of_pixels(tmp_path):
             if packet.size:
                 packet.stream = stream
                 made.mux(packet)
-    first, second = (measure_clip({"clip": f"clip.{kind}"}, str(tmp_path)) for kind in ("mp4", "mkv"))
+    first, second = (measure_clip({"clip": f"clip.{kind}"}, str(tmp_path), True) for kind in ("mp4", "mkv"))
     assert first["pixels"] == second["pixels"] and first["sha256"] != second["sha256"]
     frames = scene()
     other = frames.copy()
@@ -139,7 +139,7 @@ def test_a_rate_that_varies(tmp_path):
                 picture.pts, picture.time_base = index, Fraction(1, 30)
                 made.mux(stream.encode(picture))
         made.mux(stream.encode())
-    row = measure_clip({"clip": "clip.mp4"}, str(tmp_path))
+    row = measure_clip({"clip": "clip.mp4"}, str(tmp_path), True)
     assert row["broken"] is None and row["frames"] == 12
     assert row["rate_variation"] == pytest.approx(1 / (16 / 11))  # longest less shortest gap 1, mean gap 16 / 11
 
@@ -185,3 +185,21 @@ def test_any_size_and_length_is_measured(frames, height, width, level):
     compared = [measures[name] for name in ("flicker", "motion", "frozen_frames", "longest_freeze", "cuts", "cut_score")]
     assert all(value is None for value in compared) == (frames == 1)
     assert measures["motion_smoothness"] is None or 0 <= measures["motion_smoothness"] <= 1
+
+
+def test_small_things_that_move_are_no_freeze(tmp_path):
+    """A disc of 16 pixels on a still ground changes the frame by less than an encoder's refresh does."""
+    frames = np.full((24, 128, 128, 3), 120, np.uint8)
+    for time, frame in enumerate(frames):
+        frame[40:56, 20 + 2 * time : 36 + 2 * time] = 200
+    write_video(tmp_path / "moving.mp4", frames, 24)
+    frames[10:] = frames[10]
+    write_video(tmp_path / "stops.mp4", frames, 24)
+    moving, stops = (measure_clip({"clip": f"{name}.mp4"}, str(tmp_path), True) for name in ("moving", "stops"))
+    assert moving["longest_freeze"] == 0 and stops["longest_freeze"] == pytest.approx(13 / 24)
+
+
+def test_without_optical_flow(tmp_path):
+    write_video(tmp_path / "clip.mp4", scene(), 8)
+    with_flow, without = (measure_clip({"clip": "clip.mp4"}, str(tmp_path), flow) for flow in (True, False))
+    assert without == with_flow | {"motion": None, "motion_smoothness": None}

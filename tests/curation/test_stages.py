@@ -30,7 +30,7 @@ class PlainStage:
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
-            measure=MeasureParams(workers=1, chunk=2),
+            measure=MeasureParams(workers=1, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
