@@ -22,12 +22,12 @@ MEASURES_SCHEMA = pa.schema(
         pa.field("rate_variation", pa.float64()),  # (longest - shortest) / mean gap between frames; 0 is a constant rate
         pa.field("frames", pa.int32()),
         pa.field("duration", pa.float64()),  # seconds
-        # light and grain, means over frames of luma
+        # light and grain, means over every fourth frame of luma
         pa.field("brightness", pa.float64()),  # mean, 0 to 1
         pa.field("contrast", pa.float64()),  # standard deviation, 0 to 0.5
         pa.field("clipped_dark", pa.float64()),  # share of pixels at the lower end
         pa.field("clipped_bright", pa.float64()),  # share of pixels at the upper end
-        pa.field("sharpness", pa.float64()),  # variance of the Laplacian
+        pa.field("sharpness", pa.float64()),  # mean square of the Laplacian, which is its variance
         pa.field("noise", pa.float64()),  # standard deviation of white noise, 0 to 1 (Immerkær); fine texture raises it too
         # frames that show nothing, or nothing new
         pa.field("black_frames", pa.float64()),  # share of frames
@@ -36,10 +36,10 @@ MEASURES_SCHEMA = pa.schema(
         pa.field("longest_freeze", pa.float64()),  # seconds
         # time; null for a single frame
         pa.field("flicker", pa.float64()),  # mean absolute difference of consecutive frames, 0 to 1
+        pa.field("largest_change", pa.float64()),  # the largest of these differences: a cut, a flash
         pa.field("motion", pa.float64()),  # mean optical flow, frame diagonals a second
         pa.field("motion_smoothness", pa.float64()),  # 1 where flow stays, 0 where it turns about; null without motion
         pa.field("cuts", pa.int32()),  # hard cuts found by PySceneDetect
-        pa.field("cut_score", pa.float64()),  # largest change between two frames, by PySceneDetect's measure, 0 to 255
         # looks, for near-duplicates
         pa.field("phash", pa.string()),  # perceptual hashes in hex, evenly over the clip; null where it shows no detail
         pa.field("phash_mirrored", pa.string()),  # the same of the clip mirrored left to right

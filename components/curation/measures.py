@@ -1,8 +1,8 @@
 """Cheap true measures of a clip, in one pass that decodes each frame once and holds two of them in memory.
 
 All are columns of the manifest and none is a verdict: thresholds come later, as rules in params. Luma is OpenCV's
-(BT.601 weights, 0 to 255). Measures of detail (light, sharpness, noise, flicker) see the whole frame; those of movement
-and looks see it made small, where they are as good and several times cheaper.
+(BT.601 weights, 0 to 255). Measures of detail (light, grain, flicker) see whole frames; those of movement and looks see
+frames made small, where they are as good and several times cheaper.
 """
 
 import hashlib
@@ -15,18 +15,20 @@ import numpy as np
 from components.curation.manifest import MEASURES_SCHEMA
 from components.video.decode import ClipReader, VideoError
 
+LIGHT_EVERY = 4  # light and grain are measured on every fourth frame, the first among them
 DARK, BRIGHT = 2, 253  # luma levels from which on detail is lost
-BLACK_LUMA, WHITE_LUMA, BLANK_SHARE = 25, 230, 0.98  # a blank frame: FFmpeg's blackdetect, default thresholds
-# A frame repeats the one before when none of 16 x 16 blocks changes by more than this many levels on average. The mean over
-# the frame, as FFmpeg's freezedetect has it, misses small things that move and sees motion where an encoder refreshes.
-FROZEN_BLOCKS, FROZEN_LEVELS = 16, 1
+NOISE_MASK = np.array([1, -2, 1], np.float32)  # Immerkær's mask is its outer product with itself
 FLOW_SIDE = 128  # longer side in pixels at which optical flow is computed
 FLOW_LEAST = 32  # pixels a side that DIS needs at FLOW_SIDE: four patches of 8; with less it reads outside the image
 STILL = 0.02  # mean flow in those pixels a frame, below which there is no motion to be smooth
 CUT_SIDE = 64  # longer side in pixels at which cuts are looked for
+# A frame repeats the one before when none of 16 x 16 blocks changes by more than this many levels on average. The mean over
+# the frame, as FFmpeg's freezedetect has it, misses small things that move and sees motion where an encoder refreshes.
+FROZEN_BLOCKS, FROZEN_LEVELS = 16, 1
+THUMBNAIL = 32  # pixels a side
+BLACK_LUMA, WHITE_LUMA, BLANK_SHARE = 25, 230, 0.98  # a blank thumbnail: FFmpeg's blackdetect, default thresholds
 HASHES = 4  # perceptual hashes a clip
 FLAT = 2.0  # standard deviation of luma below which a thumbnail's hash would be of noise
-NOISE_MASK = np.array([1, -2, 1], np.float32)  # Immerkær's mask is its outer product with itself
 
 
 def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
@@ -60,46 +62,41 @@ def measure_frames(frames: Iterable[np.ndarray], optical_flow: bool = True) -> d
     pixels = xxhash.xxh3_128()
     light, differences, repeats, thumbnails = [], [], [], []
     movement, cuts = Movement(), Cuts()
-    before = luma_before = None
-    for frame in frames:
+    before = small_before = None
+    for number, frame in enumerate(frames):
         pixels.update(frame.data)
         luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        light.append(light_of(luma))
         small = shrink(luma, FLOW_SIDE)
-        thumbnails.append(cv2.resize(small, (32, 32), interpolation=cv2.INTER_AREA))
+        if number % LIGHT_EVERY == 0:
+            light.append(light_of(luma))
         if optical_flow:
             movement.add(small)
-        cuts.add(shrink(frame, CUT_SIDE))
+        cuts.add(frame)
+        thumbnails.append(cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA))
         if before is not None:
             differences.append(cv2.norm(frame, before, cv2.NORM_L1) / frame.size / 255)
-            repeats.append(is_repeat(luma, luma_before))
-        before, luma_before = frame, luma
-    means = np.mean(light, axis=0).tolist()
-    hashes = hash_clip(thumbnails)
-    return dict(zip(LIGHT, means, strict=True)) | {
+            repeats.append(is_repeat(small, small_before))
+        before, small_before = frame, small
+    thumbs = np.array(thumbnails)
+    hashes = hash_clip(thumbs)
+    return dict(zip(LIGHT, np.mean(light, axis=0).tolist(), strict=True)) | {
         "pixels": pixels.hexdigest(),
-        "flicker": float(np.mean(differences)) if differences else None,
+        "brightness": float(thumbs.mean()) / 255,
+        "black_frames": float(((thumbs < BLACK_LUMA).mean(axis=(1, 2)) >= BLANK_SHARE).mean()),
+        "white_frames": float(((thumbs > WHITE_LUMA).mean(axis=(1, 2)) >= BLANK_SHARE).mean()),
         "frozen_frames": float(np.mean(repeats)) if repeats else None,
         "longest_freeze": float(longest_run(repeats)) if repeats else None,
+        "flicker": float(np.mean(differences)) if differences else None,
+        "largest_change": float(max(differences)) if differences else None,
+        "cuts": cuts.found if differences else None,
         "motion": movement.mean(),
         "motion_smoothness": movement.smoothness(),
-        "cuts": cuts.count() if differences else None,
-        "cut_score": cuts.largest() if differences else None,
         "phash": hashes[0],
         "phash_mirrored": hashes[1],
     }
 
 
-LIGHT = (
-    "brightness",
-    "contrast",
-    "clipped_dark",
-    "clipped_bright",
-    "black_frames",
-    "white_frames",
-    "sharpness",
-    "noise",
-)
+LIGHT = ("contrast", "clipped_dark", "clipped_bright", "sharpness", "noise")
 LEVELS = np.arange(256)
 
 
@@ -111,16 +108,13 @@ def light_of(luma: np.ndarray) -> list[float]:
     histogram = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel() / luma.size
     mean = float(histogram @ LEVELS)
     variance = float(histogram @ (LEVELS - mean) ** 2)
-    edges = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1]
+    edges = cv2.norm(cv2.Laplacian(luma, cv2.CV_16S), cv2.NORM_L2SQR) / luma.size
     rest = cv2.norm(cv2.sepFilter2D(luma, cv2.CV_16S, NOISE_MASK, NOISE_MASK), cv2.NORM_L1) / luma.size
     return [
-        mean / 255,
         variance**0.5 / 255,
         float(histogram[: DARK + 1].sum()),
         float(histogram[BRIGHT:].sum()),
-        float(histogram[:BLACK_LUMA].sum() >= BLANK_SHARE),
-        float(histogram[WHITE_LUMA:].sum() >= BLANK_SHARE),
-        float(edges[0, 0]) ** 2,
+        edges,
         (np.pi / 2) ** 0.5 / 6 * rest / 255,
     ]
 
@@ -162,33 +156,27 @@ class Cuts:
     """Hard cuts by PySceneDetect's AdaptiveDetector, which asks whether a change stands out from those around it."""
 
     def __init__(self):
-        from scenedetect import StatsManager
+        from scenedetect import FrameTimecode
         from scenedetect.detectors import AdaptiveDetector
 
         self.detector = AdaptiveDetector(min_scene_len=2)
-        self.detector.stats_manager = self.stats = StatsManager()
-        self.found = 0
-        self.changes: list[float] = []
+        self.timecode = FrameTimecode
+        self.seen = self.found = 0
 
     def add(self, frame: np.ndarray) -> None:
-        """The next frame, small, uint8 RGB [H, W, 3]."""
-        from scenedetect import FrameTimecode
-
-        at = FrameTimecode(len(self.changes), 24.0)  # the rate has no say: all lengths are in frames
-        self.found += len(self.detector.process_frame(at, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)))
-        self.changes.append(self.stats.get_metrics(at, ["content_val"])[0] or 0.0)
-
-    def count(self) -> int:
-        return self.found
-
-    def largest(self) -> float:
-        return float(max(self.changes))
+        """The next frame, uint8 RGB [H, W, 3]. It is made small the way PySceneDetect does it, without averaging."""
+        small = shrink(frame, CUT_SIDE, cv2.INTER_LINEAR)
+        at = self.timecode(self.seen, 24.0)  # the rate has no say: all lengths are in frames
+        self.found += len(self.detector.process_frame(at, cv2.cvtColor(small, cv2.COLOR_RGB2BGR)))
+        self.seen += 1
 
 
-def hash_clip(thumbnails: list[np.ndarray]) -> tuple[str, str] | tuple[None, None]:
-    """HASHES hashes in hex of luma thumbnails [32, 32], each of the mean over its part of the clip, so that a copy with
-    a frame more or less has the same; and those of the mirror image. None where no part shows any detail."""
-    parts = [np.mean(part, axis=0) for part in np.array_split(np.array(thumbnails), min(HASHES, len(thumbnails)))]
+def hash_clip(thumbnails: np.ndarray) -> tuple[str, str] | tuple[None, None]:
+    """HASHES hashes in hex of thumbnails of luma [T, 32, 32], and those of the mirror image; None where there is no detail.
+
+    Each is of the mean over its part of the clip, so that a copy with a frame more or less has the same.
+    """
+    parts = [np.mean(part, axis=0) for part in np.array_split(thumbnails, min(HASHES, len(thumbnails)))]
     parts += [parts[-1]] * (HASHES - len(parts))
     if all(part.std() < FLAT for part in parts):
         return None, None
@@ -217,10 +205,10 @@ def longest_run(flags: list[bool]) -> int:
     return longest
 
 
-def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """`image` [H, W, ...] with its longer side at most `side` pixels, each the mean of those it stands for."""
+def shrink(image: np.ndarray, side: int, how: int = cv2.INTER_AREA) -> np.ndarray:
+    """`image` [H, W, ...] with its longer side at most `side` pixels."""
     scale = side / max(image.shape[:2])
     if scale >= 1:
         return image
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width, height), interpolation=how)

@@ -77,7 +77,7 @@ class ClipReader:
                     for frame in packet.decode():
                         self.facts.setdefault("rotation", frame.rotation)
                         shape = _check_frame(self.path, frame, shape)
-                        yield frame.to_ndarray(format="rgb24")
+                        yield _rgb(frame)
                         seen += 1
             except av.error.FFmpegError as error:
                 raise VideoError(self.path, f"truncated or corrupt: {error.strerror} after {seen} frames") from error
@@ -122,7 +122,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
                     index = shown.get(frame.pts) if shown else decoded
                     decoded += 1
                     if index in wanted:
-                        kept[index] = frame.to_ndarray(format="rgb24")
+                        kept[index] = _rgb(frame)
                 if len(kept) == len(wanted):
                     break
         except av.error.FFmpegError as error:
@@ -185,6 +185,11 @@ def _rate_variation(times: list[int | None]) -> float | None:
     gaps = np.diff(sorted(times))
     difference = int(gaps.max() - gaps.min())
     return difference / float(gaps.mean()) if difference > 1 else 0.0
+
+
+def _rgb(frame) -> np.ndarray:
+    # Left to itself FFmpeg starts threads for each frame: on a busy machine that costs many times the conversion.
+    return frame.to_ndarray(format="rgb24", threads=1)
 
 
 def _check_frame(path: str | Path, frame, shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -148,7 +148,7 @@ def test_cuts_are_counted_and_motion_is_none():
     first, second = scene(frames=12), scene(frames=12, seed=1) // 2
     assert measure_frames(first)["cuts"] == 0
     cut = measure_frames(np.concatenate([first, second, first]))
-    assert cut["cuts"] == 2 and cut["cut_score"] > 3 * measure_frames(first)["cut_score"]
+    assert cut["cuts"] == 2 and cut["largest_change"] > 3 * measure_frames(first)["largest_change"]
 
 
 def test_smooth_motion_and_jitter():
@@ -182,7 +182,9 @@ def test_any_size_and_length_is_measured(frames, height, width, level):
     measures = measure_frames(clip)
     for name in ("brightness", "contrast", "clipped_dark", "clipped_bright", "noise", "black_frames"):
         assert 0 <= measures[name] <= 1
-    compared = [measures[name] for name in ("flicker", "motion", "frozen_frames", "longest_freeze", "cuts", "cut_score")]
+    compared = [
+        measures[name] for name in ("flicker", "motion", "frozen_frames", "longest_freeze", "cuts", "largest_change")
+    ]
     assert all(value is None for value in compared) == (frames == 1)
     assert measures["motion_smoothness"] is None or 0 <= measures["motion_smoothness"] <= 1
 
