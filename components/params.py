@@ -96,8 +96,10 @@ class Rule(Section):
 
 
 class CurateParams(Section):
-    """Clips are measured by `workers` processes in chunks; rules (measure: range) reject, and {} rejects nothing."""
+    """Clips are measured in chunks by `workers` of the engine (components/engine.py); rules (measure: range) reject, and
+    {} rejects nothing."""
 
+    engine: Literal["local", "ray"]
     workers: Count
     chunk: Count
     rules: dict[str, Rule]

@@ -28,7 +28,8 @@ def curate(stage: Stage) -> None:
         params.chunk,
         stage.state(),
         stage.progress,
-        f"chunks of {params.chunk} clips",
+        "clips",
+        params.engine,
     )
     clips = [apply_rules(clip, params.rules) for clip in measured]
     write_table(stage.output("data/clips.parquet"), clips, CLIPS_SCHEMA)

@@ -1,6 +1,8 @@
 """source, curate and pairs on a small folder of VideoAlign's layout, and what each refuses."""
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +25,13 @@ HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
 class PlainStage:
     """What the three stages use of a Stage, without a pipeline around it; outputs go to the working folder at once."""
 
-    def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin"):
+    def __init__(
+        self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin", engine="local", workers=1
+    ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
-            curate=CurateParams(workers=1, chunk=2, rules=rules or {}),
+            curate=CurateParams(engine=engine, workers=workers, chunk=2, rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 
@@ -122,6 +126,19 @@ def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
     assert [clip["clip"] for clip in broken] == ["2_A.mp4"] and broken[0]["reason"].startswith("unreadable")
     with pytest.raises(BadInput, match=r"annotations.csv, row 4, key 'path_A': video 2_A.mp4: unreadable"):
         pairs(stage)
+
+
+def test_the_manifest_is_the_same_from_any_engine(folder):
+    (folder / "videos/2_A.mp4").write_bytes(b"not a video")
+    source(PlainStage(folder))
+    made = []
+    for engine, workers in (("local", 1), ("local", 2), ("ray", 2)):
+        shutil.rmtree("state", ignore_errors=True)
+        curate(PlainStage(folder, engine=engine, workers=workers))
+        made.append(Path("data/clips.parquet").read_bytes())
+        assert len(list(Path("state").glob("chunk-*.json"))) == 3
+    assert made[0] == made[1] == made[2]
+    assert Counter(clip["status"] for clip in read_table("data/clips.parquet")) == {"ok": 5, "broken": 1}
 
 
 def test_a_video_that_curate_never_saw(folder):
