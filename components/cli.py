@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,23 +39,37 @@ def score(
     triton: Annotated[str | None, typer.Option(help="Score on a Triton server instead, e.g. 127.0.0.1:8000.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write a table with a row a video: .parquet or .csv.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Processes of this machine, or Ray Data (on RAY_ADDRESS, if set)."),
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with a model of its own.")] = 1,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Videos of a chunk; a run with --out that was killed goes on by chunks.")
+    ] = 64,
 ) -> None:
     """Score videos with VideoReward: visual quality, motion quality, text alignment.
 
     Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
     A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2.
     """
-    from tqdm import tqdm
-
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadInput(out, "the name of a table ends in .parquet or .csv")
     items = read_items(videos or [], prompt, csv)
     if triton is None:
-        from components.reward.score import RewardModel
+        from tqdm import tqdm
 
-        reward = RewardModel.load(model, template=template, step=step)
-        distinct = len({path for path, _ in items})
-        scores = reward.score(items, lambda videos: tqdm(videos, total=distinct, unit=" videos", disable=None))
+        from components.reward.score_files import ModelFiles, score_files, state_folder
+
+        files = ModelFiles(str(model), template and str(template), step)
+        with tempfile.TemporaryDirectory() as passing:
+            state = state_folder(out, items, files, chunk) if out else Path(passing)
+            scores = score_files(
+                items, files, engine, workers, chunk, state,
+                lambda videos, what, total: tqdm(videos, what, total, unit=" videos", disable=None),
+            )  # fmt: skip
+    elif (engine, workers) != ("local", 1):
+        raise BadInput("reelign score", "--triton scores on the server: no --engine or --workers with it")
     else:
         from components.serving.client import score_remote
 
@@ -139,14 +154,16 @@ def check_reward_model(
 def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None:
     """The table of components/reward/score.py, whole or not at all."""
     from components.reward.score import as_table
+    from components.reward.score_files import partial_folder
 
     dimensions = next((list(score.raw) for score in scores if hasattr(score, "raw")), [])
     paths, prompts = zip(*items, strict=True)
     table = as_table(paths, prompts, scores, dimensions)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial_folder(out).mkdir(parents=True, exist_ok=True)
+    partial = partial_folder(out) / out.name
     table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)
     os.replace(partial, out)
+    shutil.rmtree(partial_folder(out))
 
 
 @app.command()

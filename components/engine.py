@@ -1,15 +1,27 @@
-"""Map a pure operator over rows on this machine: in processes, in chunks that survive a kill, results in order."""
+"""Map a pure operator over rows, in chunks that survive a kill, results in order: in processes here, or on Ray Data."""
 
+import contextlib
 import json
+import logging
+import math
 import multiprocessing
 import os
+import pickle
+import secrets
+import sys
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Row = dict[str, Any]
+Engine = Literal["local", "ray"]
+Task = tuple[list[Row], Path]  # a chunk's rows, and the file that its results go to
+RETRIES = 3  # of a chunk whose Ray worker died
 
 
 def map_rows(
@@ -18,43 +30,82 @@ def map_rows(
     workers: int,
     chunk: int,
     state_dir: Path,
-    progress: Callable[[Iterable[Any], str, int], Iterator[Any]],
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
     what: str = "rows",
+    engine: Engine = "local",
 ) -> list[Row]:
-    """[op(row) for row in rows], with `workers` processes (1: this one) and each finished chunk kept in `state_dir`.
+    """[op(row) for row in rows], as map_chunks works it out."""
+    return map_chunks(partial(_each, op), rows, workers, chunk, state_dir, progress, what, engine)
 
-    `op` is a function of a module (or a partial of one) that depends on its row alone and returns values that JSON
-    carries exactly: text, whole and finite floating numbers, booleans, None. `state_dir` must belong to these rows,
-    this `chunk` and this `op` (Stage.state() does): chunks found there are taken as they are. An exception of `op` ends
-    the map; finished chunks stay.
+
+def map_chunks(
+    op: Callable[[list[Row]], list[Row]],
+    rows: Sequence[Row],
+    workers: int,
+    chunk: int,
+    state_dir: Path,
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
+    what: str = "rows",
+    engine: Engine = "local",
+    gpu: bool = False,
+) -> list[Row]:
+    """op of each `chunk` rows in turn, joined; by `workers` processes, each finished chunk kept in `state_dir`.
+
+    `op` is a function of a module (or a partial of one) that depends on its rows alone, gives a result for each, and
+    returns values that JSON carries exactly: text, whole and finite floating numbers, booleans, None, lists and dicts of
+    them. What it must set up once a worker (a model) it keeps in a functools.cache of its module. `state_dir` must
+    belong to these rows, this `chunk` and this `op` (Stage.state() does): chunks found there are taken as they are.
+    `progress` sees each row of a chunk once the chunk is done. An exception of `op` ends the map; finished chunks stay.
+
+    Engine `local`: processes of this machine, with one worker this process itself. Engine `ray`: actors of Ray Data, a CPU
+    each and, with `gpu`, an even share of the cluster's GPUs where it has any. The cluster is that of the variable
+    RAY_ADDRESS; without it a Ray of this machine is started, with a CPU a worker, and is gone when the map ends, however
+    it ends. A cluster's machines must have this environment, and see the working folder and all files that rows name by
+    the same paths; chunks are written by this process alone. A chunk whose worker died is tried again; one that kills
+    every worker ends the map with Ray's error.
     """
-    chunks = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
+    chunks = [list(rows[start : start + chunk]) for start in range(0, len(rows), chunk)]
     files = [state_dir / f"chunk-{index:06d}.json" for index in range(len(chunks))]
-    missing = [(op, part, file) for part, file in zip(chunks, files, strict=True) if not file.exists()]
-    for _ in progress(_run(missing, workers), what, len(missing)):
-        pass
+    tasks = [(part, file) for part, file in zip(chunks, files, strict=True) if not file.exists()]
+    finished = _on_ray(op, tasks, workers, gpu) if engine == "ray" else _here(op, tasks, workers)
+    with contextlib.closing(finished):  # at once and not when it is collected: with it go the workers
+        for _ in progress((row for part in finished for row in part), what, sum(len(part) for part, _ in tasks)):
+            pass
     return [row for file in files for row in json.loads(file.read_text())]
 
 
-def _run(tasks: list[tuple[Callable[[Row], Row], Sequence[Row], Path]], workers: int) -> Iterator[None]:
+def _each(op: Callable[[Row], Row], rows: list[Row]) -> list[Row]:
+    return [op(row) for row in rows]
+
+
+def _text(op: Callable[[list[Row]], list[Row]], rows: list[Row]) -> str:
+    return json.dumps(op(rows), allow_nan=False)
+
+
+def _write(file: Path, text: str) -> None:
+    unfinished = file.with_suffix(f".{os.getpid()}.partial")
+    unfinished.write_text(text)
+    os.replace(unfinished, file)
+
+
+def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int) -> Iterator[list[Row]]:
+    """Do the tasks; the rows of each once its file is written."""
     if workers == 1 or len(tasks) <= 1:
-        yield from map(_chunk, tasks)
+        yield from (_work_and_write(op, task) for task in tasks)
         return
     # Spawned, not forked: a fork copies the locks of FFmpeg's, OpenCV's and torch's threads but not the threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent)
     try:
-        yield from pool.map(_chunk, tasks)
+        yield from pool.map(partial(_work_and_write, op), tasks)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, chunks not yet begun are not begun
 
 
-def _chunk(task: tuple[Callable[[Row], Row], Sequence[Row], Path]) -> None:
-    op, rows, file = task
-    text = json.dumps([op(row) for row in rows], allow_nan=False)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)
+def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Row]:
+    rows, file = task
+    _write(file, _text(op, rows))
+    return rows
 
 
 def _end_with_parent() -> None:
@@ -66,3 +117,75 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _on_ray(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int, gpu: bool) -> Iterator[list[Row]]:
+    """Do the tasks; the rows of each once its file is written, in the order in which they are done."""
+    if not tasks:
+        return
+    with _ray(workers) as ray, warnings.catch_warnings():
+        # Ray 2.60 deprecates `max_task_retries` in this place without having it in another.
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if gpu else 0
+        chunks = [{"place": place, "rows": pickle.dumps(rows)} for place, (rows, _) in enumerate(tasks)]
+        done = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+            _RayWorker,
+            fn_constructor_args=(op, os.getcwd()),
+            batch_size=None,
+            # One chunk at a time, so that none waits for a worker while another is idle.
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(chunks)), max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
+            max_task_retries=RETRIES,  # else for ever
+        )
+        # Nothing fetched ahead: a chunk that is done is written, not held back until the next one is done.
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            for place, outcome in zip(batch["place"], batch["outcome"], strict=True):
+                text, error = pickle.loads(outcome)
+                if error is not None:
+                    raise error
+                rows, file = tasks[place]
+                _write(file, text)
+                yield rows
+
+
+class _RayWorker:
+    """A Ray actor's work. What `op` raises travels as data: Ray would wrap it in an error of its own, and try again."""
+
+    def __init__(self, op: Callable[[list[Row]], list[Row]], folder: str):
+        self.op, self.folder = op, folder
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        try:
+            os.chdir(self.folder)
+            outcome = _text(self.op, pickle.loads(batch["rows"][0])), None
+        except Exception as error:
+            outcome = None, error
+        return {"place": batch["place"], "outcome": [pickle.dumps(outcome)]}
+
+
+@contextlib.contextmanager
+def _ray(workers: int) -> Iterator[Any]:
+    """The module ray, connected. Its own processes on this machine are bound to the thread that calls this: where that
+    ends, killed or not, the kernel ends them."""
+    local = "RAY_ADDRESS" not in os.environ
+    # Read when ray is imported. Its core writes warnings about its own workings as errors; what ends a map is raised too.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if local:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # A token of this process alone: else Ray leaves one in the user's home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    # In /tmp as Ray's own: paths of sockets must be short. And what Ray prints of its workers goes where its warnings go.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder, contextlib.redirect_stdout(sys.stderr):
+        started = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_temp_dir": folder}
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(started if local else {}))
+        try:
+            yield ray
+        finally:
+            ray.shutdown()

@@ -6,23 +6,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+# Both keep what they were given as their args: an exception is pickled as its args, to come back from a worker process.
 class BadInput(Exception):
     """Something the user gave cannot be used: one line that names file, row and key. Exit code 2."""
 
     def __init__(self, file: str | Path, why: str, row: int | None = None, key: str | None = None):
+        super().__init__(file, why, row, key)
+
+    def __str__(self) -> str:
+        file, why, row, key = self.args
         place = str(file)
         if row is not None:
             place += f", row {row}"
         if key is not None:
             place += f", key '{key}'"
-        super().__init__(f"{place}: {why}")
+        return f"{place}: {why}"
 
 
 class NonFinite(Exception):
     """A loss, gradient or score became NaN or infinite: training stops, no number is made of it. Exit code 3."""
 
     def __init__(self, what: str, step: int):
-        super().__init__(f"{what} is not finite at step {step}; the last checkpoint before it is kept")
+        super().__init__(what, step)
+
+    def __str__(self) -> str:
+        what, step = self.args
+        return f"{what} is not finite at step {step}; the last checkpoint before it is kept"
 
 
 @contextmanager

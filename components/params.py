@@ -96,9 +96,10 @@ class Rule(Section):
 
 
 class MeasureParams(Section):
-    """Clips are measured by `workers` processes; a finished chunk of them survives a kill. Optical flow is the dearest
-    measure; without it `motion` is null."""
+    """Clips are measured in chunks by `workers` of the engine (components/engine.py). Optical flow is the dearest measure;
+    without it `motion` is null."""
 
+    engine: Literal["local", "ray"]
     workers: Count
     chunk: Count
     optical_flow: bool

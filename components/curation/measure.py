@@ -25,7 +25,8 @@ def measure(stage: Stage) -> None:
         params.chunk,
         stage.state(),
         stage.progress,
-        f"chunks of {params.chunk} clips",
+        "clips",
+        params.engine,
     )
     write_table(stage.output("data/measures.parquet"), clips, MEASURES_SCHEMA)
     broken = [clip for clip in clips if clip["broken"]]

@@ -90,13 +90,10 @@ class RewardModel:
         model, facts = load_video_reward(folder)
         return cls(model, facts, folder_digest(folder), token_budget, threads)
 
-    def score(self, items: Sequence[tuple[Video, str]], watch: Watch = iter) -> list[Score | Unscored]:
+    def score(self, items: Sequence[tuple[Video, str]], watch: Watch = iter, window: int = WINDOW) -> list[Score | Unscored]:
         """A score or a reason for each (video, prompt), in order. Videos that are paths are decoded once each, however
         often they come. `watch` wraps the iteration over distinct videos, for progress."""
-        videos: dict[Any, tuple[Video, dict[str, list[int]]]] = {}
-        for place, (video, prompt) in enumerate(items):
-            key = place if isinstance(video, Clip) else str(video)
-            videos.setdefault(key, (video, {}))[1].setdefault(prompt, []).append(place)
+        videos = distinct_videos(items)
         results: list[Score | Unscored | None] = [None] * len(items)
         inputs: list[Input] = []
         places: list[list[int]] = []
@@ -110,8 +107,8 @@ class RewardModel:
             places.clear()
 
         with ThreadPoolExecutor(self.threads) as pool:
-            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan), videos.values(), WINDOW)
-            for frames, (_, prompts) in watch(zip(read, videos.values(), strict=True)):
+            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan), videos, window)
+            for frames, (_, prompts) in watch(zip(read, videos, strict=True)):
                 for prompt, where in prompts.items():
                     made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
                     if isinstance(made, Unscored):
@@ -120,7 +117,7 @@ class RewardModel:
                     else:
                         inputs.append(made)
                         places.append(where)
-                if len(inputs) >= WINDOW:
+                if len(inputs) >= window:
                     flush()
         flush()
         return results
@@ -136,6 +133,15 @@ class RewardModel:
             model_version=self.version,
             frame_plan=str(self.plan),
         )
+
+
+def distinct_videos(items: Sequence[tuple[Video, str]]) -> list[tuple[Video, dict[str, list[int]]]]:
+    """Each video once, in order, with its prompts and the places in `items` of each. Clips in memory are all distinct."""
+    videos: dict[Any, tuple[Video, dict[str, list[int]]]] = {}
+    for place, (video, prompt) in enumerate(items):
+        key = place if isinstance(video, Clip) else str(video)
+        videos.setdefault(key, (video, {}))[1].setdefault(prompt, []).append(place)
+    return list(videos.values())
 
 
 def planned_frames(video: Video, plan: FramePlan) -> np.ndarray | Unscored:

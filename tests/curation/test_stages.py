@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,11 +27,19 @@ HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
 class PlainStage:
     """What the four stages use of a Stage, without a pipeline around it; outputs go to the working folder at once."""
 
-    def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin", scores=NO_SCORES):
+    def __init__(
+        self,
+        folder: Path,
+        rules: dict[str, Rule] | None = None,
+        scheme: str = "round_robin",
+        scores: Path = NO_SCORES,
+        engine: str = "local",
+        workers: int = 1,
+    ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
-            measure=MeasureParams(workers=1, chunk=2, optical_flow=True),
+            measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
@@ -127,6 +136,19 @@ def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
     assert [clip["clip"] for clip in broken] == ["2_A.mp4"] and broken[0]["reason"].startswith("unreadable")
     with pytest.raises(BadInput, match=r"annotations.csv, row 4, key 'path_A': video 2_A.mp4: unreadable"):
         pairs(stage)
+
+
+def test_the_measures_are_the_same_from_any_engine(folder):
+    (folder / "videos/2_A.mp4").write_bytes(b"not a video")
+    source(PlainStage(folder))
+    made = []
+    for engine, workers in (("local", 1), ("local", 2), ("ray", 2)):
+        shutil.rmtree("state", ignore_errors=True)
+        measure(PlainStage(folder, engine=engine, workers=workers))
+        made.append(Path("data/measures.parquet").read_bytes())
+        assert len(list(Path("state").glob("chunk-*.json"))) == 3
+    assert made[0] == made[1] == made[2]
+    assert Counter(clip["broken"] is None for clip in read_table("data/measures.parquet")) == {True: 5, False: 1}
 
 
 def test_a_video_that_curate_never_saw(folder):

@@ -1,0 +1,90 @@
+"""Score many files: in this process, in several or on Ray, in chunks that survive a kill.
+
+A chunk's videos are batched among themselves alone, so a score does not depend on where its chunk was worked out, nor on
+whether a killed run lies between.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.engine import Engine, Row, map_chunks
+from components.reward.score import RewardModel, Score, Unscored, distinct_videos
+from components.stage import folder_digest
+
+WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: while they are scored, the next are decoded
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What RewardModel.load is given; `template` and `step` are of the published layout."""
+
+    folder: str
+    template: str | None
+    step: int
+
+    def digest(self) -> str:
+        """Of all bytes that the scores depend on."""
+        return f"{folder_digest(self.folder)}:{self.template and folder_digest(self.template)}:{self.step}"
+
+
+def score_files(
+    items: Sequence[tuple[Path, str]],
+    model: ModelFiles,
+    engine: Engine,
+    workers: int,
+    chunk: int,
+    state_dir: Path,
+    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
+) -> list[Score | Unscored]:
+    """A score or a reason for each (file, prompt), in order; each distinct file is decoded once.
+
+    `chunk` counts distinct files. The workers of components/engine.py load the model once each and share out this
+    machine's threads: with as many workers the scores are the same to the last bit in either engine, with another number
+    of them to float32's rounding. On a GPU two workers overlap the decoding of one with the scoring of the other; several
+    GPUs are for the engine ray, which gives each worker its share. BadInput where the model cannot be loaded.
+    """
+    videos = distinct_videos(items)
+    rows = [{"path": str(path), "prompts": list(prompts)} for path, prompts in videos]
+    op = functools.partial(score_rows, model=model, threads=max(1, torch.get_num_threads() // workers))
+    scored = map_chunks(op, rows, workers, chunk, state_dir, progress, "scoring", engine, gpu=True)
+    results: list[Score | Unscored | None] = [None] * len(items)
+    for row, (_, prompts) in zip(scored, videos, strict=True):
+        for found, places in zip(row["scores"], prompts.values(), strict=True):
+            for place in places:
+                results[place] = Unscored(**found) if "reason" in found else Score(**found)
+    return results
+
+
+def score_rows(rows: list[Row], model: ModelFiles, threads: int) -> list[Row]:
+    """Rows with `path` and `prompts` to rows with `scores`: a Score or Unscored as a dict for each prompt."""
+    torch.set_num_threads(threads)
+    items = [(row["path"], prompt) for row in rows for prompt in row["prompts"]]
+    scores = iter(load_once(model).score(items, window=WINDOW))
+    return [{"scores": [asdict(next(scores)) for _ in row["prompts"]]} for row in rows]
+
+
+@functools.cache
+def load_once(model: ModelFiles) -> RewardModel:
+    return RewardModel.load(model.folder, template=model.template, step=model.step)
+
+
+def state_folder(out: Path, items: Sequence[tuple[Path, str]], model: ModelFiles, chunk: int) -> Path:
+    """Folder beside the table `out` for the chunks of exactly this work: same model, files (by size and time of change,
+    as hashing them would read every video twice), prompts and chunk."""
+    files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path, _ in items}
+    work = [model.digest(), chunk, [(str(path), prompt, files[str(path)]) for path, prompt in items]]
+    folder = partial_folder(out) / hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def partial_folder(out: Path) -> Path:
+    """What belongs to a table that is not done; removed when it is."""
+    return out.with_name(f"{out.name}.partial")
