@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 import yaml
 
+from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(annotate, name="annotate")
 PROFILES = Path("infra/profiles")
 
 

@@ -6,6 +6,7 @@ two of three that say the same decide, and the reviewer where all three differ.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,6 +51,24 @@ def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int
                 raise BadInput(file, "all three differ and no reviewer decides", row=views[0].row, key=dimension)
             labels[dimension], decided_by = reviewer.labels[dimension], "reviewer"
     return labels, decided_by
+
+
+def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | None:
+    """Whom a pair still needs before `decide` can label it; None where it can. `views` as for `decide`."""
+    names = [view.annotator for view in views]
+    if names == [GIVEN]:
+        return None
+    votes = [view for view in views if view.annotator != REVIEWER]
+    if len(votes) < ANNOTATORS_PER_PAIR:
+        return "annotators"
+    reviewer = next((view.labels for view in views if view.annotator == REVIEWER), dict.fromkeys(DIMENSIONS))
+    return "reviewer" if any(reviewer[dimension] is None for dimension in disputed(votes)) else None
+
+
+def disputed(votes: Sequence[Annotation]) -> list[str]:
+    """Dimensions on which the three annotators of a pair all say something else."""
+    answers = {dimension: {vote.labels[dimension] for vote in votes} for dimension in DIMENSIONS}
+    return [name for name, given in answers.items() if None not in given and len(given) == ANNOTATORS_PER_PAIR]
 
 
 def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | None:
