@@ -187,7 +187,7 @@ def as_annotation(file: Path, number: int, work: Work, task: Task, annotator: st
             labels[name] = ANSWERS[choice[0]]
         elif name in {f"rating_{side}_{question}" for side in "AB" for question in QUESTIONS}:
             stars = result.value.get("rating")
-            if not isinstance(stars, int) or not LOWEST <= stars <= HIGHEST:
+            if type(stars) is not int or not LOWEST <= stars <= HIGHEST:
                 why = f"annotation {work.id} rates {stars}, not {LOWEST} to {HIGHEST}"
                 raise BadInput(where(file, number), why, key=name)
             _, side, question = name.split("_")
