@@ -34,6 +34,7 @@ class Clip:
 def read_clips(file: Path, videos: Path) -> list[Clip]:
     """All clips, in order. BadInput names row and key of a path that is twice there, missing, or leaves `videos` (by a
     link too), of an empty prompt, and of a prompt that an earlier row has with other white space, case or Unicode form."""
+    root = videos.resolve()
     clips: dict[str, Clip] = {}
     written: dict[str, Clip] = {}
     for row, cells in read_rows(file, ["path", "prompt", "model"]):
@@ -45,7 +46,7 @@ def read_clips(file: Path, videos: Path) -> list[Clip]:
             raise BadInput(file, f"{path} is in row {clips[path].row} already", row=row, key="path")
         if not (videos / path).is_file():
             raise BadInput(file, f"no such video: {videos / path}", row=row, key="path")
-        if not (videos / path).resolve().is_relative_to(videos.resolve()):
+        if not (videos / path).resolve().is_relative_to(root):
             raise BadInput(file, f"{videos / path} is a link that leaves the folder", row=row, key="path")
         if not cells["prompt"]:
             raise BadInput(file, "empty prompt", row=row, key="prompt")

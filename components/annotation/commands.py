@@ -44,7 +44,11 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
     address: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
 ) -> None:
-    """Run Label Studio from its own environment (`make annotation-server`) until Ctrl-C; its data lies in FOLDER."""
+    """Run Label Studio from its own environment (`make annotation-server`) until Ctrl-C; its data lies in FOLDER.
+
+    With LABEL_STUDIO_USERNAME (a mail address) and LABEL_STUDIO_PASSWORD set, that account is made, and others sign up by
+    its invitation only (Organization, Add Members). Without them whoever opens the page may sign up.
+    """
     from components.annotation.server import command, environment
 
     variables = environment(folder)
@@ -98,6 +102,8 @@ def import_labels(
         if folder is None:
             raise BadInput("--folder", "a JSON export needs the folder whose key un-blinds it")
         found = importing.import_studio(labels, folder, reviewer or [])
+    elif folder or reviewer:
+        raise BadInput(labels, "a CSV names clips and annotators itself; --folder and --reviewer are for JSON exports")
     else:
         found = importing.import_csv(labels)
     if reviewer and not any(view.annotator == REVIEWER for view in found.annotations):

@@ -42,5 +42,7 @@ def environment(folder: Path) -> dict[str, str]:
         "LATEST_VERSION_CHECK": "false",
         "SENTRY_DSN": "",
         "FRONTEND_SENTRY_DSN": "",
+        # Without an owner by name, the first to sign up is the owner, so that must be possible then.
+        "DISABLE_SIGNUP_WITHOUT_LINK": str("LABEL_STUDIO_USERNAME" in os.environ).lower(),
     }
     return os.environ | {f"LABEL_STUDIO_{name}": value for name, value in settings.items()}

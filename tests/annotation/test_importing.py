@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from components.annotation.importing import count_waiting, import_csv, import_studio, merge
 from components.annotation.tasks import export
 from components.cli import app
+from components.curation.source import named_clips
 from components.errors import BadInput
 from components.preferences.pairs import labelled_pair
 from components.preferences.schema import group_by_pair, read_annotations, write_annotations
@@ -258,3 +259,26 @@ def test_the_command_writes_all_or_nothing(exported, tmp_path):
     assert "no annotations" in str(outcome.exception) and not (tmp_path / "none.csv").exists()
     outcome = run(whole, "--out", out)
     assert "--folder" in str(outcome.exception)
+
+
+def test_the_command_takes_a_csv_as_it_is(tmp_path):
+    out = tmp_path / "labels.csv"
+    given = write_csv(tmp_path / "given.csv", HEADER, [["a.mp4", "b.mp4", "a cat", "1", "A", "B", "same"]])
+    assert "1 await annotators" in run(given, "--out", out).output
+    before = out.read_bytes()
+    assert "names clips and annotators itself" in str(run(given, "--out", out, "--reviewer", "1").exception)
+    assert "no pair has all its answers yet" in str(run(given, "--out", out, "--ready").exception)
+    assert out.read_bytes() == before
+
+
+def test_what_is_ready_goes_through_the_stages(clips, exported):
+    """As profile `examples` with source.folder = the videos and source.csv = annotations.csv."""
+    export = exported.write(exported.studio({11: ALL_A, 12: ALL_A, 13: ALL_A | {"TA": "B"}}))
+    out = clips.videos / "annotations.csv"
+    assert run(export, "--folder", exported.folder, "--out", out, "--ready").exit_code == 0
+    annotations = read_annotations(out)
+    assert named_clips(out, clips.videos, annotations) == sorted(path for path, _, _ in clips.rows)
+    rows = [labelled_pair(views) for views in group_by_pair(out, annotations)[0]]
+    assert [(row["VQ"], row["TA"], row["decided_by"]) for row in rows] == [(1, 1, "majority")] * 6
+    models = {path: model for path, _, model in clips.rows}
+    assert all(row[f"model_{side}"] == models[row[f"path_{side}"]] for row in rows for side in "AB")

@@ -45,12 +45,15 @@ class Server:
 
     def enter(self, page: str, email: str) -> requests.Session:
         """A session of somebody who filled in the form of `page`: log-in, or sign-up by invitation."""
+        session, answer = self.fill_in(page, email)
+        assert answer.status_code == 302, answer.text
+        return session
+
+    def fill_in(self, page: str, email: str) -> tuple[requests.Session, requests.Response]:
         session = requests.Session()
         session.get(self.url + page)
         form = {"email": email, "password": PASSWORD, "csrfmiddlewaretoken": session.cookies["csrftoken"]}
-        answer = session.post(self.url + page, data=form, headers={"Referer": self.url}, allow_redirects=False)
-        assert answer.status_code == 302, answer.text
-        return session
+        return session, session.post(self.url + page, data=form, headers={"Referer": self.url}, allow_redirects=False)
 
     def token(self, session: requests.Session) -> str:
         """A new personal access token."""
@@ -67,11 +70,12 @@ class Server:
 def server(exported, monkeypatch):
     """Label Studio that `annotate serve` would start for the folder, on a free port, with an owner."""
     (port,) = free_ports(1)
-    variables = environment(exported.folder) | {"LABEL_STUDIO_USERNAME": LEAD, "LABEL_STUDIO_PASSWORD": PASSWORD}
+    monkeypatch.setenv("LABEL_STUDIO_USERNAME", LEAD)
+    monkeypatch.setenv("LABEL_STUDIO_PASSWORD", PASSWORD)
     log = exported.folder.parent / "log"
     with open(log, "wb") as stream:
         process = subprocess.Popen(
-            command(port), env=variables, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command(port), env=environment(exported.folder), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -121,6 +125,7 @@ def test_round_trip(server, clips, exported, tmp_path, monkeypatch):
     assert "3 tasks uploaded" in run("push", folder, "--url", url)
     key = {task.task: task for task in read_key(folder)}
     lead = server.enter("/user/login/", LEAD)
+    assert server.fill_in("/user/signup/", "stranger@example.org")[1].status_code == 403
     (project,) = lead.get(f"{url}/api/projects/").json()["results"]
     tasks = studio.Studio(url).tasks(project["id"])
     assert sorted(task["data"]["task"] for task in tasks) == sorted(key)
@@ -145,6 +150,11 @@ def test_round_trip(server, clips, exported, tmp_path, monkeypatch):
     monkeypatch.setenv(studio.TOKEN, "f" * 40)
     with pytest.raises(BadInput, match=r"LABEL_STUDIO_API_KEY: .* does not accept it"):
         studio.push(folder, url, "Pairs")
+    headers = {"X-CSRFToken": lead.cookies["csrftoken"], "Referer": url}
+    allow = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+    assert lead.post(f"{url}/api/jwt/settings", json=allow, headers=headers).ok
+    monkeypatch.setenv(studio.TOKEN, lead.get(f"{url}/api/current-user/token").json()["token"])  # the older kind
+    assert len(studio.pull(folder, url)) == 9
     monkeypatch.setenv(studio.TOKEN, lead_token)
     export, labels = tmp_path / "export.json", tmp_path / "annotations.csv"
     assert "9 tasks, 28 annotations" in run("pull", folder, "--url", url, "--out", export)
