@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.evaluation.win_rates import Interval, interval_levels, mean_interval
-from components.preferences.agreement import awaits, decide, disputed, krippendorff_alpha
+from components.preferences.agreement import alpha_of_counts, awaits, count_votes, decide, disputed
 from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
 from components.preferences.split import prompt_key
 
@@ -60,7 +60,8 @@ def alpha_interval(votes: np.ndarray, prompts: np.ndarray, level: str, rng: np.r
     Pairs of a prompt share clips, so whole prompts are drawn, as everywhere in this project. A resample in which alpha is
     not defined (all say the same) does not count.
     """
-    value = krippendorff_alpha(votes, level)
+    counts = count_votes(votes)
+    value = alpha_of_counts(counts, level)
     names, cluster = np.unique(prompts, return_inverse=True)
     if value is None or len(names) < 2:
         return None
@@ -68,7 +69,7 @@ def alpha_interval(votes: np.ndarray, prompts: np.ndarray, level: str, rng: np.r
     drawn = []
     for _ in range(ROUNDS):
         chosen = np.concatenate([rows[number] for number in rng.integers(len(names), size=len(names))])
-        drawn.append(krippendorff_alpha(votes[:, chosen], level))
+        drawn.append(alpha_of_counts(counts[chosen], level))
     known = [alpha for alpha in drawn if alpha is not None]
     if not known:
         return None

@@ -14,6 +14,7 @@ from components.errors import BadInput
 from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
 
 ANNOTATORS_PER_PAIR = 3
+LEVELS = (-1, 0, 1)  # labels, in order
 
 
 def majority(votes: Sequence[int]) -> int | None:
@@ -77,12 +78,22 @@ def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | Non
     The three labels are ordered (B, same, A), so `ordinal` is the fitting level; `nominal` counts a tie against A as
     much as B against A. None where alpha is not defined: fewer than two values in use, or nothing rated twice.
     """
+    return alpha_of_counts(count_votes(votes), level)
+
+
+def count_votes(votes: np.ndarray) -> np.ndarray:
+    """How often each pair got each of LEVELS, [pairs, 3], from votes [annotators, pairs], NaN where missing."""
+    return np.stack([np.sum(votes == level, axis=0) for level in LEVELS], axis=1)
+
+
+def alpha_of_counts(counts: np.ndarray, level: str = "ordinal") -> float | None:
+    """As krippendorff_alpha, from count_votes: all that alpha depends on."""
     import krippendorff
 
-    rated = votes[:, np.sum(~np.isnan(votes), axis=0) >= 2]
-    if len(np.unique(rated[~np.isnan(rated)])) < 2:
+    rated = counts[counts.sum(axis=1) >= 2]
+    if np.count_nonzero(rated.sum(axis=0)) < 2:
         return None
-    return float(krippendorff.alpha(reliability_data=rated, level_of_measurement=level))
+    return float(krippendorff.alpha(value_counts=rated, value_domain=LEVELS, level_of_measurement=level))
 
 
 def agreement(pairs: Sequence[Sequence[Annotation]]) -> dict[str, dict[str, float | None]] | None:
