@@ -14,10 +14,11 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator demo summary test test-serving test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server demo summary test test-serving test-annotation test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
+annotation-server: .venv-label-studio/installed
 
 .uv/bin/uv:
 	python3 -m venv .uv
@@ -44,6 +45,10 @@ test: setup
 
 test-serving: setup
 	pytest -m serving
+
+# Labels through a real Label Studio, which lives in an environment of its own.
+test-annotation: setup annotation-server
+	pytest -m labelstudio
 
 # Every stage killed once at a random moment, then run again.
 test-kill: setup
@@ -84,6 +89,8 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/ml.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group orchestrator --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/orchestrator.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group label-studio --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/label-studio.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 import yaml
 
+from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(annotate, name="annotate")
 PROFILES = Path("infra/profiles")
 
 

@@ -6,6 +6,7 @@ two of three that say the same decide, and the reviewer where all three differ.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from components.errors import BadInput
 from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
 
 ANNOTATORS_PER_PAIR = 3
+LEVELS = (-1, 0, 1)  # labels, in order
 
 
 def majority(votes: Sequence[int]) -> int | None:
@@ -52,18 +54,46 @@ def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int
     return labels, decided_by
 
 
+def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | None:
+    """Whom a pair still needs before `decide` can label it; None where it can. `views` as for `decide`."""
+    names = [view.annotator for view in views]
+    if names == [GIVEN]:
+        return None
+    votes = [view for view in views if view.annotator != REVIEWER]
+    if len(votes) < ANNOTATORS_PER_PAIR:
+        return "annotators"
+    reviewer = next((view.labels for view in views if view.annotator == REVIEWER), dict.fromkeys(DIMENSIONS))
+    return "reviewer" if any(reviewer[dimension] is None for dimension in disputed(votes)) else None
+
+
+def disputed(votes: Sequence[Annotation]) -> list[str]:
+    """Dimensions on which the three annotators of a pair all say something else."""
+    answers = {dimension: {vote.labels[dimension] for vote in votes} for dimension in DIMENSIONS}
+    return [name for name, given in answers.items() if None not in given and len(given) == ANNOTATORS_PER_PAIR]
+
+
 def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | None:
     """Krippendorff's alpha of votes [annotators, pairs] in {-1, 0, 1}, NaN where missing.
 
     The three labels are ordered (B, same, A), so `ordinal` is the fitting level; `nominal` counts a tie against A as
     much as B against A. None where alpha is not defined: fewer than two values in use, or nothing rated twice.
     """
+    return alpha_of_counts(count_votes(votes), level)
+
+
+def count_votes(votes: np.ndarray) -> np.ndarray:
+    """How often each pair got each of LEVELS, [pairs, 3], from votes [annotators, pairs], NaN where missing."""
+    return np.stack([np.sum(votes == level, axis=0) for level in LEVELS], axis=1)
+
+
+def alpha_of_counts(counts: np.ndarray, level: str = "ordinal") -> float | None:
+    """As krippendorff_alpha, from count_votes: all that alpha depends on."""
     import krippendorff
 
-    rated = votes[:, np.sum(~np.isnan(votes), axis=0) >= 2]
-    if len(np.unique(rated[~np.isnan(rated)])) < 2:
+    rated = counts[counts.sum(axis=1) >= 2]
+    if np.count_nonzero(rated.sum(axis=0)) < 2:
         return None
-    return float(krippendorff.alpha(reliability_data=rated, level_of_measurement=level))
+    return float(krippendorff.alpha(value_counts=rated, value_domain=LEVELS, level_of_measurement=level))
 
 
 def agreement(pairs: Sequence[Sequence[Annotation]]) -> dict[str, dict[str, float | None]] | None:

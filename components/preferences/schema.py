@@ -7,7 +7,7 @@ view of one pair; a file without the column `annotator` holds final labels, anno
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 
@@ -48,6 +48,14 @@ PAIRS_SCHEMA = pa.schema(
 )
 
 
+Pair = tuple[str, str, str]
+
+
+def pair_of(prompt: str, one: str, other: str) -> Pair:
+    """What names a pair of clips of a prompt, whichever side each stands on."""
+    return (prompt_key(prompt), *sorted((one, other)))
+
+
 @dataclass(frozen=True)
 class Annotation:
     """One row. `labels` holds 1 (A better), -1 (B better), 0 (same) or None (not given) per dimension; `ratings_A` and
@@ -69,9 +77,9 @@ class Annotation:
     ratings_B: dict[str, float | None]
 
     @property
-    def pair(self) -> tuple[str, str, str]:
+    def pair(self) -> Pair:
         """What is compared, whichever side each clip stood on."""
-        return (prompt_key(self.prompt), *sorted((self.path_A, self.path_B)))
+        return pair_of(self.prompt, self.path_A, self.path_B)
 
     @property
     def ratings(self) -> dict[str, float | None]:
@@ -104,19 +112,7 @@ ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column
 
 def read_annotations(file: str | Path) -> list[Annotation]:
     """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong."""
-    rows = _records(file)
-    header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
-    for column in REQUIRED:
-        if column not in header:
-            raise BadInput(file, "missing column", row=1, key=column)
-    for column in ANNOTATION_COLUMNS:
-        if header.count(column) > 1:
-            raise BadInput(file, "column appears twice", row=1, key=column)
-    annotations = []
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
-        annotations.append(_annotation(file, line, dict(zip(header, cells, strict=True))))
+    annotations = [_annotation(file, line, cells) for line, cells in read_rows(file, REQUIRED, ANNOTATION_COLUMNS)]
     if not annotations:
         raise BadInput(file, "no annotations")
     return annotations
@@ -137,18 +133,11 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
 
 def read_prompts(file: str | Path) -> list[str]:
     """Prompts of a CSV with a column `prompt`, in order. BadInput names the line of an empty one."""
-    rows = _records(file)
-    header = next(rows, (1, []))[1]
-    if "prompt" not in header:
-        raise BadInput(file, "missing column", row=1, key="prompt")
-    place = header.index("prompt")
     prompts = []
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
-        if not cells[place].strip():
+    for line, cells in read_rows(file, ["prompt"]):
+        if not cells["prompt"]:
             raise BadInput(file, "empty prompt", row=line, key="prompt")
-        prompts.append(cells[place])
+        prompts.append(cells["prompt"])
     return prompts
 
 
@@ -166,7 +155,7 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
     Also returns how many rows were dropped because the same annotator had said exactly the same before. BadInput when
     an annotator contradicts an own earlier row, or when a pair's prompt is written in two ways.
     """
-    pairs: dict[tuple[str, str, str], dict[str, Annotation]] = {}
+    pairs: dict[Pair, dict[str, Annotation]] = {}
     dropped = 0
     for annotation in annotations:
         views = pairs.setdefault(annotation.pair, {})
@@ -196,7 +185,26 @@ def clip_path(text: str) -> str:
     return str(path)
 
 
-def _records(file: str | Path) -> Iterable[tuple[int, list[str]]]:
+def read_rows(
+    file: str | Path, required: Iterable[str], optional: Iterable[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line the record starts on, cell by column) of each record of a CSV that is not a blank line, white space round
+    cells taken off. BadInput where it is no CSV, lacks a required column or has one of the named columns twice."""
+    rows = _records(file)
+    header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
+    for column in required:
+        if column not in header:
+            raise BadInput(file, "missing column", row=1, key=column)
+    for column in (*required, *optional):
+        if header.count(column) > 1:
+            raise BadInput(file, "column appears twice", row=1, key=column)
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
+        yield line, dict(zip(header, cells, strict=True))
+
+
+def _records(file: str | Path) -> Iterator[tuple[int, list[str]]]:
     """(line the record starts on, cells) of each record that is not a blank line."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as stream:

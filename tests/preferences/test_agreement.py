@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import BadInput
-from components.preferences.agreement import agreement, decide, krippendorff_alpha, majority, shares
+from components.preferences.agreement import agreement, awaits, decide, disputed, krippendorff_alpha, majority, shares
 from components.preferences.schema import DIMENSIONS, Annotation
 
 LABEL = st.sampled_from([-1, 0, 1])
@@ -70,6 +70,24 @@ def test_undecided_without_a_reviewer():
         decide("f", [*split, view("reviewer", None, 1, 1, 1)])
     with pytest.raises(BadInput, match="row 9, key 'Overall': some annotators left it empty"):
         decide("f", [view("1", 1, 1, 1, 1), view("2", 1, 1, 1, 1), view("3", 1, 1, 1, None, row=9)])
+
+
+@given(views=views_of_a_pair(), kept=st.sets(st.integers(0, 3)), blank=st.booleans())
+def test_a_pair_awaits_somebody_exactly_when_nobody_can_decide_it(views, kept, blank):
+    if blank:
+        views[3] = view("reviewer", None, None, None, None)
+    views = [one for place, one in enumerate(views) if place in kept]
+    if awaits(views) is None:
+        assert set(decide("f", views)[0].values()) <= {-1, 0, 1}
+        return
+    with pytest.raises(BadInput) as refused:
+        decide("f", views or [view("reviewer", 1, 1, 1, 1)])
+    assert (awaits(views) == "reviewer") == ("no reviewer decides" in str(refused.value))
+    assert (awaits(views) == "reviewer") <= bool(disputed([one for one in views if one.annotator != "reviewer"]))
+
+
+def test_given_labels_await_nobody():
+    assert awaits([view("given", 1, 1, 1, None)]) is None
 
 
 def alpha_by_definition(votes: np.ndarray) -> float:

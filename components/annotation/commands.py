@@ -1,0 +1,170 @@
+"""`reelign annotate`: people's labels by way of Label Studio. Heavy libraries are imported by the commands that need them.
+
+export -> serve -> push -> (people label) -> pull -> import -> report, next -> export ...
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.errors import BadInput
+
+app = typer.Typer(help="Have people compare clips in Label Studio, and bring their labels back.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="Folder that `annotate export` makes.")]
+Server = Annotated[str, typer.Option(help="Label Studio's address; its token is taken from LABEL_STUDIO_API_KEY.")]
+Clips = Annotated[Path, typer.Option(help="CSV with the columns path, prompt and model (which may be empty).")]
+Videos = Annotated[Path | None, typer.Option(help="Folder that paths are relative to; default: that of the CSV.")]
+LOCAL = "http://127.0.0.1:8080"
+
+
+@app.command()
+def export(
+    clips: Clips,
+    out: Annotated[Path, typer.Option(help="Folder for project, tasks, videos and key; one that is there is extended.")],
+    videos: Videos = None,
+    pairs: Annotated[Path | None, typer.Option(help="CSV of pairs, as `next` writes; default: every pair.")] = None,
+    ratings: Annotated[bool | None, typer.Option(help="Also ask for 1 to 5 stars for each clip by itself.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws names and sides; default: a secret one, kept in OUT.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Where OUT/media/videos will be; default: on Label Studio.")] = None,
+) -> None:
+    """Make blind tasks of pairs of clips with the same prompt. Only OUT/media may be shown to anybody."""
+    from components.annotation import tasks
+
+    new, total = tasks.export(clips, videos or clips.parent, out, pairs, seed, ratings, base_url)
+    print(f"{out / 'tasks.json'}: {total} tasks, {new} of them new")
+
+
+@app.command()
+def serve(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    address: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
+) -> None:
+    """Run Label Studio from its own environment (`make annotation-server`) until Ctrl-C; its data lies in FOLDER.
+
+    With LABEL_STUDIO_USERNAME (a mail address) and LABEL_STUDIO_PASSWORD set, that account is made, and others sign up by
+    its invitation only (Organization, Add Members). Without them whoever opens the page may sign up.
+    """
+    from components.annotation.server import command, environment
+
+    variables = environment(folder)
+    program, *rest = command(port, address)
+    print(f"http://{address}:{port}", flush=True)
+    os.execve(program, [program, *rest], variables)
+
+
+@app.command()
+def push(
+    folder: Folder,
+    url: Server = LOCAL,
+    title: Annotated[str, typer.Option(help="Title of a new project.")] = "Which video is better?",
+) -> None:
+    """Make the folder's project on Label Studio, or bring it up to date; upload tasks that are not there yet."""
+    from components.annotation import studio
+
+    project, uploaded = studio.push(folder, url, title)
+    print(f"{url.rstrip('/')}/projects/{project['id']}: {uploaded} tasks uploaded")
+
+
+@app.command()
+def pull(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="JSON file for the project's tasks and annotations.")],
+    url: Server = LOCAL,
+) -> None:
+    """Fetch the project's annotations; the same as exporting it as JSON, with authors' addresses."""
+    from components.annotation import studio
+    from components.annotation.tasks import replace_text
+
+    tasks = studio.pull(folder, url)
+    replace_text(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+    print(f"{out}: {len(tasks)} tasks, {sum(len(task['annotations']) for task in tasks)} annotations")
+
+
+@app.command("import")
+def import_labels(
+    labels: Annotated[Path, typer.Argument(help="Label Studio's JSON export, or a CSV of VideoAlign's layout.")],
+    out: Annotated[Path, typer.Option(help="Annotations, as the stage `source` reads them.")],
+    folder: Annotated[Path | None, typer.Option(help="For JSON: the folder that `export` made; its key un-blinds.")] = None,
+    reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of who decides disputes.")] = None,
+    ready: Annotated[bool, typer.Option("--ready", help="Only pairs with all the answers that the pipeline needs.")] = False,
+    append: Annotated[bool, typer.Option("--append", help="Keep what OUT has, and add to it.")] = False,
+) -> None:
+    """Turn labels into Reelign's annotations, sides un-blinded. Bad input is named; nothing is written then."""
+    from components.annotation import importing
+    from components.preferences.schema import REVIEWER, write_annotations
+
+    if labels.suffix == ".json":
+        if folder is None:
+            raise BadInput("--folder", "a JSON export needs the folder whose key un-blinds it")
+        found = importing.import_studio(labels, folder, reviewer or [])
+    elif folder or reviewer:
+        raise BadInput(labels, "a CSV names clips and annotators itself; --folder and --reviewer are for JSON exports")
+    else:
+        found = importing.import_csv(labels)
+    if reviewer and not any(view.annotator == REVIEWER for view in found.annotations):
+        print(f"note: nothing of {' or '.join(reviewer)} in {labels}")
+    annotations = found.annotations
+    if append and out.exists():
+        annotations, known = importing.merge(out, labels, annotations)
+        found.left_out["already there"] = known
+    complete, counts = importing.count_waiting(labels, annotations)
+    if ready:
+        annotations = complete
+    if not annotations:
+        raise BadInput(labels, "no pair has all its answers yet" if ready else "no annotations")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"{out.name}.partial")
+    write_annotations(partial, annotations)
+    os.replace(partial, out)
+    left = [f"{count} {what}" for what, count in found.left_out.items() if count]
+    print(f"{out}: {len(annotations)} annotations" + (f"; left out: {', '.join(left)}" if left else ""))
+    waiting = f"{counts['annotators']} await annotators, {counts['reviewer']} a reviewer"
+    print(f"{counts['ready']} pairs are ready, {waiting}" + (" and were left out" if ready else ""))
+
+
+@app.command()
+def report(
+    annotations: Annotated[Path, typer.Argument(help="CSV that `import` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report/annotation.html"),
+    folder: Annotated[Path | None, typer.Option(help="The folder of `export`: names tasks for the reviewer.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Label Studio's JSON export: has the time tasks took.")] = None,
+) -> None:
+    """How far annotators agree, each one's habits, and which pairs wait for the reviewer."""
+    from components.annotation.report import write_report
+
+    write_report(annotations, out, folder, export)
+    print(out)
+
+
+@app.command("next")
+def choose(
+    clips: Clips,
+    scores: Annotated[Path, typer.Option(help="Table of the clips' scores: `reelign score --csv CLIPS --out TABLE`.")],
+    count: Annotated[int, typer.Option(min=1, help="How many pairs.")],
+    out: Annotated[Path, typer.Option(help="CSV of pairs, for `export --pairs`.")],
+    labelled: Annotated[Path | None, typer.Option(help="Annotations that are there already.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="The folder of `export`: its tasks count as labelled.")] = None,
+    theta: Annotated[float, typer.Option(min=1, help="The reward model's, in params.yaml under reward.theta.")] = 5.0,
+    videos: Videos = None,
+) -> None:
+    """Choose pairs to label: where the reward model is unsure, spread over pairs of generators and prompts."""
+    from components.annotation.choosing import choose_next, read_scores, taken_pairs
+    from components.annotation.clips import read_clips, write_pairs
+
+    known = read_clips(clips, videos or clips.parent)
+    found = read_scores(scores, known, videos or clips.parent)
+    if found.failed or found.absent:
+        print(f"left out: {found.failed} clips that could not be scored, {found.absent} that are not in {scores}")
+    chosen = choose_next(known, found.raw, taken_pairs(labelled, folder), count, theta)
+    if not chosen:
+        raise BadInput(clips, "no unlabelled pair of scored clips with one prompt", key="prompt")
+    partial = out.with_name(f"{out.name}.partial")
+    write_pairs(partial, [pair for pair, _ in chosen], [value for _, value in chosen])
+    os.replace(partial, out)
+    few = f" (of {count} wanted)" if len(chosen) < count else ""
+    print(f"{out}: {len(chosen)} pairs{few}, uncertainty {chosen[-1][1]:.2f} to {chosen[0][1]:.2f} nats")

@@ -1,0 +1,265 @@
+"""`reelign annotate import`: Label Studio's JSON export, or a CSV of VideoAlign's layout, as Reelign's annotations.
+
+What becomes of what Label Studio knows:
+
+- a submitted annotation is a row, by the key's sides; a changed one counts as it is now (Label Studio keeps no other);
+- a draft was never submitted, and a skipped task was not answered: neither is a label, both are counted aloud;
+- two annotations of one person on one task are one where they agree and bad input where they do not;
+- people become their numbers in Label Studio, so that no mail address travels on with the data; who reviews is said by
+  number or address, and is called "reviewer".
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from components.annotation.tasks import QUESTIONS, Task, read_key
+from components.errors import BadInput
+from components.preferences.agreement import ANNOTATORS_PER_PAIR, awaits, decide
+from components.preferences.schema import (
+    DIMENSIONS,
+    HIGHEST,
+    LOWEST,
+    REVIEWER,
+    Annotation,
+    group_by_pair,
+    read_annotations,
+)
+
+ANSWERS = {"A": 1, "tie": 0, "B": -1}
+
+
+class Person(BaseModel):
+    id: int
+    email: str | None = None
+
+
+class Result(BaseModel):
+    """One answer of an annotation."""
+
+    from_name: str
+    value: dict[str, Any]
+
+
+class Work(BaseModel):
+    """One annotation. `lead_time` is in seconds."""
+
+    id: int
+    completed_by: int | Person | None
+    was_cancelled: bool = False
+    result: list[Result]
+    lead_time: float | None = None
+
+    @property
+    def person(self) -> Person | None:
+        return Person(id=self.completed_by) if isinstance(self.completed_by, int) else self.completed_by
+
+
+class StudioTask(BaseModel):
+    """A task as Label Studio's JSON export has it; keys that are of no use here are not read."""
+
+    id: int
+    data: dict[str, Any]
+    annotations: list[Work]
+    drafts: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Annotations, and what was left out on the way to them."""
+
+    annotations: list[Annotation]
+    left_out: Counter[str]
+
+
+def read_studio(file: Path) -> list[StudioTask]:
+    """The tasks of a JSON export. BadInput names task and key."""
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(file, "missing") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(file, f"not JSON: {error}") from error
+    if not isinstance(raw, list):
+        raise BadInput(file, "not a list of tasks, as Label Studio's export format JSON is")
+    tasks = []
+    for place, entry in enumerate(raw, start=1):
+        try:
+            tasks.append(StudioTask.model_validate(entry))
+        except ValidationError as error:
+            first = error.errors()[0]
+            number = entry.get("id", f"no. {place}") if isinstance(entry, dict) else f"no. {place}"
+            why = {"missing": "missing key; export as JSON, not as JSON-MIN"}.get(first["type"], first["msg"])
+            raise BadInput(where(file, number), why, key=".".join(map(str, first["loc"])) or None) from error
+    return tasks
+
+
+def where(file: Path, task: object) -> str:
+    return f"{file}, task {task}"
+
+
+def import_studio(file: Path, folder: Path, reviewers: Sequence[str]) -> Imported:
+    """Annotations of a JSON export, un-blinded by FOLDER's key, in the key's order.
+
+    BadInput, by task and key: a task that is twice there, is not of FOLDER or shows something else than went out; an
+    answer that is none of the question's, or missing; an annotation of nobody; more annotators than a pair has.
+    """
+    key = {task.task: task for task in read_key(folder)}
+    place = {name: number for number, name in enumerate(key)}
+    seen: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
+    rows: list[tuple[int, Annotation]] = []
+    for studio in read_studio(file):
+        task = known_task(file, studio, key)
+        if task.task in seen:
+            raise BadInput(where(file, studio.id), f"the same pair as task {seen[task.task]}", key="data.task")
+        seen[task.task] = studio.id
+        left_out["drafts, never submitted"] += len(studio.drafts)
+        left_out["skipped"] += sum(work.was_cancelled for work in studio.annotations)
+        views = task_views(file, studio, task, reviewers, left_out)
+        rows += [(place[task.task], view) for view in views]
+    return Imported([view for _, view in sorted(rows, key=lambda row: row[0])], left_out)
+
+
+def known_task(file: Path, studio: StudioTask, key: dict[str, Task]) -> Task:
+    """The key's task, which must be what the export shows: else its answers are about something else."""
+    name = studio.data.get("task")
+    if name not in key:
+        raise BadInput(where(file, studio.id), f"'{name}' is no task of this folder's key.csv", key="data.task")
+    task = key[name]
+    if studio.data.get("prompt") != task.prompt:
+        why = f"'{studio.data.get('prompt')}' is not the prompt of {name}, '{task.prompt}', to the letter"
+        raise BadInput(where(file, studio.id), why, key="data.prompt")
+    for side, video in (("A", task.video_A), ("B", task.video_B)):
+        if not str(studio.data.get(f"video_{side}")).endswith(f"/{video}"):
+            raise BadInput(where(file, studio.id), f"side {side} is not {video}", key=f"data.video_{side}")
+    return task
+
+
+def task_views(
+    file: Path, studio: StudioTask, task: Task, reviewers: Sequence[str], left_out: Counter[str]
+) -> list[Annotation]:
+    """What each person said of a task, annotators by number, then the reviewer. Repeats are counted in `left_out`."""
+    by_person: dict[str, tuple[Work, Annotation]] = {}
+    for work in studio.annotations:
+        if work.was_cancelled:
+            continue
+        if work.person is None:
+            why = f"annotation {work.id} has no author (was the account deleted?)"
+            raise BadInput(where(file, studio.id), why, key="completed_by")
+        reviews = {str(work.person.id), work.person.email} & set(reviewers)
+        name = REVIEWER if reviews else str(work.person.id)
+        view = as_annotation(file, studio.id, work, task, name)
+        earlier, said = by_person.setdefault(name, (work, view))
+        if earlier is work:
+            continue
+        if (said.labels, said.ratings) != (view.labels, view.ratings):
+            why = f"annotations {earlier.id} and {work.id} of '{name}' differ; delete one in Label Studio"
+            raise BadInput(where(file, studio.id), why, key="annotations")
+        left_out["repeats of the same answer"] += 1
+    names = sorted(by_person.keys() - {REVIEWER}, key=int)
+    if len(names) > ANNOTATORS_PER_PAIR:
+        why = f"annotators {', '.join(names)}: a pair has {ANNOTATORS_PER_PAIR} and a reviewer; is one of them --reviewer?"
+        raise BadInput(where(file, studio.id), why, key="completed_by")
+    return [by_person[name][1] for name in [*names, REVIEWER] if name in by_person]
+
+
+def as_annotation(file: Path, number: int, work: Work, task: Task, annotator: str) -> Annotation:
+    """One person's answers on one task; `row` is the task's number in Label Studio. A reviewer may leave questions out."""
+    labels: dict[str, int | None] = dict.fromkeys(DIMENSIONS)
+    ratings = {side: dict.fromkeys(DIMENSIONS) for side in "AB"}
+    answered = set()
+    for result in work.result:
+        name = result.from_name
+        if name in answered:
+            raise BadInput(where(file, number), f"answered twice in annotation {work.id}", key=name)
+        answered.add(name)
+        if name in QUESTIONS:
+            choice = result.value.get("choices")
+            if not isinstance(choice, list) or len(choice) != 1 or choice[0] not in ANSWERS:
+                why = f"annotation {work.id} says {choice}, not one of {', '.join(ANSWERS)}"
+                raise BadInput(where(file, number), why, key=name)
+            labels[name] = ANSWERS[choice[0]]
+        elif name in {f"rating_{side}_{question}" for side in "AB" for question in QUESTIONS}:
+            stars = result.value.get("rating")
+            if type(stars) is not int or not LOWEST <= stars <= HIGHEST:
+                why = f"annotation {work.id} rates {stars}, not {LOWEST} to {HIGHEST}"
+                raise BadInput(where(file, number), why, key=name)
+            _, side, question = name.split("_")
+            ratings[side][question] = float(stars)
+        else:
+            raise BadInput(where(file, number), f"annotation {work.id} answers a question nobody asked", key=name)
+    if annotator != REVIEWER:
+        for question in QUESTIONS:
+            if labels[question] is None:
+                raise BadInput(where(file, number), f"annotation {work.id} of '{annotator}' has no answer", key=question)
+    return Annotation(
+        row=number,
+        path_A=task.path_A,
+        path_B=task.path_B,
+        prompt=task.prompt,
+        annotator=annotator,
+        labels=labels,
+        model_A=task.model_A or None,
+        model_B=task.model_B or None,
+        fps_A=None,
+        num_frames_A=None,
+        fps_B=None,
+        num_frames_B=None,
+        ratings_A=ratings["A"],
+        ratings_B=ratings["B"],
+    )
+
+
+def import_csv(file: Path) -> Imported:
+    """Annotations of a CSV, checked against each other; rows that repeat an earlier one are left out."""
+    annotations = read_annotations(file)
+    pairs, dropped = group_by_pair(file, annotations)
+    kept = {view.row for views in pairs for view in views}
+    return Imported([view for view in annotations if view.row in kept], Counter({"repeats of an earlier row": dropped}))
+
+
+def merge(file: Path, new_file: Path, new: Sequence[Annotation]) -> tuple[list[Annotation], int]:
+    """Annotations of `file` and after them those that are new; also how many of `new` were there already.
+
+    BadInput where an annotator said something else before, by both places: which one holds is for people to say.
+    """
+    old = read_annotations(file)
+    by_author = {(view.pair, view.annotator): view for view in old}
+    prompts = {view.pair: view for view in old}
+    added = []
+    for view in new:
+        here = f"{new_file}, row or task {view.row}"
+        if view.pair in prompts and prompts[view.pair].prompt != view.prompt:
+            why = f"{here} has this prompt with other white space, case or Unicode form"
+            raise BadInput(file, why, row=prompts[view.pair].row, key="prompt")
+        before = by_author.get((view.pair, view.annotator))
+        if before is None:
+            added.append(view)
+            continue
+        same_sides = view if view.path_A == before.path_A else view.swapped()
+        said, said_before = same_sides.labels | same_sides.ratings, before.labels | before.ratings
+        for column in said:
+            if said[column] != said_before[column]:
+                why = f"annotator '{view.annotator}' says something else in {here}"
+                raise BadInput(file, why, row=before.row, key=column)
+    return [*old, *added], len(new) - len(added)
+
+
+def count_waiting(file: Path, annotations: Iterable[Annotation]) -> tuple[list[Annotation], Counter[str]]:
+    """Annotations of pairs that have all they need, and how many pairs: "ready", awaiting "annotators" or a "reviewer"."""
+    ready = set()
+    counts: Counter[str] = Counter()
+    annotations = list(annotations)
+    for views in group_by_pair(file, annotations)[0]:
+        waits = awaits(views)
+        counts[waits or "ready"] += 1
+        if waits is None:
+            decide(file, views)  # what the pipeline would refuse, such as a fourth annotator, is refused here
+            ready.add(views[0].pair)
+    return [view for view in annotations if view.pair in ready], counts
