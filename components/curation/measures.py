@@ -135,7 +135,8 @@ class Movement:
             luma = cv2.copyMakeBorder(luma, 0, below, 0, right, cv2.BORDER_REPLICATE)
         if self.before is not None:
             flow = self.flow_between.calc(self.before, luma, None)[:height, :width]
-            length = float(cv2.magnitude(flow[..., 0], flow[..., 1]).mean())
+            # Not cv2.magnitude: its last bit depends on where in memory the arrays lie.
+            length = float(np.sqrt((flow**2).sum(axis=-1)).mean(dtype=np.float64))
             self.lengths.append(length / float(np.hypot(height, width)))
             if self.flow_before is not None and length > STILL:
                 self.turned += cv2.norm(flow, self.flow_before, cv2.NORM_L1)
