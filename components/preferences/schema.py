@@ -23,6 +23,7 @@ GIVEN = "given"
 REVIEWER = "reviewer"
 REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
 LOWEST, HIGHEST = 1, 5  # of a rating
+NAME_BYTES = 255  # the longest name of a file
 ALIASES = {"A_model": "model_A", "B_model": "model_B"}
 
 
@@ -100,9 +101,11 @@ SPREAD = {"labels": DIMENSIONS, "ratings_A": rating_columns("A"), "ratings_B": r
 ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column in SPREAD.get(field.name, (field.name,)))
 
 
-def read_annotations(file: str | Path) -> list[Annotation]:
-    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong."""
-    rows = _records(file)
+def read_annotations(path: str | Path, file: str | Path | None = None) -> list[Annotation]:
+    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong, and
+    the file as `file` where it is known by another name than that of its copy at `path`."""
+    file = file or path
+    rows = _records(path, file)
     header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
     for column in REQUIRED:
         if column not in header:
@@ -135,7 +138,7 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
 
 def read_prompts(file: str | Path) -> list[str]:
     """Prompts of a CSV with a column `prompt`, in order. BadInput names the line of an empty one."""
-    rows = _records(file)
+    rows = _records(file, file)
     header = next(rows, (1, []))[1]
     if "prompt" not in header:
         raise BadInput(file, "missing column", row=1, key="prompt")
@@ -187,17 +190,20 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
 
 
 def clip_path(text: str) -> str:
-    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder."""
+    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or no file can be
+    called so."""
     path = PurePosixPath(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or path == PurePosixPath("."):
         raise ValueError(f"'{text}' is not a path inside the folder")
+    if any(ord(letter) < 32 for letter in text) or any(len(part.encode()) > NAME_BYTES for part in path.parts):
+        raise ValueError(f"{text[:60]!r} is no name for a file: control characters, or over {NAME_BYTES} bytes long")
     return str(path)
 
 
-def _records(file: str | Path) -> Iterable[tuple[int, list[str]]]:
-    """(line the record starts on, cells) of each record that is not a blank line."""
+def _records(path: str | Path, file: str | Path) -> Iterable[tuple[int, list[str]]]:
+    """(line the record starts on, cells) of each record that is not a blank line; errors name `file`."""
     try:
-        with open(file, newline="", encoding="utf-8-sig") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
             line = 1
             for cells in reader:

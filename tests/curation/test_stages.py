@@ -26,7 +26,7 @@ class PlainStage:
     def __init__(self, folder: Path, rules: dict[str, Rule] | None = None, scheme: str = "round_robin"):
         self.said: list[str] = []
         self.params = SimpleNamespace(
-            source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
+            source=FolderSource(kind="folder", folder=str(folder), csv="labels.csv"),
             curate=CurateParams(workers=1, chunk=2, rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
@@ -171,6 +171,6 @@ def test_bounds_belong_to_the_range():
 @pytest.mark.parametrize(("folder_", "file"), [("nowhere", "labels.csv"), (".", "none.csv")])
 def test_a_folder_or_csv_that_is_not_there(folder, folder_, file):
     stage = PlainStage(folder / folder_)
-    stage.params.source = FolderSource(kind="videoalign", folder=str(folder / folder_), csv=file)
+    stage.params.source = FolderSource(kind="folder", folder=str(folder / folder_), csv=file)
     with pytest.raises(BadInput, match="no such folder" if folder_ == "nowhere" else "none.csv: missing"):
         source(stage)
