@@ -112,7 +112,6 @@ class Prefix:
     def fetch(self, items: Iterable[Object], progress: Callable[[Iterable[Any], str, int], Iterator[Any]]) -> None:
         """Bring all objects to `file`. Changed when one is not as listed any more, BadInput when one arrives otherwise
         than the bucket says TRIES times over. Whatever ends it, finished objects and parts stay."""
-        self._stopped.clear()
         self.cache.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(self.workers) as pool:
             jobs = {}
@@ -127,8 +126,9 @@ class Prefix:
                     self.fetched[jobs[job]], verified = job.result()
                     self.unverified += not verified
             finally:
-                self._stopped.set()
+                self._stopped.set()  # after an error nobody goes on waiting for the server
                 pool.shutdown(cancel_futures=True)
+                self._stopped.clear()
 
     def hold(self, items: dict[str, Object]) -> None:
         """Changed when the bucket does not have just these objects at these paths any more."""

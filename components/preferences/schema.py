@@ -23,7 +23,7 @@ GIVEN = "given"
 REVIEWER = "reviewer"
 REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
 LOWEST, HIGHEST = 1, 5  # of a rating
-NAME_BYTES = 255  # the longest name of a file
+NAME_BYTES, PATH_BYTES = 255, 1024  # the longest name of a file, and the longest key of a bucket
 ALIASES = {"A_model": "model_A", "B_model": "model_B"}
 
 
@@ -195,8 +195,9 @@ def clip_path(text: str) -> str:
     path = PurePosixPath(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or path == PurePosixPath("."):
         raise ValueError(f"'{text}' is not a path inside the folder")
-    if any(ord(letter) < 32 for letter in text) or any(len(part.encode()) > NAME_BYTES for part in path.parts):
-        raise ValueError(f"{text[:60]!r} is no name for a file: control characters, or over {NAME_BYTES} bytes long")
+    too_long = len(text.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.parts)
+    if too_long or any(ord(letter) < 32 for letter in text):
+        raise ValueError(f"{text[:60]!r} is no name for a file: it is too long or has control characters")
     return str(path)
 
 

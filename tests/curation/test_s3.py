@@ -22,6 +22,7 @@ from boto3.s3.transfer import TransferConfig
 from components.curation.curate import curate
 from components.curation.s3 import PART, Prefix
 from components.curation.source import source
+from components.doctor import inputs
 from components.errors import BadInput, Unreachable
 from components.params import S3Source
 from components.preferences.pairs import pairs
@@ -209,6 +210,22 @@ def test_streams_that_are_cut_are_taken_up_again(bucket, proxy):
     assert_fetched(bucket, ["videos/large.mp4", "videos/small.mp4"])
 
 
+def test_a_listing_that_is_cut_is_asked_for_again(bucket, proxy, small):
+    answers = []
+
+    def cut(data, before):
+        if b"ListBucketResult" not in data:
+            return data
+        answers.append(before)
+        return None if len(answers) % 5 else data  # boto3 asks three times before we do
+
+    proxy.answers = cut
+    stage = stage_for(bucket)
+    source(stage)
+    assert len(answers) == 10, "before the transfer and after it"
+    assert_fetched(bucket, small)
+
+
 # How an object got there, and what of it can be compared with the bytes that arrive.
 UPLOADS = {
     "CRC32 of the whole": dict(checksum="CRC32"),
@@ -355,6 +372,18 @@ def test_a_prefix_is_a_folder_and_a_bucket_has_a_root(bucket, small):
     found = Prefix(bucket.url, 1, 1, print).listing()
     assert set(found) == {"labels.csv", *small}
     assert "set2/videos/0.mp4" in Prefix(f"s3://{bucket.name}", 1, 1, print).listing()
+
+
+def test_doctor_reads_the_bucket(bucket, small, monkeypatch, tmp_path):
+    values = yaml.safe_load((REPOSITORY / "infra/profiles/examples.yaml").read_text())
+    values["source"] = {"kind": "s3", "folder": bucket.url, "csv": "labels.csv", "workers": WORKERS, "patience": 120}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    for folder in ("pretrained/generator", "pretrained/vlm"):
+        Path(folder).mkdir(parents=True)
+    assert inputs().startswith(bucket.url)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with pytest.raises(BadInput, match=f"^{bucket.url}: SignatureDoesNotMatch"):
+        inputs()
 
 
 @pytest.fixture

@@ -113,6 +113,54 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
         source(PlainStage(folder))
 
 
+def test_a_folder_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    (folder / "videos").rename(tmp_path / "outside")
+    (folder / "videos").symlink_to(tmp_path / "outside")
+    with pytest.raises(BadInput, match=r"labels.csv, row 2, key 'path_A': .*/0_A.mp4 is a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_links_within_the_folder_are_followed(folder):
+    (folder / "videos/1_B.mp4").rename(folder / "elsewhere.mp4")
+    (folder / "videos/1_B.mp4").symlink_to("../elsewhere.mp4")
+    source(PlainStage(folder))
+    made = Path("data/source/videos/1_B.mp4")
+    assert not made.is_symlink() and made.read_bytes() == (folder / "elsewhere.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["../given/videos/0_A.mp4", "videos/../../given/videos/0_A.mp4", "{folder}/videos/0_A.mp4"])
+def test_a_path_that_leaves_the_folder_is_refused_even_where_it_comes_back(folder, path):
+    path = path.format(folder=folder)
+    labels(folder, [*rows_of(folder), f"videos/0_B.mp4,{path},prompt 3,A,same,B,8.0,8.0,8.0,8.0"])
+    with pytest.raises(BadInput, match=rf"labels.csv, row 5, key 'path_B': '{path}' is not a path inside the folder"):
+        source(PlainStage(folder))
+
+
+def test_a_csv_outside_the_folder_is_refused(folder, tmp_path):
+    stage = PlainStage(folder)
+    for csv in ("../labels.csv", str(folder / "labels.csv")):
+        stage.params.source = FolderSource(kind="folder", folder=str(folder), csv=csv)
+        with pytest.raises(BadInput, match=rf"params.yaml, key 'source.csv': '{csv}' is not a path inside the folder"):
+            source(stage)
+    (folder / "labels.csv").rename(tmp_path / "labels.csv")
+    (folder / "labels.csv").symlink_to(tmp_path / "labels.csv")
+    with pytest.raises(BadInput, match=r"given/labels.csv: a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_one_name_in_two_unicode_forms_is_refused(folder):
+    composed, decomposed = "videos/caf\u00e9.mp4", "videos/cafe\u0301.mp4"
+    for clip in (composed, decomposed):
+        (folder / clip).write_bytes((folder / "videos/0_A.mp4").read_bytes())
+    row = "videos/0_B.mp4,{},prompt {},A,same,B,8.0,8.0,8.0,8.0"
+    labels(folder, [*rows_of(folder), row.format(composed, 3)])
+    source(PlainStage(folder))
+    assert Path(f"data/source/{composed}").exists()
+    labels(folder, [*rows_of(folder), row.format(decomposed, 4)])
+    with pytest.raises(BadInput, match=r"row 6, key 'path_B': '.*' is the name in row 5 in another Unicode form"):
+        source(PlainStage(folder))
+
+
 def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
     (folder / "videos/2_A.mp4").write_bytes(b"not a video")
     stage = PlainStage(folder)
