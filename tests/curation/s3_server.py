@@ -81,7 +81,7 @@ class Server:
         self.process.kill()
         self.process.wait()
         for port in self.ports.values():  # it talks to itself through sockets that it cannot remove now
-            for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink()
 
     def client(self, **config):
