@@ -113,18 +113,23 @@ class Prefix:
         """Bring all objects to `file`. Changed when one is not as listed any more, BadInput when one arrives otherwise
         than the bucket says TRIES times over. Whatever ends it, finished objects and parts stay."""
         self.cache.mkdir(parents=True, exist_ok=True)
+        parts: list[Future] = []
+        finishes: dict[Future, Object] = {}
         with ThreadPoolExecutor(self.workers) as pool:
-            jobs = {}
-            for item in items:
-                if not self._has(item):
-                    missing = self._missing(item) if item.parts > 1 else []
-                    # Jobs begin in this order, so that one that waits for parts waits for some that others are at.
-                    parts = [pool.submit(self._get, item, part) for part in missing]
-                    jobs[pool.submit(self._finish, item, parts)] = item
             try:
-                for job in progress(as_completed(jobs), "objects", len(jobs)):
-                    self.fetched[jobs[job]], verified = job.result()
-                    self.unverified += not verified
+                for item in items:
+                    if not self._has(item):
+                        missing = self._missing(item) if item.parts > 1 else []
+                        # Jobs begin in this order, so that one that waits for parts waits for some that others are at.
+                        begun = [pool.submit(self._get, item, part) for part in missing]
+                        finishes[pool.submit(self._finish, item, begun)] = item
+                        parts += begun
+                jobs = [*parts, *finishes]
+                for job in progress(as_completed(jobs), "transfers", len(jobs)):
+                    result = job.result()
+                    if job in finishes:
+                        self.fetched[finishes[job]], verified = result
+                        self.unverified += not verified
             finally:
                 self._stopped.set()  # after an error nobody goes on waiting for the server
                 pool.shutdown(cancel_futures=True)

@@ -84,9 +84,9 @@ def import_folder(stage: Stage, folder: Path, csv: str) -> None:
 
 
 def import_bucket(stage: Stage, given: S3Source, csv: str) -> None:
-    """The same from below a prefix of a bucket, where it has changed meanwhile once more.
+    """The same from a bucket's prefix; the videos are links to what components/curation/s3.py keeps.
 
-    DVC takes the bucket's state down when the stage has ended: what changed before that must have been fetched, too.
+    DVC takes down the state of the bucket when the stage has ended. So what changes during the transfer is fetched too.
     """
     from components.curation.s3 import Changed, Prefix
 
