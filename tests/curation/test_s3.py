@@ -1,18 +1,10 @@
-"""Stage source from a bucket of a real S3 server: a server that dies, a stage that dies, streams that are cut or spoilt."""
+"""Stage source from a bucket of a real S3 server: a server that dies, streams that are cut or spoilt, refusals."""
 
-import hashlib
 import io
-import itertools
-import json
-import os
-import shutil
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from boto3.s3.transfer import TransferConfig
@@ -22,122 +14,16 @@ from components.curation.s3 import PART, Prefix
 from components.curation.source import source
 from components.doctor import inputs
 from components.errors import BadInput, Unreachable
-from components.params import S3Source
 from components.preferences.pairs import pairs
 from components.tables import read_table
-from components.video.encode import write_video
-from tests.curation.s3_server import ENVIRONMENT, Proxy, Server
-from tests.curation.test_stages import HEADER, PlainStage
+from tests.curation.buckets import LARGE, WORKERS, assert_fetched, fetch, metrics, random_bytes, stage_for
 
 pytestmark = pytest.mark.s3
 REPOSITORY = Path(__file__).parents[2]
-LARGE = 8 * PART  # 64 MiB
-WORKERS = 4
-bucket_numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("s3"))
-    server.start()
-    yield server
-    server.kill()
-
-
-class Bucket:
-    """A bucket of the server with a data set below the prefix `set`, and the clips of its CSV."""
-
-    def __init__(self, server: Server, name: str):
-        self.client = server.client()
-        self.name = name
-        self.client.create_bucket(Bucket=name)
-        self.content: dict[str, bytes] = {}
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self.name}/set"
-
-    def put(self, path: str, data: bytes, **how) -> None:
-        self.client.put_object(Bucket=self.name, Key=f"set/{path}", Body=data, **how)
-        self.content[path] = data
-
-    def label(self, clips: list[str]) -> None:
-        """Labels for pairs of clips, two and two."""
-        rows = [f"{a},{b},prompt {n},A,same,B,8,8,8,8" for n, (a, b) in enumerate(zip(clips[::2], clips[1::2], strict=True))]
-        self.put("labels.csv", "\n".join([HEADER, *rows, ""]).encode())
-
-
-@pytest.fixture
-def bucket(server, tmp_path, monkeypatch):
-    for key, value in ENVIRONMENT.items():
-        monkeypatch.setenv(key, value)
-    for key in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # not those of whoever runs the test
-        (tmp_path / key).touch()
-        monkeypatch.setenv(key, str(tmp_path / key))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.port}")
-    monkeypatch.chdir(tmp_path)
-    return Bucket(server, f"bucket-{next(bucket_numbers)}")
-
-
-@pytest.fixture
-def proxy(server, bucket, monkeypatch):
-    proxy = Proxy(server.port)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.port}")
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("videos")
-    for number in range(4):
-        frames = np.zeros((8, 32, 32, 3), np.uint8)
-        for time_ in range(8):
-            frames[time_, 8:20, 2 + time_ : 14 + time_] = 60 + 40 * number
-        write_video(folder / f"{number}.mp4", frames, 8)
-    return [(folder / f"{number}.mp4").read_bytes() for number in range(4)]
-
-
-@pytest.fixture
-def small(bucket, videos) -> list[str]:
-    """Six clips, three pairs."""
-    clips = [f"videos/{n}.mp4" for n in range(6)]
-    for n, clip in enumerate(clips):
-        bucket.put(clip, videos[n % 4])
-    bucket.label(clips)
-    return clips
-
-
-def stage_for(bucket: Bucket, patience: float = 120, csv: str = "labels.csv") -> PlainStage:
-    shutil.rmtree("data", ignore_errors=True)  # a real stage starts without its outputs
-    stage = PlainStage(Path())
-    stage.params.source = S3Source(kind="s3", folder=bucket.url, csv=csv, workers=WORKERS, patience=patience)
-    return stage
-
-
-def fetch(bucket: Bucket, **how) -> dict:
-    """Run the stage; its metrics."""
-    source(stage_for(bucket, **how))
-    return metrics()
-
-
-def metrics() -> dict:
-    return json.loads(Path("metrics/source.json").read_text())
-
-
-def assert_fetched(bucket: Bucket, clips: list[str]) -> None:
-    found = {path.relative_to("data/source").as_posix() for path in Path("data/source").rglob("*.mp4")}
-    assert found == set(clips)
-    for clip in clips:
-        assert (Path("data/source") / clip).read_bytes() == bucket.content[clip], clip
 
 
 def partials() -> list[Path]:
     return list(Path(".reelign/cache/s3").rglob("*.partial"))
-
-
-def random_bytes(size: int, seed: int = 0) -> bytes:
-    return np.random.default_rng(seed).bytes(size)
 
 
 def test_a_thousand_objects_and_a_server_killed_in_the_middle(server, bucket, proxy, videos):
@@ -382,92 +268,3 @@ def test_doctor_reads_the_bucket(bucket, small, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with pytest.raises(BadInput, match=f"^{bucket.url}: SignatureDoesNotMatch"):
         inputs()
-
-
-@pytest.fixture
-def checkout(bucket, tmp_path) -> Path:
-    """A checkout whose params name the bucket, and a DVC of its own."""
-    shutil.copytree(REPOSITORY / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(REPOSITORY / "dvc.yaml", tmp_path / "dvc.yaml")
-    values = yaml.safe_load((REPOSITORY / "infra/profiles/examples.yaml").read_text())
-    values["source"] = {"kind": "s3", "folder": bucket.url, "csv": "labels.csv", "workers": WORKERS, "patience": 120}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    run(tmp_path, "dvc", "init", "--no-scm", "--quiet")
-    return tmp_path
-
-
-def start(checkout: Path, *command: str) -> subprocess.Popen:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    shared = os.environ | {"PATH": path, "PYTHONPATH": f"{checkout}:{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.Popen(command, cwd=checkout, env=shared, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def run(checkout: Path, *command: str, code: int = 0) -> str:
-    process = start(checkout, *command)
-    said, _ = process.communicate()
-    assert process.returncode == code, said
-    return said
-
-
-STAGE = (sys.executable, "-m", "components.curation.source")
-
-
-def test_a_stage_killed_in_the_middle_of_an_object_goes_on_there(bucket, proxy, checkout):
-    bucket.put("videos/large.mp4", random_bytes(LARGE))
-    bucket.put("videos/small.mp4", b"small")
-    bucket.label(["videos/large.mp4", "videos/small.mp4"])
-    under_way, killed = threading.Event(), threading.Event()
-
-    def stall(data, before):
-        if before > LARGE - PART:
-            under_way.set()
-            killed.wait(60)
-        return data
-
-    proxy.answers = stall
-    process = start(checkout, *STAGE)
-    assert under_way.wait(60)
-    process.kill()
-    process.wait()
-    killed.set()
-    assert not (checkout / "data").exists()
-    proxy.answers = lambda data, before: data
-    run(checkout, *STAGE)
-    assert_fetched(bucket, ["videos/large.mp4", "videos/small.mp4"])
-    # Of the seven parts' bytes that had passed, at most WORKERS parts were not whole.
-    assert PART <= metrics()["bytes_fetched"] < LARGE - (6 - WORKERS) * PART
-
-
-def test_exit_codes_are_those_of_bad_input_and_of_a_server_that_is_away(bucket, small, checkout, monkeypatch):
-    params = (checkout / "params.yaml").read_text()
-    (checkout / "params.yaml").write_text(params.replace("patience: 120", "patience: 0.5"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    said = run(checkout, *STAGE, code=4)
-    assert f"error: {bucket.url}: no answer for 0.5 s" in said and "Traceback" not in said
-    (checkout / "params.yaml").write_text(params.replace(bucket.url, "bucket/set"))
-    assert "error: params.yaml, key 'source.s3.folder': String should match" in run(checkout, *STAGE, code=2)
-
-
-def test_dvc_sees_that_the_bucket_changed_and_fetches_what_is_new(bucket, proxy, small, videos, checkout):
-    said = run(checkout, "dvc", "repro", "source")
-    assert "Running stage 'source'" in said
-    assert_fetched(bucket, small)
-    before = proxy.passed
-    assert "Stage 'source' didn't change, skipping" in run(checkout, "dvc", "repro", "source")
-    assert proxy.passed - before < 20_000, "DVC compares ETags and fetches nothing"
-
-    bucket.put(small[0], videos[1])
-    said = run(checkout, "dvc", "repro", "source")
-    assert "Running stage 'source'" in said
-    assert metrics()["bytes_fetched"] == len(videos[1]) and metrics()["objects_from_an_earlier_run"] == len(small)
-    assert_fetched(bucket, small)
-    # DVC keeps every version of every object, and nothing rewrote one.
-    digests = {hashlib.md5(data).hexdigest() for data in videos}
-    cached = {path.parent.name + path.name: path for path in (checkout / ".dvc/cache/files/md5").glob("*/*")}
-    assert digests <= set(cached)
-    assert all(hashlib.md5(cached[digest].read_bytes()).hexdigest() == digest for digest in digests)
-    out = checkout / "data/source" / small[1]
-    out.chmod(0o644)
-    out.write_bytes(b"edited")
-    kept = [path.read_bytes() for path in (checkout / ".reelign/cache/s3").rglob("*") if path.is_file()]
-    assert b"edited" not in kept
