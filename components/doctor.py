@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from components.errors import BadInput
+from components.errors import BadInput, Unreachable
 from components.params import load_params
 
 LOCK = Path("docker/locks/ml.txt")
@@ -32,7 +32,7 @@ def examine() -> bool:
     for name, check in checks:
         try:
             print(f"ok    {name:<9} {check()}")
-        except (Trouble, BadInput) as error:
+        except (Trouble, BadInput, Unreachable) as error:
             fine = False
             print(f"FAIL  {name:<9} {error}")
     return fine
@@ -108,7 +108,11 @@ def inputs() -> str:
     """What the profile starts from is there."""
     current = load_params()
     for folder in (current.base_generator.folder, current.source.folder, current.reward.base):
-        if not Path(folder).exists():
+        if folder.startswith("s3://"):
+            from components.curation.s3 import Prefix
+
+            Prefix(folder, workers=1, patience=5, say=print).listing()
+        elif not Path(folder).exists():
             raise Trouble(f"{folder} is missing (params.yaml names it)")
     return f"{current.source.folder}, {current.base_generator.folder}, {current.reward.base}"
 

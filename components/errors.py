@@ -1,4 +1,4 @@
-"""The two ways in which a command fails on purpose; each has its own exit code."""
+"""The ways in which a command fails on purpose; each has its own exit code."""
 
 import sys
 from collections.abc import Iterator
@@ -34,11 +34,22 @@ class NonFinite(Exception):
         return f"{what} is not finite at step {step}; the last checkpoint before it is kept"
 
 
+class Unreachable(Exception):
+    """A service did not answer for as long as we wait. Nothing is wrong with what was given: run it again later. Exit
+    code 4."""
+
+    def __init__(self, where: str, why: str):
+        super().__init__(f"{where}: {why}")
+
+
+EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """One line and exit code 2 or 3 in place of a traceback, for errors made for the user's eyes."""
+    """One line and an exit code of its own in place of a traceback, for errors made for the user's eyes."""
     try:
         yield
-    except (BadInput, NonFinite) as error:
+    except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, BadInput) else 3)
+        sys.exit(EXIT_CODES[type(error)])

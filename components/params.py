@@ -83,9 +83,20 @@ class ShapesSource(Section):
 class FolderSource(Section):
     """A folder in VideoAlign's layout: `csv` lies in `folder` and names videos relative to it."""
 
-    kind: Literal["videoalign"]
+    kind: Literal["folder"]
     folder: str
     csv: str
+
+
+class S3Source(Section):
+    """The same layout below a prefix of a bucket. Credentials, region and endpoint are no params: they come from the
+    environment or ~/.aws, where DVC finds the same ones."""
+
+    kind: Literal["s3"]
+    folder: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/]+)*$")]  # s3://bucket/prefix
+    csv: str
+    workers: Count  # transfers at a time
+    patience: Positive  # seconds without an answer before the stage gives up
 
 
 class Rule(Section):
@@ -294,7 +305,7 @@ class Params(Section):
     seed: int
     split: SplitParams
     world: WorldParams
-    source: Annotated[ShapesSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[ShapesSource | FolderSource | S3Source, Field(discriminator="kind")]
     measure: MeasureParams
     curate: CurateParams
     reward: RewardParams

@@ -140,14 +140,18 @@ class Stage:
 
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
-    """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 1 anything else."""
+    """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 4 a service that does not
+    answer, 1 anything else."""
     with exit_codes():
         Stage(name).run(body)
     sys.exit(0)
 
 
 def stage_digest(name: str, definition: dict[str, Any]) -> str:
-    """Digest of all that a stage's result depends on by dvc.yaml: its command, params and the bytes of its deps."""
+    """Digest of all that a stage's result depends on by dvc.yaml: its command, params and the bytes of its deps.
+
+    A bucket (`s3://...`) counts by its name alone: what is fetched from it is kept by object (components/curation/s3.py).
+    """
     values = yaml.safe_load(Path("params.yaml").read_text())
     chosen = {}
     for key in definition["params"]:
@@ -157,6 +161,8 @@ def stage_digest(name: str, definition: dict[str, Any]) -> str:
         chosen[key] = value
     total = hashlib.sha256(json.dumps([name, definition["cmd"], chosen], sort_keys=True).encode())
     for dep in definition["deps"]:
+        if dep.startswith("s3://"):  # named in params
+            continue
         if not Path(dep).exists():
             raise BadInput(dep, f"missing; stage {name} needs it (dvc repro {name} makes it)")
         total.update(f"{dep}:{folder_digest(dep)}".encode())

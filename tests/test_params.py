@@ -48,6 +48,20 @@ def test_a_wrong_key_is_named(tmp_path, change, key, why):
     assert str(path) in line and f"'{key}'" in line and why in line and "\n" not in line
 
 
+S3 = {"kind": "s3", "folder": "s3://bucket/a/b", "csv": "labels.csv", "workers": 8, "patience": 120}
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket", "s3://my.bucket-1/a b/é"])
+def test_a_bucket_is_a_source(tmp_path, folder):
+    assert load_params(write(tmp_path, lambda v: v.update(source=S3 | {"folder": folder}))).source.folder == folder
+
+
+@pytest.mark.parametrize("folder", ["bucket/a", "s3://", "s3://bucket/", "s3://bucket/a//b", "S3://bucket", "s3://Bucket/a"])
+def test_a_bucket_that_is_no_address_is_named(tmp_path, folder):
+    with pytest.raises(BadInput, match=r"key 'source.s3.folder': String should match pattern '\^s3://"):
+        load_params(write(tmp_path, lambda v: v.update(source=S3 | {"folder": folder})))
+
+
 @pytest.mark.parametrize("readout", ["single_special", "last", "mean"])
 def test_readouts_at_one_place_need_a_row_a_dimension(tmp_path, readout):
     path = write(tmp_path, lambda v: v["reward"].update(readout=readout))

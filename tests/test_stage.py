@@ -28,7 +28,7 @@ def checkout(tmp_path, monkeypatch):
 
 def run(checkout: Path, body: str, **environment: str) -> subprocess.CompletedProcess:
     code = (
-        "from components.stage import run_stage\nfrom components.errors import BadInput, NonFinite\n"
+        "from components.stage import run_stage\nfrom components.errors import BadInput, NonFinite, Unreachable\n"
         f"def toy(stage):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_stage('toy', toy)\n"
     )
     (checkout / "toy.py").write_text(code)
@@ -67,6 +67,7 @@ def test_the_first_of_several_processes_alone_commits_speaks_and_tracks(checkout
     [
         ('raise BadInput("x.csv", "label is C", row=7, key="VQ")', 2, "error: x.csv, row 7, key 'VQ': label is C\n"),
         ('raise NonFinite("loss", 12)', 3, "error: loss is not finite at step 12"),
+        ('raise Unreachable("s3://b/p", "no answer for 9 s")', 4, "error: s3://b/p: no answer for 9 s\n"),
         ('raise ZeroDivisionError("oops")', 1, "ZeroDivisionError: oops"),
         ("return", 1, "did not make out/a.txt"),
     ],

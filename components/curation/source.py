@@ -1,16 +1,27 @@
-"""Stage source: bring videos, prompts and annotations into data/source, from the shapes world or from a folder.
+"""Stage source: bring videos, prompts and annotations into data/source, from the shapes world, a folder or a bucket.
 
 Wherever it comes from, data/source looks the same: videos/, prompts.csv (column prompt) and annotations.csv in the
 layout of components/preferences/schema.py, with paths relative to videos/.
+
+`source.folder` is a dependency in dvc.yaml, a bucket's prefix as well: DVC compares the ETags below it with those of
+dvc.lock, so that `dvc repro` runs this stage when, and only when, the bucket has changed.
 """
 
+import hashlib
+import json
+import os
 import shutil
-from dataclasses import replace
-from pathlib import Path
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from components.errors import BadInput
+from components.params import S3Source
 from components.preferences.schema import (
     Annotation,
+    clip_path,
     group_by_pair,
     read_annotations,
     write_annotations,
@@ -18,65 +29,163 @@ from components.preferences.schema import (
 )
 from components.stage import Stage, run_stage, write_json
 
+if TYPE_CHECKING:
+    from components.curation.s3 import Object, Prefix  # brings boto3
+
+ROUNDS = 5  # at a bucket that changes while it is read
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a CSV of labels says, each view once, and the row and column where each clip is first named."""
+
+    file: str
+    annotations: list[Annotation]
+    pairs: int
+    dropped: int
+    clips: dict[str, tuple[int, str]]
+
 
 def source(stage: Stage) -> None:
-    if stage.params.source.kind == "videoalign":
-        import_folder(stage, Path(stage.params.source.folder), stage.params.source.csv)
-    else:
-        from components.simulation.zoo import make_zoo  # brings torch and diffusers, which a folder does not need
+    given = stage.params.source
+    if given.kind == "shapes":
+        from components.simulation.zoo import make_zoo  # brings torch and diffusers, which the others do not need
 
         make_zoo(stage)
+        return
+    try:
+        csv = clip_path(given.csv)
+    except ValueError as error:
+        raise BadInput("params.yaml", str(error), key="source.csv") from error
+    if given.kind == "folder":
+        import_folder(stage, Path(given.folder), csv)
+    else:
+        import_bucket(stage, given, csv)
 
 
 def import_folder(stage: Stage, folder: Path, csv: str) -> None:
     """Copy a folder of VideoAlign's layout: a CSV of labelled pairs, and the videos that it names relative to itself.
 
-    Other files of the folder stay where they are. Rows of one annotator that repeat each other are dropped and counted.
+    Other files of the folder stay where they are.
     """
     if not folder.is_dir():
         raise BadInput("params.yaml", f"no such folder: {folder}", key="source.folder")
     file = folder / csv
-    pairs, dropped = group_by_pair(file, read_annotations(file))
-    if dropped:
-        stage.say(f"{file}: {dropped} rows repeat an earlier row of the same annotator and pair: dropped")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(file, "a link that leaves the folder")
+    labels = read_labels(file, str(file))
+    for clip, (row, column) in labels.clips.items():
+        path = folder / clip
+        if not path.is_file():
+            raise BadInput(file, f"no such video: {path}", row=row, key=column)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BadInput(file, f"{path} is a link that leaves the folder", row=row, key=column)
+    write_source(stage, labels, {clip: folder / clip for clip in labels.clips}, shutil.copyfile, {"kind": "folder"})
+
+
+def import_bucket(stage: Stage, given: S3Source, csv: str) -> None:
+    """The same from a bucket's prefix; the videos are links to what components/curation/s3.py keeps.
+
+    DVC takes down the state of the bucket when the stage has ended. So what changes during the transfer is fetched too.
+    """
+    from components.curation.s3 import Changed, Prefix
+
+    bucket = Prefix(given.folder, given.workers, given.patience, stage.say)
+    for _ in range(ROUNDS):
+        try:
+            labels, items = fetch_named(stage, bucket, csv)
+            break
+        except Changed as changed:
+            stage.say(f"{changed}: listing the bucket again")
+    else:
+        raise BadInput(given.folder, f"changed each of the {ROUNDS} times it was read")
+    if bucket.unverified:
+        stage.say(f"{bucket.unverified} objects have no checksum that says how they should be: only their size was verified")
+    state = sorted((path, item.size, item.etag) for path, item in items.items())
+    facts = {
+        "kind": "s3",
+        "bucket_state": hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16],
+        "objects": len(items),
+        "objects_from_an_earlier_run": len(set(items.values()) - bucket.fetched.keys()),
+        "bytes": sum(item.size for item in items.values()),
+        "bytes_fetched": sum(bucket.fetched.values()),
+    }
+    write_source(stage, labels, {clip: bucket.file(items[clip]) for clip in labels.clips}, os.link, facts)
+    bucket.keep_only(items.values())
+
+
+def fetch_named(stage: Stage, bucket: "Prefix", csv: str) -> tuple[Labels, dict[str, "Object"]]:
+    """Fetch the CSV and the videos that it names, none of them before all are known to be there; what is fetched, by path.
+
+    Changed when the bucket no longer has the same of them at the end.
+    """
+    listing = bucket.listing()
+    file = f"{bucket.url}/{csv}"
+    if csv not in listing:
+        raise BadInput(file, "no such object")
+    bucket.fetch([listing[csv]], stage.progress)
+    labels = read_labels(bucket.file(listing[csv]), file)
+    for clip, (row, column) in labels.clips.items():
+        if clip not in listing:
+            raise BadInput(file, f"no such object: {bucket.url}/{clip}", row=row, key=column)
+    items = {path: listing[path] for path in (csv, *labels.clips)}
+    bucket.fetch(items.values(), stage.progress)
+    bucket.hold(items)
+    return labels, items
+
+
+def read_labels(path: Path, file: str) -> Labels:
+    """The CSV at `path`, which errors call `file`. Rows of one annotator that repeat each other are dropped and counted."""
+    pairs, dropped = group_by_pair(file, read_annotations(path, file))
     annotations = sorted((view for views in pairs for view in views), key=lambda view: view.row)
-    clips = named_clips(file, folder, annotations)
+    clips: dict[str, tuple[int, str]] = {}
+    spelt: dict[str, str] = {}
+    for view in annotations:
+        for column, clip in (("path_A", view.path_A), ("path_B", view.path_B)):
+            clips.setdefault(clip, (view.row, column))
+            # Some file systems and servers take both forms for one file, others do not.
+            other = spelt.setdefault(unicodedata.normalize("NFC", clip), clip)
+            if other != clip:
+                why = f"'{clip}' is the name in row {clips[other][0]} in another Unicode form"
+                raise BadInput(file, why, row=view.row, key=column)
+    folders = {str(parent) for clip in clips for parent in PurePosixPath(clip).parents}
+    for clip, (row, column) in clips.items():
+        if clip in folders:
+            raise BadInput(file, f"'{clip}' is also the folder of another video", row=row, key=column)
+    return Labels(file, annotations, len(pairs), dropped, clips)
+
+
+def write_source(
+    stage: Stage, labels: Labels, files: dict[str, Path], put: Callable[[Path, Path], object], facts: dict[str, str | int]
+) -> None:
+    """Make the stage's outputs of labels and the file of each clip, brought in place by put(file, target)."""
+    if labels.dropped:
+        stage.say(f"{labels.file}: {labels.dropped} rows repeat an earlier row of the same annotator and pair: dropped")
     # VideoAlign's paths all start with videos/, and so does the place they go to: that part is not said twice.
-    below = "videos/" if all(clip.startswith("videos/") for clip in clips) else ""
+    below = "videos/" if all(clip.startswith("videos/") for clip in files) else ""
     videos = stage.output("data/source/videos")
-    for clip in stage.progress(clips, "copy"):
+    for clip in stage.progress(sorted(files), "videos"):
         target = videos / clip.removeprefix(below)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / clip, target)
+        put(files[clip], target)
     moved = [
-        replace(view, path_A=view.path_A.removeprefix(below), path_B=view.path_B.removeprefix(below)) for view in annotations
+        replace(view, path_A=view.path_A.removeprefix(below), path_B=view.path_B.removeprefix(below))
+        for view in labels.annotations
     ]
     write_annotations(stage.output("data/source/annotations.csv"), moved)
     prompts = list(dict.fromkeys(view.prompt for view in moved))
     write_prompts(stage.output("data/source/prompts.csv"), prompts)
-    report = {
-        "kind": "videoalign",
-        "videos": len(clips),
+    counts = {
+        "videos": len(files),
         "prompts": len(prompts),
-        "pairs": len(pairs),
+        "pairs": labels.pairs,
         "annotations": len(moved),
-        "duplicate_rows_dropped": dropped,
+        "duplicate_rows_dropped": labels.dropped,
     }
+    report = facts | counts
     write_json(stage.output("metrics/source.json"), report)
-    stage.log({key: value for key, value in report.items() if key != "kind"})
-    stage.say(f"{len(clips)} videos, {len(pairs)} pairs over {len(prompts)} prompts from {folder}")
-
-
-def named_clips(file: Path, folder: Path, annotations: list[Annotation]) -> list[str]:
-    """The clips that annotations name, sorted; BadInput for one that is missing or lies outside `folder` by a link."""
-    for view in annotations:
-        for column, clip in (("path_A", view.path_A), ("path_B", view.path_B)):
-            path = folder / clip
-            if not path.is_file():
-                raise BadInput(file, f"no such video: {path}", row=view.row, key=column)
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise BadInput(file, f"{path} is a link that leaves the folder", row=view.row, key=column)
-    return sorted({clip for view in annotations for clip in (view.path_A, view.path_B)})
+    stage.log({key: value for key, value in report.items() if not isinstance(value, str)})
+    stage.say(f"{len(files)} videos, {labels.pairs} pairs over {len(prompts)} prompts from {labels.file}")
 
 
 if __name__ == "__main__":

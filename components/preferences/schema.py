@@ -23,6 +23,7 @@ GIVEN = "given"
 REVIEWER = "reviewer"
 REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
 LOWEST, HIGHEST = 1, 5  # of a rating
+NAME_BYTES, PATH_BYTES = 255, 1024  # the longest name of a file, and the longest key of a bucket
 ALIASES = {"A_model": "model_A", "B_model": "model_B"}
 
 
@@ -110,9 +111,11 @@ SPREAD = {"labels": DIMENSIONS, "ratings_A": rating_columns("A"), "ratings_B": r
 ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column in SPREAD.get(field.name, (field.name,)))
 
 
-def read_annotations(file: str | Path) -> list[Annotation]:
-    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong."""
-    annotations = [_annotation(file, line, cells) for line, cells in read_rows(file, REQUIRED, ANNOTATION_COLUMNS)]
+def read_annotations(path: str | Path, file: str | Path | None = None) -> list[Annotation]:
+    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong, and
+    the file as `file` where it is known by another name than that of its copy at `path`."""
+    file = file or path
+    annotations = [_annotation(file, line, cells) for line, cells in read_rows(path, REQUIRED, ANNOTATION_COLUMNS, file)]
     if not annotations:
         raise BadInput(file, "no annotations")
     return annotations
@@ -178,19 +181,24 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
 
 
 def clip_path(text: str) -> str:
-    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder."""
+    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or no file can be
+    called so."""
     path = PurePosixPath(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or path == PurePosixPath("."):
         raise ValueError(f"'{text}' is not a path inside the folder")
+    too_long = len(text.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.parts)
+    if too_long or any(ord(letter) < 32 for letter in text):
+        raise ValueError(f"{text[:60]!r} is no name for a file: it is too long or has control characters")
     return str(path)
 
 
 def read_rows(
-    file: str | Path, required: Iterable[str], optional: Iterable[str] = ()
+    path: str | Path, required: Iterable[str], optional: Iterable[str] = (), file: str | Path | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """(line the record starts on, cell by column) of each record of a CSV that is not a blank line, white space round
-    cells taken off. BadInput where it is no CSV, lacks a required column or has one of the named columns twice."""
-    rows = _records(file)
+    cells taken off. BadInput, of `file`, where it is no CSV, lacks a required column or has one of those named twice."""
+    file = file or path
+    rows = _records(path, file)
     header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
     for column in required:
         if column not in header:
@@ -204,10 +212,10 @@ def read_rows(
         yield line, dict(zip(header, cells, strict=True))
 
 
-def _records(file: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line the record starts on, cells) of each record that is not a blank line."""
+def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """(line the record starts on, cells) of each record that is not a blank line; errors name `file`."""
     try:
-        with open(file, newline="", encoding="utf-8-sig") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
             line = 1
             for cells in reader:

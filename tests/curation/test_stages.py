@@ -38,7 +38,7 @@ class PlainStage:
     ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
-            source=FolderSource(kind="videoalign", folder=str(folder), csv="labels.csv"),
+            source=FolderSource(kind="folder", folder=str(folder), csv="labels.csv"),
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
@@ -123,6 +123,54 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
     (folder / "videos/1_B.mp4").rename(tmp_path / "outside.mp4")
     (folder / "videos/1_B.mp4").symlink_to(tmp_path / "outside.mp4")
     with pytest.raises(BadInput, match=r"row 3, key 'path_B': .* is a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_a_folder_that_is_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    (folder / "videos").rename(tmp_path / "outside")
+    (folder / "videos").symlink_to(tmp_path / "outside")
+    with pytest.raises(BadInput, match=r"labels.csv, row 2, key 'path_A': .*/0_A.mp4 is a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_links_within_the_folder_are_followed(folder):
+    (folder / "videos/1_B.mp4").rename(folder / "elsewhere.mp4")
+    (folder / "videos/1_B.mp4").symlink_to("../elsewhere.mp4")
+    source(PlainStage(folder))
+    made = Path("data/source/videos/1_B.mp4")
+    assert not made.is_symlink() and made.read_bytes() == (folder / "elsewhere.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["../given/videos/0_A.mp4", "videos/../../given/videos/0_A.mp4", "{folder}/videos/0_A.mp4"])
+def test_a_path_that_leaves_the_folder_is_refused_even_where_it_comes_back(folder, path):
+    path = path.format(folder=folder)
+    labels(folder, [*rows_of(folder), f"videos/0_B.mp4,{path},prompt 3,A,same,B,8.0,8.0,8.0,8.0"])
+    with pytest.raises(BadInput, match=rf"labels.csv, row 5, key 'path_B': '{path}' is not a path inside the folder"):
+        source(PlainStage(folder))
+
+
+def test_a_csv_outside_the_folder_is_refused(folder, tmp_path):
+    stage = PlainStage(folder)
+    for csv in ("../labels.csv", str(folder / "labels.csv")):
+        stage.params.source = FolderSource(kind="folder", folder=str(folder), csv=csv)
+        with pytest.raises(BadInput, match=rf"params.yaml, key 'source.csv': '{csv}' is not a path inside the folder"):
+            source(stage)
+    (folder / "labels.csv").rename(tmp_path / "labels.csv")
+    (folder / "labels.csv").symlink_to(tmp_path / "labels.csv")
+    with pytest.raises(BadInput, match=r"given/labels.csv: a link that leaves the folder"):
+        source(PlainStage(folder))
+
+
+def test_one_name_in_two_unicode_forms_is_refused(folder):
+    composed, decomposed = "videos/caf\u00e9.mp4", "videos/cafe\u0301.mp4"
+    for clip in (composed, decomposed):
+        (folder / clip).write_bytes((folder / "videos/0_A.mp4").read_bytes())
+    row = "videos/0_B.mp4,{},prompt {},A,same,B,8.0,8.0,8.0,8.0"
+    labels(folder, [*rows_of(folder), row.format(composed, 3)])
+    source(PlainStage(folder))
+    assert Path(f"data/source/{composed}").exists()
+    labels(folder, [*rows_of(folder), row.format(decomposed, 4)])
+    with pytest.raises(BadInput, match=r"row 6, key 'path_B': '.*' is the name in row 5 in another Unicode form"):
         source(PlainStage(folder))
 
 
@@ -238,6 +286,6 @@ def test_rewards_join_as_columns_and_filter(folder, tmp_path):
 @pytest.mark.parametrize(("folder_", "file"), [("nowhere", "labels.csv"), (".", "none.csv")])
 def test_a_folder_or_csv_that_is_not_there(folder, folder_, file):
     stage = PlainStage(folder / folder_)
-    stage.params.source = FolderSource(kind="videoalign", folder=str(folder / folder_), csv=file)
+    stage.params.source = FolderSource(kind="folder", folder=str(folder / folder_), csv=file)
     with pytest.raises(BadInput, match="no such folder" if folder_ == "nowhere" else "none.csv: missing"):
         source(stage)

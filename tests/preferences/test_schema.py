@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.errors import BadInput
 from components.preferences.pairs import labelled_pair
@@ -172,8 +174,27 @@ def test_repeats_are_dropped_and_contradictions_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["", ".", "..", "../a", "a/../../b", "/a", "a\\..\\b"])
 def test_paths_that_leave(text):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="is not a path inside the folder"):
         clip_path(text)
+
+
+@pytest.mark.parametrize("text", ["a\0.mp4", "a\nb.mp4", "a" * 256, "videos/" + "é" * 128, "videos/" * 200])
+def test_names_that_no_file_has(text):
+    with pytest.raises(ValueError, match="is no name for a file"):
+        clip_path(text)
+    clip_path("é" * 127)
+
+
+@given(st.lists(st.sampled_from(["a", "b", ".", "..", "", "é", "~", "..."]), max_size=6).map("/".join))
+def test_a_path_that_is_taken_stays_in_its_folder(text):
+    try:
+        path = clip_path(text)
+    except ValueError:
+        assert ".." in text or text.startswith("/") or not text.strip("./")
+        return
+    folder = Path("/folder")
+    assert (folder / path).resolve().is_relative_to(folder) and (folder / path).resolve() != folder
+    assert clip_path(path) == path and (folder / path) == (folder / text)
 
 
 def test_paths_in_plain_form():

@@ -1,0 +1,61 @@
+"""Fixtures of the tests that fetch from a bucket: the server runs once for all of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from components.video.encode import write_video
+from tests.curation.buckets import Bucket
+from tests.curation.s3_server import ENVIRONMENT, Proxy, Server
+
+bucket_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(server, tmp_path, monkeypatch):
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+    for key in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # not those of whoever runs the test
+        (tmp_path / key).touch()
+        monkeypatch.setenv(key, str(tmp_path / key))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.port}")
+    monkeypatch.chdir(tmp_path)
+    return Bucket(server, f"bucket-{next(bucket_numbers)}")
+
+
+@pytest.fixture
+def proxy(server, bucket, monkeypatch):
+    proxy = Proxy(server.port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.port}")
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(4):
+        frames = np.zeros((8, 32, 32, 3), np.uint8)
+        for time_ in range(8):
+            frames[time_, 8:20, 2 + time_ : 14 + time_] = 60 + 40 * number
+        write_video(folder / f"{number}.mp4", frames, 8)
+    return [(folder / f"{number}.mp4").read_bytes() for number in range(4)]
+
+
+@pytest.fixture
+def small(bucket, videos) -> list[str]:
+    """Six clips, three pairs."""
+    clips = [f"videos/{n}.mp4" for n in range(6)]
+    for n, clip in enumerate(clips):
+        bucket.put(clip, videos[n % 4])
+    bucket.label(clips)
+    return clips
