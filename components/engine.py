@@ -59,8 +59,8 @@ def map_chunks(
 
     Engine `local`: processes of this machine, with one worker this process itself. Engine `ray`: actors of Ray Data, a CPU
     each and, with `gpu`, an even share of the cluster's GPUs where it has any. The cluster is that of the variable
-    RAY_ADDRESS; without it a Ray of this machine is started, with a CPU a worker, and is gone when the map ends, however
-    it ends. A cluster's machines must have this environment, and see the working folder and all files that rows name by
+    RAY_ADDRESS; without it a Ray of this machine is started, with a CPU a worker, and stopped when the map ends, or is
+    ended. A cluster's machines must have this environment, and see the working folder and all files that rows name by
     the same paths; chunks are written by this process alone. A chunk whose worker died is tried again; one that kills
     every worker ends the map with Ray's error.
     """
@@ -166,8 +166,9 @@ class _RayWorker:
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[Any]:
-    """The module ray, connected. Its own processes on this machine are bound to the thread that calls this: where that
-    ends, killed or not, the kernel ends them."""
+    """The module ray, connected. Processes that it starts here are bound to the thread that calls this: where that ends,
+    even killed, the kernel ends them and workers follow in seconds; Ray's two idle agents in a minute, as they first try to
+    tell it of that."""
     local = "RAY_ADDRESS" not in os.environ
     # Read when ray is imported. Its core writes warnings about its own workings as errors; what ends a map is raised too.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -119,6 +119,23 @@ def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):
     assert (weights.read_bytes(), metrics(finished)["reward_bench"]) == broken
 
 
+def test_the_command_for_several_processes_trains_the_same_reward_model(finished, tmp_path):
+    """As the README has it, on two processes without a GPU, weights shared out."""
+    import torch
+    from safetensors.torch import load_file
+
+    shared = tmp_path / "shared"
+    shutil.copytree(finished, shared, ignore=shutil.ignore_patterns("mlartifacts", ".dvc"))
+    shutil.rmtree(shared / "models/video_reward")
+    launch = ["accelerate", "launch", "--config_file", "infra/accelerate/fsdp.yaml", "--num_processes", "2"]
+    run(shared, "env", "CUDA_VISIBLE_DEVICES=", *launch, "-m", "components.reward.train")
+    for name in ("model.safetensors", "head.safetensors"):
+        one, two = (load_file(folder / "models/video_reward" / name) for folder in (finished, shared))
+        assert one.keys() == two.keys()
+        for key, weight in one.items():
+            torch.testing.assert_close(two[key], weight, atol=1e-4, rtol=1e-4)
+
+
 def test_bad_input_is_one_line_and_leaves_no_output(finished, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(finished, broken, symlinks=True, ignore=shutil.ignore_patterns("mlartifacts", "cache"))
