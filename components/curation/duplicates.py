@@ -39,30 +39,38 @@ def find_duplicates(phash: list[str | None], mirrored: list[str | None]) -> list
     for first, second in sorted((min(pair), max(pair)) for pair in (crossing - [0, len(known)]).tolist()):
         # A clip that is its own mirror image, or of the same group, mirrors nothing new.
         if group[first] != group[second] and found[known[second]]["mirror_of"] is None:
-            found[known[second]]["mirror_of"] = known[first]
+            found[known[second]]["mirror_of"] = known[group[first]]
     return found
 
 
 def near_pairs(bits: np.ndarray) -> np.ndarray:
-    """Pairs (i, j), i < j, int [P, 2], of rows of `bits`, bool [N, BITS], at most NEAR apart, of those that meet."""
+    """Pairs (i, j), i < j, int [P, 2], of rows of `bits`, bool [N, BITS], at most NEAR apart, of those that meet.
+
+    Equal rows meet as a chain of each and the next, so that a thousand of the same clip are a thousand pairs.
+    """
+    count, width = bits.shape
+    packed = np.packbits(bits, axis=1).view(np.uint64)  # [N, BITS / 64]
+    order = np.lexsort(packed.T)  # stable: equal rows in their own order
+    equal = (packed[order[1:]] == packed[order[:-1]]).all(axis=1)
+    pairs = np.stack([order[:-1][equal], order[1:][equal]], axis=1)
+    firsts = np.sort(order[np.r_[True, ~equal]])
+    codes = np.empty(0, np.int64)  # a pair (i, j) of `firsts` as i * count + j
     drawn = np.random.default_rng(0)
     powers = 1 << np.arange(SAMPLE)
-    packed = np.packbits(bits, axis=1).view(np.uint64)  # [N, BITS / 64]
-    pairs = [np.empty((0, 2), np.int64)]
     for _ in range(TABLES):
-        keys = bits[:, drawn.choice(bits.shape[1], SAMPLE, replace=False)] @ powers
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        keys = bits[firsts][:, drawn.choice(width, SAMPLE, replace=False)] @ powers
+        order = firsts[np.argsort(keys, kind="stable")]
+        ordered = np.sort(keys)
+        met = [codes]
         for step in range(1, WINDOW + 1):
             meet = np.flatnonzero(ordered[step:] == ordered[:-step])
             if not len(meet):
                 break
             left, right = order[meet], order[meet + step]
-            different = np.bitwise_count(packed[left] ^ packed[right]).sum(axis=1)
-            near = different <= NEAR * bits.shape[1]
-            pairs.append(np.stack([left[near], right[near]], axis=1))
-        pairs = [np.unique(np.concatenate(pairs), axis=0)]
-    return pairs[0]
+            near = np.bitwise_count(packed[left] ^ packed[right]).sum(axis=1) <= NEAR * width
+            met.append(left[near] * count + right[near])
+        codes = np.unique(np.concatenate(met))
+    return np.concatenate([pairs, np.stack(np.divmod(codes, count), axis=1)])
 
 
 def to_bits(hashes: list[str]) -> np.ndarray:

@@ -129,6 +129,8 @@ def data(tmp_path, monkeypatch):
                     "Overall": label,
                     **{f"MOS_{side}_{name}": None for side in "AB" for name in ("VQ", "MQ", "TA", "Overall")},
                     "decided_by": "given",
+                    "annotators": ["given"],
+                    "rows": [2 + len(rows)],
                 }
             )
         write_table(f"data/pairs/{split}.parquet", rows, PAIRS_SCHEMA)
