@@ -1,0 +1,195 @@
+"""Flow-DPO's training step four ways: seconds and peak memory, same batch, LoRA on a Wan transformer.
+
+    python benchmarks/alignment.py                     two small transformers on the CPU
+    python benchmarks/alignment.py --size 1.3b         Wan 2.1's 1.3B architecture with random weights, on a GPU
+
+    separate_model     four passes, a second model as the reference: DPO as it is often written
+    separate_adapters  four passes, the reference is the model with its adapters off
+    joined_live        chosen and rejected in one pass, for policy and for reference
+    joined_cached      chosen and rejected in one pass; the reference's errors come from the table (what `align` does)
+
+Each measurement has a process of its own, so that its peak is its own; the ways take turns.
+"""
+
+import copy
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import psutil
+import torch
+import typer
+from diffusers import WanTransformer3DModel
+
+from components.alignment.flow_dpo import flow_dpo_loss, squared_errors
+from components.alignment.reference import noised
+from components.alignment.stage import adapters_off, add_lora
+from components.generator.wan import velocity
+from components.params import LoraParams, load_params
+
+WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached")
+Size = Literal["tiny", "mid", "1.3b"]
+
+
+def shape(
+    heads: int, width: int, layers: int, ffn: int, text: int, latents: tuple[int, ...], words: int, pairs: int
+) -> dict:
+    """A transformer and a batch of `pairs`: latents are [C, T', H', W'] of one clip, `words` the length of its text."""
+    channels = latents[0]
+    config = {"num_attention_heads": heads, "attention_head_dim": width, "num_layers": layers, "ffn_dim": ffn}
+    config |= {"in_channels": channels, "out_channels": channels, "text_dim": text, "freq_dim": 256}
+    return {"config": config, "latents": latents, "words": words, "pairs": pairs}
+
+
+SHAPES = {
+    "tiny": shape(4, 24, 6, 384, 48, (8, 3, 16, 16), 16, 16),
+    "mid": shape(6, 64, 12, 1536, 512, (16, 5, 16, 16), 64, 4),
+    "1.3b": shape(12, 128, 30, 8960, 4096, (16, 5, 60, 104), 512, 1),  # 17 frames of 480 x 832
+}
+STEPS = {"tiny": 12, "mid": 4, "1.3b": 6}
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.command()
+def main(
+    size: Annotated[list[Size], typer.Option(help="Transformers to measure.")] = ["tiny", "mid"],  # noqa: B006
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    way: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Print seconds and peak memory of a step, as they are and against the first way."""
+    if way is not None:
+        print(json.dumps(measure(size[0], way)))
+        return
+    for name in size:
+        turns = [{way: in_own_process(name, way) for way in WAYS} for _ in range(repeats)]
+        first = turns[0][WAYS[0]]
+        pairs = SHAPES[name]["pairs"]
+        print(f"{name}: {first['parameters'] / 1e6:.1f}M parameters, {pairs} pairs a step, on {first['device']}")
+        for way in WAYS:
+            seconds = statistics.median(turn[way]["seconds"] for turn in turns)
+            faster = statistics.median(turn[WAYS[0]]["seconds"] / turn[way]["seconds"] for turn in turns)
+            peak = statistics.median(turn[way]["peak"] for turn in turns)
+            share = statistics.median(turn[way]["peak"] / turn[WAYS[0]]["peak"] for turn in turns)
+            print(
+                f"  {way:18} {seconds:7.3f} s a step  {faster:.2f}x   {peak / 2**20:7.0f} MB  {share:.2f} of the first",
+                flush=True,
+            )
+        fill = statistics.median(turn["joined_cached"]["fill"] for turn in turns)
+        live, cached = (
+            statistics.median(turn[way]["seconds"] for turn in turns) for way in ("joined_live", "joined_cached")
+        )
+        print(f"  a cell of the table costs {fill / pairs:.4f} s a pair; it has paid after"
+              f" {fill / (live - cached):.1f} uses, in time against joined_live")  # fmt: skip
+
+
+def in_own_process(size: str, way: str) -> dict:
+    command = [sys.executable, __file__, "--size", size, "--way", way]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def measure(size: str, way: str) -> dict:
+    """Median seconds of a step, peak memory in bytes above what the process held before the model was made."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    before = psutil.Process().memory_info().rss
+    sizes = SHAPES[size]
+    model = WanTransformer3DModel(**sizes["config"]).to(device, dtype).requires_grad_(False)
+    if device == "cuda":
+        model.enable_gradient_checkpointing()
+    reference = copy.deepcopy(model) if way == "separate_model" else None
+    params = load_params().align
+    add_lora(model, LoraParams(rank=64, alpha=128, targets=["to_q", "to_k", "to_v", "to_out.0"]), seed=0)
+    for name, weight in model.named_parameters():  # at zero LoRA a step would be of the base
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1e-3)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    batch = make_batch(sizes, device, dtype)
+    with torch.no_grad(), adapters_off(model):
+        fill = timed(lambda: joined(model, batch), device)
+        table = joined(model, batch)
+    errors = {
+        "separate_model": lambda: (*separate(model, batch), *without_gradient(lambda: separate(reference, batch))),
+        "separate_adapters": lambda: (*separate(model, batch), *base_errors(model, lambda: separate(model, batch))),
+        "joined_live": lambda: (*joined(model, batch), *base_errors(model, lambda: joined(model, batch))),
+        "joined_cached": lambda: (*joined(model, batch), *table),
+    }[way]
+
+    def step() -> None:
+        loss, _ = flow_dpo_loss(*errors(), batch["t"], params.dpo)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    gc.collect()
+    seconds = statistics.median(timed(step, device) for _ in range(STEPS[size]))
+    peak = (
+        torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return {
+        "seconds": seconds,
+        "fill": fill,
+        "peak": peak if device == "cuda" else peak - before,
+        "parameters": sum(weight.numel() for weight in model.parameters()) - sum(weight.numel() for weight in trained),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "the CPU",
+    }
+
+
+def make_batch(sizes: dict, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    pairs, latents = sizes["pairs"], sizes["latents"]
+    chosen, rejected, x1 = (torch.randn(pairs, *latents, device=device, dtype=dtype) for _ in range(3))
+    text = torch.randn(pairs, sizes["words"], sizes["config"]["text_dim"])
+    t = torch.rand(pairs, device=device)
+    return {"chosen": chosen, "rejected": rejected, "x1": x1, "t": t, "text": text.to(device, dtype)}
+
+
+def errors_of(
+    model: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """Squared velocity errors [B]."""
+    xt, target = noised(x0, x1, t.to(x0.dtype))
+    return squared_errors(target, velocity(model, xt, t, text), "mean")
+
+
+def separate(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Errors of chosen and of rejected, a pass each."""
+    shared = (batch["x1"], batch["t"], batch["text"])
+    return errors_of(model, batch["chosen"], *shared), errors_of(model, batch["rejected"], *shared)
+
+
+def joined(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Errors of chosen and of rejected from one pass."""
+    both = torch.cat([batch["chosen"], batch["rejected"]])
+    twice = (torch.cat([batch[key]] * 2) for key in ("x1", "t", "text"))
+    return errors_of(model, both, *twice).chunk(2)
+
+
+def without_gradient(errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad():
+        return errors()
+
+
+def base_errors(model: WanTransformer3DModel, errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    with torch.no_grad(), adapters_off(model):
+        return errors()
+
+
+def timed(function: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    app()
