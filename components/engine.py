@@ -11,6 +11,7 @@ import secrets
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -160,6 +161,7 @@ class _RayWorker:
             os.chdir(self.folder)
             outcome = _text(self.op, pickle.loads(batch["rows"][0])), None
         except Exception as error:
+            error.add_note(traceback.format_exc())  # a traceback does not travel
             outcome = None, error
         return {"place": batch["place"], "outcome": [pickle.dumps(outcome)]}
 

@@ -65,23 +65,21 @@ def test_no_rows(tmp_path, engine, workers):
     assert map_rows(partial(work, log=str(tmp_path / "log")), [], workers, 3, tmp_path, quiet, "rows", engine) == []
 
 
-BAD, NONE = (
-    (99, BadInput, r"^clips.csv, row 7, key 'path': no such clip$"),
-    (97, NonFinite, r"^loss is not finite at step 3"),
-)
+BAD = 99, BadInput, "clips.csv, row 7, key 'path': no such clip"
+NOT_FINITE = 97, NonFinite, "loss is not finite at step 3; the last checkpoint before it is kept"
+ERRORS = [*((*how, *BAD) for how in HOW), ("local", 2, *NOT_FINITE)]
 
 
-@pytest.mark.parametrize(
-    ("engine", "workers", "row", "error", "said"), [*((*how, *BAD) for how in HOW), ("local", 2, *NONE)]
-)
+@pytest.mark.parametrize(("engine", "workers", "row", "error", "said"), ERRORS)
 def test_an_error_ends_the_map_as_it_is_and_keeps_what_is_done(tmp_path, engine, workers, row, error, said):
     op = partial(work, log=str(tmp_path / "log"))
     rows = [{"n": n} for n in (1, 2, row, 3)]
     state = tmp_path / "state"
     state.mkdir()
     map_rows(op, rows[:2], 1, 2, state, quiet)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error) as caught:
         map_rows(op, rows, workers, 2, state, quiet, "rows", engine)
+    assert str(caught.value) == said
     assert [file.name for file in state.iterdir()] == ["chunk-000000.json"]
 
 
