@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server demo summary test test-serving test-annotation test-s3 test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-s3 test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -45,6 +45,10 @@ test: setup
 
 test-serving: setup
 	pytest -m serving
+
+# The engine on Ray, and scoring of many files in chunks.
+test-ray: setup
+	pytest -m ray
 
 # Labels through a real Label Studio, which lives in an environment of its own.
 test-annotation: setup annotation-server

@@ -18,7 +18,8 @@ from components.errors import BadInput, NonFinite
 from tests.running import all_below, command_of, until, until_gone
 
 ROOT = Path(__file__).parents[1]
-HOW = [("local", 1), ("local", 2), ("ray", 2)]
+RAY = pytest.mark.ray
+HOW = [("local", 1), ("local", 2), pytest.param("ray", 2, marks=RAY)]
 
 
 def work(row: dict, log: str) -> dict:
@@ -67,7 +68,7 @@ def test_no_rows(tmp_path, engine, workers):
 
 BAD = 99, BadInput, "clips.csv, row 7, key 'path': no such clip"
 NOT_FINITE = 97, NonFinite, "loss is not finite at step 3; the last checkpoint before it is kept"
-ERRORS = [*((*how, *BAD) for how in HOW), ("local", 2, *NOT_FINITE)]
+ERRORS = [("local", 1, *BAD), ("local", 2, *BAD), pytest.param("ray", 2, *BAD, marks=RAY), ("local", 2, *NOT_FINITE)]
 
 
 @pytest.mark.parametrize(("engine", "workers", "row", "error", "said"), ERRORS)
@@ -92,11 +93,13 @@ def start(folder: Path, workers: int, engine: str) -> subprocess.Popen:
     """A process that maps rows 0 to 15, of which the 13th takes for ever, in chunks of 2 kept in folder/state."""
     (folder / "state").mkdir()
     (folder / "script.py").write_text(f"""
+import signal
 from functools import partial
 from pathlib import Path
 from components.engine import map_rows
 from tests.test_engine import quiet, work
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
     rows = [dict(n=n) for n in range(16)]
     map_rows(partial(work, log="log"), rows, {workers}, 2, Path("state"), quiet, "rows", {engine!r})
 """)
@@ -127,6 +130,7 @@ def test_killed_and_started_again(tmp_path, engine, workers):
     assert sorted(again) == sorted({abs(n) if n != 13 else -13 for n in range(16)} - done)
 
 
+@RAY
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_ray_takes_its_processes_along(tmp_path, signal_):
     process = start(tmp_path, 2, "ray")
@@ -138,6 +142,7 @@ def test_interrupted_ray_takes_its_processes_along(tmp_path, signal_):
     until_gone(processes)
 
 
+@RAY
 def test_a_chunk_whose_ray_worker_died_is_done_again(tmp_path):
     rows = [{"n": n} for n in (1, 2, 3, 100, 4, 5)]
     result = map_rows(partial(work, log=str(tmp_path / "log")), rows, 2, 2, tmp_path, quiet, "rows", "ray")
@@ -145,6 +150,7 @@ def test_a_chunk_whose_ray_worker_died_is_done_again(tmp_path):
     assert sorted((tmp_path / "log").read_text().split(), key=int) == ["1", "2", "3", "3", "4", "5", "100", "100"]
 
 
+@RAY
 def test_a_chunk_that_kills_every_ray_worker_ends_the_map(tmp_path, capfd):
     from ray.exceptions import RayError
 
@@ -191,6 +197,7 @@ def cluster(tmp_path, monkeypatch):
             until_gone(processes)
 
 
+@RAY
 def test_a_cluster_is_used_and_left_as_it_was(cluster, tmp_path):
     rows = [{"n": n} for n in range(6)]
     result = map_rows(partial(work, log=str(tmp_path / "log")), rows, 2, 2, tmp_path, quiet, "rows", "ray")

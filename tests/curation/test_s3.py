@@ -10,6 +10,7 @@ import yaml
 from boto3.s3.transfer import TransferConfig
 
 from components.curation.curate import curate
+from components.curation.measure import measure
 from components.curation.s3 import PART, Prefix
 from components.curation.source import source
 from components.doctor import inputs
@@ -244,6 +245,7 @@ def test_a_video_that_was_uploaded_cut_in_half_is_fetched_and_named_by_curate_an
     stage = stage_for(bucket)
     source(stage)
     assert_fetched(bucket, small)
+    measure(stage)
     curate(stage)
     broken = [clip for clip in read_table("data/clips.parquet") if clip["status"] == "broken"]
     assert [clip["clip"] for clip in broken] == ["3.mp4"]

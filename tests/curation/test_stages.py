@@ -186,6 +186,7 @@ def test_a_broken_video_is_a_row_in_curate_and_an_error_in_pairs(folder):
         pairs(stage)
 
 
+@pytest.mark.ray
 def test_the_measures_are_the_same_from_any_engine(folder):
     (folder / "videos/2_A.mp4").write_bytes(b"not a video")
     source(PlainStage(folder))

@@ -22,6 +22,7 @@ from tests.reward.tiny import saved_model
 
 REPOSITORY = Path(__file__).parents[2]
 CLIPS = 30
+pytestmark = pytest.mark.ray  # most of it starts Ray
 HOW = [("local", 1), ("local", 2), ("ray", 2)]
 
 
