@@ -21,7 +21,7 @@ NOISE_MASK = np.array([1, -2, 1], np.float32)  # Immerkær's mask is its outer p
 FLOW_SIDE = 128  # longer side in pixels at which optical flow is computed
 FLOW_LEAST = 32  # pixels a side that DIS needs at FLOW_SIDE: four patches of 8; with less it reads outside the image
 STILL = 0.02  # mean flow in those pixels a frame, below which there is no motion to be smooth
-CUT_SIDE = 64  # longer side in pixels at which cuts are looked for
+CUT_SIDE = 32  # longer side in pixels at which cuts are looked for
 # A frame repeats the one before when none of 16 x 16 blocks changes by more than this many levels on average. The mean over
 # the frame, as FFmpeg's freezedetect has it, misses small things that move and sees motion where an encoder refreshes.
 FROZEN_BLOCKS, FROZEN_LEVELS = 16, 1
@@ -136,7 +136,8 @@ class Movement:
         if self.before is not None:
             flow = self.flow_between.calc(self.before, luma, None)[:height, :width]
             # Not cv2.magnitude: its last bit depends on where in memory the arrays lie.
-            length = float(np.sqrt((flow**2).sum(axis=-1)).mean(dtype=np.float64))
+            x, y = flow[..., 0], flow[..., 1]
+            length = float(np.sqrt(x * x + y * y).mean(dtype=np.float64))
             self.lengths.append(length / float(np.hypot(height, width)))
             if self.flow_before is not None and length > STILL:
                 self.turned += cv2.norm(flow, self.flow_before, cv2.NORM_L1)
