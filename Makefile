@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-s3 test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -52,7 +52,15 @@ test-ray: setup
 
 # Labels through a real Label Studio, which lives in an environment of its own.
 test-annotation: setup annotation-server
-	pytest -m labelstudio
+	pytest -m "labelstudio and not browser"
+
+# Pages as a person sees them, the labelling page among them.
+test-browser: setup annotation-server $(if $(shell command -v chromium || command -v google-chrome),,chromium)
+	pytest -m browser
+
+chromium:
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends chromium
 
 test-s3: setup .seaweedfs/installed
 	pytest -m s3

@@ -25,6 +25,7 @@ class ChildRun:
         import logging
 
         import mlflow
+        from mlflow.entities import Param
 
         for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -45,8 +46,8 @@ class ChildRun:
         parent = _parent_run(self.client, experiment, execution, tags)
         run = self.client.create_run(experiment, run_name=stage, tags={**tags, "mlflow.parentRunId": parent})
         self.id = run.info.run_id
-        for key, value in chosen_params(params, definition["params"]).items():
-            self.client.log_param(self.id, key, value)
+        chosen = chosen_params(params, definition["params"])
+        self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in chosen.items()])
 
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
         import time

@@ -22,7 +22,7 @@ from components.errors import BadInput
 from components.preferences.agreement import awaits, decide
 from components.preferences.schema import group_by_pair, read_annotations
 from components.serving.server import free_ports
-from tests.annotation.browser import CHROMIUM, browser
+from tests.annotation.browser import browser
 from tests.annotation.conftest import PROMPTS, QUESTIONS
 
 pytestmark = pytest.mark.labelstudio
@@ -240,7 +240,7 @@ def check_videos(server: Server, session: requests.Session, tasks: list[dict], k
         studio.serve_videos(lead, tasks[0]["project"], server.folder.resolve())
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.browser
 def test_labelling_page(server, exported, tmp_path):
     """A person labels in a browser: two players that play, answers, submit; the answers come back."""
     run("push", exported.folder, "--url", server.url)

@@ -12,7 +12,7 @@ from components.annotation.importing import import_studio
 from components.annotation.report import write_report
 from components.errors import BadInput
 from components.preferences.schema import DIMENSIONS, Annotation, group_by_pair, write_annotations
-from tests.annotation.browser import CHROMIUM, browser
+from tests.annotation.browser import browser
 from tests.annotation.conftest import QUESTIONS, work
 
 UNRATED = dict.fromkeys(DIMENSIONS)
@@ -119,7 +119,7 @@ def test_text_from_outside_is_no_markup(tmp_path):
     assert "<script>" not in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.browser
 def test_the_page_fits_narrow_and_wide_screens(tmp_path):
     shown = draw_annotations(60, {"1": 0.5, "2": 0.9, "34": 0.5})
     shown += [
