@@ -27,10 +27,9 @@ import torch
 import typer
 from diffusers import WanTransformer3DModel
 
-from components.alignment.flow_dpo import flow_dpo_loss, squared_errors
-from components.alignment.reference import noised
-from components.alignment.stage import adapters_off, add_lora
-from components.generator.wan import velocity
+from components.alignment.flow import flow_errors
+from components.alignment.flow_dpo import flow_dpo_loss
+from components.alignment.lora import add_lora, adapters_off
 from components.params import LoraParams, load_params
 
 WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached")
@@ -151,25 +150,17 @@ def make_batch(sizes: dict, device: str, dtype: torch.dtype) -> dict[str, torch.
     return {"chosen": chosen, "rejected": rejected, "x1": x1, "t": t, "text": text.to(device, dtype)}
 
 
-def errors_of(
-    model: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: torch.Tensor
-) -> torch.Tensor:
-    """Squared velocity errors [B]."""
-    xt, target = noised(x0, x1, t.to(x0.dtype))
-    return squared_errors(target, velocity(model, xt, t, text), "mean")
-
-
 def separate(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors of chosen and of rejected, a pass each."""
-    shared = (batch["x1"], batch["t"], batch["text"])
-    return errors_of(model, batch["chosen"], *shared), errors_of(model, batch["rejected"], *shared)
+    shared = (batch["x1"], batch["t"], batch["text"], "mean")
+    return flow_errors(model, batch["chosen"], *shared), flow_errors(model, batch["rejected"], *shared)
 
 
 def joined(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors of chosen and of rejected from one pass."""
     both = torch.cat([batch["chosen"], batch["rejected"]])
     twice = (torch.cat([batch[key]] * 2) for key in ("x1", "t", "text"))
-    return errors_of(model, both, *twice).chunk(2)
+    return flow_errors(model, both, *twice, "mean").chunk(2)
 
 
 def without_gradient(errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

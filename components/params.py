@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.errors import BadInput
 
@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Dimension = str
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -173,7 +174,11 @@ class RewardBenchParams(Section):
 
 
 class BaseGeneratorParams(Section):
+    """The generator to align. `dtype` is that of its transformer and text encoder wherever they run; what is trained on
+    top of them is float32."""
+
     folder: str
+    dtype: Dtype
     digest: str | None
     probe_prompts: Annotated[int, Field(ge=0)]
 
@@ -197,19 +202,21 @@ class CandidatesParams(Section):
 
 
 class RelabelParams(Section):
-    """How scores of candidates become pairs; reward = weighted mean of normalised dimensions."""
+    """How scores of candidates become pairs; reward = weighted mean of normalised dimensions. `margin_weighted` is all
+    pairs, each counting as its margin is to the mean one. Pairs within `min_margin` are ties."""
 
     weights: dict[Dimension, float]
-    choose: Literal["best_worst", "all_pairs"]
+    choose: Literal["best_worst", "all_pairs", "margin_weighted"]
     min_margin: Annotated[float, Field(ge=0)]
+    ties: Literal["drop", "keep"]  # kept ones need align.dpo.theta > 1
     duels: Count  # pairs whose clips are set apart to be looked at
 
 
-class GridParams(Section):
-    """The seeded grid of (timestep, noise) per pair over which the reference's errors are cached."""
+class TimestepParams(Section):
+    """Where on [0, 1] alignment trains (components/alignment/flow.py)."""
 
-    draws: Count
-    timesteps: Literal["uniform", "logit_normal"]
+    distribution: Literal["uniform", "logit_normal"]
+    shift: Positive
 
 
 class SftParams(Section):
@@ -218,23 +225,44 @@ class SftParams(Section):
 
 
 class RwrParams(Section):
+    """Weights by name (components/alignment/flow_rwr.py); `clip` is the most that a clip may count, null is no bound."""
+
     prompt_dropout: Fraction
     training: TrainingParams
+    weighting: Literal["exp", "mean_one", "per_prompt"]
     temperature: Positive
-    clip: Positive
+    clip: Positive | None
 
 
 class DpoParams(Section):
+    """Flow-DPO (components/alignment/flow_dpo.py). `validation` is the share of prompts whose pairs are held out; training
+    ends when their implicit accuracy has not risen for `patience` validations, with the weights that had it highest."""
+
     training: TrainingParams
     beta: Positive
     schedule: Literal["constant", "squared"]
     reduction: Literal["sum", "mean"]
+    theta: Annotated[float, Field(ge=1)]
+    anchor: Annotated[float, Field(ge=0)]
+    validation: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count | None
+
+    @model_validator(mode="after")
+    def patience_needs_validation(self) -> "DpoParams":
+        if self.patience is not None and not self.validation:
+            raise ValueError("patience waits for a validation accuracy: validation must be above 0")
+        return self
 
 
 class AlignParams(Section):
+    """What the three methods share. `draws` of (timestep, noise) a pair make the grid over which the reference's errors
+    are cached."""
+
     lora: LoraParams
-    grid: GridParams
+    timesteps: TimestepParams
+    draws: Count
     reference: Literal["cached", "live"]
+    gradient_checkpointing: bool  # less memory, more time
     sft: SftParams
     rwr: RwrParams
     dpo: DpoParams
@@ -320,6 +348,12 @@ class Params(Section):
     sample: SampleParams
     evaluate: EvaluateParams
     package: PackageParams
+
+    @model_validator(mode="after")
+    def ties_need_theta(self) -> "Params":
+        if self.relabel.ties == "keep" and self.align.dpo.theta == 1:
+            raise ValueError("relabel.ties 'keep' needs align.dpo.theta above 1: without it ties have no chance")
+        return self
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,26 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from torch.distributed.nn.functional import all_gather
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from components.errors import BadInput, NonFinite
+from components.fsdp import Whole, full, part_like
 from components.params import TrainingParams
 from components.stage import Stage
 
 WINDOW = 32  # batches between which examples are exchanged, so that like lengths come together
 
+EXPLODED = 10  # times the first logged loss, from which on a loss is said to explode
+
 LossFn = Callable[[nn.Module, list[int], torch.Generator], tuple[torch.Tensor, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """End training when the validation figure `key` (higher is better) has not risen for `patience` validations in a row;
+    the weights end as they were when it was highest."""
+
+    key: str
+    patience: int
 
 
 def fit(
@@ -48,6 +59,7 @@ def fit(
     groups: list[dict[str, Any]] | None = None,
     lengths: Sequence[int] | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    watch: Watch | None = None,
     name: str = "train",
 ) -> list[dict[str, float]]:
     """Train the parameters of `module` that require gradients for `settings.steps` optimizer steps.
@@ -58,8 +70,10 @@ def fit(
         over examples. A loss that is another mean, such as one over valid entries, must be taken of `gathered` outputs.
     groups: optimizer groups as torch takes them ({"params", "lr"}); default: all trainable parameters at one rate.
     lengths: how long each example is, where a batch is padded to its longest: batches are then of like lengths.
-    validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*.
-    Returns the logged rows ({"step", "loss", ...}). Raises NonFinite when a loss or gradient norm is not finite, BadInput
+    validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*. All
+        processes call it and must come to the same figures.
+    watch: which of them ends training early.
+    Returns the logged rows ({"step", "loss", ...}); a row whose loss has EXPLODED has "exploded": 1.0. Raises NonFinite when a loss or gradient norm is not finite, BadInput
     when a batch cannot be shared equally by the processes. With `ema_decay` the module ends with the averaged weights.
     """
     seed = stage.seed(name)
@@ -82,15 +96,16 @@ def fit(
     ema = {key: p.detach().clone() for key, p in trainable.items()} if settings.ema_decay else {}
 
     checkpoint = stage.state() / f"{name}.pt"
-    first, rows = 0, []
+    progress = Progress()
     if checkpoint.exists():
-        first, rows = _restore(checkpoint, trainable, optimizer, ema)
-        stage.say(f"{name}: going on from step {first}")
+        progress = _restore(checkpoint, trainable, optimizer, ema)
+        stage.say(f"{name}: going on from step {progress.step}")
+    rows = progress.rows
 
     model.train()
     saved = time.monotonic()
     sums: dict[str, list[float]] = {}
-    for step in stage.progress(range(first, settings.steps), name):
+    for step in stage.progress(range(progress.step, settings.steps), name):
         factor = rate_factor(step, settings)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
@@ -129,15 +144,25 @@ def fit(
                 with torch.no_grad():
                     row |= {f"validation/{key}": value for key, value in validate(model).items()}
                 model.train()
+                if watch:
+                    progress.judge(row[f"validation/{watch.key}"], ema or trainable)
+            if rows and row["loss"] > EXPLODED * rows[0]["loss"]:
+                row["exploded"] = 1.0
+                stage.say(f"{name}: ALARM at step {done}: loss {row['loss']:.4g}, at first {rows[0]['loss']:.4g}")
             stage.log(row, done)
             rows.append({"step": done, **row})
+            progress.step = done
+            if watch and progress.waited >= watch.patience:
+                stage.say(f"{name}: no better {watch.key} for {watch.patience} validations, ends at step {done}")
+                break
             if due[0] and not last:
-                state = _state(trainable, optimizer, ema, done, rows)  # by all processes: each may hold a part of it
+                state = _state(trainable, optimizer, ema, progress)  # by all processes: each may hold a part of it
                 if accelerator.is_main_process:
                     _save(checkpoint, state)
                 saved = time.monotonic()
-    for key, average in ema.items():
-        trainable[key].data.copy_(average)
+    with torch.no_grad():
+        for key, kept in (progress.best or ema).items():
+            trainable[key].copy_(part_like(kept, trainable[key]))
     if whole:
         whole.restore()
     model.eval()
@@ -146,6 +171,23 @@ def fit(
             f"{name}: step {rows[-1]['step']}, " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if k != "step")
         )
     return rows
+
+
+@dataclass
+class Progress:
+    """How far training has come; with a `Watch` also the weights that had the highest figure, whole, on the CPU."""
+
+    step: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    figure: float = -math.inf
+    waited: int = 0  # validations since then
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def judge(self, figure: float, weights: dict[str, torch.Tensor]) -> None:
+        self.waited += 1
+        if figure > self.figure:
+            self.figure, self.waited = figure, 0
+            self.best = {key: full(weight.detach()).to("cpu", copy=True) for key, weight in weights.items()}
 
 
 def gathered(part: torch.Tensor) -> torch.Tensor:
@@ -157,38 +199,6 @@ def gathered(part: torch.Tensor) -> torch.Tensor:
     if PartialState().num_processes == 1:
         return part
     return torch.cat(all_gather(part))
-
-
-def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, put together where FSDP holds a part of it in each process; all must ask at once."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-class Whole:
-    """A module as it was before FSDP2 took it over, so that it can be scored with, merged and saved afterwards.
-
-    FSDP2 changes classes, hooks and parameters of modules in place and has no way back.
-    """
-
-    def __init__(self, module: nn.Module):
-        base = set(vars(nn.Module())) - {"_parameters"}
-        self.before = [
-            (part, type(part), set(vars(part)), {key: copy(vars(part)[key]) for key in base}) for part in module.modules()
-        ]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put everything back, with the weights as they are now, whole in every process."""
-        made: dict[nn.Parameter, nn.Parameter] = {}  # tied weights stay tied
-        for part, kind, keys, base in self.before:
-            for name, p in part._parameters.items():
-                if p is not None:
-                    made[p] = made[p] if p in made else nn.Parameter(full(p.detach()), p.requires_grad)
-                    part._parameters[name] = made[p]
-            part.__class__ = kind
-            for key in set(vars(part)) - keys:
-                del vars(part)[key]
-            vars(part).update(base)
 
 
 def means(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:
@@ -252,15 +262,14 @@ def _fold(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _state(trainable: dict, optimizer: Any, ema: dict, step: int, rows: list) -> dict[str, Any]:
+def _state(trainable: dict, optimizer: Any, ema: dict, progress: Progress) -> dict[str, Any]:
     moments = optimizer.state_dict()
     return {
         "trainable": {key: full(p.detach()) for key, p in trainable.items()},
         "optimizer": moments
         | {"state": {i: {key: full(value) for key, value in kept.items()} for i, kept in moments["state"].items()}},
         "ema": {key: full(average) for key, average in ema.items()},
-        "step": step,
-        "rows": rows,
+        "progress": vars(progress),
     }
 
 
@@ -271,22 +280,15 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _restore(path: Path, trainable: dict, optimizer: Any, ema: dict) -> tuple[int, list]:
+def _restore(path: Path, trainable: dict, optimizer: Any, ema: dict) -> Progress:
     state = torch.load(path, weights_only=True, map_location="cpu")
     with torch.no_grad():
         for key, p in trainable.items():
-            p.copy_(_as(state["trainable"][key], p))
+            p.copy_(part_like(state["trainable"][key], p))
         for key, average in ema.items():
-            average.copy_(_as(state["ema"][key], average))
+            average.copy_(part_like(state["ema"][key], average))
     for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         kept = state["optimizer"]["state"].get(i, {})
-        kept |= {key: _as(value, p) for key, value in kept.items() if value.shape == p.shape}
+        kept |= {key: part_like(value, p) for key, value in kept.items() if value.shape == p.shape}
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["rows"]
-
-
-def _as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, shared out among processes as `like` is."""
-    if not isinstance(like, DTensor):
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return Progress(**state["progress"])

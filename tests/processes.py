@@ -10,12 +10,16 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from components.alignment.lora import add_lora
+from components.alignment.stage import dpo
 from components.errors import BadInput
 from components.reward.pairs import NO_LABEL, Pairs
 from components.reward.score import make_input
 from components.reward.train import pair_lengths, pair_loss_fn, parameter_groups, prepare
 from components.training import fit
+from tests.alignment.test_align import LORA, pairs_of
 from tests.conftest import BareStage
+from tests.generator.small import tiny_generator
 from tests.reward.test_train import PARAMS
 from tests.reward.tiny import tiny_model
 from tests.test_training import X, Y, model, settings
@@ -80,6 +84,32 @@ def reward(folder: Path) -> dict:
     return {"rows": rows, "weights": net.state_dict()}
 
 
+def align(folder: Path) -> dict:
+    """Flow-DPO: both processes fill the reference's table, then train on it. One draw a pair, as each process draws for
+    itself which; the pairs' own folder belongs to both."""
+    generator = tiny_generator()
+    stage = BareStage(folder)
+    change = {
+        "training": settings(batch_size=4, steps=12, learning_rate=1e-3, log_every=1, ema_decay=None, validate_every=1)
+    }
+    change |= {"validation": 0.3, "patience": 3, "beta": 50.0}
+    params = stage.params.align
+    params = params.model_copy(
+        update={"draws": 1, "gradient_checkpointing": True, "dpo": params.dpo.model_copy(update=change)}
+    )
+    stage.params = stage.params.model_copy(update={"align": params})
+    transformer = generator.transformer
+    add_lora(transformer, LORA, seed=1)
+    transformer.enable_gradient_checkpointing()
+    draw = torch.Generator().manual_seed(4)
+    latents, text = torch.randn(12, 4, 3, 4, 4, generator=draw), torch.randn(5, 16, 16, generator=draw)
+    pairs = pairs_of(folder / "data", latents, text)
+    cache = folder.parent / "cache"
+    rows, _ = dpo(stage, transformer, pairs, {"base": "x"}, cache)
+    weights = {key: weight for key, weight in transformer.state_dict().items() if "lora" in key}
+    return {"rows": rows, "weights": weights, "said": stage.said, "tables": [path.name for path in cache.iterdir()]}
+
+
 def uneven(folder: Path) -> dict:
     try:
         fit(BareStage(folder), model(), exact, 64, settings(batch_size=9))
@@ -88,9 +118,11 @@ def uneven(folder: Path) -> dict:
     return {"error": None}
 
 
-def fsdp_for(layers: str) -> None:
-    """Let the next `fit` of this process share out layers of these classes."""
-    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layers
+def fsdp_for(layers: str | None) -> None:
+    """Let the next `fit` of this process share out layers of these classes, or of those that the model names."""
+    os.environ.pop("FSDP_TRANSFORMER_CLS_TO_WRAP", None)
+    if layers:
+        os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layers
     AcceleratorState._reset_state()
     # accelerate offers FSDP on accelerators only. Told that these processes are such, it runs it on gloo as well.
     PartialState(cpu=True)
@@ -99,11 +131,10 @@ def fsdp_for(layers: str) -> None:
 
 def main(folder: Path) -> None:
     rank = os.environ["RANK"]
-    layers = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP")
     results = {}
-    for case in (plain, killed, reward, uneven):
+    for case in (plain, killed, reward, align, uneven):
         if "ACCELERATE_USE_FSDP" in os.environ:
-            fsdp_for(layers if case is reward else "Linear")
+            fsdp_for(None if case in (reward, align) else "Linear")
         name = case.__name__
         results[name] = case(folder / name if case is killed else folder / f"{name}{rank}")
         results[name]["kind"] = AcceleratorState().distributed_type.value

@@ -18,7 +18,7 @@ ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THR
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    return {case.__name__: case(folder / case.__name__) for case in (processes.plain, processes.reward)}
+    return {case.__name__: case(folder / case.__name__) for case in (processes.plain, processes.reward, processes.align)}
 
 
 def run_two(folder, environment: dict[str, str]) -> list[dict]:
@@ -60,6 +60,7 @@ def test_two_processes_end_where_one_does(alone, tmp_path, kind):
             for key, weight in expected["weights"].items():
                 assert type(result["weights"][key]) is torch.Tensor
                 torch.testing.assert_close(result["weights"][key], weight, atol=1e-5, rtol=1e-5)
+    assert first["align"]["tables"] == second["align"]["tables"] and len(first["align"]["tables"]) == 1
     for result, again in ((first["plain"], first["killed"]), (second["plain"], second["killed"])):
         assert again["said"][0] == "train: going on from step 10"
         assert again["rows"] == result["rows"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from components import training
 from components.errors import NonFinite
 from components.params import TrainingParams
-from components.training import batch_indices, fit, rate_factor
+from components.training import Watch, batch_indices, fit, rate_factor
 
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 Y = X @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
@@ -81,6 +81,62 @@ def test_accumulation_is_a_larger_batch(bare_stage, tmp_path):
     fit(bare_stage, two, exact, 64, settings(batch_size=4, accumulation=2, **plain))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def judged_by(figures: list[float]):
+    """A validation that gives these figures in turn."""
+    left = iter(figures)
+    return lambda net: {"right": next(left)}
+
+
+def test_training_ends_early_with_the_best_weights(bare_stage, tmp_path):
+    figures = [0.5, 0.8, 0.7, 0.8, 0.6, 0.9]
+    change = {"validate_every": 5, "steps": 200, "schedule": "constant"}
+    early = model()
+    rows = fit(
+        bare_stage, early, loss_fn, 64, settings(**change), validate=judged_by(figures), watch=Watch("right", patience=3)
+    )
+    assert [row["validation/right"] for row in rows] == figures[:5], "0.8 again is no better"
+    assert bare_stage.said[0] == "train: no better right for 3 validations, ends at step 25"
+    bare_stage.folder = tmp_path / "short"
+    short = model()
+    fit(bare_stage, short, loss_fn, 64, settings(**change | {"steps": 10}))
+    for a, b in zip(early.parameters(), short.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_killed_run_remembers_the_best(bare_stage, tmp_path):
+    figures = [0.5, 0.8, 0.7, 0.6, 0.6, 0.9]
+    whole, again, calls = model(), model(), []
+
+    def mortal(net, indices, draw):
+        calls.append(indices)
+        if len(calls) > 17:
+            raise Killed
+        return loss_fn(net, indices, draw)
+
+    change = settings(validate_every=5, steps=200)
+    watch = Watch("right", patience=3)
+    rows = fit(bare_stage, whole, loss_fn, 64, change, validate=judged_by(figures), watch=watch)
+    bare_stage.folder = tmp_path / "killed"
+    with pytest.raises(Killed):
+        fit(bare_stage, model(), mortal, 64, change, validate=judged_by(figures), watch=watch)
+    assert fit(bare_stage, again, loss_fn, 64, change, validate=judged_by(figures[3:]), watch=watch) == rows
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_exploding_loss_is_said(bare_stage):
+    calls = []
+
+    def exploding(net, indices, draw):
+        calls.append(indices)
+        loss, logs = loss_fn(net, indices, draw)
+        return loss * 0 + (100.0 if len(calls) > 20 else 1.0), logs
+
+    rows = fit(bare_stage, model(), exploding, 64, settings())
+    assert [row["step"] for row in rows if row.get("exploded")] == [25, 30, 35, 40]
+    assert bare_stage.said[0] == "train: ALARM at step 25: loss 100, at first 1"
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

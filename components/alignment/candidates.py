@@ -7,16 +7,18 @@ encoder is run again after this. Each is an output of its own, as training reads
 from pathlib import Path
 
 import pyarrow as pa
-from safetensors.torch import save_file
 
+from components.alignment.shards import save_shards
 from components.generator.sampler import Job, draw
 from components.generator.wan import load_generator
 from components.preferences.schema import read_prompts
 from components.preferences.split import split_prompts
-from components.stage import Stage, run_stage
+from components.stage import Stage, folder_digest, run_stage
 from components.tables import write_table
 
 FOLDER = Path("data/candidates")
+BASE = "models/base_generator"
+TEXT_BATCH = 64  # prompts
 SCHEMA = pa.schema(
     [
         ("candidate_id", pa.string()),
@@ -24,8 +26,8 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("seed", pa.int64()),
         ("path", pa.string()),  # below data/candidates
-        ("row", pa.int64()),  # of latents.safetensors
-        ("text_row", pa.int64()),  # of text.safetensors
+        ("row", pa.int64()),  # of latents
+        ("text_row", pa.int64()),  # of text
     ]
 )
 
@@ -33,7 +35,7 @@ SCHEMA = pa.schema(
 def candidates(stage: Stage) -> None:
     params = stage.params.candidates
     prompts = chosen_prompts(stage, "train", params.prompts)
-    generator = load_generator("models/base_generator")
+    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
     rows = []
     for text_row, (prompt_id, prompt) in enumerate(prompts):
         for k in range(params.per_prompt):
@@ -45,10 +47,12 @@ def candidates(stage: Stage) -> None:
 
     jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
     latents = draw(stage, generator, jobs, stage.params.sampling, stage.output(FOLDER / "videos"), what="candidates")
-    save_file({"latents": latents}, stage.output(FOLDER / "latents.safetensors"))
+    made_from = {"base generator": folder_digest(BASE)}
+    save_shards(latents, stage.output(FOLDER / "latents"), made_from)
     # The empty prompt comes last: regression drops prompts, so that guidance keeps its unconditional half.
-    text = generator.encode_text([*(prompt for _, prompt in prompts), ""]).detach()
-    save_file({"text": text.contiguous()}, stage.output(FOLDER / "text.safetensors"))
+    texts = [*(prompt for _, prompt in prompts), ""]
+    batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
+    save_shards((generator.encode_text(batch).cpu() for batch in batches), stage.output(FOLDER / "text"), made_from)
     write_table(stage.output(FOLDER / "candidates.parquet"), rows, SCHEMA)
 
 

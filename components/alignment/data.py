@@ -1,15 +1,16 @@
-"""What alignment trains on, in memory: cached latents and text embeddings of pairs or of single candidates."""
+"""What alignment trains on: cached latents and text embeddings of pairs or of single candidates, read as they are needed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
 from components.alignment.candidates import FOLDER
 from components.alignment.candidates import SCHEMA as CANDIDATES
+from components.alignment.shards import Shards
 from components.errors import BadInput
 from components.tables import read_table
 
@@ -19,13 +20,20 @@ SCORES = Path("data/candidate_scores.parquet")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Normalised latents [N, C, T', H', W'], text embeddings [N, L, D] of their prompts and [L, D] of the empty one, and
-    the table that names them."""
+    """Normalised latents, a row [C, T', H', W'] a candidate; text embeddings, a row [L, D] a prompt and the empty prompt's
+    last; and the table that names them."""
 
-    latents: torch.Tensor
-    text: torch.Tensor
-    empty: torch.Tensor
+    latents: Shards
+    prompts: Shards
     table: pd.DataFrame
+
+    def text(self, rows: Sequence[int]) -> torch.Tensor:
+        """Text embeddings [B, L, D] of the prompts of candidates."""
+        return self.prompts[self.table.text_row.iloc[rows]]
+
+    def empty_text(self) -> torch.Tensor:
+        """The empty prompt's, [L, D]."""
+        return self.prompts[[len(self.prompts) - 1]][0]
 
     def rows(self, ids: pd.Series, file: Path) -> np.ndarray:
         """Places of candidates; BadInput names the row of `file` whose candidate has no latents."""
@@ -37,33 +45,48 @@ class Candidates:
         return places[ids].to_numpy(copy=True)
 
 
-def load_candidates() -> Candidates:
+def load_candidates(base: str) -> Candidates:
+    """The candidates; BadInput where their latents are not those of the base generator with digest `base`."""
     table = pd.DataFrame(read_table(FOLDER / "candidates.parquet", CANDIDATES))
-    latents = load_file(FOLDER / "latents.safetensors")["latents"]
-    text = load_file(FOLDER / "text.safetensors")["text"]
+    latents, prompts = (Shards(FOLDER / name, {"base generator": base}) for name in ("latents", "text"))
     if len(latents) != len(table):
-        raise BadInput(FOLDER / "latents.safetensors", f"{len(latents)} latents for {len(table)} candidates")
-    return Candidates(latents, text[table.text_row.to_numpy(copy=True)], text[-1], table)
+        raise BadInput(FOLDER / "latents", f"{len(latents)} latents for {len(table)} candidates")
+    for place, part in enumerate(latents.parts):
+        if part.shape[1:] != latents.shape:
+            file = FOLDER / f"latents/{place:05d}.safetensors"
+            raise BadInput(file, f"latents of shape {list(part.shape[1:])}, those before are {list(latents.shape)}")
+    return Candidates(latents, prompts, table)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Chosen and rejected latents [N, C, T', H', W'] and the text [N, L, D] they share."""
+    """Pairs of candidates: places of chosen and rejected [N], what each counts [N], whether it is a tie [N]."""
 
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    text: torch.Tensor
+    candidates: Candidates
+    chosen: np.ndarray
+    rejected: np.ndarray
+    weights: torch.Tensor
+    tied: torch.Tensor
     table: pd.DataFrame
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def latents(self, indices: Sequence[int]) -> torch.Tensor:
+        """[2 B, C, T', H', W']: the chosen clips, then the rejected ones."""
+        return self.candidates.latents[[*self.chosen[indices], *self.rejected[indices]]]
+
+    def text(self, indices: Sequence[int]) -> torch.Tensor:
+        """[B, L, D], shared by both clips of a pair."""
+        return self.candidates.text(self.chosen[indices])
 
 
 def load_pairs(candidates: Candidates) -> Pairs:
     table = pd.DataFrame(read_table(PAIRS))
     chosen = candidates.rows(table.chosen, PAIRS)
     rejected = candidates.rows(table.rejected, PAIRS)
-    return Pairs(candidates.latents[chosen], candidates.latents[rejected], candidates.text[chosen], table)
+    weights, tied = torch.tensor(table.weight.to_numpy(copy=True)).float(), torch.tensor(table.tied.to_numpy(copy=True))
+    return Pairs(candidates, chosen, rejected, weights, tied, table)
 
 
 def load_rewards(candidates: Candidates) -> np.ndarray:

@@ -7,18 +7,16 @@
 
 The paper derives beta_t = beta (1 - t)^2 and then finds a constant beta better: the derived one vanishes at high noise,
 where the model is then pushed without a leash.
+
+Three terms are not the paper's, and with `theta` 1, `anchor` 0 and weights of 1 the loss is the paper's: ties, a weight a
+pair, and an anchor, plain flow matching on the chosen clips.
 """
 
 import torch
-import torch.nn.functional as F
 
+from components.alignment.flow import change_by_timestep
 from components.params import DpoParams
-
-
-def squared_errors(velocity: torch.Tensor, predicted: torch.Tensor, reduction: str) -> torch.Tensor:
-    """|velocity - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean"."""
-    squares = (velocity - predicted).float().pow(2).flatten(1)
-    return squares.sum(1) if reduction == "sum" else squares.mean(1)
+from components.reward.losses import rao_kupper
 
 
 def beta_at(t: torch.Tensor, beta: float, schedule: str) -> torch.Tensor:
@@ -33,24 +31,26 @@ def flow_dpo_loss(
     reference_rejected: torch.Tensor,
     t: torch.Tensor,
     params: DpoParams,
+    weights: torch.Tensor | float = 1.0,
+    tied: torch.Tensor | bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and what to watch, from the squared errors [B] of policy and reference on both clips and t [B].
 
-    At zero LoRA policy and reference agree and the loss is exactly log 2.
+    weights [B]: how much each pair counts. tied [B]: pairs that neither clip won; theirs is Rao and Kupper's probability of
+    a tie (J. Chen et al., "On Extending Direct Preference Optimization to Accommodate Ties", 2024), which pulls the two
+    clips' errors together and needs `params.theta` > 1. At zero LoRA policy and reference agree and the loss is exactly
+    log 2 (theta 1, no anchor).
     """
     chosen_change = chosen - reference_chosen
     rejected_change = rejected - reference_rejected
     inside = -0.5 * beta_at(t, params.beta, params.schedule) * (chosen_change - rejected_change)
+    tied = torch.as_tensor(tied, device=inside.device).expand_as(inside)
+    loss = (weights * rao_kupper(inside, (~tied).to(inside.dtype), params.theta)).mean() + params.anchor * chosen.mean()
+    decided = inside[~tied]
     logs = {
-        "implicit_accuracy": (inside > 0).float().mean(),
-        "margin": inside.detach().mean(),
+        "implicit_accuracy": (decided > 0).float().mean(),
+        "margin": decided.detach().mean(),
         **change_by_timestep("chosen_change", chosen_change / reference_chosen, t),
         **change_by_timestep("rejected_change", rejected_change / reference_rejected, t),
     }
-    return -F.logsigmoid(inside).mean(), logs
-
-
-def change_by_timestep(name: str, change: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:
-    """Mean of `change` [B] in equal bins of t; NaN where a batch has none there, which the training loop leaves out."""
-    places = (t * bins).long().clamp(max=bins - 1)
-    return {f"{name}/{b}": change.detach()[places == b].mean() for b in range(bins)}
+    return loss, logs

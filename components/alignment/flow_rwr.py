@@ -2,8 +2,13 @@
 
     loss = E[ w(r) |v - v_theta(x_t, t)|^2 ],   w(r) = exp(r / temperature)
 
-The paper leaves the scale of r open. Here r is the reward normalised over the validation set of the reward model, the
-weight is clipped, and weights have mean one over the data set, so that the learning rate means the same as in SFT.
+The paper leaves the scale of r and of the weights open. Here r is the reward normalised over the validation set of the
+reward model, and the weights come by name:
+
+    exp          exp(r / temperature), as the equation has it: the learning rate's meaning depends on r
+    mean_one     the same over its mean over the data set: the learning rate means what it means in SFT
+    per_prompt   a softmax of r / temperature over each prompt's clips, times their number (Flow-GRPO's baseline of this
+                 name): an easy prompt does not outweigh a hard one
 """
 
 import numpy as np
@@ -12,12 +17,21 @@ import torch
 from components.params import RwrParams
 
 
-def reward_weights(rewards: np.ndarray, params: RwrParams) -> np.ndarray:
-    """Weights [N] of clips with normalised rewards [N]: exp(r / temperature), mean one, at most `clip` before that."""
-    # The largest exponent is taken off first: only ratios count, and exp must not overflow.
-    raw = np.exp((rewards - rewards.max()) / params.temperature)
-    clipped = np.minimum(raw / raw.mean(), params.clip)
-    return clipped / clipped.mean()
+def reward_weights(rewards: np.ndarray, prompts: np.ndarray, params: RwrParams) -> np.ndarray:
+    """Weights [N] of clips with normalised rewards [N] of `prompts` [N], none above `params.clip` (where the mean is one,
+    it is one again after clipping)."""
+    clip = np.inf if params.clip is None else params.clip
+    if params.weighting == "exp":
+        return np.minimum(np.exp(rewards / params.temperature), clip)
+    groups = np.zeros(len(rewards), int) if params.weighting == "mean_one" else np.unique(prompts, return_inverse=True)[1]
+    weights = np.empty(len(rewards))
+    for group in np.unique(groups):
+        members = groups == group
+        # The largest exponent is taken off first: only ratios count, and exp must not overflow.
+        raw = np.exp((rewards[members] - rewards[members].max()) / params.temperature)
+        clipped = np.minimum(raw / raw.mean(), clip)
+        weights[members] = clipped / clipped.mean()
+    return weights
 
 
 def flow_rwr_loss(errors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from components.alignment.data import Pairs
-from components.alignment.flow_dpo import squared_errors
-from components.generator.wan import velocity
-from components.params import GridParams
+from components.alignment.flow import flow_errors, timesteps_at
+from components.alignment.shards import check_origin
+from components.params import TimestepParams
 from components.stage import SCRATCH, Stage
 
 CACHE = SCRATCH / "cache" / "reference"
@@ -34,7 +36,7 @@ class Grid:
     seeds: np.ndarray
 
     def noise(self, pairs: list[int], draws: list[int], shape: torch.Size) -> torch.Tensor:
-        """The noise x1 of these cells, [len(pairs), *shape]; the same for both clips of a pair."""
+        """The noise x1 of these cells, [len(pairs), *shape]; the same for both clips of a pair, and on every device."""
         return torch.stack(
             [
                 torch.randn(shape, generator=torch.Generator().manual_seed(int(self.seeds[i, k])))
@@ -43,31 +45,22 @@ class Grid:
         )
 
 
-def make_grid(pairs: int, params: GridParams, seed: int) -> Grid:
+def make_grid(pairs: int, draws: int, timesteps: TimestepParams, seed: int) -> Grid:
     rng = np.random.default_rng(seed)
-    if params.timesteps == "uniform":
-        # One draw in each of K equal slices of [0, 1], so that every pair sees low and high noise.
-        t = (np.arange(params.draws) + rng.random((pairs, params.draws))) / params.draws
-    else:
-        t = 1 / (1 + np.exp(-rng.standard_normal((pairs, params.draws))))
-    return Grid(torch.from_numpy(t).float(), rng.integers(0, 2**62, (pairs, params.draws)))
-
-
-def noised(x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_t = (1 - t) x0 + t x1 and the velocity x1 - x0; latents [B, C, T', H', W'], t [B]."""
-    t = t.view(-1, *[1] * (x0.ndim - 1))
-    return (1 - t) * x0 + t * x1, x1 - x0
+    # One draw in each of K equally likely slices, so that every pair sees low and high noise.
+    u = (np.arange(draws) + rng.random((pairs, draws))) / draws
+    t = timesteps_at(torch.from_numpy(u), timesteps).float()
+    return Grid(t, rng.integers(0, 2**62, (pairs, draws)))
 
 
 def pair_errors(
     transformer: torch.nn.Module, pairs: Pairs, indices: list[int], draws: list[int], grid: Grid, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared velocity errors [B] of chosen and rejected clips under shared noise and t, both in one forward."""
-    x0 = torch.cat([pairs.chosen[indices], pairs.rejected[indices]])
-    t = grid.t[indices, draws].repeat(2)
+    x0 = pairs.latents(indices)
     x1 = grid.noise(indices, draws, x0.shape[1:]).repeat(2, 1, 1, 1, 1)
-    xt, target = noised(x0, x1, t)
-    errors = squared_errors(target, velocity(transformer, xt, t, pairs.text[indices].repeat(2, 1, 1)), reduction)
+    t = grid.t[indices, draws].repeat(2)
+    errors = flow_errors(transformer, x0, x1, t, pairs.text(indices).repeat(2, 1, 1), reduction)
     chosen, rejected = errors.chunk(2)
     return chosen, rejected
 
@@ -84,30 +77,37 @@ def reference_errors(
 ) -> torch.Tensor:
     """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else filled and kept.
 
-    Filling goes on after a kill from the last finished part. The table outlives the stage: another beta or learning rate
-    uses it again.
+    Filling goes on after a kill from the last finished part, and processes that were launched together share the parts.
+    The table outlives the stage: another beta or learning rate uses it again. BadInput where the file of this name says
+    that it is of something else.
     """
-    key = json.dumps({**identity, "reduction": reduction, "grid": digest_of(grid)}, sort_keys=True)
-    file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    identity = {**identity, "reduction": reduction, "grid": digest_of(grid)}
+    file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    processes = PartialState()
     if file.exists():
+        with safe_open(file, "pt") as opened:
+            check_origin(file, opened.metadata() or {}, identity)
         stage.say(f"reference errors: {file} serves")
         return load_file(file)["errors"]
-    parts_folder = file.with_suffix(".parts")
-    parts_folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for start in stage.progress(range(0, len(pairs), BATCH), "reference errors"):
-        part = parts_folder / f"{start:07d}.safetensors"
+    folder = file.with_suffix(".parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(pairs), BATCH)
+    own = starts[processes.process_index :: processes.num_processes]
+    for start in stage.progress(own, "reference errors"):
+        part = _part(folder, start)
         if not part.exists():
             indices = list(range(start, min(start + BATCH, len(pairs))))
             cells = [
                 torch.stack(pair_errors(transformer, pairs, indices, [draw] * len(indices), grid, reduction))
                 for draw in range(grid.t.shape[1])
             ]
-            _save(torch.stack(cells, dim=2), part)
-        parts.append(load_file(part)["errors"])
-    errors = torch.cat(parts, dim=1)
-    _save(errors, file)
-    shutil.rmtree(parts_folder)
+            _save(torch.stack(cells, dim=2).cpu(), part, identity)
+    processes.wait_for_everyone()
+    errors = torch.cat([load_file(_part(folder, start))["errors"] for start in starts], dim=1)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        _save(errors, file, identity)
+        shutil.rmtree(folder)
     return errors
 
 
@@ -115,6 +115,10 @@ def digest_of(grid: Grid) -> str:
     return hashlib.sha256(grid.t.numpy().tobytes() + grid.seeds.tobytes()).hexdigest()[:16]
 
 
-def _save(errors: torch.Tensor, file: Path) -> None:
-    save_file({"errors": errors.contiguous()}, file.with_suffix(".partial"))
+def _part(folder: Path, start: int) -> Path:
+    return folder / f"{start:07d}.safetensors"
+
+
+def _save(errors: torch.Tensor, file: Path, identity: dict[str, str]) -> None:
+    save_file({"errors": errors.contiguous()}, file.with_suffix(".partial"), identity)
     os.replace(file.with_suffix(".partial"), file)

@@ -62,8 +62,9 @@ def relabel(stage: Stage) -> None:
         model.dimensions,
     )
     margins = [pair["margin"] for pair in pairs]
-    stage.log({"pairs": len(pairs), "mean_margin": sum(margins) / len(margins)})
-    stage.say(f"{len(pairs)} pairs, mean margin {sum(margins) / len(margins):.2f}")
+    ties = sum(pair["tied"] for pair in pairs)
+    stage.log({"pairs": len(pairs), "ties": ties, "mean_margin": sum(margins) / len(margins)})
+    stage.say(f"{len(pairs)} pairs, {ties} of them ties, mean margin {sum(margins) / len(margins):.2f}")
 
 
 def reward(scores: dict[str, float], params: RelabelParams) -> float:
@@ -73,13 +74,21 @@ def reward(scores: dict[str, float], params: RelabelParams) -> float:
 
 
 def choose_pairs(scores: list[dict], params: RelabelParams) -> list[dict]:
-    """Pairs of candidates of one prompt, the one with the higher reward chosen."""
+    """Pairs of candidates of one prompt, the one with the higher reward chosen; "tied" where they are within the margin and
+    ties are kept, "weight" what a pair counts."""
     pairs = []
     for _, group in pd.DataFrame(scores).groupby("prompt_id", sort=True):
         ranked = group.sort_values(["reward", "candidate_id"], ascending=[False, True]).to_dict("records")
         couples = [(ranked[0], ranked[-1])] if params.choose == "best_worst" else combinations(ranked, 2)
         pairs += [pair_of(better, worse) for better, worse in couples]
-    return [pair for pair in pairs if pair["margin"] > params.min_margin]
+    for pair in pairs:
+        pair["tied"] = pair["margin"] <= params.min_margin
+    pairs = [pair for pair in pairs if params.ties == "keep" or not pair["tied"]]
+    margins = [pair["margin"] for pair in pairs if not pair["tied"]]
+    for pair in pairs:
+        by_margin = params.choose == "margin_weighted" and not pair["tied"]
+        pair["weight"] = pair["margin"] * len(margins) / sum(margins) if by_margin else 1.0
+    return pairs if margins else []
 
 
 def pair_of(better: dict, worse: dict) -> dict:
@@ -111,7 +120,8 @@ def set_apart(folder: Path, pairs: list[dict], paths: dict[str, str], wanted: in
 def pair_schema(dimensions: list[str]) -> pa.Schema:
     numbers = [f"{side}_{name}" for side in ("chosen", "rejected") for name in (*dimensions, "reward")] + ["margin"]
     text = ("prompt_id", "prompt", "chosen", "rejected", "reward_model", "frame_plan")
-    return pa.schema([(name, pa.string()) for name in text] + [(name, pa.float64()) for name in numbers])
+    fields = [(name, pa.string()) for name in text] + [(name, pa.float64()) for name in (*numbers, "weight")]
+    return pa.schema([*fields, ("tied", pa.bool_())])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Only the transformer is in memory: latents and text embeddings were made by `can
 come from a table, so a step is one forward and one backward of the policy.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,149 +12,142 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict
+from accelerate import PartialState
+from diffusers import WanTransformer3DModel
 
 from components.alignment.candidates import FOLDER
-from components.alignment.data import PAIRS, Candidates, load_candidates, load_pairs, load_rewards
-from components.alignment.flow_dpo import change_by_timestep, flow_dpo_loss, squared_errors
+from components.alignment.data import PAIRS, Candidates, Pairs, load_candidates, load_pairs, load_rewards
+from components.alignment.flow import change_by_timestep, flow_errors, timesteps_at
+from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
-from components.alignment.reference import make_grid, noised, pair_errors, reference_errors
+from components.alignment.lora import add_lora, adapters_off, save_lora
+from components.alignment.reference import CACHE, make_grid, pair_errors, reference_errors
 from components.alignment.sft import sft_loss
-from components.errors import BadInput
-from components.generator.wan import load_transformer, velocity
-from components.params import LoraParams
+from components.generator.wan import load_transformer
+from components.params import SftParams, TimestepParams
+from components.preferences.split import held_out
 from components.stage import Stage, folder_digest, run_stage, write_json
-from components.training import LossFn, fit, write_rows
+from components.training import LossFn, Watch, fit, write_rows
 
 BASE = "models/base_generator"
+VALIDATION_BATCH = 32  # pairs a forward
 
 
 def align(method: str, stage: Stage) -> None:
     params = stage.params.align
-    method_params = getattr(params, method)
-    transformer = load_transformer(BASE)
+    settings = getattr(params, method)
+    base = folder_digest(BASE)
+    transformer = load_transformer(BASE, stage.params.base_generator.dtype).to(PartialState().device)
     add_lora(transformer, params.lora, seed=stage.seed("lora"))
-    candidates = load_candidates()
+    if params.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    candidates = load_candidates(base)
+    pairs = load_pairs(candidates)
 
     if method == "dpo":
-        loss_fn, count = dpo(stage, transformer, candidates)
+        files = {"pairs": folder_digest(PAIRS), "latents": folder_digest(FOLDER / "latents")}
+        rows, count = dpo(stage, transformer, pairs, {"base generator": base, **files})
     elif method == "rwr":
-        weights = torch.from_numpy(reward_weights(load_rewards(candidates), method_params)).float()
-        everything = np.arange(len(candidates.latents))
-        loss_fn = regression(candidates, everything, method_params.prompt_dropout, lambda e, i: flow_rwr_loss(e, weights[i]))
-        count = len(everything)
+        rewards = load_rewards(candidates)
+        weights = torch.from_numpy(reward_weights(rewards, candidates.table.prompt_id.to_numpy(), settings)).float()
+        everything, count = np.arange(len(rewards)), len(rewards)
+        loss_fn = regression(candidates, everything, settings, params.timesteps, partial(weighted, weights))
+        rows = fit(stage, transformer, loss_fn, count, settings.training, name=method)
     else:
-        winners = candidates.rows(load_pairs(candidates).table.chosen, PAIRS)
-        loss_fn = regression(candidates, winners, method_params.prompt_dropout, lambda e, i: sft_loss(e))
-        count = len(winners)
+        winners, count = pairs.chosen[~pairs.tied.numpy()], int((~pairs.tied).sum())
+        loss_fn = regression(candidates, winners, settings, params.timesteps, lambda errors, indices: sft_loss(errors))
+        rows = fit(stage, transformer, loss_fn, count, settings.training, name=method)
 
-    rows = fit(stage, transformer, loss_fn, count, method_params.training, name=method)
     folder = stage.output(f"models/aligned/{method}")
     save_lora(transformer, folder)
     write_rows(folder / "training.csv", rows)
-    record = {
-        "method": method,
-        "base": folder_digest(BASE),
-        "examples": count,
-        "reward_model": reward_model(candidates),
-    }
+    # The version of the reward model is that whose labels this generator was aligned by.
+    record = {"method": method, "base": base, "examples": count, "reward_model": pairs.table.reward_model.iloc[0]}
     write_json(folder / "alignment.json", record)
     stage.register(f"reelign-{stage.params.profile}-aligned-{method}", f"models/aligned/{method}", record)
 
 
-def dpo(stage: Stage, transformer: WanTransformer3DModel, candidates: Candidates) -> tuple[LossFn, int]:
-    """The loss of Flow-DPO over pairs, its reference cached (default) or live (adapters off)."""
+def dpo(
+    stage: Stage, transformer: WanTransformer3DModel, pairs: Pairs, identity: dict[str, str], cache: Path = CACHE
+) -> tuple[list[dict[str, float]], int]:
+    """Train on the pairs of all prompts but those held out; the rows logged, and the number of pairs trained on.
+
+    identity: digests of all that the reference's errors on `pairs` depend on.
+    """
     params = stage.params.align
-    pairs = load_pairs(candidates)
-    grid = make_grid(len(pairs), params.grid, stage.seed("grid"))
-    reduction = params.dpo.reduction
+    settings = params.dpo
+    grid = make_grid(len(pairs), params.draws, params.timesteps, stage.seed("grid"))
+    errors = partial(pair_errors, pairs=pairs, grid=grid, reduction=settings.reduction)
     if params.reference == "cached":
-        identity = {
-            "base": folder_digest(BASE),
-            "pairs": folder_digest(PAIRS),
-            "latents": folder_digest(FOLDER / "latents.safetensors"),
-        }
         with adapters_off(transformer):
-            table = reference_errors(stage, transformer, pairs, grid, reduction, identity)
+            table = reference_errors(stage, transformer, pairs, grid, settings.reduction, identity, cache)
+
+    def reference(model: torch.nn.Module, indices: list[int], draws: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if params.reference == "cached":
+            return table[0, indices, draws], table[1, indices, draws]
+        with torch.no_grad(), adapters_off(transformer):
+            return errors(model, indices=indices, draws=draws)
+
+    def loss_of(model: torch.nn.Module, indices: list[int], draws: list[int]) -> tuple[torch.Tensor, dict[str, Any]]:
+        chosen, rejected = errors(model, indices=indices, draws=draws)
+        known = (*reference(model, indices, draws), grid.t[indices, draws])
+        known, weights, tied = [x.to(chosen.device) for x in known], pairs.weights[indices], pairs.tied[indices]
+        return flow_dpo_loss(chosen, rejected, *known, settings, weights.to(chosen.device), tied.to(chosen.device))
+
+    held = np.zeros(len(pairs), bool)
+    if settings.validation:
+        held = held_out(pairs.table.prompt.to_numpy(), settings.validation, stage.rng("held out"), PAIRS)
+    train, validation = np.flatnonzero(~held), np.flatnonzero(held & ~pairs.tied.numpy()).tolist()
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        draws = torch.randint(grid.t.shape[1], (len(indices),), generator=draw).tolist()
-        chosen, rejected = pair_errors(model, pairs, indices, draws, grid, reduction)
-        if params.reference == "cached":
-            reference_chosen, reference_rejected = table[0, indices, draws], table[1, indices, draws]
-        else:
-            with torch.no_grad(), adapters_off(transformer):
-                reference_chosen, reference_rejected = pair_errors(model, pairs, indices, draws, grid, reduction)
-        return flow_dpo_loss(chosen, rejected, reference_chosen, reference_rejected, grid.t[indices, draws], params.dpo)
+        draws = torch.randint(params.draws, (len(indices),), generator=draw).tolist()
+        return loss_of(model, train[indices].tolist(), draws)
 
-    return loss_fn, len(pairs)
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        """Loss and implicit accuracy over all draws of the pairs held out."""
+        sums, cells = {"loss": 0.0, "implicit_accuracy": 0.0}, 0
+        for draw in range(params.draws):
+            for start in range(0, len(validation), VALIDATION_BATCH):
+                part = validation[start : start + VALIDATION_BATCH]
+                loss, logs = loss_of(model, part, [draw] * len(part))
+                for key, value in {"loss": loss, "implicit_accuracy": logs["implicit_accuracy"]}.items():
+                    sums[key] += float(value) * len(part)
+                cells += len(part)
+        return {key: value / cells for key, value in sums.items()}
+
+    stage.say(f"{len(train)} pairs to train on, {len(validation)} to validate on")
+    watch = Watch("implicit_accuracy", settings.patience) if settings.patience else None
+    check = validate if validation else None
+    rows = fit(stage, transformer, loss_fn, len(train), settings.training, validate=check, watch=watch, name="dpo")
+    return rows, len(train)
 
 
-def regression(candidates: Candidates, places: np.ndarray, prompt_dropout: float, loss: Callable) -> LossFn:
+def weighted(weights: torch.Tensor, errors: torch.Tensor, indices: list[int]) -> torch.Tensor:
+    return flow_rwr_loss(errors, weights[indices].to(errors.device))
+
+
+def regression(
+    candidates: Candidates,
+    places: np.ndarray,
+    params: SftParams,
+    timesteps: TimestepParams,
+    loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
+) -> LossFn:
     """Flow matching on single clips, `loss(errors, indices)` deciding what each counts (SFT, Flow-RWR). A share of the
     prompts is dropped: sampling needs the model without a prompt as well."""
+    empty = candidates.empty_text()
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         rows = places[indices]
-        t = torch.rand(len(rows), generator=draw)
+        t = timesteps_at(torch.rand(len(rows), generator=draw), timesteps)
         x0 = candidates.latents[rows]
-        xt, target = noised(x0, torch.randn(x0.shape, generator=draw), t)
-        dropped = torch.rand(len(rows), generator=draw) < prompt_dropout
-        text = torch.where(dropped.view(-1, 1, 1), candidates.empty, candidates.text[rows])
-        errors = squared_errors(target, velocity(model, xt, t, text), "mean")
-        return loss(errors, indices), change_by_timestep("error", errors, t)
+        x1 = torch.randn(x0.shape, generator=draw)
+        dropped = torch.rand(len(rows), generator=draw) < params.prompt_dropout
+        text = torch.where(dropped.view(-1, 1, 1), empty, candidates.text(rows))
+        errors = flow_errors(model, x0, x1, t, text, "mean")
+        return loss(errors, indices), change_by_timestep("error", errors, t.to(errors.device))
 
     return loss_fn
-
-
-def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
-    """A LoRA on the transformer's attention; B is zero, so the model is still the base."""
-    names = [name for name, _ in transformer.named_modules()]
-    for target in params.targets:
-        if not any(name.endswith(f".{target}") for name in names):
-            raise BadInput("params.yaml", f"'{target}' matches no layer of the transformer", key="align.lora.targets")
-    torch.manual_seed(seed)
-    transformer.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=params.targets))
-
-
-class adapters_off:
-    """The base model, for as long as the block lasts."""
-
-    def __init__(self, transformer: WanTransformer3DModel):
-        self.transformer = transformer
-
-    def __enter__(self) -> None:
-        self.transformer.disable_adapters()
-
-    def __exit__(self, *_: object) -> None:
-        self.transformer.enable_adapters()
-
-
-def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Write what WanPipeline.load_lora_weights reads, alpha included."""
-    config = transformer.peft_config["default"].to_dict()
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order, and so the file, is another each run
-    WanPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer),
-        transformer_lora_adapter_metadata=config,
-    )
-    sort_header(folder / "pytorch_lora_weights.safetensors")
-
-
-def sort_header(file: Path) -> None:
-    """Put a safetensors header in order: its writer orders metadata anew each time, and equal models would differ."""
-    raw = file.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors stay aligned
-    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
-
-
-def reward_model(candidates: Candidates) -> str:
-    """The version of the reward model whose labels this generator was aligned by."""
-    return load_pairs(candidates).table.reward_model.iloc[0]
 
 
 if __name__ == "__main__":

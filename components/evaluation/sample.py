@@ -2,13 +2,15 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 
 from components.alignment.candidates import chosen_prompts
+from components.errors import BadInput
 from components.generator.sampler import Job, draw
 from components.generator.wan import load_generator
-from components.stage import Stage, folder_digest, run_stage
+from components.stage import Stage, folder_digest, read_json, run_stage
 from components.tables import write_table
 
 SCHEMA = pa.schema(
@@ -25,7 +27,9 @@ BASE = "models/base_generator"
 def sample(method: str, stage: Stage) -> None:
     params = stage.params.sample
     lora = f"models/aligned/{method}" if method in ("sft", "rwr", "dpo") else None
-    generator = load_generator(BASE, lora)
+    if lora:
+        check_base(Path(lora))
+    generator = load_generator(BASE, lora, stage.params.base_generator.dtype)
     around = guidance(stage, generator) if method == "nrg" else None
     rows, jobs = [], []
     for prompt_id, prompt in chosen_prompts(stage, "test", params.prompts):
@@ -38,6 +42,13 @@ def sample(method: str, stage: Stage) -> None:
     draw(stage, generator, jobs, stage.params.sampling, folder / "videos", around, what="samples")
     write_table(folder / "samples.parquet", rows, SCHEMA)
     stage.say(f"{len(rows)} clips of evaluation prompts")
+
+
+def check_base(lora: Path) -> None:
+    """BadInput where a LoRA was trained on another generator than BASE."""
+    trained_on, base = read_json(lora / "alignment.json")["base"], folder_digest(BASE)
+    if trained_on != base:
+        raise BadInput(lora, f"was trained on base generator {trained_on}, {BASE} is {base}", key="base")
 
 
 def guidance(stage: Stage, generator):

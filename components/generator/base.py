@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from components.errors import BadInput
+from components.generator.wan import check_folder, load_generator
 from components.stage import Stage, folder_digest, run_stage, write_json
 
 
 def base_generator(stage: Stage) -> None:
     params = stage.params.base_generator
     source = Path(params.folder)
-    if not (source / "model_index.json").exists():
-        raise BadInput(source, "not a diffusers pipeline folder (no model_index.json)", key="base_generator.folder")
+    check_folder(source, key="base_generator.folder")
     digest = folder_digest(source)
     if params.digest not in (None, digest):
         why = f"its digest is {digest}, params.yaml expects {params.digest}"
@@ -35,7 +35,6 @@ def probe(stage: Stage, folder: Path) -> dict[str, float]:
     """Gold verdicts of clips of training prompts (the evaluation prompts stay unseen)."""
     from components.generator.pretrain import training_scenes
     from components.generator.sampler import Job, draw
-    from components.generator.wan import load_generator
     from components.simulation.judge import judge
     from components.simulation.world import prompt_of
     from components.video.decode import read_frames
@@ -44,7 +43,14 @@ def probe(stage: Stage, folder: Path) -> dict[str, float]:
     chosen = stage.rng("probe").choice(len(scenes), stage.params.base_generator.probe_prompts, replace=False)
     jobs = [Job(f"{i:05d}", prompt_of(scenes[i]), stage.seed("probe", int(i))) for i in chosen]
     videos = stage.state() / "probe"
-    draw(stage, load_generator(folder), jobs, stage.params.sampling, videos, what="drawn")
+    draw(
+        stage,
+        load_generator(folder, dtype=stage.params.base_generator.dtype),
+        jobs,
+        stage.params.sampling,
+        videos,
+        what="drawn",
+    )
     verdicts = [judge(read_frames(videos / f"{job.clip}.mp4"), job.prompt) for job in jobs]
     result = {name: float(np.mean([getattr(v, name) for v in verdicts])) for name in ("VQ", "MQ", "TA", "prompt_right")}
     stage.say(f"{len(jobs)} clips of training prompts: prompt wholly right in {result['prompt_right']:.0%}")

@@ -69,7 +69,7 @@ def solve(generator: Generator, jobs: list[Job], sampling: SamplingParams, aroun
     shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
     text = generator.encode_text([job.prompt for job in jobs])
     flow = classifier_free(generator.transformer, text, generator.encode_text([""]), sampling.guidance_scale)
-    noise = torch.stack([noise_of(job.seed, shape) for job in jobs])
+    noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(generator.transformer.device)
     return euler(around(flow, text) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
 
 
@@ -82,8 +82,9 @@ def draw(
     folder: Path,
     around: Around | None = None,
     what: str = "clips",
-) -> torch.Tensor:
-    """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [N, C, T', H', W'] in the order of `jobs`.
+) -> list[torch.Tensor]:
+    """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [n, C, T', H', W'] of each batch in the order of
+    `jobs`, memory-mapped.
 
     around: further guidance around the classifier-free velocity (Flow-NRG).
     A finished chunk lies in the stage's state folder and is not drawn again after a kill.
@@ -98,10 +99,10 @@ def draw(
             x0 = solve(generator, chunk, sampling, around)
             for job, clip in zip(chunk, generator.decode(x0), strict=True):
                 write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
-            save_file({"latents": x0.contiguous()}, done.with_suffix(".partial"))
+            save_file({"latents": x0.cpu().contiguous()}, done.with_suffix(".partial"))
             done.with_suffix(".partial").rename(done)
         latents.append(load_file(done)["latents"])
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         shutil.copyfile(state / f"{job.clip}.mp4", folder / f"{job.clip}.mp4")
-    return torch.cat(latents)
+    return latents

@@ -4,17 +4,20 @@ Any diffusers WanPipeline folder serves. Convention everywhere: x_t = (1 - t) x0
 t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and latents_std, [B, C, T', H', W'].
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResidualBlock
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from components.errors import BadInput
+from components.params import Dtype
 from components.pretrain_params import WanShape
 
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
@@ -43,12 +46,13 @@ class Generator:
         """Text embeddings [B, L, D]; beyond a prompt's own tokens they are zero, as in WanPipeline."""
         length = min(self.tokenizer.model_max_length, LONGEST_TEXT)
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.text_encoder.device)
         hidden = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return hidden * tokens.attention_mask[..., None]
 
     def encode_video(self, clips: np.ndarray) -> torch.Tensor:
         """uint8 [B, T, H, W, 3] to normalised latents (the mode of the posterior)."""
-        return self.normalise(self.vae.encode(pixels(clips)).latent_dist.mode())
+        return self.normalise(self.vae.encode(pixels(clips).to(self.vae.device)).latent_dist.mode())
 
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         mean, std = self._statistics(raw)
@@ -71,31 +75,46 @@ def pixels(clips: np.ndarray) -> torch.Tensor:
 
 
 def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]."""
-    return transformer(latents, t * TIMESTEPS, text, return_dict=False)[0]
+    """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]; in the latents' precision, worked out
+    in the transformer's."""
+    dtype = next(transformer.parameters()).dtype
+    return transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0].to(latents.dtype)
 
 
-def load_generator(folder: str | Path, lora: str | Path | None = None) -> Generator:
-    """Read a WanPipeline folder in float32, without gradients; `lora` is merged into the transformer."""
+def check_folder(folder: Path, key: str | None = None) -> None:
+    """BadInput where `folder` is no WanPipeline with one transformer."""
+    index = folder / "model_index.json"
+    if not index.exists():
+        raise BadInput(folder, "not a diffusers pipeline folder (no model_index.json)", key=key)
+    if (json.loads(index.read_text()).get("transformer_2") or [None])[0] is not None:
+        raise BadInput(folder, "has two transformers (Wan 2.2 A14B); Wan 2.1 and Wan 2.2 TI2V-5B have one", key=key)
+
+
+def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dtype = "float32") -> Generator:
+    """Read a WanPipeline folder without gradients, onto the GPU where there is one; the VAE is always in float32.
+
+    `lora` is merged into the transformer in float32, and kept beside it in bfloat16, where small changes of a weight would be
+    lost in rounding.
+    """
     folder = Path(folder)
-    if not (folder / "model_index.json").exists():
-        raise BadInput(folder, "not a diffusers pipeline folder (no model_index.json)")
-    transformer = load_transformer(folder)
+    check_folder(folder)
+    transformer = load_transformer(folder, dtype)
     if lora is not None:
         load_lora(transformer, lora)
-        transformer.fuse_lora()
-        transformer.unload_lora()
+        if dtype == "float32":
+            transformer.fuse_lora()
+            transformer.unload_lora()
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     for module in (transformer, vae, text_encoder):
-        module.requires_grad_(False).eval()
+        module.requires_grad_(False).eval().to(PartialState().device)
     return Generator(transformer, vae, text_encoder, tokenizer)
 
 
-def load_transformer(folder: str | Path) -> WanTransformer3DModel:
-    """The transformer alone, all that training on cached latents and text needs."""
-    transformer = WanTransformer3DModel.from_pretrained(Path(folder) / "transformer", torch_dtype=torch.float32)
+def load_transformer(folder: str | Path, dtype: Dtype = "float32") -> WanTransformer3DModel:
+    """The transformer alone, all that training on cached latents and text needs, on the CPU."""
+    transformer = WanTransformer3DModel.from_pretrained(Path(folder) / "transformer", torch_dtype=getattr(torch, dtype))
     return transformer.requires_grad_(False).eval()
 
 

@@ -13,16 +13,18 @@ import pandas as pd
 import torch
 
 from components.alignment.data import SCORES, Candidates, load_candidates
-from components.alignment.reference import noised
+from components.alignment.flow import noised
 from components.errors import BadInput
 from components.generator.wan import load_generator, load_transformer
 from components.guidance.latent_reward import LatentReward, bradley_terry, first_blocks, save_latent_reward
+from components.preferences.split import held_out
 from components.reward.pairs import NO_LABEL, VIDEOS, read_pairs
 from components.stage import Stage, folder_digest, run_stage, write_json
 from components.tables import read_table
 from components.training import fit, write_rows
 from components.video.decode import read_frames
 
+BASE = "models/base_generator"
 BINS = 5
 ENCODE_BATCH = 32  # clips
 VALIDATION_SHARE = 0.15  # of the candidates' prompts
@@ -54,12 +56,13 @@ class Comparisons:
 
 def latent_reward(stage: Stage) -> None:
     params = stage.params.latent_reward
-    data = relabelled(load_candidates(), params.dimensions, params.min_margin)
+    base = folder_digest(BASE)
+    data = relabelled(load_candidates(base), params.dimensions, params.min_margin)
     if params.labelled_pairs:
         data += human_labelled(stage, params.dimensions)
-    held = held_out(data.prompts, stage.rng("held out"))
+    held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
     torch.manual_seed(stage.seed("weights"))
-    trunk = first_blocks(load_transformer("models/base_generator"), params.blocks)
+    trunk = first_blocks(load_transformer(BASE), params.blocks)
     model = LatentReward(trunk.requires_grad_(True), params.dimensions)
     train, labels = np.flatnonzero(~held), data.labels
     stage.say(f"{len(train)} pairs to train on, {held.sum()} to validate on")
@@ -103,7 +106,7 @@ def latent_reward(stage: Stage) -> None:
     rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, validate=validate)
     folder = stage.output("models/latent_reward")
     version = pd.DataFrame(read_table(SCORES)).reward_model.iloc[0]
-    facts = {"generator": folder_digest("models/base_generator"), "reward_model": version}
+    facts = {"generator": base, "reward_model": version}
     save_latent_reward(model, folder, facts)
     write_rows(folder / "training.csv", rows)
     accuracy = {name: [rows[-1][f"validation/{name}/{b}"] for b in range(BINS)] for name in params.dimensions}
@@ -135,7 +138,10 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
         raise BadInput(SCORES, "no two candidates of a prompt differ by the margin", key="latent_reward.min_margin")
     first, second = np.array(couples).T
     decided = torch.tensor(np.array(labels), dtype=torch.float32)
-    return Comparisons(candidates.latents, candidates.text, first, second, decided, np.array(prompts))
+    everything = range(len(candidates.latents))
+    return Comparisons(
+        candidates.latents[everything], candidates.text(everything), first, second, decided, np.array(prompts)
+    )
 
 
 def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
@@ -150,7 +156,7 @@ def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
         if clip.shape != size:
             raise BadInput(pairs.file, f"{path} is {clip.shape}, the generator's clips are {size}", key="path_A")
         clips.append(clip)
-    generator = load_generator("models/base_generator")
+    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
     parts = range(0, len(sides), ENCODE_BATCH)
     with torch.no_grad():
         latents = [generator.encode_video(np.stack(clips[i : i + ENCODE_BATCH])) for i in stage.progress(parts, "encode")]
@@ -158,16 +164,7 @@ def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
     place = {side: number for number, side in enumerate(sides)}
     first, second = np.array([place[side] for side in pairs.sides()]).reshape(2, -1)
     labels = torch.from_numpy(np.where(pairs.labels == NO_LABEL, 0, pairs.labels)).float()
-    return Comparisons(torch.cat(latents), torch.cat(text), first, second, labels, np.array(pairs.prompts))
-
-
-def held_out(prompts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mask [N] of pairs whose prompt is held out; all pairs of a prompt go together, at least one prompt is held."""
-    names = np.unique(prompts)
-    if len(names) < 2:
-        raise BadInput(SCORES, "a single prompt cannot be split into training and validation")
-    count = max(1, round(VALIDATION_SHARE * len(names)))
-    return np.isin(prompts, rng.choice(names, count, replace=False))
+    return Comparisons(torch.cat(latents).cpu(), torch.cat(text).cpu(), first, second, labels, np.array(pairs.prompts))
 
 
 def _slices(count: int, size: int) -> list[slice]:

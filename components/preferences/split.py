@@ -10,8 +10,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from components.errors import BadInput
 from components.params import SplitParams
 
 SPLITS = ("train", "validation", "test")
@@ -63,6 +67,15 @@ def split_prompts(prompts: Iterable[str], split: SplitParams) -> dict[str, Split
             side = SPLITS[turn % len(SPLITS)]
         sides |= dict.fromkeys(groups[first], side)
     return {prompt: sides[prompt_key(prompt)] for prompt in prompts}
+
+
+def held_out(prompts: np.ndarray, share: float, rng: np.random.Generator, file: str | Path) -> np.ndarray:
+    """Mask [N] of rows whose prompt is held out of training; all of a prompt go together, at least one prompt is held.
+    BadInput names `file` where there is a single prompt."""
+    names = np.unique(prompts)
+    if len(names) < 2:
+        raise BadInput(file, "a single prompt cannot be split into training and validation")
+    return np.isin(prompts, rng.choice(names, max(1, round(share * len(names))), replace=False))
 
 
 def near_groups(keys: list[str]) -> list[int]:

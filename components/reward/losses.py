@@ -26,11 +26,17 @@ def bradley_terry(a: torch.Tensor, b: torch.Tensor, labels: torch.Tensor) -> tor
 def bradley_terry_ties(a: torch.Tensor, b: torch.Tensor, labels: torch.Tensor, theta: float) -> torch.Tensor:
     """Bradley-Terry with ties, Rao & Kupper (1967), theta > 1: -log of P(A > B) = e^a / (e^a + theta e^b), of P(B > A)
     likewise, or of P(tie) = (theta^2 - 1) e^a e^b / ((e^a + theta e^b) (theta e^a + e^b))."""
+    return _mean(rao_kupper(a - b, labels, theta), labels.abs() <= 1)
+
+
+def rao_kupper(difference: torch.Tensor, labels: torch.Tensor, theta: float) -> torch.Tensor:
+    """The terms of bradley_terry_ties, from a - b; with `theta` 1 Bradley-Terry's, which knows no ties."""
     k = math.log(theta)
-    difference = a - b
     decided = -F.logsigmoid(labels * difference - k)
+    if theta == 1:
+        return decided
     tied = -F.logsigmoid(difference - k) - F.logsigmoid(-difference - k) - math.log(theta**2 - 1)
-    return _mean(torch.where(labels == 0, tied, decided), labels.abs() <= 1)
+    return torch.where(labels == 0, tied, decided)
 
 
 def regression(a: torch.Tensor, b: torch.Tensor, ratings: Ratings) -> torch.Tensor:

@@ -36,6 +36,8 @@ class VideoReward(nn.Module):
         Qwen2-VL's own numbering by frame, row and column. A model scores with what it was trained with.
     """
 
+    _no_split_modules = ("Qwen2VLDecoderLayer", "Qwen2VLVisionBlock")  # what FSDP shares out as a whole
+
     def __init__(
         self,
         backbone: Qwen2VLForConditionalGeneration,

@@ -1,23 +1,30 @@
 """LoRA, pairs and the reference's errors: cached equals live, zero LoRA equals the base."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import save_file
 
+from components.alignment import reference
 from components.alignment.data import Candidates, Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
+from components.alignment.lora import add_lora, adapters_off, save_lora, sort_header
 from components.alignment.reference import make_grid, pair_errors, reference_errors
 from components.alignment.relabel import choose_pairs
-from components.alignment.stage import adapters_off, add_lora, regression, save_lora, sort_header
+from components.alignment.shards import Shards, save_shards
+from components.alignment.stage import regression
 from components.errors import BadInput
 from components.generator.wan import load_generator, load_transformer, save_generator, velocity
-from components.params import GridParams, LoraParams, RelabelParams
+from components.params import LoraParams, RelabelParams, TimestepParams, load_params
 from tests.generator.small import tiny_generator
 
+UNIFORM = TimestepParams(distribution="uniform", shift=1.0)
 LORA = LoraParams(rank=2, alpha=4, targets=["to_q", "to_k", "to_v", "to_out.0"])
 
 
@@ -29,10 +36,20 @@ def transformer():
 
 
 @pytest.fixture
-def pairs():
+def pairs(tmp_path):
+    """Six pairs of twelve candidates of four prompts."""
     draw = torch.Generator().manual_seed(4)
-    latents = torch.randn(2, 6, 4, 3, 4, 4, generator=draw)
-    return Pairs(latents[0], latents[1], torch.randn(6, 16, 16, generator=draw), pd.DataFrame())
+    return pairs_of(tmp_path, torch.randn(12, 4, 3, 4, 4, generator=draw), torch.randn(5, 16, 16, generator=draw))
+
+
+def pairs_of(folder, latents: torch.Tensor, text: torch.Tensor) -> Pairs:
+    save_shards([latents[:5], latents[5:]], folder / "latents", {"base generator": "x"})
+    save_shards([text], folder / "text", {"base generator": "x"})
+    shards = [Shards(folder / name, {"base generator": "x"}) for name in ("latents", "text")]
+    table = pd.DataFrame({"row": range(12), "text_row": [n // 3 for n in range(12)]})
+    prompts = pd.DataFrame({"prompt": [f"p{n // 3}" for n in range(0, 12, 2)]})
+    chosen, rejected = np.arange(0, 12, 2), np.arange(1, 12, 2)
+    return Pairs(Candidates(*shards, table), chosen, rejected, torch.ones(6), torch.zeros(6, dtype=bool), prompts)
 
 
 def disturb(transformer):
@@ -41,57 +58,106 @@ def disturb(transformer):
             torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(len(name)))
 
 
-def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage, tmp_path):
-    params = bare_stage.params.align.dpo
-    grid = make_grid(len(pairs), GridParams(draws=3, timesteps="uniform"), seed=2)
-    table = reference_errors(bare_stage, transformer, pairs, grid, "sum", {"base": "x"}, tmp_path)
+def loss_and_gradients(transformer, pairs, grid, params, reference) -> tuple[torch.Tensor, list[torch.Tensor]]:
     indices, draws = [0, 4, 5], [0, 1, 2]
-    chosen, rejected = pair_errors(transformer, pairs, indices, draws, grid, "sum")
-    loss, _ = flow_dpo_loss(
-        chosen, rejected, table[0, indices, draws], table[1, indices, draws], grid.t[indices, draws], params
-    )
-    # Batches of unlike size round unlike, and beta = 500 makes that visible.
-    assert float(loss) == pytest.approx(math.log(2), abs=0.02)
+    chosen, rejected = pair_errors(transformer, pairs, indices, draws, grid, params.reduction)
+    loss, _ = flow_dpo_loss(chosen, rejected, *reference(indices, draws), grid.t[indices, draws], params)
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    return loss, torch.autograd.grad(loss, trained)
 
 
-def test_cached_and_live_reference_agree(transformer, pairs, bare_stage, tmp_path):
-    grid = make_grid(len(pairs), GridParams(draws=3, timesteps="logit_normal"), seed=2)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_cached_and_live_reference_give_the_same_loss_and_gradients(transformer, pairs, bare_stage, tmp_path, reduction):
+    params = bare_stage.params.align.dpo.model_copy(update={"reduction": reduction, "beta": 5.0})
+    grid = make_grid(len(pairs), 3, TimestepParams(distribution="logit_normal", shift=1.0), seed=2)
     disturb(transformer)
     with adapters_off(transformer):
-        table = reference_errors(bare_stage, transformer, pairs, grid, "mean", {"base": "x"}, tmp_path)
-        for draw in range(3):
-            live = torch.stack(pair_errors(transformer, pairs, [1, 3], [draw, draw], grid, "mean"))
-            torch.testing.assert_close(table[:, [1, 3], draw], live, rtol=1e-5, atol=1e-6)
-    again = reference_errors(bare_stage, None, pairs, grid, "mean", {"base": "x"}, tmp_path)
-    assert torch.equal(again, table), "the second time the table serves, no model is needed"
-    other = GridParams(draws=3, timesteps="uniform")
-    with pytest.raises(TypeError):  # another grid is another table: it asks the model, which is None here
-        reference_errors(bare_stage, None, pairs, make_grid(len(pairs), other, 2), "mean", {"base": "x"}, tmp_path)
+        table = reference_errors(bare_stage, transformer, pairs, grid, reduction, {"base": "x"}, tmp_path / "cache")
+
+    def live(indices, draws):
+        with torch.no_grad(), adapters_off(transformer):
+            return pair_errors(transformer, pairs, indices, draws, grid, reduction)
+
+    expected, expected_gradients = loss_and_gradients(transformer, pairs, grid, params, live)
+    loss, gradients = loss_and_gradients(
+        transformer, pairs, grid, params, lambda indices, draws: (table[0, indices, draws], table[1, indices, draws])
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
 
 
-def test_a_dropped_prompt_trains_the_unconditional_half(transformer):
-    draw = torch.Generator().manual_seed(1)
-    latents, text, empty = (torch.randn(shape, generator=draw) for shape in ((5, 4, 3, 4, 4), (5, 16, 16), (16, 16)))
-    told = Candidates(latents, text, empty, pd.DataFrame())
-    untold = Candidates(latents, empty.expand_as(text), empty, pd.DataFrame())
+def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage):
+    params = bare_stage.params.align.dpo
+    grid = make_grid(len(pairs), 3, UNIFORM, seed=2)
+
+    def live(indices, draws):
+        with torch.no_grad(), adapters_off(transformer):
+            return pair_errors(transformer, pairs, indices, draws, grid, params.reduction)
+
+    loss, _ = loss_and_gradients(transformer, pairs, grid, params, live)
+    assert float(loss) == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_the_table_serves_again_and_no_other_does(transformer, pairs, bare_stage, tmp_path):
+    grid = make_grid(len(pairs), 3, UNIFORM, seed=2)
+    errors = partial(reference_errors, bare_stage, pairs=pairs, reduction="mean", cache=tmp_path / "cache")
+    table = errors(transformer, grid=grid, identity={"base": "x"})
+    assert torch.equal(errors(None, grid=grid, identity={"base": "x"}), table), "the second time no model is needed"
+    # Another grid, another base: another table, which asks the model, None here.
+    with pytest.raises(AttributeError):
+        errors(
+            None, grid=make_grid(len(pairs), 3, TimestepParams(distribution="uniform", shift=2.0), 2), identity={"base": "x"}
+        )
+    with pytest.raises(AttributeError):
+        errors(None, grid=grid, identity={"base": "y"})
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    save_file({"errors": table}, file, {"base": "y"})
+    with pytest.raises(BadInput, match=r"was made from base y, wanted is x"):
+        errors(None, grid=grid, identity={"base": "x"})
+
+
+def test_filling_goes_on_after_a_kill(transformer, pairs, bare_stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "BATCH", 2)
+    grid = make_grid(len(pairs), 2, UNIFORM, seed=2)
+    fill = partial(reference_errors, bare_stage, transformer, pairs, grid, "mean", {"base": "x"})
+    whole = fill(tmp_path / "whole")
+    calls = []
+
+    def mortal(*args, real=reference.pair_errors):
+        calls.append(args[2])
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(reference, "pair_errors", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "killed")
+    assert torch.equal(fill(tmp_path / "killed"), whole)
+    assert len(calls) == 4 + 4, "the first part was done; the second began again"
+
+
+def test_a_dropped_prompt_trains_the_unconditional_half(transformer, pairs):
+    candidates = pairs.candidates
+    untold = replace(candidates, table=candidates.table.assign(text_row=4))
 
     def loss(candidates, prompt_dropout):
-        loss_fn = regression(candidates, np.arange(5), prompt_dropout, lambda errors, indices: errors.mean())
+        params = load_params().align.sft.model_copy(update={"prompt_dropout": prompt_dropout})
+        loss_fn = regression(candidates, np.arange(5), params, UNIFORM, lambda errors, indices: errors.mean())
         return loss_fn(transformer, [0, 3, 4], torch.Generator().manual_seed(2))[0]
 
-    assert torch.equal(loss(told, 1.0), loss(untold, 0.0))
-    assert not torch.isclose(loss(told, 0.0), loss(untold, 0.0))
+    assert torch.equal(loss(candidates, 1.0), loss(untold, 0.0))
+    assert not torch.isclose(loss(candidates, 0.0), loss(untold, 0.0))
 
 
 def test_both_clips_of_a_pair_see_the_same_noise_and_time(transformer, pairs):
-    grid = make_grid(len(pairs), GridParams(draws=2, timesteps="uniform"), seed=0)
-    twins = Pairs(pairs.chosen, pairs.chosen, pairs.text, pairs.table)
-    chosen, rejected = pair_errors(transformer, twins, [0, 1, 2], [0, 1, 0], grid, "sum")
+    grid = make_grid(len(pairs), 2, UNIFORM, seed=0)
+    chosen, rejected = pair_errors(transformer, replace(pairs, rejected=pairs.chosen), [0, 1, 2], [0, 1, 0], grid, "sum")
     torch.testing.assert_close(chosen, rejected)
 
 
 def test_the_grid_covers_all_noise_levels():
-    t = make_grid(50, GridParams(draws=4, timesteps="uniform"), seed=0).t
+    t = make_grid(50, 4, UNIFORM, seed=0).t
     assert ((t * 4).long() == torch.arange(4)).all()
 
 
@@ -127,7 +193,7 @@ def scores(*rewards: float) -> list[dict]:
 
 
 def test_pairs_are_best_against_worst_or_all():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, duels=2)
+    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", duels=2)
     (pair,) = choose_pairs(scores(0.5, 2.0, -1.0), params)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("c1", "c2", 3.0)
     assert (pair["chosen_VQ"], pair["rejected_reward"]) == (2.0, -1.0)
@@ -138,10 +204,19 @@ def test_pairs_are_best_against_worst_or_all():
     assert choose_pairs(scores(1.0, 1.0), params) == [], "equal rewards are no preference"
 
 
+def test_ties_are_kept_when_asked_for_and_margins_weigh():
+    params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, ties="keep", duels=2)
+    pairs = {(p["chosen"], p["rejected"]): p for p in choose_pairs(scores(0.5, 3.0, -0.5), params)}
+    assert {key: (p["tied"], p["weight"]) for key, p in pairs.items()} == {
+        ("c1", "c0"): (False, pytest.approx(2.5 / 3)), ("c1", "c2"): (False, pytest.approx(3.5 / 3)), ("c0", "c2"): (True, 1.0),
+    }  # fmt: skip
+    assert choose_pairs(scores(1.0, 1.5), params) == [], "ties alone are no preference"
+
+
 def test_rewards_weigh_dimensions():
     from components.alignment.relabel import reward
 
-    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, duels=2)
+    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", duels=2)
     assert reward({"VQ": 1.0, "TA": -1.0, "MQ": np.nan}, params) == 0.5
 
 

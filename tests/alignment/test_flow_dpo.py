@@ -1,53 +1,103 @@
-"""Flow-DPO's formula against a plain re-derivation in float64."""
+"""Flow-DPO's formula against a plain re-derivation in float64, in all its variants, and its gradients by differences."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from components.alignment.flow_dpo import beta_at, change_by_timestep, flow_dpo_loss, squared_errors
-from components.params import DpoParams, TrainingParams, load_params
+from components.alignment.flow import change_by_timestep, noised, squared_errors, timesteps_at
+from components.alignment.flow_dpo import beta_at, flow_dpo_loss
+from components.params import DpoParams, TimestepParams, load_params
+
+VARIANTS = {
+    "the paper's": {},
+    "squared beta": {"schedule": "squared"},
+    "summed": {"reduction": "sum", "beta": 0.02},
+    "ties": {"theta": 1.7},
+    "anchored": {"anchor": 0.3},
+    "all at once": {"schedule": "squared", "reduction": "sum", "beta": 0.05, "theta": 3.0, "anchor": 0.01},
+}
 
 
 def params(**change) -> DpoParams:
-    training: TrainingParams = load_params().align.dpo.training
-    return DpoParams(**{"training": training, "beta": 50.0, "schedule": "constant", "reduction": "mean"} | change)
+    return load_params().align.dpo.model_copy(update={"beta": 0.7, **change})
 
 
-def random_velocities(seed: int):
+def random_batch(seed: int, pairs: int = 5) -> dict[str, torch.Tensor]:
+    """Velocities of the two clips, of policy and reference; t, weights, ties."""
     draw = torch.Generator().manual_seed(seed)
-    shape = (5, 4, 3, 2, 2)
-    return [torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(6)], torch.rand(
-        5, generator=draw, dtype=torch.float64
-    )
+    shape = (pairs, 4, 3, 2, 2)
+    names = ("chosen", "rejected", "policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+    batch = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name in names}
+    batch["t"], batch["weights"] = torch.rand(2, pairs, generator=draw, dtype=torch.float64)
+    batch["tied"] = torch.rand(pairs, generator=draw) < 0.4
+    return batch
 
 
-@pytest.mark.parametrize("schedule", ["constant", "squared"])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_loss_is_the_papers(schedule, reduction):
-    (vw, vl, pw, pl, rw, rl), t = random_velocities(3)
-    p = params(schedule=schedule, reduction=reduction, beta=0.7)
-    errors = [squared_errors(v, q, reduction).double() for v, q in ((vw, pw), (vl, pl), (vw, rw), (vl, rl))]
-    loss, logs = flow_dpo_loss(*errors, t, p)
+def loss_of(batch: dict[str, torch.Tensor], p: DpoParams) -> torch.Tensor:
+    errors = [
+        squared_errors(batch[clip], batch[f"{model}_{clip}"], p.reduction)
+        for model in ("policy", "reference")
+        for clip in ("chosen", "rejected")
+    ]
+    tied = batch["tied"] if p.theta > 1 else False
+    return flow_dpo_loss(*errors, batch["t"], p, batch["weights"], tied)[0]
 
-    total, insides = 0.0, []
-    for i in range(5):
 
-        def error(v, q, i=i):
-            e = (v[i] - q[i]).pow(2)
-            return float(e.sum() if reduction == "sum" else e.mean())
+def plain(batch: dict[str, torch.Tensor], p: DpoParams) -> float:
+    """The same from paper-and-pencil formulas, a number at a time."""
+    arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+    total = anchor = 0.0
+    pairs = len(arrays["t"])
+    for i in range(pairs):
 
-        beta = 0.7 * ((1 - float(t[i])) ** 2 if schedule == "squared" else 1)
-        inside = -beta / 2 * ((error(vw, pw) - error(vw, rw)) - (error(vl, pl) - error(vl, rl)))
-        insides.append(inside)
-        total += -math.log(1 / (1 + math.exp(-inside)))
-    assert float(loss) == pytest.approx(total / 5, rel=1e-6)
-    assert float(logs["implicit_accuracy"]) == pytest.approx(sum(x > 0 for x in insides) / 5)
+        def error(model, clip, i=i):
+            squares = [(a - b) ** 2 for a, b in zip(arrays[clip][i].flat, arrays[f"{model}_{clip}"][i].flat, strict=True)]
+            return math.fsum(squares) / (1 if p.reduction == "sum" else len(squares))
+
+        win = error("policy", "chosen") - error("reference", "chosen")
+        lose = error("policy", "rejected") - error("reference", "rejected")
+        beta = p.beta * ((1 - arrays["t"][i]) ** 2 if p.schedule == "squared" else 1)
+        e = math.exp(-beta / 2 * (win - lose))
+        if p.theta > 1 and arrays["tied"][i]:
+            chance = (p.theta**2 - 1) * e / ((e + p.theta) * (p.theta * e + 1))
+        else:
+            chance = e / (e + p.theta)
+        total -= arrays["weights"][i] * math.log(chance)
+        anchor += p.anchor * error("policy", "chosen")
+    return (total + anchor) / pairs
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("seed", range(20))
+def test_the_loss_is_the_formula(change, seed):
+    batch, p = random_batch(seed), params(**change)
+    assert float(loss_of(batch, p)) == pytest.approx(plain(batch, p), abs=1e-10, rel=1e-10)
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_its_gradients_are_those_of_finite_differences(change):
+    batch, p = random_batch(7, pairs=2), params(**change)
+    moving = {name: batch[name].requires_grad_() for name in ("policy_chosen", "policy_rejected")}
+
+    def loss(*tensors):
+        return loss_of({**batch, **dict(zip(moving, tensors, strict=True))}, p)
+
+    assert torch.autograd.gradcheck(loss, tuple(moving.values()), eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_errors_are_never_summed_in_less_than_single_precision(dtype):
+    target = torch.ones(2, 16, 4, 8, 8, dtype=dtype)
+    errors = squared_errors(target, torch.zeros_like(target), "sum")
+    assert errors.tolist() == [4096.0, 4096.0]
+    assert errors.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def test_it_is_log_two_where_policy_and_reference_agree():
     errors = torch.rand(7)
-    loss, _ = flow_dpo_loss(errors, errors + 1, errors, errors + 1, torch.rand(7), params())
+    loss, _ = flow_dpo_loss(errors, errors + 1, errors, errors + 1, torch.rand(7), params(beta=50.0))
     assert float(loss) == pytest.approx(math.log(2), abs=1e-7)
 
 
@@ -59,6 +109,21 @@ def test_a_better_chosen_and_a_worse_rejected_lower_the_loss():
     assert apart < better < base
 
 
+def test_a_tie_pulls_the_clips_together():
+    one, t, tied = torch.ones(3), torch.full((3,), 0.5), torch.ones(3, dtype=torch.bool)
+    near, _ = flow_dpo_loss(one, one, one, one, t, params(theta=2.0), tied=tied)
+    apart, logs = flow_dpo_loss(0.5 * one, 1.5 * one, one, one, t, params(theta=2.0), tied=tied)
+    assert near < apart
+    assert math.isnan(float(logs["implicit_accuracy"])), "ties have no right order"
+
+
+def test_a_pair_of_no_weight_has_no_say():
+    errors, t = torch.rand(4, 2), torch.rand(2)
+    alone, _ = flow_dpo_loss(*errors[:, :1], t[:1], params())
+    both, _ = flow_dpo_loss(*errors, t, params(), weights=torch.tensor([2.0, 0.0]))
+    torch.testing.assert_close(both, alone)
+
+
 def test_the_derived_beta_vanishes_at_pure_noise():
     t = torch.tensor([0.0, 0.5, 1.0])
     assert beta_at(t, 8.0, "squared").tolist() == [8.0, 2.0, 0.0]
@@ -68,3 +133,20 @@ def test_the_derived_beta_vanishes_at_pure_noise():
 def test_changes_are_binned_by_timestep():
     bins = change_by_timestep("x", torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.2, 1.0]))
     assert float(bins["x/0"]) == 1.5 and math.isnan(float(bins["x/1"])) and float(bins["x/2"]) == 4.0
+
+
+def test_the_path_is_straight_from_clip_to_noise():
+    x0, x1 = torch.randn(2, 3, 4, 2, 2, 2)
+    at, velocity = noised(x0, x1, torch.tensor([0.0, 1.0, 0.25]))
+    torch.testing.assert_close(at, torch.stack([x0[0], x1[1], 0.75 * x0[2] + 0.25 * x1[2]]))
+    later, _ = noised(x0, x1, torch.tensor([0.1, 1.1, 0.35]))
+    torch.testing.assert_close((later - at) / 0.1, velocity, rtol=1e-4, atol=1e-4)
+
+
+def test_timesteps_by_distribution_and_shift():
+    u = torch.from_numpy((np.arange(10_000) + 0.5) / 10_000)
+    assert torch.equal(timesteps_at(u, TimestepParams(distribution="uniform", shift=1.0)), u)
+    logits = torch.logit(timesteps_at(u, TimestepParams(distribution="logit_normal", shift=1.0)))
+    assert float(logits.mean()) == pytest.approx(0, abs=1e-9) and float(logits.std()) == pytest.approx(1, abs=1e-3)
+    shifted = timesteps_at(u, TimestepParams(distribution="uniform", shift=3.0))
+    torch.testing.assert_close(shifted, 3 * u / (1 + 2 * u))

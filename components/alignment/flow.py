@@ -1,0 +1,48 @@
+"""What SFT, Flow-RWR and Flow-DPO share: the straight path from clip to noise, its velocity, and how far a model is off.
+
+x_t = (1 - t) x0 + t x1,   velocity = x1 - x0,   x0 a clip's latents, x1 noise; t = 1 is pure noise
+"""
+
+import torch
+
+from components.generator.wan import velocity
+from components.params import TimestepParams
+
+
+def timesteps_at(u: torch.Tensor, params: TimestepParams) -> torch.Tensor:
+    """t in [0, 1] at the quantiles `u` of a distribution: uniform (the paper's), or logit-normal (its authors' code).
+
+    `shift` s moves all towards noise, t -> s t / (1 + (s - 1) t), as sampling at high resolution does.
+    """
+    t = u if params.distribution == "uniform" else torch.sigmoid(torch.special.ndtri(u))
+    return params.shift * t / (1 + (params.shift - 1) * t)
+
+
+def noised(x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t and the velocity x1 - x0; latents [B, C, T', H', W'], t [B]."""
+    t = t.view(-1, *[1] * (x0.ndim - 1))
+    return (1 - t) * x0 + t * x1, x1 - x0
+
+
+def squared_errors(target: torch.Tensor, predicted: torch.Tensor, reduction: str) -> torch.Tensor:
+    """|target - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean". Never in less
+    than float32: a sum over a clip's latents has no digits left in bfloat16."""
+    difference = target - predicted
+    squares = difference.to(torch.promote_types(difference.dtype, torch.float32)).pow(2).flatten(1)
+    return squares.sum(1) if reduction == "sum" else squares.mean(1)
+
+
+def flow_errors(
+    transformer: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: torch.Tensor, reduction: str
+) -> torch.Tensor:
+    """Squared velocity errors [B] of a model, on its device: latents and noise [B, C, T', H', W'], t [B], text [B, L, D]."""
+    device = next(transformer.parameters()).device
+    x0, x1, t, text = (tensor.to(device) for tensor in (x0, x1, t, text))
+    xt, target = noised(x0, x1, t)
+    return squared_errors(target, velocity(transformer, xt, t, text), reduction)
+
+
+def change_by_timestep(name: str, change: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:
+    """Mean of `change` [B] in equal bins of t; NaN where a batch has none there, which the training loop leaves out."""
+    places = (t * bins).long().clamp(max=bins - 1)
+    return {f"{name}/{b}": change.detach()[places == b].mean() for b in range(bins)}
