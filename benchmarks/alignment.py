@@ -29,7 +29,7 @@ from diffusers import WanTransformer3DModel
 
 from components.alignment.flow import flow_errors
 from components.alignment.flow_dpo import flow_dpo_loss
-from components.alignment.lora import add_lora, adapters_off
+from components.alignment.lora import adapters_off, add_lora
 from components.params import LoraParams, load_params
 
 WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached")

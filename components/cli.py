@@ -263,10 +263,7 @@ def profile(
     force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
 ) -> None:
     """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed)."""
-    chosen = PROFILES / f"{name}.yaml"
-    if not chosen.exists():
-        have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
-        raise BadInput(chosen, f"no such profile; there are {have}")
+    chosen = chosen_profile(name)
     current = Path("params.yaml")
     known = [yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")]
     if current.exists() and not force and yaml.safe_load(current.read_text()) not in known:
@@ -276,12 +273,39 @@ def profile(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory."""
-    from components.doctor import examine
+def doctor(
+    profile: Annotated[
+        str | None, typer.Option(help="What aligning with this profile takes, in place of the checks.")
+    ] = None,
+    tflops: Annotated[float | None, typer.Option(help="Sustained, a GPU [default: measured here].", min=1e-3)] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB a GPU [default: this machine's].", min=0.1)] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs that share the work (infra/accelerate/fsdp.yaml).", min=1)] = 1,
+) -> None:
+    """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory.
 
-    if not examine():
+    With --profile: parameters, memory by part, steps and hours of aligning a generator, and what does not fit; exit code 1
+    where something does not.
+    """
+    if profile is None:
+        from components.doctor import examine
+
+        fine = examine()
+    else:
+        from components.params import load_params
+        from components.plan import plan
+
+        fine = plan(load_params(chosen_profile(profile)), tflops, memory, gpus)
+    if not fine:
         raise typer.Exit(1)
+
+
+def chosen_profile(name: str) -> Path:
+    """The file of a profile; BadInput names those there are."""
+    chosen = PROFILES / f"{name}.yaml"
+    if not chosen.exists():
+        have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
+        raise BadInput(chosen, f"no such profile; there are {have}")
+    return chosen
 
 
 def main() -> None:

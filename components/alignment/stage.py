@@ -20,7 +20,7 @@ from components.alignment.data import PAIRS, Candidates, Pairs, load_candidates,
 from components.alignment.flow import change_by_timestep, flow_errors, timesteps_at
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
-from components.alignment.lora import add_lora, adapters_off, save_lora
+from components.alignment.lora import adapters_off, add_lora, save_lora
 from components.alignment.reference import CACHE, make_grid, pair_errors, reference_errors
 from components.alignment.sft import sft_loss
 from components.generator.wan import load_transformer

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from components.generator.wan import Generator, velocity
@@ -87,22 +88,24 @@ def draw(
     `jobs`, memory-mapped.
 
     around: further guidance around the classifier-free velocity (Flow-NRG).
-    A finished chunk lies in the stage's state folder and is not drawn again after a kill.
+    A finished chunk lies in the stage's state folder and is not drawn again after a kill; processes that accelerate launched
+    together share the chunks.
     """
     state = stage.state() / what
     state.mkdir(exist_ok=True)
     chunks = [jobs[i : i + sampling.batch_size] for i in range(0, len(jobs), sampling.batch_size)]
-    latents = []
-    for index, chunk in enumerate(stage.progress(chunks, what)):
-        done = state / f"{index:05d}.safetensors"
+    files = [state / f"{index:05d}.safetensors" for index in range(len(chunks))]
+    processes = PartialState()
+    own = list(zip(chunks, files, strict=True))[processes.process_index :: processes.num_processes]
+    for chunk, done in stage.progress(own, what):
         if not done.exists():
             x0 = solve(generator, chunk, sampling, around)
             for job, clip in zip(chunk, generator.decode(x0), strict=True):
                 write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
             save_file({"latents": x0.cpu().contiguous()}, done.with_suffix(".partial"))
             done.with_suffix(".partial").rename(done)
-        latents.append(load_file(done)["latents"])
+    processes.wait_for_everyone()
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         shutil.copyfile(state / f"{job.clip}.mp4", folder / f"{job.clip}.mp4")
-    return latents
+    return [load_file(done)["latents"] for done in files]

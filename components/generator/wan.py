@@ -77,7 +77,8 @@ def pixels(clips: np.ndarray) -> torch.Tensor:
 def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]; in the latents' precision, worked out
     in the transformer's."""
-    dtype = next(transformer.parameters()).dtype
+    # Some small parts of a half-precision transformer stay in float32: this one tells. Several processes wrap the model.
+    dtype = getattr(transformer, "module", transformer).patch_embedding.weight.dtype
     return transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0].to(latents.dtype)
 
 
@@ -93,8 +94,8 @@ def check_folder(folder: Path, key: str | None = None) -> None:
 def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dtype = "float32") -> Generator:
     """Read a WanPipeline folder without gradients, onto the GPU where there is one; the VAE is always in float32.
 
-    `lora` is merged into the transformer in float32, and kept beside it in bfloat16, where small changes of a weight would be
-    lost in rounding.
+    `lora` is merged into the transformer in float32, and kept beside it in bfloat16, where small changes of a weight would
+    be lost in rounding.
     """
     folder = Path(folder)
     check_folder(folder)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from components.alignment import reference
 from components.alignment.data import Candidates, Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
-from components.alignment.lora import add_lora, adapters_off, save_lora, sort_header
+from components.alignment.lora import adapters_off, add_lora, save_lora, sort_header
 from components.alignment.reference import make_grid, pair_errors, reference_errors
 from components.alignment.relabel import choose_pairs
 from components.alignment.shards import Shards, save_shards
@@ -208,8 +208,10 @@ def test_ties_are_kept_when_asked_for_and_margins_weigh():
     params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, ties="keep", duels=2)
     pairs = {(p["chosen"], p["rejected"]): p for p in choose_pairs(scores(0.5, 3.0, -0.5), params)}
     assert {key: (p["tied"], p["weight"]) for key, p in pairs.items()} == {
-        ("c1", "c0"): (False, pytest.approx(2.5 / 3)), ("c1", "c2"): (False, pytest.approx(3.5 / 3)), ("c0", "c2"): (True, 1.0),
-    }  # fmt: skip
+        ("c1", "c0"): (False, pytest.approx(2.5 / 3)),
+        ("c1", "c2"): (False, pytest.approx(3.5 / 3)),
+        ("c0", "c2"): (True, 1.0),
+    }
     assert choose_pairs(scores(1.0, 1.5), params) == [], "ties alone are no preference"
 
 
