@@ -73,8 +73,8 @@ def fit(
     validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*. All
         processes call it and must come to the same figures.
     watch: which of them ends training early.
-    Returns the logged rows ({"step", "loss", ...}); a row whose loss has EXPLODED has "exploded": 1.0. Raises NonFinite when a
-    loss or gradient norm is not finite, BadInput when a batch cannot be shared equally by the processes. With `ema_decay`
+    Returns the logged rows ({"step", "loss", ...}); a row whose loss has EXPLODED has "exploded": 1.0. Raises NonFinite when
+    a loss or gradient norm is not finite, BadInput when a batch cannot be shared equally by the processes. With `ema_decay`
     the module ends with the averaged weights.
     """
     seed = stage.seed(name)

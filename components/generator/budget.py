@@ -107,7 +107,8 @@ def budget(params: Params) -> Budget:
 
 
 def architecture(params: Params) -> dict[str, Any]:
-    """Configurations of PARTS and the "words" of a prompt, in tokens: the folder's own, or those of infra/architectures where it is not here yet."""
+    """Configurations of PARTS and the "words" of a prompt, in tokens: the folder's own, or those of infra/architectures
+    where it is not here yet."""
     folder, known = Path(params.base_generator.folder), ARCHITECTURES / f"{params.profile}.json"
     if (folder / "model_index.json").exists():
         words = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())["model_max_length"]

@@ -1,0 +1,188 @@
+"""SFT, Flow-RWR and Flow-DPO beside each other over several seeds, and Flow-DPO over beta, by the gold judge alone.
+
+    make demo                                  first: candidates, their scores and pairs are the demo's
+    python benchmarks/methods.py run           half an hour; started again it goes on where it was
+    python benchmarks/methods.py show          the table, and benchmarks/beta_sweep.svg
+
+A seed is that of the whole run (params.seed): it draws the LoRA, batches and noise of training, which test prompts are
+sampled, and their noise. The stages are the pipeline's own, in a folder a seed with links to what the demo made.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+import yaml
+from scipy import stats
+
+from components.evaluation.win_rates import DIMENSIONS, mean_difference, win_rate
+from components.simulation.judge import judge
+from components.video.decode import read_frames
+
+WORK = Path(".reelign/methods")
+RESULTS = WORK / "results.jsonl"
+LINKED = (
+    "components",
+    "infra",
+    "pretrained",
+    "data/source",
+    "data/candidates",
+    "data/candidate_scores.parquet",
+    "data/alignment_pairs.parquet",
+    "models/base_generator",
+    "dvc.yaml",
+)
+BETAS = (125.0, 500.0, 2000.0, 8000.0, 32000.0)
+# name: (method, changes of params.yaml by dotted key)
+METHODS = {
+    "SFT": ("sft", {}),
+    "Flow-RWR": ("rwr", {}),
+    "Flow-DPO": ("dpo", {}),
+    "Flow-DPO, beta (1-t)^2": ("dpo", {"align.dpo.schedule": "squared"}),
+}
+SWEEP = {f"beta {beta:g}": ("dpo", {"align.dpo.beta": beta}) for beta in BETAS}
+# SFT and RWR with all that Flow-DPO has: its steps, batch, rate and averaging.
+SAME = {
+    f"{name}, as Flow-DPO": (method, {f"align.{method}.training": "align.dpo.training"})
+    for name, method in (("SFT", "sft"), ("Flow-RWR", "rwr"))
+}
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.command()
+def run(
+    seeds: Annotated[str, typer.Option(help="Of the comparison.")] = "17,18,19",
+    sweep_seeds: Annotated[str, typer.Option(help="Of the sweep over beta.")] = "17",
+) -> None:
+    """Train, sample and judge whatever is not in the results yet."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    plan = [(int(seed), name, *METHODS[name]) for seed in seeds.split(",") for name in METHODS]
+    plan += [(int(seed), name, *what) for seed in sweep_seeds.split(",") for name, what in (SWEEP | SAME).items()]
+    done = {(row["seed"], row["name"]) for row in results()}
+    for seed, name, method, changes in plan:
+        if (seed, name) not in done:
+            row = {"seed": seed, "name": name, **measure(seed, method, changes)}
+            with open(RESULTS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"seed {seed}, {name}: Overall {row['win']['Overall'][0]:.3f}", flush=True)
+
+
+@app.command()
+def show() -> None:
+    """Print the results; draw the sweep."""
+    table = pd.DataFrame(results())
+    for name, rows in table.groupby("name", sort=False):
+        for kind in ("win", "difference"):
+            cells = []
+            for dimension in (*DIMENSIONS, *(["dynamic"] if kind == "difference" else [])):
+                each = np.array([row[dimension][0] for row in rows[kind]])
+                cells.append(f"{dimension} {summary(each)}")
+            print(f"{name:24} {kind:10} " + "  ".join(cells))
+        for row in rows.itertuples():
+            value, low, high = row.win["Overall"]
+            worst = [d for d, (_, _, upper) in row.difference.items() if upper < 0]
+            print(f"  seed {row.seed}: Overall {value:.3f} [{low:.3f}, {high:.3f}], right {row.right:.3f} (base"
+                  f" {row.base_right:.3f}); significantly below base: {', '.join(worst) or 'nothing'}")  # fmt: skip
+    draw_sweep(table[table.name.str.startswith("beta ")])
+
+
+def summary(values: np.ndarray) -> str:
+    """Mean over seeds with the 95% t interval of that mean."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():.3f} ±{half:.3f}"
+
+
+def draw_sweep(rows: pd.DataFrame) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "beta"  # the same file from the same figures
+    from matplotlib import pyplot
+
+    if rows.empty:
+        return
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    rows = rows.assign(beta=rows.name.str.removeprefix("beta ").astype(float)).sort_values("beta")
+    for dimension in DIMENSIONS:
+        value, low, high = np.array([row[dimension] for row in rows.win]).T
+        axes.errorbar(rows.beta, value, [value - low, high - value], label=dimension, capsize=2, marker="o", markersize=3)
+    axes.axhline(0.5, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="beta (constant, mean of squares)", ylabel="gold win rate against base, 95% intervals")
+    axes.legend(frameon=False)
+    figure.savefig("benchmarks/beta_sweep.svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def results() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def measure(seed: int, method: str, changes: dict) -> dict:
+    """Gold win rates and mean differences of a method against base, (value, low, high) a dimension."""
+    folder = workspace(seed)
+    params = yaml.safe_load(Path("params.yaml").read_text()) | {"seed": seed}
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = params
+        for part in path:
+            section = section[part]
+        section[last] = params["align"]["dpo"]["training"] if value == "align.dpo.training" else value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    if not (folder / "data/samples/base").exists():
+        stage(folder, "components.evaluation.sample", "base")
+    stage(folder, "components.alignment.stage", method)
+    stage(folder, "components.evaluation.sample", method)
+    base, tuned = (verdicts(folder / "data/samples" / name) for name in ("base", method))
+    prompts = base.prompt_id.to_numpy()
+    both = {d: (tuned[d].to_numpy(), base[d].to_numpy()) for d in (*DIMENSIONS, "dynamic")}
+    wins = {d: win_rate(*both[d], prompts) for d in DIMENSIONS}
+    differences = {d: mean_difference(*values, prompts) for d, values in both.items()}
+    return {
+        "win": {d: (found.value, found.low, found.high) for d, found in wins.items()},
+        "difference": {d: (found.value, found.low, found.high) for d, found in differences.items()},
+        "right": float(tuned.right.mean()),
+        "base_right": float(base.right.mean()),
+        "clips": len(base),
+    }
+
+
+def workspace(seed: int) -> Path:
+    """A folder in which the stages of one seed run, with links to what is common to all."""
+    folder = WORK / str(seed)
+    for name in LINKED:
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(Path(name).resolve())
+    return folder
+
+
+def stage(folder: Path, module: str, argument: str) -> None:
+    # Runs of a benchmark have a store of their own; `components` are those of this checkout.
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{(WORK / 'mlflow.db').resolve()}"}
+    shutil.rmtree(folder / f"models/aligned/{argument}", ignore_errors=True)
+    subprocess.run([sys.executable, "-m", module, argument], cwd=folder, env=environment, check=True, stderr=subprocess.PIPE)
+
+
+def verdicts(folder: Path) -> pd.DataFrame:
+    """The gold judge's scores of a method's clips, in the order of prompt and seed."""
+    table = pd.read_parquet(folder / "samples.parquet").sort_values(["prompt_id", "seed"], ignore_index=True)
+    rows = []
+    for clip in table.itertuples():
+        verdict = judge(read_frames(folder / clip.path), clip.prompt)
+        scores = {name: getattr(verdict, name) for name in DIMENSIONS}
+        rows.append(scores | {"dynamic": verdict.dynamic_degree, "right": verdict.prompt_right})
+    return pd.concat([table, pd.DataFrame(rows)], axis=1)
+
+
+if __name__ == "__main__":
+    app()
