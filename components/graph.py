@@ -19,8 +19,11 @@ def stage_names() -> list[str]:
     for name, entry in _stages().items():
         if entry.get("frozen"):
             continue
-        keys = entry.get("foreach") or (entry.get("matrix") or {}).get("method") or [None]
-        names += [name if key is None else f"{name}@{key}" for key in keys]
+        if "foreach" in entry:
+            names += [f"{name}@{key}" for key in _items(entry)]
+        else:
+            keys = (entry.get("matrix") or {}).get("method") or [None]
+            names += [name if key is None else f"{name}@{key}" for key in keys]
     return names
 
 
@@ -31,9 +34,9 @@ def stage_definition(name: str) -> dict[str, Any]:
     if base not in stages:
         raise BadInput("dvc.yaml", "no such stage", key=name)
     entry = stages[base]
-    context = {**yaml.safe_load(Path("params.yaml").read_text()), "key": key, "item": {"method": key}}
+    context = {**_params(), "key": key, "item": {"method": key}}
     if "foreach" in entry:
-        context["item"] = entry["foreach"][key]
+        context["item"] = _items(entry)[key]
         entry = entry["do"]
 
     def fill(match: re.Match) -> str:
@@ -58,6 +61,21 @@ def edges() -> list[tuple[str, str]]:
     return sorted(
         {(made[dep], name) for name, definition in definitions.items() for dep in definition["deps"] if dep in made}
     )
+
+
+def _items(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a stage is repeated for, by key: written out in dvc.yaml, or a section of params.yaml that it names."""
+    items = entry["foreach"]
+    if isinstance(items, str):
+        found = _params()
+        for part in items.removeprefix("${").removesuffix("}").split("."):
+            found = found[part]
+        return found
+    return items
+
+
+def _params() -> dict[str, Any]:
+    return yaml.safe_load(Path("params.yaml").read_text())
 
 
 def _stages() -> dict[str, Any]:

@@ -256,16 +256,28 @@ class DpoParams(Section):
 
 class AlignParams(Section):
     """What the three methods share. `draws` of (timestep, noise) a pair make the grid over which the reference's errors
-    are cached."""
+    are cached. `rounds` after the first name the LoRA they go on from: {"2": models/aligned/dpo, "3": models/rounds/2}
+    (components/alignment/rounds.py)."""
 
     lora: LoraParams
     timesteps: TimestepParams
     draws: Count
     reference: Literal["cached", "live"]
     gradient_checkpointing: bool  # less memory, more time
+    rounds: dict[str, str]
     sft: SftParams
     rwr: RwrParams
     dpo: DpoParams
+
+    @model_validator(mode="after")
+    def rounds_follow_each_other(self) -> "AlignParams":
+        names = ["models/aligned/dpo", *(f"models/rounds/{number}" for number in self.rounds)]
+        wanted = {str(number): name for number, name in enumerate(names[: len(self.rounds)], start=2)}
+        if self.rounds != wanted:
+            raise ValueError(f"rounds go on from each other: {wanted} was expected")
+        if self.rounds and self.reference == "live":
+            raise ValueError("rounds need reference 'cached': the reference is the round before, not the base")
+        return self
 
 
 class LatentRewardParams(Section):

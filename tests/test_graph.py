@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from components import graph
 from components.graph import edges, stage_definition, stage_names
-from components.params import Params
+from components.params import Params, load_params
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 # Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
@@ -17,8 +19,19 @@ INFRASTRUCTURE = {
 }
 
 
+ROUNDS = {"2": "models/aligned/dpo", "3": "models/rounds/2"}
+
+
+@pytest.fixture(autouse=True)
+def with_rounds(monkeypatch):
+    """The graph as it is with two rounds more; the demo has none."""
+    params = graph._params()
+    params["align"]["rounds"] = ROUNDS
+    monkeypatch.setattr(graph, "_params", lambda: params)
+
+
 def all_names() -> list[str]:
-    return ["pretrain_generator", "pretrain_vlm", *stage_names()]
+    return ["pretrain_generator", "pretrain_vlm", *stage_names(), "round@2", "round@3"]
 
 
 def imported(path: Path) -> set[Path]:
@@ -65,11 +78,30 @@ def test_the_stages_of_the_design_are_all_there():
     assert set(STAGES) == {
         *("pretrain_generator", "pretrain_vlm", "base_generator", "source", "measure", "curate", "pairs"),
         *("reward", "reward_bench", "candidates", "relabel", "align", "latent_reward", "sample", "evaluate", "package"),
+        "round",
     }
     assert {name for name in all_names() if "@" in name} == {
+        *("round@2", "round@3"),
         *(f"align@{method}" for method in ("sft", "rwr", "dpo")),
         *(f"sample@{method}" for method in ("base", "sft", "rwr", "dpo", "nrg")),
     }
+
+
+def test_rounds_follow_each_other():
+    order = set(edges())
+    assert {("align@dpo", "round@2"), ("round@2", "round@3"), ("sample@base", "round@2"), ("reward", "round@3")} <= order
+    params = load_params().model_dump()
+    for wrong in (
+        {"2": "models/rounds/2"},
+        {"3": "models/aligned/dpo"},
+        {"2": "models/aligned/dpo", "3": "models/aligned/dpo"},
+    ):
+        params["align"]["rounds"] = wrong
+        with pytest.raises(ValidationError, match="rounds go on from each other"):
+            Params.model_validate(params)
+    params["align"] |= {"rounds": ROUNDS, "reference": "live"}
+    with pytest.raises(ValidationError, match="rounds need reference 'cached'"):
+        Params.model_validate(params)
 
 
 def test_every_input_is_made_by_a_stage_or_checked_in():

@@ -4,13 +4,14 @@ Everything alignment will need of them is kept: latents, text embeddings, the cl
 encoder is run again after this. Each is an output of its own, as training reads no video.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 from components.alignment.shards import save_shards
 from components.generator.sampler import Job, draw
-from components.generator.wan import load_generator
+from components.generator.wan import Generator, load_generator
 from components.preferences.schema import read_prompts
 from components.preferences.split import split_prompts
 from components.stage import Stage, folder_digest, run_stage
@@ -33,27 +34,31 @@ SCHEMA = pa.schema(
 
 
 def candidates(stage: Stage) -> None:
+    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
+    draw_candidates(stage, generator, lambda name: stage.output(FOLDER / name))
+
+
+def draw_candidates(stage: Stage, generator: Generator, place: Callable[[str], Path]) -> None:
+    """Draw the clips, and write where `place` says: videos, latents, text and candidates.parquet."""
     params = stage.params.candidates
     prompts = chosen_prompts(stage, "train", params.prompts)
-    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
     rows = []
     for text_row, (prompt_id, prompt) in enumerate(prompts):
         for k in range(params.per_prompt):
             candidate_id = f"{prompt_id}-{k}"
-            place = {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row}
-            seed = stage.seed(prompt_id, k)
-            rows.append({"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": seed} | place)
+            row = {"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": stage.seed(prompt_id, k)}
+            rows.append(row | {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row})
     stage.say(f"{len(rows)} clips of {len(prompts)} training prompts")
 
     jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
-    latents = draw(stage, generator, jobs, stage.params.sampling, stage.output(FOLDER / "videos"), what="candidates")
+    latents = draw(stage, generator, jobs, stage.params.sampling, place("videos"), what="candidates")
     made_from = {"base generator": folder_digest(BASE)}
-    save_shards(latents, stage.output(FOLDER / "latents"), made_from)
+    save_shards(latents, place("latents"), made_from)
     # The empty prompt comes last: regression drops prompts, so that guidance keeps its unconditional half.
     texts = [*(prompt for _, prompt in prompts), ""]
     batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
-    save_shards((generator.encode_text(batch).cpu() for batch in batches), stage.output(FOLDER / "text"), made_from)
-    write_table(stage.output(FOLDER / "candidates.parquet"), rows, SCHEMA)
+    save_shards((generator.encode_text(batch).cpu() for batch in batches), place("text"), made_from)
+    write_table(place("candidates.parquet"), rows, SCHEMA)
 
 
 def chosen_prompts(stage: Stage, split: str, count: int) -> list[tuple[str, str]]:

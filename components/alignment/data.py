@@ -41,19 +41,19 @@ class Candidates:
         missing = ~ids.isin(places.index)
         if missing.any():
             row = int(missing.to_numpy().argmax())
-            raise BadInput(file, f"candidate {ids.iloc[row]} has no latents in {FOLDER}", row=row, key=ids.name)
+            raise BadInput(file, f"candidate {ids.iloc[row]} has no latents", row=row, key=ids.name)
         return places[ids].to_numpy(copy=True)
 
 
-def load_candidates(base: str) -> Candidates:
-    """The candidates; BadInput where their latents are not those of the base generator with digest `base`."""
-    table = pd.DataFrame(read_table(FOLDER / "candidates.parquet", CANDIDATES))
-    latents, prompts = (Shards(FOLDER / name, {"base generator": base}) for name in ("latents", "text"))
+def load_candidates(base: str, folder: Path = FOLDER) -> Candidates:
+    """The candidates in `folder`; BadInput where their latents are not those of the base generator with digest `base`."""
+    table = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES))
+    latents, prompts = (Shards(folder / name, {"base generator": base}) for name in ("latents", "text"))
     if len(latents) != len(table):
-        raise BadInput(FOLDER / "latents", f"{len(latents)} latents for {len(table)} candidates")
+        raise BadInput(folder / "latents", f"{len(latents)} latents for {len(table)} candidates")
     for place, part in enumerate(latents.parts):
         if part.shape[1:] != latents.shape:
-            file = FOLDER / f"latents/{place:05d}.safetensors"
+            file = folder / f"latents/{place:05d}.safetensors"
             raise BadInput(file, f"latents of shape {list(part.shape[1:])}, those before are {list(latents.shape)}")
     return Candidates(latents, prompts, table)
 
@@ -81,10 +81,9 @@ class Pairs:
         return self.candidates.text(self.chosen[indices])
 
 
-def load_pairs(candidates: Candidates) -> Pairs:
-    table = pd.DataFrame(read_table(PAIRS))
-    chosen = candidates.rows(table.chosen, PAIRS)
-    rejected = candidates.rows(table.rejected, PAIRS)
+def load_pairs(candidates: Candidates, file: Path = PAIRS) -> Pairs:
+    table = pd.DataFrame(read_table(file))
+    chosen, rejected = candidates.rows(table.chosen, file), candidates.rows(table.rejected, file)
     weights, tied = torch.tensor(table.weight.to_numpy(copy=True)).float(), torch.tensor(table.tied.to_numpy(copy=True))
     return Pairs(candidates, chosen, rejected, weights, tied, table)
 

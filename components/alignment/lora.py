@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from components.errors import BadInput
 from components.params import LoraParams
+from components.stage import read_json
 
 
 def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
@@ -22,6 +23,24 @@ def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) 
     for p in transformer.parameters():
         if p.requires_grad:  # the base may be in half precision, where steps of Adam would be lost in rounding
             p.data = p.data.float()
+
+
+def resume_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
+    """Give the LoRA of add_lora the weights in `folder`; BadInput where they are of another rank or other layers."""
+    weights = {key.removeprefix("transformer."): value for key, value in WanPipeline.lora_state_dict(folder).items()}
+    own = get_peft_model_state_dict(transformer)
+    wrong = sorted(key for key in own.keys() | weights.keys() if key not in own or key not in weights)
+    wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if wrong:
+        raise BadInput(folder, f"is no LoRA of align.lora's rank and targets: {wrong[0]} differs", key="align.lora")
+    set_peft_model_state_dict(transformer, weights)
+
+
+def check_base(folder: Path, base: str) -> None:
+    """BadInput where a LoRA was trained on another generator than the one with digest `base`."""
+    trained_on = read_json(folder / "alignment.json")["base"]
+    if trained_on != base:
+        raise BadInput(folder, f"was trained on base generator {trained_on}, not on {base}", key="base")
 
 
 class adapters_off:

@@ -22,17 +22,26 @@ from components.tables import read_table, spread, write_table
 
 
 def relabel(stage: Stage) -> None:
+    scores, pairs, dimensions = label(stage, FOLDER)
+    write_table(stage.output("data/candidate_scores.parquet"), scores, score_schema(dimensions))
+    write_table(stage.output("data/alignment_pairs.parquet"), pairs, pair_schema(dimensions))
+    paths = {row["candidate_id"]: row["path"] for row in read_table(FOLDER / "candidates.parquet", CANDIDATES)}
+    set_apart(stage.output("data/duels"), pairs, paths, stage.params.relabel.duels, dimensions)
+
+
+def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]]:
+    """Scores of the candidates in `folder`, the pairs they make, and the reward model's dimensions."""
     params = stage.params.relabel
     model = RewardModel.load("models/video_reward")
     unknown = sorted(set(params.weights) - set(model.dimensions))
     if unknown:
         why = f"the reward model has only {', '.join(model.dimensions)}"
         raise BadInput("params.yaml", why, key=f"relabel.weights.{unknown[0]}")
-    rows = pd.DataFrame(read_table(FOLDER / "candidates.parquet", CANDIDATES))
-    table = score_table(stage, model, rows, root=FOLDER)
+    rows = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES))
+    table = score_table(stage, model, rows, root=folder)
     failed = table[table.status != "ok"]
     if len(failed):
-        raise BadInput(FOLDER / failed.path.iloc[0], failed.reason.iloc[0])
+        raise BadInput(folder / failed.path.iloc[0], failed.reason.iloc[0])
 
     scores = [
         {
@@ -48,23 +57,12 @@ def relabel(stage: Stage) -> None:
     ]
     pairs = choose_pairs(scores, params)
     if not pairs:
-        raise BadInput(FOLDER, "no pair has the margin asked for", key="relabel.min_margin")
-    numbers = [(name, pa.float64()) for name in model.dimensions]
-    text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
-    score_schema = pa.schema([*text[:3], *numbers, ("reward", pa.float64()), *text[3:]])
-    write_table(stage.output("data/candidate_scores.parquet"), scores, score_schema)
-    write_table(stage.output("data/alignment_pairs.parquet"), pairs, pair_schema(model.dimensions))
-    set_apart(
-        stage.output("data/duels"),
-        pairs,
-        dict(zip(rows.candidate_id, rows.path, strict=True)),
-        params.duels,
-        model.dimensions,
-    )
+        raise BadInput(folder, "no pair has the margin asked for", key="relabel.min_margin")
     margins = [pair["margin"] for pair in pairs]
     ties = sum(pair["tied"] for pair in pairs)
     stage.log({"pairs": len(pairs), "ties": ties, "mean_margin": sum(margins) / len(margins)})
     stage.say(f"{len(pairs)} pairs, {ties} of them ties, mean margin {sum(margins) / len(margins):.2f}")
+    return scores, pairs, model.dimensions
 
 
 def reward(scores: dict[str, float], params: RelabelParams) -> float:
@@ -115,6 +113,12 @@ def set_apart(folder: Path, pairs: list[dict], paths: dict[str, str], wanted: in
     for side in ("chosen", "rejected"):
         schema = schema.append(pa.field(f"{side}_path", pa.string()))  # below data/duels
     write_table(folder / "duels.parquet", duels, schema)
+
+
+def score_schema(dimensions: list[str]) -> pa.Schema:
+    numbers = [(name, pa.float64()) for name in (*dimensions, "reward")]
+    text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
+    return pa.schema([*text[:3], *numbers, *text[3:]])
 
 
 def pair_schema(dimensions: list[str]) -> pa.Schema:

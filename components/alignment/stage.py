@@ -58,13 +58,20 @@ def align(method: str, stage: Stage) -> None:
         loss_fn = regression(candidates, winners, settings, params.timesteps, lambda errors, indices: sft_loss(errors))
         rows = fit(stage, transformer, loss_fn, count, settings.training, name=method)
 
-    folder = stage.output(f"models/aligned/{method}")
-    save_lora(transformer, folder)
-    write_rows(folder / "training.csv", rows)
     # The version of the reward model is that whose labels this generator was aligned by.
     record = {"method": method, "base": base, "examples": count, "reward_model": pairs.table.reward_model.iloc[0]}
+    save_aligned(stage, transformer, f"models/aligned/{method}", rows, record)
+
+
+def save_aligned(
+    stage: Stage, transformer: WanTransformer3DModel, place: str, rows: list[dict[str, float]], record: dict[str, Any]
+) -> None:
+    """Write and register a LoRA with its training and what it was made from."""
+    folder = stage.output(place)
+    save_lora(transformer, folder)
+    write_rows(folder / "training.csv", rows)
     write_json(folder / "alignment.json", record)
-    stage.register(f"reelign-{stage.params.profile}-aligned-{method}", f"models/aligned/{method}", record)
+    stage.register(f"reelign-{stage.params.profile}-aligned-{record['method']}", place, record)
 
 
 def dpo(
@@ -72,15 +79,15 @@ def dpo(
 ) -> tuple[list[dict[str, float]], int]:
     """Train on the pairs of all prompts but those held out; the rows logged, and the number of pairs trained on.
 
+    The reference is `transformer` as it comes; a live one is the base without the LoRA, which then must be new.
     identity: digests of all that the reference's errors on `pairs` depend on.
     """
     params = stage.params.align
     settings = params.dpo
     grid = make_grid(len(pairs), params.draws, params.timesteps, stage.seed("grid"))
     errors = partial(pair_errors, pairs=pairs, grid=grid, reduction=settings.reduction)
-    if params.reference == "cached":
-        with adapters_off(transformer):
-            table = reference_errors(stage, transformer, pairs, grid, settings.reduction, identity, cache)
+    if params.reference == "cached":  # the policy as it starts is the reference
+        table = reference_errors(stage, transformer, pairs, grid, settings.reduction, identity, cache)
 
     def reference(model: torch.nn.Module, indices: list[int], draws: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         if params.reference == "cached":

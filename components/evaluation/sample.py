@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from components.alignment.candidates import chosen_prompts
-from components.errors import BadInput
-from components.generator.sampler import Job, draw
-from components.generator.wan import load_generator
-from components.stage import Stage, folder_digest, read_json, run_stage
+from components.alignment.lora import check_base
+from components.generator.sampler import Around, Job, draw
+from components.generator.wan import Generator, load_generator
+from components.stage import Stage, folder_digest, run_stage
 from components.tables import write_table
 
 SCHEMA = pa.schema(
@@ -25,12 +25,17 @@ BASE = "models/base_generator"
 
 
 def sample(method: str, stage: Stage) -> None:
-    params = stage.params.sample
     lora = f"models/aligned/{method}" if method in ("sft", "rwr", "dpo") else None
     if lora:
-        check_base(Path(lora))
+        check_base(Path(lora), folder_digest(BASE))
     generator = load_generator(BASE, lora, stage.params.base_generator.dtype)
     around = guidance(stage, generator) if method == "nrg" else None
+    draw_samples(stage, generator, stage.output(f"data/samples/{method}"), around)
+
+
+def draw_samples(stage: Stage, generator: Generator, folder: Path, around: Around | None = None) -> None:
+    """Write the clips of the evaluation prompts and samples.parquet to `folder`."""
+    params = stage.params.sample
     rows, jobs = [], []
     for prompt_id, prompt in chosen_prompts(stage, "test", params.prompts):
         for seed in range(params.seeds_per_prompt):
@@ -38,17 +43,9 @@ def sample(method: str, stage: Stage) -> None:
             # The noise depends on prompt and seed, never on the method: win rates compare like with like.
             jobs.append(Job(clip, prompt, stage.shared_seed("sample", prompt_id, seed)))
             rows.append({"prompt_id": prompt_id, "prompt": prompt, "seed": seed, "path": f"videos/{clip}.mp4"})
-    folder = stage.output(f"data/samples/{method}")
     draw(stage, generator, jobs, stage.params.sampling, folder / "videos", around, what="samples")
     write_table(folder / "samples.parquet", rows, SCHEMA)
     stage.say(f"{len(rows)} clips of evaluation prompts")
-
-
-def check_base(lora: Path) -> None:
-    """BadInput where a LoRA was trained on another generator than BASE."""
-    trained_on, base = read_json(lora / "alignment.json")["base"], folder_digest(BASE)
-    if trained_on != base:
-        raise BadInput(lora, f"was trained on base generator {trained_on}, {BASE} is {base}", key="base")
 
 
 def guidance(stage: Stage, generator):

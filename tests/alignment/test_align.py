@@ -96,7 +96,7 @@ def test_at_zero_lora_the_loss_is_log_two(transformer, pairs, bare_stage):
             return pair_errors(transformer, pairs, indices, draws, grid, params.reduction)
 
     loss, _ = loss_and_gradients(transformer, pairs, grid, params, live)
-    assert float(loss) == pytest.approx(math.log(2), abs=1e-7)
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
 
 
 def test_the_table_serves_again_and_no_other_does(transformer, pairs, bare_stage, tmp_path):

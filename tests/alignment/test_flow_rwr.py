@@ -1,5 +1,7 @@
 """Flow-RWR's weights by name, and its loss and SFT's against a plain re-derivation in float64."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,13 @@ from components.params import RwrParams, load_params
 rewards = st.lists(st.floats(-50, 50), min_size=2, max_size=40).map(np.array)
 
 
+@cache
+def plain() -> RwrParams:
+    return load_params().align.rwr
+
+
 def params(**change) -> RwrParams:
-    return load_params().align.rwr.model_copy(update=change)
+    return plain().model_copy(update=change)
 
 
 def weights_of(r: np.ndarray, prompts: np.ndarray | None = None, **change) -> np.ndarray:

@@ -119,6 +119,25 @@ def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):
     assert (weights.read_bytes(), metrics(finished)["reward_bench"]) == broken
 
 
+def test_an_online_round_goes_on_from_the_round_before(finished):
+    params = finished / "params.yaml"
+    params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}'))
+    said = run(finished, "dvc", "repro", "round@2")
+    assert "Running stage 'align@dpo'" not in said.stdout, "the round before stays as it is"
+    found = json.loads((finished / "metrics/round-2.json").read_text())
+    assert found["candidates"]["pairs"] > 0 and set(found["methods"]) == {"round-2"}
+    assert found["methods"]["round-2"]["win_rate"]["gold"]["Overall"]["n"] == 8
+    made = json.loads((finished / "models/rounds/2/alignment.json").read_text())
+    before = json.loads((finished / "models/aligned/dpo/alignment.json").read_text())
+    assert (made["method"], made["base"], made["reward_model"]) == ("round-2", before["base"], before["reward_model"])
+    first, second = (finished / f"models/{name}/pytorch_lora_weights.safetensors" for name in ("aligned/dpo", "rounds/2"))
+    assert first.read_bytes() != second.read_bytes()
+    clips = [finished / f"data/{place}/videos" for place in ("candidates", "rounds/2")]
+    names = sorted(path.name for path in clips[0].iterdir())
+    assert names == sorted(path.name for path in clips[1].iterdir()), "the same prompts"
+    assert all((clips[0] / name).read_bytes() != (clips[1] / name).read_bytes() for name in names), "new clips"
+
+
 def test_the_command_for_several_processes_trains_the_same_reward_model(finished, tmp_path):
     """As the README has it, on two processes without a GPU, weights shared out."""
     import torch

@@ -135,7 +135,7 @@ def write(path: Path, value: dict) -> None:
 
 def make_report(root: Path) -> tuple[Path, dict]:
     """The whole fixture and its report."""
-    from components.evaluation.evaluate import alignment_metrics
+    from components.evaluation.compare import alignment_metrics
     from components.evaluation.report import write_report
 
     clips, looks = make_samples(root)

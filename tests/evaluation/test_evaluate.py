@@ -3,14 +3,8 @@ import pandas as pd
 import pytest
 
 from components.errors import BadInput
-from components.evaluation.evaluate import (
-    alignment_metrics,
-    flat_metrics,
-    measure_clips,
-    read_samples,
-    win_rate_table,
-    with_reward,
-)
+from components.evaluation.compare import alignment_metrics, measure_clips, read_samples, with_reward
+from components.evaluation.evaluate import flat_metrics, win_rate_table
 from components.evaluation.win_rates import DIMENSIONS
 from tests.evaluation.fixtures import METHODS, PARAMS, make_samples
 
@@ -32,7 +26,7 @@ def rewrite(folder, method, change):
 def test_samples_of_all_generators_come_in_one_order(samples):
     folder, *_ = samples
     rewrite(folder, "dpo", lambda table: table.iloc[::-1])
-    table = read_samples(GENERATORS, folder)
+    table = read_samples({name: folder / name for name in GENERATORS})
     keys = [list(zip(own["prompt_id"], own["seed"], strict=True)) for _, own in table.groupby("method", sort=False)]
     assert all(key == keys[0] for key in keys)
     assert (folder / "dpo" / "videos" / "000_0.mp4").as_posix() in set(table["video"])
@@ -52,21 +46,21 @@ def test_unpaired_samples_are_named(samples, method, change, message):
     folder, *_ = samples
     rewrite(folder, method, change)
     with pytest.raises(BadInput, match=message):
-        read_samples(GENERATORS, folder)
+        read_samples({name: folder / name for name in GENERATORS})
 
 
 def test_mismatched_seeds_are_named(samples):
     folder, *_ = samples
     rewrite(folder, "dpo", lambda table: table.assign(seed=table["seed"] + 100))
     with pytest.raises(BadInput, match="that base has"):
-        read_samples(GENERATORS, folder)
+        read_samples({name: folder / name for name in GENERATORS})
 
 
 def test_a_missing_table_is_named(samples):
     folder, *_ = samples
     (folder / "nrg/samples.parquet").unlink()
     with pytest.raises(BadInput, match=r"nrg/samples.parquet: missing"):
-        read_samples(GENERATORS, folder)
+        read_samples({name: folder / name for name in GENERATORS})
 
 
 class Quiet:

@@ -27,7 +27,7 @@ def test_null_figures_of_tiny_data_are_dashes(tmp_path):
 
 
 def test_alignment_shows_both_judges_and_alarms(tmp_path):
-    from components.evaluation.evaluate import alignment_metrics
+    from components.evaluation.compare import alignment_metrics
 
     clips, looks = make_samples(tmp_path, prompts=4, seeds=2)
     metrics = alignment_metrics(clips, looks, PARAMS, seed=0)
