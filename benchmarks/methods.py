@@ -10,7 +10,6 @@ sampled, and their noise. The stages are the pipeline's own, in a folder a seed 
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,8 +168,8 @@ def workspace(seed: int) -> Path:
 def stage(folder: Path, module: str, argument: str) -> None:
     # Runs of a benchmark have a store of their own; `components` are those of this checkout.
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{(WORK / 'mlflow.db').resolve()}"}
-    shutil.rmtree(folder / f"models/aligned/{argument}", ignore_errors=True)
-    subprocess.run([sys.executable, "-m", module, argument], cwd=folder, env=environment, check=True, stderr=subprocess.PIPE)
+    with open(folder / "log.txt", "a") as log:
+        subprocess.run([sys.executable, "-m", module, argument], cwd=folder, env=environment, check=True, stderr=log)
 
 
 def verdicts(folder: Path) -> pd.DataFrame:
