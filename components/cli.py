@@ -273,6 +273,18 @@ def profile(
 
 
 @app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
+    to: Annotated[Path, typer.Option(help="Folder for it, which params.yaml then names.")],
+) -> None:
+    """Fetch a generator or a base model from the hub; says the commit and the digest that pin it."""
+    from components.hub import fetch as bring
+
+    commit, digest = bring(model, to)
+    print(f"{to}: commit {commit}, digest {digest}")
+
+
+@app.command()
 def doctor(
     profile: Annotated[
         str | None, typer.Option(help="What aligning with this profile takes, in place of the checks.")

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from components.alignment.lora import add_lora
 from components.alignment.stage import dpo
 from components.errors import BadInput
+from components.generator.sampler import Job, draw
 from components.reward.pairs import NO_LABEL, Pairs
 from components.reward.score import make_input
 from components.reward.train import pair_lengths, pair_loss_fn, parameter_groups, prepare
@@ -110,6 +111,21 @@ def align(folder: Path) -> dict:
     return {"rows": rows, "weights": weights, "said": stage.said, "tables": [path.name for path in cache.iterdir()]}
 
 
+def drawn(folder: Path) -> dict:
+    """Five clips in batches of two, each by one of the processes; both end with all."""
+    stage = BareStage(folder.parent / "drawn")
+    size = {"height": 16, "width": 16, "frames": 5, "steps": 2, "batch_size": 2}
+    stage.state()
+    latents = draw(
+        stage,
+        tiny_generator(),
+        [Job(f"clip{n}", "a red circle", n) for n in range(5)],
+        stage.params.sampling.model_copy(update=size),
+        folder / "videos",
+    )
+    return {"latents": torch.cat(latents), "videos": sorted(path.name for path in (folder / "videos").iterdir())}
+
+
 def uneven(folder: Path) -> dict:
     try:
         fit(BareStage(folder), model(), exact, 64, settings(batch_size=9))
@@ -132,8 +148,8 @@ def fsdp_for(layers: str | None) -> None:
 def main(folder: Path) -> None:
     rank = os.environ["RANK"]
     results = {}
-    for case in (plain, killed, reward, align, uneven):
-        if "ACCELERATE_USE_FSDP" in os.environ:
+    for case in (plain, killed, reward, align, drawn, uneven):
+        if "ACCELERATE_USE_FSDP" in os.environ and case is not drawn:
             fsdp_for(None if case in (reward, align) else "Linear")
         name = case.__name__
         results[name] = case(folder / name if case is killed else folder / f"{name}{rank}")

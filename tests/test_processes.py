@@ -60,6 +60,10 @@ def test_two_processes_end_where_one_does(alone, tmp_path, kind):
             for key, weight in expected["weights"].items():
                 assert type(result["weights"][key]) is torch.Tensor
                 torch.testing.assert_close(result["weights"][key], weight, atol=1e-5, rtol=1e-5)
+    whole = processes.drawn(tmp_path / "alone")
+    for result in (first["drawn"], second["drawn"]):
+        torch.testing.assert_close(result["latents"], whole["latents"])
+        assert result["videos"] == whole["videos"] == [f"clip{n}.mp4" for n in range(5)]
     assert first["align"]["tables"] == second["align"]["tables"] and len(first["align"]["tables"]) == 1
     for result, again in ((first["plain"], first["killed"]), (second["plain"], second["killed"])):
         assert again["said"][0] == "train: going on from step 10"
