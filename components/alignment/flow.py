@@ -42,7 +42,7 @@ def flow_errors(
     return squared_errors(target, velocity(transformer, xt, t, text), reduction)
 
 
-def change_by_timestep(name: str, change: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:
-    """Mean of `change` [B] in equal bins of t; NaN where a batch has none there, which the training loop leaves out."""
+def by_timestep(name: str, values: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:
+    """Mean of `values` [B] in equal bins of t; NaN where a batch has none there, which the training loop leaves out."""
     places = (t * bins).long().clamp(max=bins - 1)
-    return {f"{name}/{b}": change.detach()[places == b].mean() for b in range(bins)}
+    return {f"{name}/{b}": values.detach()[places == b].mean() for b in range(bins)}

@@ -14,7 +14,7 @@ pair, and an anchor, plain flow matching on the chosen clips.
 
 import torch
 
-from components.alignment.flow import change_by_timestep
+from components.alignment.flow import by_timestep
 from components.params import DpoParams
 from components.reward.losses import rao_kupper
 
@@ -45,12 +45,13 @@ def flow_dpo_loss(
     rejected_change = rejected - reference_rejected
     inside = -0.5 * beta_at(t, params.beta, params.schedule) * (chosen_change - rejected_change)
     tied = torch.as_tensor(tied, device=inside.device).expand_as(inside)
-    loss = (weights * rao_kupper(inside, (~tied).to(inside.dtype), params.theta)).mean() + params.anchor * chosen.mean()
+    losses = weights * rao_kupper(inside, (~tied).to(inside.dtype), params.theta) + params.anchor * chosen
     decided = inside[~tied]
     logs = {
         "implicit_accuracy": (decided > 0).float().mean(),
         "margin": decided.detach().mean(),
-        **change_by_timestep("chosen_change", chosen_change / reference_chosen, t),
-        **change_by_timestep("rejected_change", rejected_change / reference_rejected, t),
+        **by_timestep("loss", losses, t),
+        **by_timestep("chosen_change", chosen_change / reference_chosen, t),
+        **by_timestep("rejected_change", rejected_change / reference_rejected, t),
     }
-    return loss, logs
+    return losses.mean(), logs

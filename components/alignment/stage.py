@@ -17,7 +17,7 @@ from diffusers import WanTransformer3DModel
 
 from components.alignment.candidates import FOLDER
 from components.alignment.data import PAIRS, Candidates, Pairs, load_candidates, load_pairs, load_rewards
-from components.alignment.flow import change_by_timestep, flow_errors, timesteps_at
+from components.alignment.flow import by_timestep, flow_errors, timesteps_at
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
 from components.alignment.lora import adapters_off, add_lora, save_lora
@@ -152,7 +152,7 @@ def regression(
         dropped = torch.rand(len(rows), generator=draw) < params.prompt_dropout
         text = torch.where(dropped.view(-1, 1, 1), empty, candidates.text(rows))
         errors = flow_errors(model, x0, x1, t, text, "mean")
-        return loss(errors, indices), change_by_timestep("error", errors, t.to(errors.device))
+        return loss(errors, indices), by_timestep("error", errors, t.to(errors.device))
 
     return loss_fn
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.alignment.flow import change_by_timestep, noised, squared_errors, timesteps_at
+from components.alignment.flow import by_timestep, noised, squared_errors, timesteps_at
 from components.alignment.flow_dpo import beta_at, flow_dpo_loss
 from components.params import DpoParams, TimestepParams, load_params
 
@@ -130,8 +130,8 @@ def test_the_derived_beta_vanishes_at_pure_noise():
     assert beta_at(t, 8.0, "constant").tolist() == [8.0, 8.0, 8.0]
 
 
-def test_changes_are_binned_by_timestep():
-    bins = change_by_timestep("x", torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.2, 1.0]))
+def test_values_are_binned_by_timestep():
+    bins = by_timestep("x", torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.2, 1.0]))
     assert float(bins["x/0"]) == 1.5 and math.isnan(float(bins["x/1"])) and float(bins["x/2"]) == 4.0
 
 
