@@ -29,8 +29,8 @@ from torch import nn
 from torch.distributed.nn.functional import all_gather
 
 from components.errors import BadInput, NonFinite
-from components.fsdp import Whole, full, part_like
 from components.params import TrainingParams
+from components.processes import Whole, full, launched_together, part_like
 from components.stage import Stage
 
 WINDOW = 32  # batches between which examples are exchanged, so that like lengths come together
@@ -82,7 +82,7 @@ def fit(
         mixed_precision="bf16" if settings.precision == "bf16" else "no",
         gradient_accumulation_steps=settings.accumulation,
     )
-    processes = accelerator.num_processes
+    processes = launched_together().num_processes
     if settings.batch_size % processes:
         raise BadInput("params.yaml", f"{settings.batch_size} is no multiple of {processes} processes", key="batch_size")
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -53,4 +54,6 @@ def bare_stage(tmp_path):
 
 
 def pytest_configure():
+    hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+    hypothesis.settings.load_profile("tests")
     os.environ.setdefault("OMP_NUM_THREADS", "2")

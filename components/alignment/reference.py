@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +21,7 @@ from components.alignment.data import Pairs
 from components.alignment.flow import flow_errors, timesteps_at
 from components.alignment.shards import check_origin
 from components.params import TimestepParams
+from components.processes import launched_together
 from components.stage import SCRATCH, Stage
 
 CACHE = SCRATCH / "cache" / "reference"
@@ -83,7 +83,7 @@ def reference_errors(
     """
     identity = {**identity, "reduction": reduction, "grid": digest_of(grid)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
-    processes = PartialState()
+    processes = launched_together()
     if file.exists():
         with safe_open(file, "pt") as opened:
             check_origin(file, opened.metadata() or {}, identity)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from components.generator.wan import Generator, velocity
 from components.params import SamplingParams
+from components.processes import launched_together
 from components.stage import Stage
 from components.video.encode import write_video
 
@@ -95,7 +95,7 @@ def draw(
     state.mkdir(exist_ok=True)
     chunks = [jobs[i : i + sampling.batch_size] for i in range(0, len(jobs), sampling.batch_size)]
     files = [state / f"{index:05d}.safetensors" for index in range(len(chunks))]
-    processes = PartialState()
+    processes = launched_together()
     own = list(zip(chunks, files, strict=True))[processes.process_index :: processes.num_processes]
     for chunk, done in stage.progress(own, what):
         if not done.exists():

@@ -95,6 +95,25 @@ def test_again_nothing_runs(finished):
     assert "Running stage" not in said and "up to date" in said
 
 
+def test_an_online_round_goes_on_from_the_round_before(finished):
+    params = finished / "params.yaml"
+    params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}'))
+    said = run(finished, "dvc", "repro", "round@2")
+    assert "Running stage 'align@dpo'" not in said.stdout, "the round before stays as it is"
+    found = json.loads((finished / "metrics/round-2.json").read_text())
+    assert found["candidates"]["pairs"] > 0 and set(found["methods"]) == {"round-2"}
+    assert found["methods"]["round-2"]["win_rate"]["gold"]["Overall"]["n"] == 8
+    made = json.loads((finished / "models/rounds/2/alignment.json").read_text())
+    before = json.loads((finished / "models/aligned/dpo/alignment.json").read_text())
+    assert (made["method"], made["base"], made["reward_model"]) == ("round-2", before["base"], before["reward_model"])
+    first, second = (finished / f"models/{name}/pytorch_lora_weights.safetensors" for name in ("aligned/dpo", "rounds/2"))
+    assert first.read_bytes() != second.read_bytes()
+    clips = [finished / f"data/{place}/videos" for place in ("candidates", "rounds/2")]
+    names = sorted(path.name for path in clips[0].iterdir())
+    assert names == sorted(path.name for path in clips[1].iterdir()), "the same prompts"
+    assert all((clips[0] / name).read_bytes() != (clips[1] / name).read_bytes() for name in names), "new clips"
+
+
 def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):
     # A param that no run had yet: DVC would give back a stage that it has seen before instead of running it.
     params = finished / "params.yaml"
@@ -119,27 +138,8 @@ def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):
     assert (weights.read_bytes(), metrics(finished)["reward_bench"]) == broken
 
 
-def test_an_online_round_goes_on_from_the_round_before(finished):
-    params = finished / "params.yaml"
-    params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}'))
-    said = run(finished, "dvc", "repro", "round@2")
-    assert "Running stage 'align@dpo'" not in said.stdout, "the round before stays as it is"
-    found = json.loads((finished / "metrics/round-2.json").read_text())
-    assert found["candidates"]["pairs"] > 0 and set(found["methods"]) == {"round-2"}
-    assert found["methods"]["round-2"]["win_rate"]["gold"]["Overall"]["n"] == 8
-    made = json.loads((finished / "models/rounds/2/alignment.json").read_text())
-    before = json.loads((finished / "models/aligned/dpo/alignment.json").read_text())
-    assert (made["method"], made["base"], made["reward_model"]) == ("round-2", before["base"], before["reward_model"])
-    first, second = (finished / f"models/{name}/pytorch_lora_weights.safetensors" for name in ("aligned/dpo", "rounds/2"))
-    assert first.read_bytes() != second.read_bytes()
-    clips = [finished / f"data/{place}/videos" for place in ("candidates", "rounds/2")]
-    names = sorted(path.name for path in clips[0].iterdir())
-    assert names == sorted(path.name for path in clips[1].iterdir()), "the same prompts"
-    assert all((clips[0] / name).read_bytes() != (clips[1] / name).read_bytes() for name in names), "new clips"
-
-
 def test_the_command_for_several_processes_trains_the_same_reward_model(finished, tmp_path):
-    """As the README has it, on two processes without a GPU, weights shared out."""
+    """As the README has it, on two processes; without GPUs accelerate must be told, and keeps the weights whole."""
     import torch
     from safetensors.torch import load_file
 
@@ -147,7 +147,12 @@ def test_the_command_for_several_processes_trains_the_same_reward_model(finished
     shutil.copytree(finished, shared, ignore=shutil.ignore_patterns("mlartifacts", ".dvc"))
     shutil.rmtree(shared / "models/video_reward")
     launch = ["accelerate", "launch", "--config_file", "infra/accelerate/fsdp.yaml", "--num_processes", "2"]
-    run(shared, "env", "CUDA_VISIBLE_DEVICES=", *launch, "-m", "components.reward.train")
+    environ = environment(shared) | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [*launch, "-m", "components.reward.train"]
+    alone = subprocess.run(command, cwd=shared, env=environ, capture_output=True, text=True)
+    assert alone.returncode != 0 and not (shared / "models/video_reward").exists()
+    assert "error: environment, key 'ACCELERATE_USE_CPU': 2 processes were launched, each would run alone" in alone.stderr
+    run(shared, "env", "CUDA_VISIBLE_DEVICES=", "ACCELERATE_USE_CPU=true", *launch, "-m", "components.reward.train")
     for name in ("model.safetensors", "head.safetensors"):
         one, two = (load_file(folder / "models/video_reward" / name) for folder in (finished, shared))
         assert one.keys() == two.keys()

@@ -1,10 +1,28 @@
-"""FSDP2, which shares out a model's weights among processes: put together what it took apart, and the other way round."""
+"""Processes that were launched together, and FSDP2, which shares out a model's weights among them: put together what it took
+apart, and the other way round."""
 
+import os
 from copy import copy
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from components.errors import BadInput
+
+
+def launched_together() -> PartialState:
+    """This process among those that accelerate or torchrun launched with it.
+
+    BadInput where accelerate takes each of them for one of its own, as it does without a GPU unless told otherwise: each
+    would then do the whole work and write over the others'.
+    """
+    processes, launched = PartialState(), int(os.environ.get("WORLD_SIZE", "1"))
+    if processes.num_processes != launched:
+        why = f"{launched} processes were launched, each would run alone; without GPUs set it to true"
+        raise BadInput("environment", why, key="ACCELERATE_USE_CPU")
+    return processes
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
