@@ -89,4 +89,4 @@ def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, g
         raise BadInput(folder / "latent_reward.json", why, key="generator")
     model = LatentReward(first_blocks(transformer, facts["blocks"]), facts["dimensions"])
     model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(False).eval().to(transformer.device)

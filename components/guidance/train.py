@@ -71,14 +71,15 @@ def latent_reward(stage: Stage) -> None:
         x0 = data.latents[np.concatenate([data.first[pairs], data.second[pairs]])]
         xt, _ = noised(x0, x1.repeat(2, 1, 1, 1, 1), t.repeat(2))
         text = data.text[data.first[pairs]].repeat(2, 1, 1)
-        return net(xt, t.repeat(2), text).chunk(2)
+        device = next(net.parameters()).device
+        return net(xt.to(device), t.repeat(2).to(device), text.to(device)).chunk(2)
 
     def loss_fn(net: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         pairs = train[indices]
         t = torch.rand(len(pairs), generator=draw)
         x1 = torch.randn((len(pairs), *data.latents.shape[1:]), generator=draw)
         a, b = both(net, pairs, t, x1)
-        return bradley_terry(a, b, labels[pairs]), {}
+        return bradley_terry(a, b, labels[pairs].to(a.device)), {}
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
         """Accuracy on decided pairs of held-out prompts, by noise bin and dimension."""
@@ -89,7 +90,7 @@ def latent_reward(stage: Stage) -> None:
             t = (b + torch.rand(len(pairs), generator=draw)) / BINS
             x1 = torch.randn((len(pairs), *data.latents.shape[1:]), generator=draw)
             parts = [both(net, pairs[s], t[s], x1[s]) for s in _slices(len(pairs), 64)]
-            difference = torch.cat([a - b for a, b in parts])
+            difference = torch.cat([a - b for a, b in parts]).cpu()
             for d, name in enumerate(params.dimensions):
                 decided = labels[pairs][:, d] != 0
                 right = (difference[:, d] * labels[pairs][:, d] > 0)[decided]
