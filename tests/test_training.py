@@ -39,6 +39,19 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the loop may catch it."""
 
 
+def mortal(batches: int):
+    """loss_fn, killed in the batch after so many."""
+    calls = []
+
+    def loss(net, indices, draw):
+        calls.append(indices)
+        if len(calls) > batches:
+            raise Killed
+        return loss_fn(net, indices, draw)
+
+    return loss
+
+
 def test_it_learns_and_logs(bare_stage):
     rows = fit(bare_stage, model(), loss_fn, 64, settings(steps=200))
     assert rows[-1]["loss"] < 0.1 * rows[0]["loss"]
@@ -52,17 +65,8 @@ def test_a_killed_run_ends_with_the_same_weights(bare_stage, tmp_path, killed_at
     whole = model()
     rows = fit(bare_stage, whole, loss_fn, 64, settings())
     bare_stage.folder = tmp_path / "killed"
-    calls = 0
-
-    def mortal(net, indices, draw):
-        nonlocal calls
-        calls += 1
-        if calls > killed_at:
-            raise Killed
-        return loss_fn(net, indices, draw)
-
     with pytest.raises(Killed):
-        fit(bare_stage, model(), mortal, 64, settings())
+        fit(bare_stage, model(), mortal(killed_at), 64, settings())
     again = model()
     assert fit(bare_stage, again, loss_fn, 64, settings()) == rows
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
@@ -107,20 +111,13 @@ def test_training_ends_early_with_the_best_weights(bare_stage, tmp_path):
 
 def test_a_killed_run_remembers_the_best(bare_stage, tmp_path):
     figures = [0.5, 0.8, 0.7, 0.6, 0.6, 0.9]
-    whole, again, calls = model(), model(), []
-
-    def mortal(net, indices, draw):
-        calls.append(indices)
-        if len(calls) > 17:
-            raise Killed
-        return loss_fn(net, indices, draw)
-
+    whole, again = model(), model()
     change = settings(validate_every=5, steps=200)
     watch = Watch("right", patience=3)
     rows = fit(bare_stage, whole, loss_fn, 64, change, validate=judged_by(figures), watch=watch)
     bare_stage.folder = tmp_path / "killed"
     with pytest.raises(Killed):
-        fit(bare_stage, model(), mortal, 64, change, validate=judged_by(figures), watch=watch)
+        fit(bare_stage, model(), mortal(17), 64, change, validate=judged_by(figures), watch=watch)
     assert fit(bare_stage, again, loss_fn, 64, change, validate=judged_by(figures[3:]), watch=watch) == rows
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -207,18 +204,11 @@ def test_mixed_lengths_pad_much_less_and_come_in_no_order():
 
 def test_a_killed_run_with_lengths_ends_with_the_same_weights(bare_stage, tmp_path):
     lengths = np.random.default_rng(0).integers(1, 9, 64).tolist()
-    whole, again, calls = model(), model(), []
-
-    def mortal(net, indices, draw):
-        calls.append(indices)
-        if len(calls) > 17:
-            raise Killed
-        return loss_fn(net, indices, draw)
-
+    whole, again = model(), model()
     rows = fit(bare_stage, whole, loss_fn, 64, settings(), lengths=lengths)
     bare_stage.folder = tmp_path / "killed"
     with pytest.raises(Killed):
-        fit(bare_stage, model(), mortal, 64, settings(), lengths=lengths)
+        fit(bare_stage, model(), mortal(17), 64, settings(), lengths=lengths)
     assert fit(bare_stage, again, loss_fn, 64, settings(), lengths=lengths) == rows
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
