@@ -22,7 +22,7 @@ MEASURES_SCHEMA = pa.schema(
         pa.field("rate_variation", pa.float64()),  # (longest - shortest) / mean gap between frames; 0 is a constant rate
         pa.field("frames", pa.int32()),
         pa.field("duration", pa.float64()),  # seconds
-        # light and grain, means over every fourth frame of luma
+        # light and grain: means over every eighth frame of luma, brightness over all
         pa.field("brightness", pa.float64()),  # mean, 0 to 1
         pa.field("contrast", pa.float64()),  # standard deviation, 0 to 0.5
         pa.field("clipped_dark", pa.float64()),  # share of pixels at the lower end
