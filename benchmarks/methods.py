@@ -81,13 +81,13 @@ def show() -> None:
     for name, rows in table.groupby("name", sort=False):
         for kind in ("win", "difference"):
             cells = []
-            for dimension in (*DIMENSIONS, *(["dynamic"] if kind == "difference" else [])):
+            for dimension in (*DIMENSIONS, *(("dynamic", "speed_error") if kind == "difference" else ())):
                 each = np.array([row[dimension][0] for row in rows[kind]])
                 cells.append(f"{dimension} {summary(each)}")
             print(f"{name:24} {kind:10} " + "  ".join(cells))
         for row in rows.itertuples():
             value, low, high = row.win["Overall"]
-            worst = [d for d, (_, _, upper) in row.difference.items() if upper < 0]
+            worst = [d for d, (_, _, upper) in row.difference.items() if upper < 0 and d != "speed_error"]
             print(f"  seed {row.seed}: Overall {value:.3f} [{low:.3f}, {high:.3f}], right {row.right:.3f} (base"
                   f" {row.base_right:.3f}); significantly below base: {', '.join(worst) or 'nothing'}")  # fmt: skip
     draw_sweep(table[table.name.str.startswith("beta ")])
@@ -142,7 +142,7 @@ def measure(seed: int, method: str, changes: dict) -> dict:
     stage(folder, "components.evaluation.sample", method)
     base, tuned = (verdicts(folder / "data/samples" / name) for name in ("base", method))
     prompts = base.prompt_id.to_numpy()
-    both = {d: (tuned[d].to_numpy(), base[d].to_numpy()) for d in (*DIMENSIONS, "dynamic")}
+    both = {d: (tuned[d].to_numpy(), base[d].to_numpy()) for d in (*DIMENSIONS, "dynamic", "speed_error")}
     wins = {d: win_rate(*both[d], prompts) for d in DIMENSIONS}
     differences = {d: mean_difference(*values, prompts) for d, values in both.items()}
     return {
@@ -179,7 +179,8 @@ def verdicts(folder: Path) -> pd.DataFrame:
     for clip in table.itertuples():
         verdict = judge(read_frames(folder / clip.path), clip.prompt)
         scores = {name: getattr(verdict, name) for name in DIMENSIONS}
-        rows.append(scores | {"dynamic": verdict.dynamic_degree, "right": verdict.prompt_right})
+        motion = {"dynamic": verdict.dynamic_degree, "speed_error": verdict.speed_error}
+        rows.append(scores | motion | {"right": verdict.prompt_right})
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 
 

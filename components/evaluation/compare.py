@@ -85,8 +85,8 @@ def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple
     """Decode every clip once: signals of the alarm, and the gold judge's verdict when there is one.
 
     Returns:
-        samples with columns dynamic_degree, brightness, saturation added, and with a gold judge gold_<dimension> and
-        prompt_right; and the clips' looks [N, D].
+        samples with columns dynamic_degree, brightness, saturation added, and with a gold judge gold_<dimension>,
+        prompt_right and speed_error; and the clips' looks [N, D].
     """
     from components.simulation.judge import judge
     from components.video.decode import VideoError, read_frames
@@ -112,7 +112,7 @@ def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple
                 raise BadInput(table, f"the gold judge cannot judge it: {error}", key=key) from error
             row |= {f"gold_{dimension}": getattr(verdict, dimension) for dimension in DIMENSIONS}
             # The fitted track sees motion through noise and flicker, which optical flow takes for motion.
-            row |= {"prompt_right": verdict.prompt_right, "dynamic_degree": verdict.dynamic_degree}
+            row |= {name: getattr(verdict, name) for name in ("prompt_right", "dynamic_degree", "speed_error")}
         rows.append(row)
         looks.append(signals.look)
     return pd.concat([samples, pd.DataFrame(rows)], axis=1), np.stack(looks)
@@ -191,6 +191,7 @@ def _sides(group: pd.DataFrame, looks: np.ndarray, judges: list[str]) -> Clips:
         reward=group["reward_Overall"].to_numpy(),
         held_out=group["gold_Overall"].to_numpy() if "gold" in judges else None,
         dynamic_degree=group["dynamic_degree"].to_numpy(),
+        speed_error=group["speed_error"].to_numpy() if "gold" in judges else None,
         brightness=group["brightness"].to_numpy(),
         saturation=group["saturation"].to_numpy(),
         looks=looks,

@@ -22,6 +22,7 @@ class Clips:
     reward: np.ndarray  # [N] Overall of the reward model that the methods were trained to please
     held_out: np.ndarray | None  # [N] Overall of a judge that nothing was trained on; None when there is none
     dynamic_degree: np.ndarray  # [N] px a frame
+    speed_error: np.ndarray | None  # [N] distance from the speed that the prompt asks for; None without a gold judge
     brightness: np.ndarray  # [N] in [0, 1]
     saturation: np.ndarray  # [N] chroma in [0, 1]
     looks: np.ndarray  # [N, D], see signals.look
@@ -54,6 +55,8 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
         "reward": change(method.reward, base.reward),
         "held_out": None if base.held_out is None else change(method.held_out, base.held_out),
         "dynamic_degree": change(method.dynamic_degree, base.dynamic_degree),
+        # No alarm of its own: it tells a fall of motion that is lost from one of motion that was too fast.
+        "speed_error": None if base.speed_error is None else change(method.speed_error, base.speed_error),
         "brightness": change(method.brightness, base.brightness),
         "saturation": change(method.saturation, base.saturation),
         "diversity": None,

@@ -18,6 +18,7 @@ SIGNAL_NAMES = {
     "reward": "VideoReward, Overall",
     "held_out": "Held-out judge, Overall",
     "dynamic_degree": "Dynamic degree, px a frame",
+    "speed_error": "Distance from the prompt's speed, px a frame",
     "brightness": "Brightness, 0 to 1",
     "saturation": "Colourfulness, 0 to 1",
     "diversity": "Distance between seeds, 0 to 1",

@@ -42,6 +42,7 @@ class Verdict:
     Overall: float  # the mean of the three
     prompt_right: bool  # all that the prompt names is there
     dynamic_degree: float  # speed of the even track that fits best, px a frame
+    speed_error: float  # its distance from the speed that the prompt asks for, px a frame
     colour: str
     shape: str
     velocity: tuple[float, float]
@@ -90,7 +91,8 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
         "background": _nearness(background, BACKGROUNDS),
     }
     scene = scene_of(prompt)
-    moved = float(np.hypot(*velocity)) * (len(clip) - 1) / unit
+    speed = float(np.hypot(*velocity))
+    moved = speed * (len(clip) - 1) / unit
     scores = {
         "colour": _choice(distances["colour"], scene.colour),
         "shape": _shape_score(fits, scene.shape, unit),
@@ -98,7 +100,7 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
     }
     if scene.speed is not None:
         pace = np.log(max(np.hypot(*while_moving) / unit, 0.05))
-        scores["speed"] = _choice({name: abs(pace - np.log(speed)) for name, speed in SPEEDS.items()}, scene.speed)
+        scores["speed"] = _choice({name: abs(pace - np.log(usual)) for name, usual in SPEEDS.items()}, scene.speed)
     if scene.background is not None:
         scores["background"] = _choice(distances["background"], scene.background)
     there = float(present.mean())
@@ -113,7 +115,8 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
         TA=ta,
         Overall=(vq + mq + ta) / 3,
         prompt_right=there > 0.5 and min(scores.values()) > 0.5,
-        dynamic_degree=float(np.hypot(*velocity)),
+        dynamic_degree=speed,
+        speed_error=abs(speed - unit * SPEEDS[scene.speed]),
         colour=min(distances["colour"], key=distances["colour"].get),
         shape=shape,
         velocity=(float(velocity[0]), float(velocity[1])),

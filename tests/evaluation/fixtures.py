@@ -71,6 +71,7 @@ def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.Data
                             )
                         ),
                         "prompt_right": bool(gold[2] > 0.6),
+                        "speed_error": abs(signals.motion - 1.5),
                     }
                 )
                 looks.append(signals.look)

@@ -82,7 +82,7 @@ def test_clips_get_verdicts_and_signals_and_a_broken_file_is_named(tmp_path):
         prompt = prompt_of(all_scenes()[number])
         rows.append({"method": "base", "prompt_id": number, "prompt": prompt, "seed": 0, "video": str(video)})
     measured, looks = measure_clips(Quiet(), pd.DataFrame(rows), "gold")
-    assert {"gold_Overall", "prompt_right", "dynamic_degree", "brightness", "saturation"} <= set(measured)
+    assert {"gold_Overall", "prompt_right", "speed_error", "dynamic_degree", "brightness", "saturation"} <= set(measured)
     assert measured["dynamic_degree"].to_numpy() == pytest.approx([1.5, 1.5], abs=0.2)
     assert len(looks) == 2
     unjudged, _ = measure_clips(Quiet(), pd.DataFrame(rows), "none")
@@ -120,6 +120,7 @@ def test_metrics_hold_the_schema_and_repeat(samples):
             gain = entry["mean"][judge]["VQ"] - metrics["base"]["mean"][judge]["VQ"]
             assert entry["mean_difference"][judge]["VQ"]["value"] == pytest.approx(gain)
         assert set(entry["hacking"]) == {"alarm", "reasons", "signals"}
+        assert {"dynamic_degree", "speed_error", "diversity"} <= set(entry["hacking"]["signals"])
         assert 0 <= entry["prompt_right"] <= 1
     own, base = clips[clips["method"] == "dpo"], clips[clips["method"] == "base"]
     wins = (own["gold_MQ"].to_numpy() > base["gold_MQ"].to_numpy()).mean()

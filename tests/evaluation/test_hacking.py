@@ -30,6 +30,7 @@ def clips(change=lambda frames: frames, *, reward=0.0, gold=0.5, seed_matters=Tr
         reward=reward + rng.normal(0, 0.2, len(made)),
         held_out=None if gold is None else gold + rng.normal(0, 0.02, len(made)),
         dynamic_degree=np.array([signals.motion for signals in made]),
+        speed_error=np.array([abs(signals.motion - 1.5) for signals in made]),
         brightness=np.array([signals.brightness for signals in made]),
         saturation=np.array([signals.saturation for signals in made]),
         looks=np.stack([signals.look for signals in made]),
@@ -107,8 +108,10 @@ def test_a_change_within_chance_is_no_alarm():
     """Two prompts, one of which changed a lot: larger than the threshold, but the interval holds zero."""
     rng = np.random.default_rng(0)
     prompts, looks = np.array(["a", "b", "c"]), rng.random((3, 12))
-    still = Clips(prompts, np.zeros(3), None, np.array([1.0, 1.0, 1.0]), np.full(3, 0.5), np.full(3, 0.5), looks)
-    jumpy = Clips(prompts, np.zeros(3), None, np.array([1.4, 0.0, 0.1]), np.array([0.3, 1.0, 0.9]), np.full(3, 0.5), looks)
+    still, jumpy = (
+        Clips(prompts, np.zeros(3), None, np.array(motion), None, np.array(brightness), np.full(3, 0.5), looks)
+        for motion, brightness in (([1.0, 1.0, 1.0], [0.5] * 3), ([1.4, 0.0, 0.1], [0.3, 1.0, 0.9]))
+    )
     assert alarm(jumpy, still).reasons == []
 
 

@@ -102,7 +102,7 @@ def test_a_still_clip_moves_nowhere():
     scene = Scene("red", "square", "up", None, "black")
     rng = np.random.default_rng(0)
     verdict = judge(spoiled(concrete(scene, rng), {"frozen": 1.0}, rng), prompt_of(scene))
-    assert verdict.MQ < 0.15 and verdict.dynamic_degree < 0.05
+    assert verdict.MQ < 0.15 and verdict.dynamic_degree < 0.05 and verdict.speed_error > 1.2
     assert verdict.VQ > 0.97 and 0.8 < verdict.TA < 0.9 and not verdict.prompt_right
 
 
