@@ -1,4 +1,4 @@
-"""Flow-DPO's training step four ways: seconds and peak memory, same batch, LoRA on a Wan transformer.
+"""Flow-DPO's training step five ways: seconds and peak memory, same batch, LoRA on a Wan transformer.
 
     python benchmarks/alignment.py                     two small transformers on the CPU
     python benchmarks/alignment.py --size 1.3b         Wan 2.1's 1.3B architecture with random weights, on a GPU
@@ -7,6 +7,7 @@
     separate_adapters  four passes, the reference is the model with its adapters off
     joined_live        chosen and rejected in one pass, for policy and for reference
     joined_cached      chosen and rejected in one pass; the reference's errors come from the table (what `align` does)
+    joined_compiled    the same with the transformer's layers compiled (`align.compile: true`)
 
 Each measurement has a process of its own, so that its peak is its own; the ways take turns.
 """
@@ -29,10 +30,10 @@ from diffusers import WanTransformer3DModel
 
 from components.alignment.flow import flow_errors
 from components.alignment.flow_dpo import flow_dpo_loss
-from components.alignment.lora import adapters_off, add_lora
+from components.alignment.lora import adapters_off, add_lora, make_lean
 from components.params import LoraParams, load_params
 
-WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached")
+WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached", "joined_compiled")
 
 
 def shape(
@@ -114,11 +115,14 @@ def measure(size: str, way: str) -> dict:
     with torch.no_grad(), adapters_off(model):
         fill = timed(lambda: joined(model, batch), device)
         table = joined(model, batch)
+    if way == "joined_compiled":
+        make_lean(model, params.model_copy(update={"compile": True}))
     errors = {
         "separate_model": lambda: (*separate(model, batch), *without_gradient(lambda: separate(reference, batch))),
         "separate_adapters": lambda: (*separate(model, batch), *base_errors(model, lambda: separate(model, batch))),
         "joined_live": lambda: (*joined(model, batch), *base_errors(model, lambda: joined(model, batch))),
         "joined_cached": lambda: (*joined(model, batch), *table),
+        "joined_compiled": lambda: (*joined(model, batch), *table),
     }[way]
 
     def step() -> None:

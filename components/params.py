@@ -264,6 +264,7 @@ class AlignParams(Section):
     draws: Count
     reference: Literal["cached", "live"]
     gradient_checkpointing: bool  # less memory, more time
+    compile: bool  # less memory and less time, after half a minute of compiling; needs a C++ compiler
     rounds: dict[str, str]
     sft: SftParams
     rwr: RwrParams

@@ -1,6 +1,8 @@
 """The LoRA that alignment trains on a Wan transformer: attached, switched off, written for WanPipeline."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,7 +10,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from components.errors import BadInput
-from components.params import LoraParams
+from components.params import AlignParams, LoraParams
 from components.stage import read_json
 
 
@@ -23,6 +25,17 @@ def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) 
     for p in transformer.parameters():
         if p.requires_grad:  # the base may be in half precision, where steps of Adam would be lost in rounding
             p.data = p.data.float()
+
+
+def make_lean(transformer: WanTransformer3DModel, params: AlignParams) -> None:
+    """Layers with their LoRA as `params` want them for training: checkpointed, and compiled, each kind of layer once. A
+    compiled one fuses what lies between the matrix products, and keeps less of it for the backward pass."""
+    if params.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if params.compile:
+        if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++, and finds none", key="align.compile")
+        transformer.compile_repeated_blocks(fullgraph=True)
 
 
 def resume_lora(transformer: WanTransformer3DModel, folder: Path) -> None:

@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from components.alignment.candidates import BASE, draw_candidates
 from components.alignment.data import load_candidates, load_pairs
-from components.alignment.lora import add_lora, check_base, resume_lora
+from components.alignment.lora import add_lora, check_base, make_lean, resume_lora
 from components.alignment.relabel import label, pair_schema, score_schema
 from components.alignment.stage import dpo, save_aligned
 from components.evaluation.compare import SAMPLES, compare
@@ -38,8 +38,7 @@ def online_round(number: str, stage: Stage) -> None:
     transformer = load_transformer(BASE, params.base_generator.dtype).to(PartialState().device)
     add_lora(transformer, params.align.lora, seed=stage.seed("lora"))
     resume_lora(transformer, before)
-    if params.align.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    make_lean(transformer, params.align)
     files = {name: folder_digest(folder / name) for name in ("pairs.parquet", "latents")}
     identity = {"base generator": base, "adapter": folder_digest(before), **files}
     rows, count = dpo(stage, transformer, load_pairs(load_candidates(base, folder), folder / "pairs.parquet"), identity)

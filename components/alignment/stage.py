@@ -20,7 +20,7 @@ from components.alignment.data import PAIRS, Candidates, Pairs, load_candidates,
 from components.alignment.flow import by_timestep, flow_errors, timesteps_at
 from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
-from components.alignment.lora import adapters_off, add_lora, save_lora
+from components.alignment.lora import adapters_off, add_lora, make_lean, save_lora
 from components.alignment.reference import CACHE, make_grid, pair_errors, reference_errors
 from components.alignment.sft import sft_loss
 from components.generator.wan import load_transformer
@@ -39,8 +39,7 @@ def align(method: str, stage: Stage) -> None:
     base = folder_digest(BASE)
     transformer = load_transformer(BASE, stage.params.base_generator.dtype).to(PartialState().device)
     add_lora(transformer, params.lora, seed=stage.seed("lora"))
-    if params.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    make_lean(transformer, params)
     candidates = load_candidates(base)
     pairs = load_pairs(candidates)
 

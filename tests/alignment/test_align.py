@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from components.alignment import reference
 from components.alignment.data import Candidates, Pairs
 from components.alignment.flow_dpo import flow_dpo_loss
-from components.alignment.lora import adapters_off, add_lora, save_lora, sort_header
+from components.alignment.lora import adapters_off, add_lora, make_lean, save_lora, sort_header
 from components.alignment.reference import make_grid, pair_errors, reference_errors
 from components.alignment.relabel import choose_pairs
 from components.alignment.shards import Shards, save_shards
@@ -236,3 +236,28 @@ def test_equal_tensors_make_equal_files_whatever_the_order_of_their_metadata(tmp
     torch.testing.assert_close(load_file(tmp_path / "0.safetensors"), tensors)
     with safetensors.safe_open(tmp_path / "0.safetensors", "pt") as file:
         assert file.metadata() == {key: "x" for key in "qwertz"}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_give_the_same_loss_and_gradients(transformer, pairs, checkpointing):
+    params = load_params().align
+    dpo = params.dpo.model_copy(update={"beta": 5.0})
+    grid = make_grid(len(pairs), 3, UNIFORM, seed=2)
+    disturb(transformer)
+
+    def live(indices, draws):
+        with torch.no_grad(), adapters_off(transformer):
+            return pair_errors(transformer, pairs, indices, draws, grid, dpo.reduction)
+
+    expected, expected_gradients = loss_and_gradients(transformer, pairs, grid, dpo, live)
+    make_lean(transformer, params.model_copy(update={"compile": True, "gradient_checkpointing": checkpointing}))
+    loss, gradients = loss_and_gradients(transformer, pairs, grid, dpo, live)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_compiling_asks_for_a_compiler(transformer, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadInput, match="needs a C"):
+        make_lean(transformer, load_params().align.model_copy(update={"compile": True}))
