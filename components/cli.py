@@ -206,38 +206,53 @@ def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
     generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
     lora: Annotated[Path | None, typer.Option(help="An aligned adapter, e.g. models/aligned/dpo.")] = None,
-    guide: Annotated[str | None, typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6.")] = None,
+    guide: Annotated[
+        list[str] | None,
+        typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6; once for all clips, or once for each --prompt."),
+    ] = None,
     scale: Annotated[float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")] = None,
-    latent_reward: Annotated[Path, typer.Option(help="The model that guides.")] = Path("models/latent_reward"),
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Draw so many for each clip and keep the best (params.yaml, best_of_n: by which judge).")
+    ] = 1,
+    latent_reward: Annotated[Path, typer.Option(help="The model that guides, or ranks early.")] = Path("models/latent_reward"),
+    video_reward: Annotated[Path, typer.Option(help="The model that ranks finished clips.")] = Path("models/video_reward"),
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
 ) -> None:
-    """Draw clips with a generator, an aligned adapter, or reward guidance while sampling. Sizes and steps: params.yaml."""
+    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes and
+    steps: params.yaml."""
     from components.generator.sampler import Job, solve
     from components.generator.wan import load_generator
     from components.params import load_params
     from components.video.encode import write_video
 
     params = load_params()
+    if guide and best_of > 1:
+        raise BadInput("--best-of", "and --guide exclude each other")
+    if guide and len(guide) not in (1, len(prompt)):
+        raise BadInput("--guide", f"comes {len(guide)} times, --prompt {len(prompt)} times")
+    weights = [parse_weights(text) for text in guide or []]
     parts = load_generator(generator, lora)
-    around = None
-    if guide is not None:
-        from components.guidance.flow_nrg import flow_nrg
-        from components.guidance.latent_reward import load_latent_reward
-        from components.stage import folder_digest
+    solver = solve
+    if guide or best_of > 1:
+        from components.guidance.solvers import best_solver, guided_solver
 
-        change = {"weights": parse_weights(guide)} | ({} if scale is None else {"scale": scale})
-        nrg = params.nrg.model_copy(update=change)
-        reward = load_latent_reward(latent_reward, parts.transformer, folder_digest(generator))
+        ranks = video_reward if params.best_of_n.judge == "video_reward" else latent_reward
+        if guide:
+            nrg = params.nrg.model_copy(update={} if scale is None else {"scale": scale})
+            solver = guided_solver(parts, generator, latent_reward, nrg, lora is not None)
+        else:
+            best = params.best_of_n.model_copy(update={"n": best_of})
+            solver = best_solver(parts, generator, ranks, best, lora is not None)
 
-        def around(flow, text):
-            return flow_nrg(flow, reward, text, nrg)
-
-    jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k) for i, text in enumerate(prompt) for k in range(count)]
+    each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
+    jobs = [
+        Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)
+    ]
     for start in range(0, len(jobs), params.sampling.batch_size):
         batch = jobs[start : start + params.sampling.batch_size]
-        clips = parts.decode(solve(parts, batch, params.sampling, around))
+        clips = parts.decode(solver(parts, batch, params.sampling))
         for job, clip in zip(batch, clips, strict=True):
             write_video(out / f"{job.clip}.mp4", clip, params.sampling.fps)
             print(f"{out / job.clip}.mp4  {job.prompt}")

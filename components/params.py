@@ -282,8 +282,15 @@ class AlignParams(Section):
 
 
 class LatentRewardParams(Section):
+    """The noise-aware reward model: `blocks` of the generator, tuned in full, by `lora` or not at all."""
+
     blocks: Count
+    trunk: Literal["full", "lora", "frozen"]
+    lora: LoraParams
     dimensions: list[Dimension]
+    loss: Literal["bt", "btt"]
+    theta: Annotated[float, Field(gt=1)]  # of btt
+    max_noise: Fraction  # t is uniform on [0, max_noise]: 1 is the paper's model, 0 its ablation, trained on clean latents
     min_margin: Annotated[float, Field(ge=0)]
     labelled_pairs: bool  # learn from data/pairs too, where its clips have the generator's size
     trunk_learning_rate: Positive
@@ -298,6 +305,15 @@ class NrgParams(Section):
     start: Fraction
     stop: Fraction
     max_norm: Positive | None
+
+
+class BestOfNParams(Section):
+    """Rejection sampling: the best of `n` clips by VideoReward, or by the latent reward model after `look` steps."""
+
+    n: Annotated[int, Field(ge=2)]
+    judge: Literal["video_reward", "latent_reward"]
+    look: Count
+    weights: dict[Dimension, float]
 
 
 class SampleParams(Section):
@@ -323,7 +339,7 @@ class TieWidthParams(Section):
 
 class EvaluateParams(Section):
     judge: Literal["gold", "none"]
-    methods: list[Literal["sft", "rwr", "dpo", "nrg"]]  # the samples compared with base's
+    methods: list[Literal["sft", "rwr", "dpo", "nrg", "best_of_n"]]  # the samples compared with base's
     resamples: Count
     tie_width: TieWidthParams
     hacking: HackingParams
@@ -358,6 +374,7 @@ class Params(Section):
     align: AlignParams
     latent_reward: LatentRewardParams
     nrg: NrgParams
+    best_of_n: BestOfNParams
     sample: SampleParams
     evaluate: EvaluateParams
     package: PackageParams

@@ -83,7 +83,7 @@ def test_the_stages_of_the_design_are_all_there():
     assert {name for name in all_names() if "@" in name} == {
         *("round@2", "round@3"),
         *(f"align@{method}" for method in ("sft", "rwr", "dpo")),
-        *(f"sample@{method}" for method in ("base", "sft", "rwr", "dpo", "nrg")),
+        *(f"sample@{method}" for method in ("base", "sft", "rwr", "dpo", "nrg", "best_of_n")),
     }
 
 

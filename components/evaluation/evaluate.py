@@ -61,11 +61,12 @@ def flat_metrics(metrics: dict) -> dict[str, float]:
 
 
 def model_versions(methods: list[str]) -> list[tuple[str, str]]:
-    """(name, digest) of the models whose clips and scores these are; NRG's own is the latent reward model."""
+    """(name, digest) of the models whose clips and scores these are; NRG's and best of N's own is the latent reward model."""
     folders = [("base generator", Path("models/base_generator")), ("VideoReward", REWARD_MODEL)]
     for method in methods:
-        folder = Path("models/latent_reward") if method == "nrg" else Path("models/aligned") / method
-        folders.append(("latent reward" if method == "nrg" else method, folder))
+        guided = method in ("nrg", "best_of_n")
+        folder = Path("models/latent_reward") if guided else Path("models/aligned") / method
+        folders.append(("latent reward" if guided else method, folder))
     return [(name, folder_digest(folder)) for name, folder in folders if folder.exists()]
 
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from components.alignment.candidates import chosen_prompts
 from components.alignment.lora import check_base
-from components.generator.sampler import Around, Job, draw
+from components.generator.sampler import Job, Solver, draw, solve
 from components.generator.wan import Generator, load_generator
+from components.guidance.solvers import best_solver, guided_solver
 from components.stage import Stage, folder_digest, run_stage
 from components.tables import write_table
 
@@ -21,7 +22,7 @@ SCHEMA = pa.schema(
         ("path", pa.string()),  # below data/samples/<method>
     ]
 )
-BASE = "models/base_generator"
+BASE = Path("models/base_generator")
 
 
 def sample(method: str, stage: Stage) -> None:
@@ -29,11 +30,16 @@ def sample(method: str, stage: Stage) -> None:
     if lora:
         check_base(Path(lora), folder_digest(BASE))
     generator = load_generator(BASE, lora, stage.params.base_generator.dtype)
-    around = guidance(stage, generator) if method == "nrg" else None
-    draw_samples(stage, generator, stage.output(f"data/samples/{method}"), around)
+    solver = solve
+    if method == "nrg":
+        solver = guided_solver(generator, BASE, Path("models/latent_reward"), stage.params.nrg)
+    elif method == "best_of_n":
+        best = stage.params.best_of_n
+        solver = best_solver(generator, BASE, Path("models") / best.judge, best)
+    draw_samples(stage, generator, stage.output(f"data/samples/{method}"), solver)
 
 
-def draw_samples(stage: Stage, generator: Generator, folder: Path, around: Around | None = None) -> None:
+def draw_samples(stage: Stage, generator: Generator, folder: Path, solver: Solver = solve) -> None:
     """Write the clips of the evaluation prompts and samples.parquet to `folder`."""
     params = stage.params.sample
     rows, jobs = [], []
@@ -43,18 +49,9 @@ def draw_samples(stage: Stage, generator: Generator, folder: Path, around: Aroun
             # The noise depends on prompt and seed, never on the method: win rates compare like with like.
             jobs.append(Job(clip, prompt, stage.shared_seed("sample", prompt_id, seed)))
             rows.append({"prompt_id": prompt_id, "prompt": prompt, "seed": seed, "path": f"videos/{clip}.mp4"})
-    draw(stage, generator, jobs, stage.params.sampling, folder / "videos", around, what="samples")
+    draw(stage, generator, jobs, stage.params.sampling, folder / "videos", solver, what="samples")
     write_table(folder / "samples.parquet", rows, SCHEMA)
     stage.say(f"{len(rows)} clips of evaluation prompts")
-
-
-def guidance(stage: Stage, generator):
-    """Flow-NRG around the base generator's velocity."""
-    from components.guidance.flow_nrg import flow_nrg
-    from components.guidance.latent_reward import load_latent_reward
-
-    reward = load_latent_reward("models/latent_reward", generator.transformer, folder_digest(BASE))
-    return lambda flow, text: flow_nrg(flow, reward, text, stage.params.nrg)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG"}
+NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG", "best_of_n": "Best of N"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 

@@ -20,9 +20,7 @@ from components.stage import Stage
 from components.video.encode import write_video
 
 Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
-
-Around = Callable[[Velocity, torch.Tensor], Velocity]  # (classifier-free velocity, text) -> a velocity guided further
-
+Solver = Callable[[Generator, list["Job"], SamplingParams], torch.Tensor]  # -> normalised latents of a batch, as solve's
 
 @dataclass(frozen=True)
 class Job:
@@ -31,6 +29,7 @@ class Job:
     clip: str  # file name without suffix
     prompt: str
     seed: int
+    weights: dict[str, float] | None = None  # of Flow-NRG's dimensions; None takes those of params.yaml
 
 
 def timesteps(steps: int, shift: float) -> list[float]:
@@ -38,18 +37,33 @@ def timesteps(steps: int, shift: float) -> list[float]:
     return [shift * t / (1 + (shift - 1) * t) for t in np.linspace(1, 0, steps + 1).tolist()]
 
 
-def classifier_free(transformer: torch.nn.Module, text: torch.Tensor, empty: torch.Tensor, scale: float) -> Velocity:
-    """v(empty) + scale (v(text) - v(empty)), both in one forward; scale 1 is the plain conditional velocity."""
+@dataclass(frozen=True)
+class ClassifierFree:
+    """The velocity v(empty) + scale (v(text) - v(empty)); scale 1 is the plain conditional one.
 
-    def guided(x: torch.Tensor, t: float) -> torch.Tensor:
+    text [B, L, E] and the empty prompt's embedding [1, L, E].
+    """
+
+    transformer: torch.nn.Module
+    text: torch.Tensor
+    empty: torch.Tensor
+    scale: float
+
+    def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
+        """[B, C, T', H', W'], both passes in one forward."""
         times = x.new_full((len(x),), t)
-        if scale == 1:
-            return velocity(transformer, x, times, text)
-        both = velocity(transformer, x.repeat(2, 1, 1, 1, 1), times.repeat(2), torch.cat([empty.expand_as(text), text]))
-        without, with_text = both.chunk(2)
-        return without + scale * (with_text - without)
+        if self.scale == 1:
+            return velocity(self.transformer, x, times, self.text)
+        text = torch.cat([self.empty.expand_as(self.text), self.text])
+        without, with_text = velocity(self.transformer, x.repeat(2, 1, 1, 1, 1), times.repeat(2), text).chunk(2)
+        return without + self.scale * (with_text - without)
 
-    return guided
+    def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
+        """The same where v(text) is known already."""
+        if self.scale == 1:
+            return with_text
+        without = velocity(self.transformer, x, times, self.empty.expand_as(self.text))
+        return without + self.scale * (with_text - without)
 
 
 def euler(flow: Velocity, noise: torch.Tensor, times: list[float]) -> torch.Tensor:
@@ -64,14 +78,24 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@torch.no_grad()
-def solve(generator: Generator, jobs: list[Job], sampling: SamplingParams, around: Around | None) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of one batch of jobs."""
+def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -> tuple[ClassifierFree, torch.Tensor]:
+    """The classifier-free velocity of a batch of jobs, and their noise [B, C, T', H', W']."""
     shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
     text = generator.encode_text([job.prompt for job in jobs])
-    flow = classifier_free(generator.transformer, text, generator.encode_text([""]), sampling.guidance_scale)
     noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(generator.transformer.device)
-    return euler(around(flow, text) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
+    return ClassifierFree(generator.transformer, text, generator.encode_text([""]), sampling.guidance_scale), noise
+
+
+@torch.no_grad()
+def solve(
+    generator: Generator,
+    jobs: list[Job],
+    sampling: SamplingParams,
+    around: Callable[[ClassifierFree, list[Job]], Velocity] | None = None,
+) -> torch.Tensor:
+    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: further guidance (Flow-NRG)."""
+    flow, noise = beginning(generator, jobs, sampling)
+    return euler(around(flow, jobs) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
 
 
 @torch.no_grad()
@@ -81,13 +105,12 @@ def draw(
     jobs: list[Job],
     sampling: SamplingParams,
     folder: Path,
-    around: Around | None = None,
+    solver: Solver = solve,
     what: str = "clips",
 ) -> list[torch.Tensor]:
     """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [n, C, T', H', W'] of each batch in the order of
     `jobs`, memory-mapped.
 
-    around: further guidance around the classifier-free velocity (Flow-NRG).
     A finished chunk lies in the stage's state folder and is not drawn again after a kill; processes that accelerate launched
     together share the chunks.
     """
@@ -99,7 +122,7 @@ def draw(
     own = list(zip(chunks, files, strict=True))[processes.process_index :: processes.num_processes]
     for chunk, done in stage.progress(own, what):
         if not done.exists():
-            x0 = solve(generator, chunk, sampling, around)
+            x0 = solver(generator, chunk, sampling)
             for job, clip in zip(chunk, generator.decode(x0), strict=True):
                 write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
             save_file({"latents": x0.cpu().contiguous()}, done.with_suffix(".partial"))

@@ -8,56 +8,105 @@ with r a reward model that reads noisy latents. Classifier-free guidance comes f
 factor is infinite and x_t holds nothing to judge.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from components.errors import BadInput, NonFinite
-from components.generator.sampler import Velocity
+from components.generator.sampler import ClassifierFree, Velocity
+from components.generator.wan import velocity
 from components.guidance.latent_reward import LatentReward
 from components.params import NrgParams
 
 
-def flow_nrg(flow: Velocity, reward: LatentReward, text: torch.Tensor, params: NrgParams) -> Velocity:
+def flow_nrg(
+    flow: Velocity,
+    reward: LatentReward,
+    text: torch.Tensor,
+    params: NrgParams,
+    weights: Sequence[Mapping[str, float] | None] | None = None,
+    shared: bool = True,
+) -> Velocity:
     """`flow` (classifier-free guidance included) with the weighted reward's gradient taken off its velocity.
 
-    text [B, L, E]: the prompts' embeddings. Acts for start <= t <= stop, t < 1. `max_norm` bounds the norm of what is
-    taken off, in units of the velocity's own norm, clip by clip; null is the paper's formula as it stands.
+    text [B, L, E]: the prompts' embeddings. weights [B]: those of each clip; None takes params.weights. Acts for
+    start <= t <= stop, t < 1. `max_norm` bounds the norm of what is taken off, in units of the velocity's own norm, clip by
+    clip; null is the paper's formula as it stands. With all weights 0 the flow is returned as it is.
+
+    A reward model whose trunk is frozen reads the tokens of the velocity's own pass: beyond plain sampling that costs its
+    head, and the way back through its blocks. `flow` must then be a ClassifierFree of the generator it was trained on; of
+    any other flow nothing can be `shared`.
     """
-    weights = dimension_weights(reward, params, text)
-    if not weights.any():
+    each = torch.stack([dimension_weights(reward, own or params.weights, text) for own in weights or [None] * len(text)])
+    if not each.any():
         return flow
 
     def guided(x: torch.Tensor, t: float) -> torch.Tensor:
-        v = flow(x, t)
         if t == 1 or not params.start <= t <= params.stop:
-            return v
-        push = params.scale * t / (1 - t) * reward_gradient(reward, x, t, text, weights)
-        if params.max_norm is not None:
-            length = push.flatten(1).norm(dim=1)
-            most = params.max_norm * v.flatten(1).norm(dim=1)
-            push = push * (most / length.clamp(min=1e-12)).clamp(max=1).view(-1, 1, 1, 1, 1)
-        return v - push
+            return flow(x, t)
+        if shared and reward.frozen:
+            v, gradient = velocity_and_gradient(flow, reward, x, t, each)
+        else:
+            v, gradient = flow(x, t), reward_gradient(reward, x, t, text, each)
+        return v - bounded(params.scale * t / (1 - t) * gradient, v, params.max_norm)
 
     return guided
+
+
+def bounded(push: torch.Tensor, v: torch.Tensor, max_norm: float | None) -> torch.Tensor:
+    """`push` [B, C, T', H', W'] made shorter where it is longer than `max_norm` times `v`, clip by clip."""
+    if max_norm is None:
+        return push
+    length = push.flatten(1).norm(dim=1)
+    most = max_norm * v.flatten(1).norm(dim=1)
+    return push * (most / length.clamp(min=1e-12)).clamp(max=1).view(-1, 1, 1, 1, 1)
 
 
 def reward_gradient(
     reward: LatentReward, x: torch.Tensor, t: float, text: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """grad_x of the weighted sum of rewards, [B, C, T', H', W']; NonFinite when it is not."""
+    """grad_x of the sum of rewards weighted by `weights` [B, D], [B, C, T', H', W']; NonFinite when it is not."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         total = (reward(x, x.new_full((len(x),), t), text) * weights).sum()
-        gradient = torch.autograd.grad(total, x)[0]
+        return finite(torch.autograd.grad(total, x)[0], t)
+
+
+def velocity_and_gradient(
+    flow: ClassifierFree, reward: LatentReward, x: torch.Tensor, t: float, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`flow`'s velocity, and reward_gradient from the tokens of the same pass: those after the last block that the reward
+    model reads keep their graph back to x, and go on into the later blocks without it."""
+    kept = []
+
+    def keep(_block: torch.nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+        kept.append(tokens)
+        return tokens.detach()
+
+    times = x.new_full((len(x),), t)
+    hook = flow.transformer.blocks[len(reward.trunk.blocks) - 1].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            with_text = velocity(flow.transformer, leaf, times, flow.text)
+            total = (reward.read(kept[0]) * weights).sum()
+            gradient = finite(torch.autograd.grad(total, leaf)[0], t)
+    finally:
+        hook.remove()
+    return flow.guided(x, times, with_text), gradient
+
+
+def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:
     if not torch.isfinite(gradient).all():
         raise NonFinite(f"reward gradient at t = {t:.3f}", 0)
     return gradient
 
 
-def dimension_weights(reward: LatentReward, params: NrgParams, like: torch.Tensor) -> torch.Tensor:
+def dimension_weights(reward: LatentReward, weights: Mapping[str, float], like: torch.Tensor) -> torch.Tensor:
     """Weights [D] in the order of the model's dimensions; an unlisted dimension weighs nothing."""
-    for name in params.weights:
+    for name in weights:
         if name not in reward.dimensions:
             raise BadInput(
                 "params.yaml", f"the latent reward model has only {', '.join(reward.dimensions)}", key=f"weights.{name}"
             )
-    return like.new_tensor([params.weights.get(name, 0.0) for name in reward.dimensions])
+    return like.new_tensor([weights.get(name, 0.0) for name in reward.dimensions])

@@ -3,13 +3,16 @@
 The first blocks of the generator's own transformer read the latents at noise level t under the prompt; one learned query a
 dimension attends to their tokens; a linear head makes its score. The paper leaves blocks, pooling and head unsaid: this is
 our choice, after the successors that published theirs.
+
+The blocks are tuned in full (the paper's way), by a LoRA that is merged in the end, or not at all. A frozen trunk is the
+generator's own, weight for weight: guidance then reads the tokens of the generator's velocity pass and pays for no other.
 """
 
 import copy
+from itertools import chain
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,10 +23,14 @@ from components.stage import read_json, write_json
 
 
 class LatentReward(nn.Module):
-    """Scores [B, D] of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E]."""
+    """Scores [B, D] of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E].
 
-    def __init__(self, trunk: WanTransformer3DModel, dimensions: list[str]):
+    frozen: the trunk's weights are the generator's as they are.
+    """
+
+    def __init__(self, trunk: WanTransformer3DModel, dimensions: list[str], frozen: bool = False):
         super().__init__()
+        self.frozen = frozen
         width = trunk.config.num_attention_heads * trunk.config.attention_head_dim
         self.dimensions = dimensions
         self.trunk = trunk
@@ -34,18 +41,23 @@ class LatentReward(nn.Module):
         self.head = nn.Parameter(torch.zeros(len(dimensions), width))
 
     def forward(self, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        tokens = self.norm(trunk_tokens(self.trunk, latents, t, text))
-        queries = self.query.expand(len(latents), -1, -1)
+        return self.read(trunk_tokens(self.trunk, latents, t, text))
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Scores [B, D] of the trunk's last tokens [B, N, width]."""
+        tokens = self.norm(tokens.to(self.norm.weight.dtype))
+        queries = self.query.expand(len(tokens), -1, -1)
         pooled, _ = self.pool(queries, tokens, tokens, need_weights=False)
         return (self.mlp(pooled) * self.head).sum(-1)
 
 
-def first_blocks(transformer: WanTransformer3DModel, blocks: int) -> WanTransformer3DModel:
-    """A copy of the generator's transformer that ends after `blocks` blocks."""
+def first_blocks(transformer: WanTransformer3DModel, blocks: int, shared: bool = False) -> WanTransformer3DModel:
+    """The generator's transformer up to its block number `blocks`: a copy, or `shared` with the same weights in memory."""
     if blocks > len(transformer.blocks):
         why = f"the generator has {len(transformer.blocks)} blocks"
         raise BadInput("params.yaml", why, key="latent_reward.blocks")
-    trunk = copy.deepcopy(transformer)
+    weights = chain(transformer.parameters(), transformer.buffers()) if shared else ()
+    trunk = copy.deepcopy(transformer, memo={id(weight): weight for weight in weights})
     trunk.blocks = trunk.blocks[:blocks]
     del trunk.norm_out, trunk.proj_out
     trunk.scale_shift_table = None  # of the output layer, which a trunk does not have
@@ -63,30 +75,32 @@ def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.T
     return tokens
 
 
-def bradley_terry(scores_a: torch.Tensor, scores_b: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(r_w - r_l), mean over entries with a preference; scores [B, D], labels [B, D] of 1 (A), -1 (B), 0.
-
-    Paper section 4.4 trains the noisy reward by Bradley-Terry: a pair keeps its preference at every noise level.
-    """
-    decided = labels != 0
-    loss = -F.logsigmoid(labels * (scores_a - scores_b))
-    return (loss * decided).sum() / decided.sum().clamp(min=1)
-
-
 def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
-    """`facts` says which generator (digest) the trunk came from; guidance refuses another one."""
+    """`facts` says which generator (digest) the trunk came from; guidance refuses another one. A frozen trunk is not
+    written: it is the generator's."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model.safetensors")
-    write_json(folder / "latent_reward.json", {**facts, "dimensions": model.dimensions, "blocks": len(model.trunk.blocks)})
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    if model.frozen:
+        weights = {key: value for key, value in weights.items() if not key.startswith("trunk.")}
+    save_file(weights, folder / "model.safetensors")
+    shape = {"dimensions": model.dimensions, "blocks": len(model.trunk.blocks), "frozen": model.frozen}
+    write_json(folder / "latent_reward.json", {**facts, **shape})
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:
-    """Rebuild the model on the shape of `transformer`; BadInput when it was trained for another generator."""
+    """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk is that one's own layers.
+
+    Raises BadInput when it was trained for another generator.
+    """
     folder = Path(folder)
     facts = read_json(folder / "latent_reward.json")
     if facts["generator"] != generator_digest:
         why = f"trained for generator {facts['generator']}, not for {generator_digest}"
         raise BadInput(folder / "latent_reward.json", why, key="generator")
-    model = LatentReward(first_blocks(transformer, facts["blocks"]), facts["dimensions"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    trunk = first_blocks(transformer, facts["blocks"], shared=facts["frozen"])
+    model = LatentReward(trunk, facts["dimensions"], facts["frozen"])
+    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    missing = [key for key in missing if not (model.frozen and key.startswith("trunk."))]
+    if missing or unexpected:
+        raise BadInput(folder / "model.safetensors", "not the weights of its own latent_reward.json", key=[*missing, *unexpected][0])
     return model.requires_grad_(False).eval().to(transformer.device)

@@ -1,11 +1,12 @@
 """Stage `latent_reward`: train the noise-aware reward model on relabelled candidates and on labelled pairs.
 
 Any two candidates of one prompt are a pair; the label of a dimension is which one VideoReward scores higher, if they differ
-by at least `min_margin` (in standard deviations of its validation set). Both clips get the same noise and the same
-t ~ U(0, 1), and keep their preference.
+by at least `min_margin` (in standard deviations of its validation set); nearer ones are ties. Both clips get the same noise
+and the same t ~ U(0, 1), and keep their preference.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -14,33 +15,53 @@ import torch
 
 from components.alignment.data import SCORES, Candidates, load_candidates
 from components.alignment.flow import noised
+from components.alignment.lora import add_lora
 from components.errors import BadInput
 from components.generator.wan import load_generator, load_transformer
-from components.guidance.latent_reward import LatentReward, bradley_terry, first_blocks, save_latent_reward
+from components.guidance.latent_reward import LatentReward, first_blocks, save_latent_reward
 from components.preferences.split import held_out
-from components.reward.pairs import NO_LABEL, VIDEOS, read_pairs
+from components.reward.figures import calibration
+from components.reward.losses import bradley_terry, bradley_terry_ties
+from components.reward.pairs import VIDEOS, read_pairs
 from components.stage import Stage, folder_digest, run_stage, write_json
 from components.tables import read_table
 from components.training import fit, write_rows
 from components.video.decode import read_frames
 
 BASE = "models/base_generator"
-BINS = 5
+BINS = 10  # of t
 ENCODE_BATCH = 32  # clips
+VALIDATION_BATCH = 64  # pairs
 VALIDATION_SHARE = 0.15  # of the candidates' prompts
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Clips as latents [M, C, T', H', W'] with text [M, L, E]; pairs of them: places of both [N], labels [N, D] of 1, -1
-    or 0 (undecided), and the prompt of each pair."""
+    """Clips as latents [M, C, T', H', W'] with text [M, L, E]; pairs of them: places of both [N], labels [N, D + 1] (Overall
+    last) of 1, -1, 0 (same) or NO_LABEL, and the prompt of each pair."""
 
     latents: torch.Tensor
     text: torch.Tensor
     first: np.ndarray
     second: np.ndarray
-    labels: torch.Tensor
+    labels: np.ndarray
     prompts: np.ndarray
+
+    def scores(self, net: torch.nn.Module, pairs: np.ndarray, t: torch.Tensor, x1: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Scores of both clips [n, D] of the chosen pairs [n] at t [n], with the same noise x1 [n, C, T', H', W']."""
+        x0 = self.latents[np.concatenate([self.first[pairs], self.second[pairs]])]
+        xt, _ = noised(x0, x1.repeat(2, 1, 1, 1, 1), t.repeat(2))
+        text = self.text[self.first[pairs]].repeat(2, 1, 1)
+        device = next(net.parameters()).device
+        return net(xt.to(device), t.repeat(2).to(device), text.to(device)).chunk(2)
+
+    def differences(self, net: torch.nn.Module, pairs: np.ndarray, t: torch.Tensor, draw: torch.Generator) -> np.ndarray:
+        """Scores of A less those of B [n, D + 1] for the chosen pairs; Overall is the sum, as VideoReward's is."""
+        x1 = torch.randn((len(pairs), *self.latents.shape[1:]), generator=draw)
+        parts = [slice(start, start + VALIDATION_BATCH) for start in range(0, len(pairs), VALIDATION_BATCH)]
+        both = [self.scores(net, pairs[s], t[s], x1[s]) for s in parts]
+        found = torch.cat([a - b for a, b in both]).cpu()
+        return torch.cat([found, found.sum(1, keepdim=True)], dim=1).numpy()
 
     def __add__(self, other: "Comparisons") -> "Comparisons":
         shift = len(self.latents)
@@ -49,7 +70,7 @@ class Comparisons:
             torch.cat([self.text, other.text]),
             np.concatenate([self.first, shift + other.first]),
             np.concatenate([self.second, shift + other.second]),
-            torch.cat([self.labels, other.labels]),
+            np.concatenate([self.labels, other.labels]),
             np.concatenate([self.prompts, other.prompts]),
         )
 
@@ -62,61 +83,73 @@ def latent_reward(stage: Stage) -> None:
         data += human_labelled(stage, params.dimensions)
     held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
     torch.manual_seed(stage.seed("weights"))
-    trunk = first_blocks(load_transformer(BASE), params.blocks)
-    model = LatentReward(trunk.requires_grad_(True), params.dimensions)
-    train, labels = np.flatnonzero(~held), data.labels
-    stage.say(f"{len(train)} pairs to train on, {held.sum()} to validate on")
-
-    def both(net: torch.nn.Module, pairs: np.ndarray, t: torch.Tensor, x1: torch.Tensor) -> tuple:
-        x0 = data.latents[np.concatenate([data.first[pairs], data.second[pairs]])]
-        xt, _ = noised(x0, x1.repeat(2, 1, 1, 1, 1), t.repeat(2))
-        text = data.text[data.first[pairs]].repeat(2, 1, 1)
-        device = next(net.parameters()).device
-        return net(xt.to(device), t.repeat(2).to(device), text.to(device)).chunk(2)
+    transformer = load_transformer(BASE)
+    model = LatentReward(first_blocks(transformer, params.blocks), params.dimensions, params.trunk == "frozen")
+    model.trunk.requires_grad_(params.trunk == "full")
+    if params.trunk == "lora":
+        add_lora(model.trunk, params.lora, stage.seed("lora"))
+    names = [*params.dimensions, "Overall"]
+    train, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    pair_loss = partial(bradley_terry_ties, theta=params.theta) if params.loss == "btt" else bradley_terry
+    stage.say(f"{len(train)} pairs to train on, {len(validation)} to validate on")
 
     def loss_fn(net: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         pairs = train[indices]
-        t = torch.rand(len(pairs), generator=draw)
+        t = params.max_noise * torch.rand(len(pairs), generator=draw)
         x1 = torch.randn((len(pairs), *data.latents.shape[1:]), generator=draw)
-        a, b = both(net, pairs, t, x1)
-        return bradley_terry(a, b, labels[pairs].to(a.device)), {}
+        a, b = data.scores(net, pairs, t, x1)
+        return pair_loss(a, b, torch.from_numpy(data.labels[pairs, : len(params.dimensions)]).to(a.device)), {}
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        """Accuracy on decided pairs of held-out prompts, by noise bin and dimension."""
-        pairs = np.flatnonzero(held)
-        result = {}
+        """Accuracy on decided pairs of held-out prompts, each at one noise level of all."""
         draw = torch.Generator().manual_seed(stage.seed("validation"))
-        for b in range(BINS):
-            t = (b + torch.rand(len(pairs), generator=draw)) / BINS
-            x1 = torch.randn((len(pairs), *data.latents.shape[1:]), generator=draw)
-            parts = [both(net, pairs[s], t[s], x1[s]) for s in _slices(len(pairs), 64)]
-            difference = torch.cat([a - b for a, b in parts]).cpu()
-            for d, name in enumerate(params.dimensions):
-                decided = labels[pairs][:, d] != 0
-                right = (difference[:, d] * labels[pairs][:, d] > 0)[decided]
-                result[f"{name}/{b}"] = float(right.float().mean())
-        return result
+        t = (torch.arange(len(validation)) % BINS + torch.rand(len(validation), generator=draw)) / BINS
+        found = data.differences(net, validation, t, draw)
+        return {name: accuracy(data.labels[validation, d], found[:, d]) for d, name in enumerate(names)}
 
     # The trunk knows its world already and is tuned gently; pooling and head start from nothing.
-    trunk_parameters = list(model.trunk.parameters())
+    trunk = [p for p in model.trunk.parameters() if p.requires_grad]
     rest = [p for name, p in model.named_parameters() if not name.startswith("trunk.")]
-    groups = [
-        {"params": rest, "lr": params.training.learning_rate},
-        {"params": trunk_parameters, "lr": params.trunk_learning_rate},
-    ]
+    groups = [{"params": rest, "lr": params.training.learning_rate}]
+    groups += [{"params": trunk, "lr": params.trunk_learning_rate}] if trunk else []
     rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, validate=validate)
+    if params.trunk == "lora":
+        model.trunk.fuse_lora()
+        model.trunk.unload_lora()
+
     folder = stage.output("models/latent_reward")
     version = pd.DataFrame(read_table(SCORES)).reward_model.iloc[0]
-    facts = {"generator": base, "reward_model": version}
-    save_latent_reward(model, folder, facts)
+    save_latent_reward(model, folder, {"generator": base, "reward_model": version})
     write_rows(folder / "training.csv", rows)
-    accuracy = {name: [rows[-1][f"validation/{name}/{b}"] for b in range(BINS)] for name in params.dimensions}
-    record = {
-        "accuracy_by_noise_bin": accuracy,
-        "bins": BINS,
-        "pairs": {"train": len(train), "validation": int(held.sum())},
-    }
-    write_json(stage.output("metrics/latent_reward.json"), record)
+    record = by_noise(model, data, validation, names, stage.seed("by noise"))
+    write_json(
+        stage.output("metrics/latent_reward.json"), record | {"pairs": {"train": len(train), "validation": len(validation)}}
+    )
+
+
+@torch.no_grad()
+def by_noise(model: LatentReward, data: Comparisons, pairs: np.ndarray, names: list[str], seed: int) -> dict:
+    """How the model ranks the chosen `pairs` in each of BINS equal parts of t, a dimension: accuracy without ties, and the
+    slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
+    right, slopes, errors = ({name: [] for name in names} for _ in range(3))
+    draw = torch.Generator().manual_seed(seed)
+    for b in range(BINS):
+        t = (b + torch.rand(len(pairs), generator=draw)) / BINS
+        found = data.differences(model, pairs, t, draw)
+        for d, name in enumerate(names):
+            labels = data.labels[pairs, d]
+            curve = calibration(np.where(np.abs(labels) == 1, labels, 0), found[:, d])
+            known = accuracy(labels, found[:, d])
+            right[name].append(None if np.isnan(known) else known)
+            slopes[name].append(curve["slope"])
+            errors[name].append(curve["error"])
+    return {"accuracy_by_noise_bin": right, "calibration": {"slope": slopes, "error": errors}, "bins": BINS}
+
+
+def accuracy(labels: np.ndarray, differences: np.ndarray) -> float:
+    """Share of decided pairs that are ranked rightly; NaN where none is decided."""
+    decided = np.abs(labels) == 1
+    return float((differences * labels > 0)[decided].mean()) if decided.any() else float("nan")
 
 
 def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float) -> Comparisons:
@@ -130,24 +163,25 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
         values = scores.loc[group.candidate_id, dimensions].to_numpy()
         for i, j in combinations(range(len(group)), 2):
             difference = values[i] - values[j]
+            difference = np.append(difference, difference.sum())
             label = np.sign(difference) * (np.abs(difference) >= min_margin)
-            if label.any():
+            if label[:-1].any():
                 couples.append((group.row.iloc[i], group.row.iloc[j]))
                 labels.append(label)
                 prompts.append(prompt)
     if not couples:
         raise BadInput(SCORES, "no two candidates of a prompt differ by the margin", key="latent_reward.min_margin")
     first, second = np.array(couples).T
-    decided = torch.tensor(np.array(labels), dtype=torch.float32)
+    signs = np.array(labels, np.float32)
     everything = range(len(candidates.latents))
     return Comparisons(
-        candidates.latents[everything], candidates.text(everything), first, second, decided, np.array(prompts)
+        candidates.latents[everything], candidates.text(everything), first, second, signs, np.array(prompts)
     )
 
 
 def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
     """The training pairs that people labelled, their clips encoded by the generator's VAE (they must have its size)."""
-    pairs = read_pairs("train", dimensions)
+    pairs = read_pairs("train", [*dimensions, "Overall"])
     sampling = stage.params.sampling
     size = (sampling.frames, sampling.height, sampling.width, 3)
     sides = list(dict.fromkeys(pairs.sides()))
@@ -164,12 +198,8 @@ def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
         text = [generator.encode_text([prompt for _, prompt in sides[i : i + ENCODE_BATCH]]) for i in parts]
     place = {side: number for number, side in enumerate(sides)}
     first, second = np.array([place[side] for side in pairs.sides()]).reshape(2, -1)
-    labels = torch.from_numpy(np.where(pairs.labels == NO_LABEL, 0, pairs.labels)).float()
+    labels = pairs.labels.astype(np.float32)
     return Comparisons(torch.cat(latents).cpu(), torch.cat(text).cpu(), first, second, labels, np.array(pairs.prompts))
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 if __name__ == "__main__":

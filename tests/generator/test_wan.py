@@ -6,7 +6,7 @@ import torch
 from diffusers import WanPipeline
 
 from components.errors import BadInput
-from components.generator.sampler import Job, classifier_free, draw, euler, noise_of, solve, timesteps
+from components.generator.sampler import ClassifierFree, Job, draw, euler, noise_of, solve, timesteps
 from components.generator.wan import load_generator, save_generator
 from tests.generator.small import tiny_generator
 
@@ -39,7 +39,7 @@ def test_our_sampler_gives_the_pipelines_clip(folder, generator):
         latents=noise, max_sequence_length=16, output_type="np",
     ).frames  # fmt: skip
     text, empty = generator.encode_text(["a blue circle moving down"]), generator.encode_text([""])
-    flow = classifier_free(generator.transformer, text, empty, 3.0)
+    flow = ClassifierFree(generator.transformer, text, empty, 3.0)
     with torch.no_grad():
         ours = generator.decode(euler(flow, noise, pipeline.scheduler.sigmas.tolist()))
     assert np.abs(ours / 255 - clip).max() < 1.5 / 255
@@ -96,16 +96,16 @@ def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypat
     bare_stage.folder = tmp_path / "killed"
     calls = []
 
-    def around(flow, text):
+    def solver(*batch):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return flow
+        return solve(*batch)
 
     with pytest.raises(KeyboardInterrupt):
-        draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", around)
+        draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", solver)
     assert not (tmp_path / "again").exists()
-    again = draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", around)
+    again = draw(bare_stage, generator, JOBS, sampling, tmp_path / "again", solver)
     assert len(calls) == 4 and torch.equal(torch.cat(whole), torch.cat(again))
     for job in JOBS:
         assert (tmp_path / f"again/{job.clip}.mp4").read_bytes() == (tmp_path / f"whole/{job.clip}.mp4").read_bytes()
@@ -114,7 +114,7 @@ def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypat
 def test_guidance_scale_one_is_the_plain_model(generator, bare_stage):
     sampling = small_sampling(bare_stage, guidance_scale=1.0)
     text = generator.encode_text([job.prompt for job in JOBS])
-    plain = classifier_free(generator.transformer, text, generator.encode_text([""]), 1.0)
+    plain = ClassifierFree(generator.transformer, text, generator.encode_text([""]), 1.0)
     noise = torch.stack([noise_of(job.seed, generator.latent_shape(5, 16, 16)) for job in JOBS])
     with torch.no_grad():
-        torch.testing.assert_close(solve(generator, JOBS, sampling, None), euler(plain, noise, timesteps(2, 3.0)))
+        torch.testing.assert_close(solve(generator, JOBS, sampling), euler(plain, noise, timesteps(2, 3.0)))

@@ -2,20 +2,22 @@
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from components.errors import BadInput, NonFinite
-from components.generator.sampler import euler, noise_of, timesteps
-from components.generator.wan import velocity
+from components.generator.sampler import ClassifierFree, euler, timesteps
+from components.generator.wan import load_generator, save_generator, velocity
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import (
     LatentReward,
-    bradley_terry,
     first_blocks,
     load_latent_reward,
     save_latent_reward,
     trunk_tokens,
 )
+from components.guidance.pipeline import FlowNRGPipeline
 from components.params import NrgParams
 from tests.generator.small import tiny_generator
 
@@ -36,6 +38,7 @@ class ToyReward(nn.Module):
     """r(x0) = x0, seen through noise: log E[exp(w x0) | x_t] / w, up to a constant, is E[x0 | x_t]."""
 
     dimensions = ("up", "down")
+    frozen = False
 
     def forward(self, x, t, text):
         t = t.view(-1, 1, 1, 1, 1)
@@ -112,9 +115,73 @@ def test_saved_and_loaded_for_its_own_generator_only(tmp_path):
         load_latent_reward(tmp_path, transformer, "xyz")
 
 
-def test_bradley_terry_counts_decided_entries_only():
-    a, b = torch.tensor([[1.0, 5.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [3.0, 0.0]])
-    labels = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    expected = (torch.nn.functional.softplus(torch.tensor(-1.0)) + torch.nn.functional.softplus(torch.tensor(-3.0))) / 2
-    torch.testing.assert_close(bradley_terry(a, b, labels), expected)
-    assert noise_of(3, (2,)).tolist() == noise_of(3, (2,)).tolist()
+def small_reward(transformer, frozen: bool) -> LatentReward:
+    torch.manual_seed(5)
+    model = LatentReward(first_blocks(transformer, 1, shared=frozen), ["VQ", "TA"], frozen)
+    nn.init.normal_(model.head)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_shared_trunk_guides_as_one_of_its_own_would(scale):
+    transformer = tiny_generator().transformer
+    text, empty = torch.randn(2, 16, 16), torch.randn(1, 16, 16)
+    x, flow = torch.randn(2, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, scale)
+    settings = params(weights={"TA": 1.0, "VQ": 0.3})
+    with torch.no_grad():
+        own, shared = (
+            flow_nrg(flow, small_reward(transformer, frozen), text, settings)(x, 0.6) for frozen in (False, True)
+        )
+        torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(own, flow(x, 0.6)), "the guidance does something"
+    assert not transformer.blocks[0]._forward_hooks, "nothing stays on the generator"
+
+
+def test_a_shared_trunk_holds_no_weights_of_its_own(tmp_path):
+    transformer = tiny_generator().transformer
+    model = small_reward(transformer, frozen=True)
+    assert model.trunk.blocks[0].attn1.to_q.weight is transformer.blocks[0].attn1.to_q.weight
+    save_latent_reward(model, tmp_path, {"generator": "abc"})
+    loaded = load_latent_reward(tmp_path, transformer, "abc")
+    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 16, 16)
+    assert loaded.frozen and torch.equal(loaded(x, t, text), model(x, t, text))
+    assert transformer.proj_out is not None, "the generator is whole"
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if key != "head"}, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match="key 'head'"):
+        load_latent_reward(tmp_path, transformer, "abc")
+
+
+def test_each_clip_of_a_batch_has_its_own_weights():
+    x = NOISE[:3]
+    mixed = flow_nrg(toy_flow, ToyReward(), x, params(), weights=[{"up": 2.0}, None, {"up": 0.0}])(x, 0.5)
+    for at, weights in enumerate(({"up": 2.0}, {"up": 1.0}, {"up": 0.0})):
+        alone = flow_nrg(toy_flow, ToyReward(), x[:1], params(weights=weights))(x[at : at + 1], 0.5)
+        torch.testing.assert_close(mixed[at : at + 1], alone)
+    assert torch.equal(mixed[2], toy_flow(x, 0.5)[2]), "weights of 0 change no bit, also among others"
+
+
+@pytest.mark.parametrize("scheduler", [FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler])
+def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
+    generator = tiny_generator()
+    save_generator(generator, tmp_path)
+    pipeline = FlowNRGPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    if scheduler is UniPCMultistepScheduler:
+        pipeline.scheduler = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    reward = small_reward(pipeline.transformer, frozen=False)
+    noise = torch.randn(1, *generator.latent_shape(5, 16, 16))
+    settings = {"height": 16, "width": 16, "num_frames": 5, "num_inference_steps": 4, "guidance_scale": 3.0}
+    settings |= {"latents": noise, "max_sequence_length": 16, "output_type": "latent", "return_dict": False}
+    plain = WanPipeline.__call__(pipeline, "a red circle", **settings)[0]
+    drawn = {
+        weight: pipeline("a red circle", reward=reward, nrg=params(weights={"TA": weight}), **settings)[0]
+        for weight in (0.0, 1.0)
+    }
+    assert torch.equal(drawn[0.0], plain) and not torch.allclose(drawn[1.0], plain)
+    if scheduler is FlowMatchEulerDiscreteScheduler:
+        text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
+        with torch.no_grad():
+            flow = flow_nrg(ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, params(weights={"TA": 1.0}))
+            ours = euler(flow, noise, pipeline.scheduler.sigmas.tolist())
+        torch.testing.assert_close(drawn[1.0], ours, rtol=1e-3, atol=1e-4)
