@@ -212,10 +212,13 @@ def generate(
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")] = None,
     best_of: Annotated[
-        int, typer.Option(min=1, help="Draw so many for each clip and keep the best (params.yaml, best_of_n: by which judge).")
+        int,
+        typer.Option(min=1, help="Draw so many for each clip and keep the best; by whom: params.yaml, best_of_n.judge."),
     ] = 1,
-    latent_reward: Annotated[Path, typer.Option(help="The model that guides, or ranks early.")] = Path("models/latent_reward"),
-    video_reward: Annotated[Path, typer.Option(help="The model that ranks finished clips.")] = Path("models/video_reward"),
+    latent_reward: Annotated[Path, typer.Option(help="The model that guides or ranks early.")] = Path(
+        "models/latent_reward"
+    ),
+    video_reward: Annotated[Path, typer.Option(help="It ranks finished clips.")] = Path("models/video_reward"),
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
@@ -247,9 +250,7 @@ def generate(
             solver = best_solver(parts, generator, ranks, best, lora is not None)
 
     each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
-    jobs = [
-        Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)
-    ]
+    jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]
     for start in range(0, len(jobs), params.sampling.batch_size):
         batch = jobs[start : start + params.sampling.batch_size]
         clips = parts.decode(solver(parts, batch, params.sampling))

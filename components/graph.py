@@ -13,6 +13,9 @@ import yaml
 from components.errors import BadInput
 
 
+TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
+
+
 def stage_names() -> list[str]:
     """Every stage by the name DVC gives it ("align@dpo"), frozen ones left out, in the order of dvc.yaml."""
     names = []
@@ -43,9 +46,9 @@ def stage_definition(name: str) -> dict[str, Any]:
         value = context
         for part in match[1].split("."):
             value = value[part]
-        return str(value)
+        return TEMPLATE.sub(fill, str(value))  # an item may hold a template itself
 
-    entry = json.loads(re.sub(r"\$\{([\w.]+)\}", fill, json.dumps(entry)))
+    entry = json.loads(TEMPLATE.sub(fill, json.dumps(entry)))
 
     def paths(kind: str) -> list[str]:
         return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]

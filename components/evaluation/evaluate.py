@@ -61,7 +61,7 @@ def flat_metrics(metrics: dict) -> dict[str, float]:
 
 
 def model_versions(methods: list[str]) -> list[tuple[str, str]]:
-    """(name, digest) of the models whose clips and scores these are; NRG's and best of N's own is the latent reward model."""
+    """(name, digest) of the models whose clips and scores these are; the latent reward model is NRG's and best of N's."""
     folders = [("base generator", Path("models/base_generator")), ("VideoReward", REWARD_MODEL)]
     for method in methods:
         guided = method in ("nrg", "best_of_n")

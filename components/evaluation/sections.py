@@ -11,7 +11,14 @@ from components.evaluation.charts import curve, interval_strip
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
 
-METHOD_NAMES = {"base": "Base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG", "best_of_n": "Best of N"}
+METHOD_NAMES = {
+    "base": "Base",
+    "sft": "SFT",
+    "rwr": "Flow-RWR",
+    "dpo": "Flow-DPO",
+    "nrg": "Flow-NRG",
+    "best_of_n": "Best of N",
+}
 # The curves worth a place: a loss, and what says in plain numbers whether training works.
 CURVES = ("loss", "accuracy", "margin")
 TRAINING = {

@@ -22,6 +22,7 @@ from components.video.encode import write_video
 Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
 Solver = Callable[[Generator, list["Job"], SamplingParams], torch.Tensor]  # -> normalised latents of a batch, as solve's
 
+
 @dataclass(frozen=True)
 class Job:
     """One clip to draw. `seed` decides its noise; equal seeds give equal noise whatever the method or the batch."""

@@ -35,8 +35,8 @@ def best_of_early(
     reward: LatentReward,
     weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of the clips that go on. look: steps after which the reward model ranks, at least 1
-    (before it, latents are nothing but noise) and at most all."""
+    """Normalised latents [B, C, T', H', W'] of the clips that go on. look: steps after which the reward model ranks, at
+    least 1 (before it, latents are nothing but noise) and at most all."""
     if not 1 <= look <= sampling.steps:
         raise BadInput("params.yaml", f"{look} is not between 1 and the {sampling.steps} steps", key="best_of_n.look")
     times = timesteps(sampling.steps, sampling.shift)

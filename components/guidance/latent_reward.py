@@ -102,5 +102,7 @@ def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, g
     missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     missing = [key for key in missing if not (model.frozen and key.startswith("trunk."))]
     if missing or unexpected:
-        raise BadInput(folder / "model.safetensors", "not the weights of its own latent_reward.json", key=[*missing, *unexpected][0])
+        raise BadInput(
+            folder / "model.safetensors", "not the weights of its own latent_reward.json", key=[*missing, *unexpected][0]
+        )
     return model.requires_grad_(False).eval().to(transformer.device)

@@ -45,7 +45,9 @@ class FlowNRGPipeline(WanPipeline):
         )
         step, said = self.scheduler.step, None
 
-        def guided_step(velocity: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *more: Any, **named: Any) -> Any:
+        def guided_step(
+            velocity: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *more: Any, **named: Any
+        ) -> Any:
             nonlocal said
             said = velocity
             return step(flow(sample, float(timestep) / TIMESTEPS), timestep, sample, *more, **named)

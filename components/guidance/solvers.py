@@ -18,9 +18,7 @@ def guided_solver(generator: Generator, base: Path, model: Path, params: NrgPara
     """Flow-NRG by the latent reward model in folder `model`; a job may bring weights of its own. `base` is the generator's
     folder; adapted: its transformer has a LoRA on."""
     reward = own_latent_reward(generator, base, model, adapted)
-    return partial(
-        solve, around=lambda flow, jobs: flow_nrg(flow, reward, flow.text, params, [job.weights for job in jobs])
-    )
+    return partial(solve, around=lambda flow, jobs: flow_nrg(flow, reward, flow.text, params, [job.weights for job in jobs]))
 
 
 def best_solver(generator: Generator, base: Path, model: Path, params: BestOfNParams, adapted: bool = False) -> Solver:

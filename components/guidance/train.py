@@ -174,9 +174,7 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
     first, second = np.array(couples).T
     signs = np.array(labels, np.float32)
     everything = range(len(candidates.latents))
-    return Comparisons(
-        candidates.latents[everything], candidates.text(everything), first, second, signs, np.array(prompts)
-    )
+    return Comparisons(candidates.latents[everything], candidates.text(everything), first, second, signs, np.array(prompts))
 
 
 def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:

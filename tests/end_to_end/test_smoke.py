@@ -67,7 +67,10 @@ def test_duels_show_clips_of_the_pairs_that_alignment_learns_from(finished):
 def test_all_methods_are_sampled_alike(finished):
     import pandas as pd
 
-    tables = {m: pd.read_parquet(finished / f"data/samples/{m}/samples.parquet") for m in ("base", "sft", "dpo", "nrg", "best_of_n")}
+    tables = {
+        m: pd.read_parquet(finished / f"data/samples/{m}/samples.parquet")
+        for m in ("base", "sft", "dpo", "nrg", "best_of_n")
+    }
     for table in tables.values():
         pd.testing.assert_frame_equal(table, tables["base"])
 

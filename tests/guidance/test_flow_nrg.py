@@ -88,7 +88,7 @@ def test_an_unknown_dimension_and_a_bad_gradient_are_named():
             return super().forward(x, t, text) * float("nan")
 
     with pytest.raises(NonFinite, match="reward gradient"):
-        flow_nrg(toy_flow, Broken(), NOISE, params())(NOISE[:2], 0.5)
+        flow_nrg(toy_flow, Broken(), NOISE[:2], params())(NOISE[:2], 0.5)
 
 
 def test_the_trunk_computes_what_the_generator_computes():
@@ -129,9 +129,7 @@ def test_a_shared_trunk_guides_as_one_of_its_own_would(scale):
     x, flow = torch.randn(2, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, scale)
     settings = params(weights={"TA": 1.0, "VQ": 0.3})
     with torch.no_grad():
-        own, shared = (
-            flow_nrg(flow, small_reward(transformer, frozen), text, settings)(x, 0.6) for frozen in (False, True)
-        )
+        own, shared = (flow_nrg(flow, small_reward(transformer, frozen), text, settings)(x, 0.6) for frozen in (False, True))
         torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(own, flow(x, 0.6)), "the guidance does something"
     assert not transformer.blocks[0]._forward_hooks, "nothing stays on the generator"
@@ -182,6 +180,8 @@ def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     if scheduler is FlowMatchEulerDiscreteScheduler:
         text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
         with torch.no_grad():
-            flow = flow_nrg(ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, params(weights={"TA": 1.0}))
+            flow = flow_nrg(
+                ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, params(weights={"TA": 1.0})
+            )
             ours = euler(flow, noise, pipeline.scheduler.sigmas.tolist())
         torch.testing.assert_close(drawn[1.0], ours, rtol=1e-3, atol=1e-4)
