@@ -12,7 +12,6 @@ import yaml
 
 from components.errors import BadInput
 
-
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
