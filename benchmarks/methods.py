@@ -81,7 +81,7 @@ def show() -> None:
     for name, rows in table.groupby("name", sort=False):
         for kind in ("win", "difference"):
             cells = []
-            for dimension in (*DIMENSIONS, *(("dynamic", "speed_error") if kind == "difference" else ())):
+            for dimension in rows[kind].iloc[0]:
                 each = np.array([row[dimension][0] for row in rows[kind]])
                 cells.append(f"{dimension} {summary(each)}")
             print(f"{name:24} {kind:10} " + "  ".join(cells))
