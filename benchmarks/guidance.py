@@ -1,7 +1,10 @@
-"""Reward guidance against plain sampling: time and peak memory of a step, in one run.
+"""Reward guidance: what a step costs, and what it buys.
 
-    python benchmarks/guidance.py                      two small transformers on the CPU
-    python benchmarks/guidance.py --size 1.3b          Wan 2.1's 1.3B architecture with random weights, on a GPU
+    python benchmarks/guidance.py speed                   two small transformers on the CPU
+    python benchmarks/guidance.py speed --size 1.3b       Wan 2.1's 1.3B architecture with random weights, on a GPU
+    python benchmarks/guidance.py study                   in a finished `make demo`: win rates over weights and models
+
+`speed` compares the time and peak memory of a sampling step, in one run:
 
     plain           classifier-free guidance alone
     own_trunk       Flow-NRG by a model with tuned blocks of its own: a pass more, there and back
@@ -9,6 +12,10 @@
     whole_model     own_trunk with all blocks of the generator
 
 Trunks have a quarter of the blocks. Each measurement has a process of its own; the ways take turns.
+
+`study` draws the demo's evaluation prompts and seeds with the paper's weights, by its latent reward model, by one that
+was trained on clean latents only, by one on a frozen trunk, and as the best of several; judged against plain sampling by the
+gold judge and by VideoReward. It goes on where it was.
 """
 
 import json
@@ -16,19 +23,35 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
+import pandas as pd
 import psutil
 import torch
 import typer
+import yaml
 from alignment import SHAPES, timed
 from diffusers import WanTransformer3DModel
+from methods import stage, workspace
 
-from components.generator.sampler import ClassifierFree
+from components.evaluation.win_rates import DIMENSIONS, win_rate
+from components.generator.sampler import ClassifierFree, Job, Solver, solve
+from components.generator.wan import Generator, load_generator
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
-from components.params import NrgParams
+from components.guidance.solvers import best_solver, guided_solver
+from components.params import NrgParams, Params, load_params
+from components.reward.score import Clip, RewardModel
+from components.simulation.judge import judge
+from components.stage import Stage
 
+WORK = Path(".reelign/guidance")
+RESULTS = WORK / "results.jsonl"
+BASE = Path("models/base_generator")
 WAYS = ("plain", "own_trunk", "shared_trunk", "whole_model")
 STEPS = {"tiny": 20, "mid": 6, "1.3b": 10}
 NRG = NrgParams(weights={"VQ": 0.2, "MQ": 0.2, "TA": 0.6}, scale=30.0, start=0.0, stop=1.0, max_norm=0.1)
@@ -37,7 +60,7 @@ app = typer.Typer(help=__doc__, add_completion=False)
 
 
 @app.command()
-def main(
+def speed(
     size: Annotated[str, typer.Option(help="Transformers to measure, of tiny, mid and 1.3b.")] = "tiny,mid",
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     way: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -59,7 +82,7 @@ def main(
 
 
 def in_own_process(size: str, way: str) -> dict:
-    command = [sys.executable, __file__, "--size", size, "--way", way]
+    command = [sys.executable, __file__, "speed", "--size", size, "--way", way]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -91,6 +114,103 @@ def measure(size: str, way: str) -> dict:
         "blocks": blocks,
         "device": torch.cuda.get_device_name() if device == "cuda" else "the CPU",
     }
+
+
+# The paper's weights (Table 5, VQ:MQ:TA), and each dimension alone.
+WEIGHTS = {
+    "1:0:0": {"VQ": 1.0},
+    "0:1:0": {"MQ": 1.0},
+    "0:0:1": {"TA": 1.0},
+    "0.1:0.1:0.8": {"VQ": 0.1, "MQ": 0.1, "TA": 0.8},
+    "0.1:0.1:0.6": {"VQ": 0.1, "MQ": 0.1, "TA": 0.6},
+    "0.5:0.5:0": {"VQ": 0.5, "MQ": 0.5},
+}
+MODELS = {  # changes of params.yaml, section latent_reward
+    "noise-aware": {},
+    "clean": {"max_noise": 0.0},
+    "frozen trunk": {"trunk": "frozen"},
+}
+EQUAL = {"VQ": 1.0, "MQ": 1.0, "TA": 1.0}
+BEST = {"best of 2": (2, None), "best of 4 after 2 steps": (4, 2), "best of 8 after 1 step": (8, 1)}  # name: (n, look)
+
+
+@app.command()
+def study() -> None:
+    """Print a line for each model and weights; rows go to .reelign/guidance/results.jsonl."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    params = load_params()
+    generator, reward = load_generator(BASE), RewardModel.load("models/video_reward")
+    plan = {(model, name): ("guide", weights) for model in MODELS for name, weights in WEIGHTS.items()}
+    plan |= {("best", name): ("best", how) for name, how in BEST.items()}
+    done = {(row["model"], row["name"]): row for row in results()}
+    base = drawn(generator, params, solve, reward)
+    print(f"plain: {base.seconds[0]:.2f} s a clip, {len(base)} clips", flush=True)
+    for (model, name), (kind, how) in plan.items():
+        if (model, name) not in done:
+            if kind == "guide":
+                nrg = params.nrg.model_copy(update={"weights": how})
+                solver = guided_solver(generator, BASE, latent_reward(model), nrg)
+            else:
+                n, look = how
+                by = "latent_reward" if look else "video_reward"
+                change = {"n": n, "look": look or 1, "judge": by, "weights": EQUAL}
+                solver = best_solver(generator, BASE, Path("models") / by, params.best_of_n.model_copy(update=change))
+            row = {"model": model, "name": name, **compared(drawn(generator, params, solver, reward), base)}
+            with open(RESULTS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+            done[model, name] = row
+        row = done[model, name]
+        cells = [f"{judge} " + " ".join(f"{d} {v:.3f} [{low:.2f}, {high:.2f}]" for d, (v, low, high) in row[judge].items())
+                 for judge in ("gold", "reward")]  # fmt: skip
+        print(f"{model:13} {name:24} {row['cost']:.2f}x  " + "  |  ".join(cells), flush=True)
+
+
+def results() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def latent_reward(model: str) -> Path:
+    """The folder of a latent reward model, trained where it is not yet."""
+    if not MODELS[model]:
+        return Path("models/latent_reward")
+    folder = WORK / model.replace(" ", "_")
+    made = folder / "models/latent_reward"
+    if not made.exists():
+        workspace(folder)
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        params["latent_reward"] |= MODELS[model]
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        stage(folder, "components.guidance.train")
+    return made
+
+
+def drawn(generator: Generator, params: Params, solver: Solver, reward: RewardModel) -> pd.DataFrame:
+    """The demo's evaluation clips, drawn anew: prompt_id, gold_<dimension>, reward_<dimension>, CPU seconds a clip."""
+    table = pd.read_parquet("data/samples/base/samples.parquet").sort_values(["prompt_id", "seed"], ignore_index=True)
+    seed = partial(Stage.shared_seed, SimpleNamespace(params=params), "sample")  # the demo's own
+    jobs = [Job(row.path, row.prompt, seed(row.prompt_id, row.seed)) for row in table.itertuples()]
+    size, clips, started = params.sampling.batch_size, [], time.process_time()
+    for start in range(0, len(jobs), size):
+        clips += list(generator.decode(solver(generator, jobs[start : start + size], params.sampling)))
+    table["seconds"] = (time.process_time() - started) / len(jobs)
+    gold = [judge(clip, job.prompt).scores() for clip, job in zip(clips, jobs, strict=True)]
+    scores = reward.score([(Clip(clip, params.sampling.fps), job.prompt) for clip, job in zip(clips, jobs, strict=True)])
+    for name in DIMENSIONS:
+        table[f"gold_{name}"] = [verdict[name] for verdict in gold]
+        table[f"reward_{name}"] = [score.overall if name == "Overall" else score.normalised[name] for score in scores]
+    return table
+
+
+def compared(ours: pd.DataFrame, base: pd.DataFrame) -> dict:
+    """Win rates against plain sampling (value, low, high) a judge and dimension, and CPU time as a multiple of its."""
+    rates = {"cost": ours.seconds[0] / base.seconds[0]}
+    for judged in ("gold", "reward"):
+        rates[judged] = {}
+        for name in DIMENSIONS:
+            columns = (table[f"{judged}_{name}"].to_numpy() for table in (ours, base))
+            found = win_rate(*columns, base.prompt_id.to_numpy())
+            rates[judged][name] = (found.value, found.low, found.high)
+    return rates
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LINKED = (
     "infra",
     "pretrained",
     "data/source",
+    "data/pairs",
     "data/candidates",
     "data/candidate_scores.parquet",
     "data/alignment_pairs.parquet",
@@ -127,7 +128,7 @@ def results() -> list[dict]:
 
 def measure(seed: int, method: str, changes: dict) -> dict:
     """Gold win rates and mean differences of a method against base, (value, low, high) a dimension."""
-    folder = workspace(seed)
+    folder = workspace(WORK / str(seed))
     params = yaml.safe_load(Path("params.yaml").read_text()) | {"seed": seed}
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -154,9 +155,8 @@ def measure(seed: int, method: str, changes: dict) -> dict:
     }
 
 
-def workspace(seed: int) -> Path:
-    """A folder in which the stages of one seed run, with links to what is common to all."""
-    folder = WORK / str(seed)
+def workspace(folder: Path) -> Path:
+    """A folder in which stages run with params of their own, with links to what is common to all."""
     for name in LINKED:
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)

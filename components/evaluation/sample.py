@@ -1,4 +1,4 @@
-"""Stage `sample@{base,sft,rwr,dpo,nrg,best_of_n}`: clips of evaluation prompts, same prompts, seeds, solver and steps for all."""
+"""Stage `sample@{base,sft,rwr,dpo,nrg,best_of_n}`: clips of evaluation prompts; the same prompts and seeds for all."""
 
 import sys
 from functools import partial
