@@ -34,6 +34,7 @@ TORCH_ml := torch==2.13.0
 
 demo: setup
 	reelign profile $(PROFILE)
+	@python -m components.lock
 	dvc repro $(TARGETS)
 	@$(MAKE) --no-print-directory summary
 

@@ -21,6 +21,7 @@ import yaml
 
 from components.errors import BadInput, exit_codes
 from components.graph import stage_definition
+from components.lock import keep_copy
 from components.params import Params, load_params
 from components.tracking import ChildRun
 
@@ -144,6 +145,7 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 4 a service that does not
     answer, 1 anything else."""
     with exit_codes():
+        keep_copy()
         Stage(name).run(body)
     gc.freeze()  # else Python goes through all objects once more before it ends: a second, with torch and diffusers loaded
     sys.exit(0)
