@@ -22,7 +22,7 @@ def metrics(folder: Path) -> dict:
 def test_every_stage_makes_what_it_promises(finished):
     found = metrics(finished)
     alignment = found["alignment"]
-    assert set(alignment["methods"]) == {"sft", "rwr", "dpo", "nrg"}
+    assert set(alignment["methods"]) == {"sft", "rwr", "dpo", "nrg", "best_of_n"}
     assert alignment["prompts"] == 4 and alignment["seeds_per_prompt"] == 2
     for method in alignment["methods"].values():
         for judge in ("gold", "reward"):
