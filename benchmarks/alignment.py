@@ -17,8 +17,6 @@ import gc
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -27,6 +25,7 @@ import psutil
 import torch
 import typer
 from diffusers import WanTransformer3DModel
+from turns import middle, take_turns
 
 from components.alignment.flow import flow_errors
 from components.alignment.flow_dpo import flow_dpo_loss
@@ -67,30 +66,20 @@ def main(
         print(json.dumps(measure(size, way)))
         return
     for name in size.split(","):
-        turns = [{way: in_own_process(name, way) for way in WAYS} for _ in range(repeats)]
-        first = turns[0][WAYS[0]]
-        pairs = SHAPES[name]["pairs"]
-        print(f"{name}: {first['parameters'] / 1e6:.1f}M parameters, {pairs} pairs a step, on {first['device']}")
+        turns = take_turns(__file__, ["--size", name], WAYS, repeats)
+        first, pairs = WAYS[0], SHAPES[name]["pairs"]
+        about = turns[0][first]
+        print(f"{name}: {about['parameters'] / 1e6:.1f}M parameters, {pairs} pairs a step, on {about['device']}")
         for way in WAYS:
-            seconds = statistics.median(turn[way]["seconds"] for turn in turns)
-            faster = statistics.median(turn[WAYS[0]]["seconds"] / turn[way]["seconds"] for turn in turns)
-            peak = statistics.median(turn[way]["peak"] for turn in turns)
-            share = statistics.median(turn[way]["peak"] / turn[WAYS[0]]["peak"] for turn in turns)
             print(
-                f"  {way:18} {seconds:7.3f} s a step  {faster:.2f}x   {peak / 2**20:7.0f} MB  {share:.2f} of the first",
+                f"  {way:18} {middle(turns, way, 'seconds'):7.3f} s a step  {middle(turns, first, 'seconds', way):.2f}x   "
+                f"{middle(turns, way, 'peak') / 2**20:7.0f} MB  {middle(turns, way, 'peak', first):.2f} of the first",
                 flush=True,
             )
-        fill = statistics.median(turn["joined_cached"]["fill"] for turn in turns)
-        live, cached = (
-            statistics.median(turn[way]["seconds"] for turn in turns) for way in ("joined_live", "joined_cached")
-        )
+        fill = middle(turns, "joined_cached", "fill")
+        saved = middle(turns, "joined_live", "seconds") - middle(turns, "joined_cached", "seconds")
         print(f"  a cell of the table costs {fill / pairs:.4f} s a pair; it has paid after"
-              f" {fill / (live - cached):.1f} uses, in time against joined_live")  # fmt: skip
-
-
-def in_own_process(size: str, way: str) -> dict:
-    command = [sys.executable, __file__, "--size", size, "--way", way]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+              f" {fill / saved:.1f} uses, in time against joined_live")  # fmt: skip
 
 
 def measure(size: str, way: str) -> dict:

@@ -21,8 +21,6 @@ gold judge and by VideoReward. It goes on where it was.
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -37,6 +35,7 @@ import yaml
 from alignment import SHAPES, timed
 from diffusers import WanTransformer3DModel
 from methods import stage, workspace
+from turns import middle, take_turns
 
 from components.evaluation.win_rates import DIMENSIONS, win_rate
 from components.generator.sampler import ClassifierFree, Job, Solver, solve
@@ -70,20 +69,15 @@ def speed(
         print(json.dumps(measure(size, way)))
         return
     for name in size.split(","):
-        turns = [{way: in_own_process(name, way) for way in WAYS} for _ in range(repeats)]
-        plain = turns[0]["plain"]
-        print(f"{name}: {plain['parameters'] / 1e6:.1f}M parameters, {plain['blocks']} blocks, on {plain['device']}")
+        turns = take_turns(__file__, ["speed", "--size", name], WAYS, repeats)
+        about = turns[0]["plain"]
+        print(f"{name}: {about['parameters'] / 1e6:.1f}M parameters, {about['blocks']} blocks, on {about['device']}")
         for way in WAYS:
-            seconds, peak = (statistics.median(turn[way][key] for turn in turns) for key in ("seconds", "peak"))
-            slower, more = (
-                statistics.median(turn[way][key] / turn["plain"][key] for turn in turns) for key in ("seconds", "peak")
+            print(
+                f"  {way:14} {middle(turns, way, 'seconds'):7.3f} s a step  {middle(turns, way, 'seconds', 'plain'):.2f}x   "
+                f"{middle(turns, way, 'peak') / 2**20:7.0f} MB  {middle(turns, way, 'peak', 'plain'):.2f}x",
+                flush=True,
             )
-            print(f"  {way:14} {seconds:7.3f} s a step  {slower:.2f}x   {peak / 2**20:7.0f} MB  {more:.2f}x", flush=True)
-
-
-def in_own_process(size: str, way: str) -> dict:
-    command = [sys.executable, __file__, "speed", "--size", size, "--way", way]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 @torch.no_grad()

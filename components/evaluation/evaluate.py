@@ -7,6 +7,7 @@ import pandas as pd
 from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare
 from components.evaluation.lineage import lineage
 from components.evaluation.report import write_report
+from components.params import Params
 from components.stage import Stage, folder_digest, run_stage, write_json
 
 
@@ -19,7 +20,7 @@ def evaluate(stage: Stage) -> None:
     stage.log(flat_metrics(metrics))
     report = stage.output("report/index.html")
     profile = stage.params.profile
-    write_report(report, metrics, clips, params, profile, lineage(profile), model_versions(params.methods))
+    write_report(report, metrics, clips, params, profile, lineage(profile), model_versions(stage.params))
     for method, entry in metrics["methods"].items():
         judge = "gold" if "gold" in entry["win_rate"] else "reward"
         rate = entry["win_rate"][judge]["Overall"]
@@ -60,14 +61,14 @@ def flat_metrics(metrics: dict) -> dict[str, float]:
     return logged
 
 
-def model_versions(methods: list[str]) -> list[tuple[str, str]]:
-    """(name, digest) of the models whose clips and scores these are; the latent reward model is NRG's and best of N's."""
-    folders = [("base generator", Path("models/base_generator")), ("VideoReward", REWARD_MODEL)]
-    for method in methods:
-        guided = method in ("nrg", "best_of_n")
-        folder = Path("models/latent_reward") if guided else Path("models/aligned") / method
-        folders.append(("latent reward" if guided else method, folder))
-    return [(name, folder_digest(folder)) for name, folder in folders if folder.exists()]
+def model_versions(params: Params) -> list[tuple[str, str]]:
+    """(name, digest) of the models whose clips and scores these are."""
+    methods = params.evaluate.methods
+    folders = {"base generator": Path("models/base_generator"), "VideoReward": REWARD_MODEL}
+    folders |= {method: Path("models/aligned") / method for method in methods if method in ("sft", "rwr", "dpo")}
+    if "nrg" in methods or ("best_of_n" in methods and params.best_of_n.judge == "latent_reward"):
+        folders["latent reward"] = Path("models/latent_reward")
+    return [(name, folder_digest(folder)) for name, folder in folders.items() if folder.exists()]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def flow_nrg(
     head, and the way back through its blocks. `flow` must then be a ClassifierFree of the generator it was trained on; of
     any other flow nothing can be `shared`.
     """
-    each = torch.stack([dimension_weights(reward, own or params.weights, text) for own in weights or [None] * len(text)])
+    chosen = [params.weights if own is None else own for own in weights or [None] * len(text)]
+    each = torch.stack([dimension_weights(reward, own, text) for own in chosen])
     if not each.any():
         return flow
 

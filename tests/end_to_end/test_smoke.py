@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file
+
 from tests.end_to_end.conftest import environment, run
 
 METRICS = ("source", "pairs", "reward_bench", "base_generator", "latent_reward", "alignment")
@@ -96,6 +99,33 @@ def test_runs_are_tracked_and_models_registered(finished):
 def test_again_nothing_runs(finished):
     said = run(finished, "dvc", "repro").stdout
     assert "Running stage" not in said and "up to date" in said
+
+
+@pytest.mark.parametrize("trunk", ["frozen", "lora"])
+def test_other_trunks_train_and_guide(finished, trunk):
+    """Also with ties, and on clean latents alone; then all is as it was."""
+    params, lock = finished / "params.yaml", finished / "dvc.lock"
+    before, locked = params.read_text(), lock.read_bytes()
+    changed = before.replace("trunk: full", f"trunk: {trunk}").replace("loss: bt\n", "loss: btt\n")
+    params.write_text(changed.replace("max_noise: 1.0", "max_noise: 0.0"))
+    run(finished, "dvc", "repro", "sample@nrg")
+    facts = json.loads((finished / "models/latent_reward/latent_reward.json").read_text())
+    assert facts["frozen"] == (trunk == "frozen")
+    weights = load_file(finished / "models/latent_reward/model.safetensors")
+    kept = [name for name in weights if name.startswith("trunk.")]
+    assert bool(kept) == (trunk == "lora") and not [name for name in kept if "lora" in name]
+    curve = metrics(finished)["latent_reward"]["accuracy_by_noise_bin"]
+    assert set(curve) == {"VQ", "MQ", "TA", "Overall"} and all(len(bins) == 10 for bins in curve.values())
+    base, guided = (clips_of(finished, method) for method in ("base", "nrg"))
+    assert base != guided, "guidance does something"
+    params.write_text(before)
+    lock.write_bytes(locked)
+    run(finished, "dvc", "checkout", "--force")
+
+
+def clips_of(folder: Path, method: str) -> list[bytes]:
+    """The clips of a method."""
+    return [file.read_bytes() for file in sorted((folder / f"data/samples/{method}/videos").iterdir())]
 
 
 def test_an_online_round_goes_on_from_the_round_before(finished):
