@@ -324,6 +324,9 @@ class TradeoffParams(Section):
     clips: Count
 
 
+NO_PROMPT_SET = "infra/no_prompt_set.csv"  # the source's prompts are taken
+
+
 class SampleParams(Section):
     """Evaluation prompts: `prompts` of the test split, or of `column` of the CSV `prompt_set` (infra/no_prompt_set.csv is
     none); null is all. They are drawn by `workers` of the engine (components/engine.py)."""
@@ -334,6 +337,10 @@ class SampleParams(Section):
     seeds_per_prompt: Count
     engine: Literal["local", "ray"]
     workers: Count
+
+    def named_set(self) -> str | None:
+        """What the prompts are of, for people: the set's file name and the column taken; None for the source's own."""
+        return None if self.prompt_set == NO_PROMPT_SET else f"{Path(self.prompt_set).name}, {self.column}"
 
 
 class HackingParams(Section):

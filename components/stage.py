@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from components.errors import BadInput, exit_codes
-from components.graph import stage_definition
+from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
 from components.params import Params, load_params
 from components.tracking import ChildRun
@@ -168,7 +168,8 @@ def stage_digest(name: str, definition: dict[str, Any]) -> str:
         if dep.startswith("s3://"):  # named in params
             continue
         if not Path(dep).exists():
-            raise BadInput(dep, f"missing; stage {name} needs it (dvc repro {name} makes it)")
+            maker = next((stage for stage in stage_names() if dep in stage_definition(stage)["outs"]), None)
+            raise BadInput(dep, f"missing; stage {name} needs it" + (f" (dvc repro {maker} makes it)" if maker else ""))
         total.update(f"{dep}:{folder_digest(dep)}".encode())
     return total.hexdigest()[:16]
 

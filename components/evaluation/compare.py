@@ -36,7 +36,8 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     scores = score_table(stage, model, samples.table[["video", "prompt"]].rename(columns={"video": "path"}))
     clips = with_reward(clips, scores)
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap")) | {"samples": samples.as_json()}
-    return clips, metrics | {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
+    metrics |= {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
+    return clips, metrics | {"prompt_set": stage.params.sample.named_set()}
 
 
 def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple[pd.DataFrame, np.ndarray]:

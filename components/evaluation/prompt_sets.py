@@ -10,12 +10,12 @@ from pathlib import Path
 
 from components.alignment.candidates import chosen_prompts
 from components.errors import BadInput
-from components.params import Params, SplitParams
+from components.params import NO_PROMPT_SET, Params, SplitParams
 from components.preferences.schema import read_prompts, read_rows
 from components.preferences.split import near_groups, prompt_key, split_prompts
+from components.simulation.world import scene_of
 from components.stage import Stage
 
-NO_PROMPT_SET = "infra/no_prompt_set.csv"  # the source's prompts are taken
 SOURCE = "data/source/prompts.csv"
 COLUMNS = ("prompt", "prompt_shorter", "prompt_zh")
 
@@ -41,6 +41,8 @@ def evaluation_prompts(stage: Stage) -> list[tuple[str, str]]:
     file = Path(params.prompt_set)
     rows = read_prompt_set(file, params.column)
     refuse_seen(file, rows, stage.params.split)
+    if stage.params.evaluate.judge == "gold":  # a check before hours of sampling: the clips do not depend on the judge
+        refuse_foreign(file, rows, params.column)
     prompts: dict[str, Prompt] = {}
     for prompt in rows:
         first = prompts.setdefault(prompt.prompt_id, prompt)
@@ -80,6 +82,16 @@ def refuse_seen(file: Path, prompts: list[Prompt], split: SplitParams) -> None:
             known = group_of[group]
             why = f"'{known}' is in the {sides[known]} split of {SOURCE}: no method can be evaluated on it, or nearly it"
             raise BadInput(file, why, row=prompt.row, key=column)
+
+
+def refuse_foreign(file: Path, prompts: list[Prompt], column: str) -> None:
+    """BadInput for a prompt that the gold judge, which knows the shapes world alone, could not judge clips of."""
+    for prompt in prompts:
+        try:
+            scene_of(prompt.text)
+        except ValueError as error:
+            why = f"{error}; the gold judge cannot judge its clips: set evaluate.judge to none"
+            raise BadInput(file, why, row=prompt.row, key=column) from error
 
 
 def count_prompts(params: Params) -> int:

@@ -103,7 +103,8 @@ def _alignment(alignment: dict | None, generator: dict | None) -> list[str]:
             rows.append([NAMES[method], judge, *(tested(found[dimension]) for dimension in DIMENSIONS)])
         alarms += [f"  HACKING ALARM {NAMES[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
     seeds, samples = alignment["seeds_per_prompt"], alignment["samples"]
-    lines = [f"  {alignment['prompts']} prompts x {seeds or 'unlike numbers of'} seeds"]
+    of = f" of {alignment['prompt_set']}" if alignment["prompt_set"] else ""
+    lines = [f"  {alignment['prompts']} prompts{of} x {seeds or 'unlike numbers of'} seeds"]
     if missing := missing_words(samples, NAMES):
         lines.append(f"  {missing}")
     lines += table(["", "judge", *(f"{name} " for name in DIMENSIONS)], rows)

@@ -158,7 +158,8 @@ def metrics_of(root: Path, clips: pd.DataFrame, looks: np.ndarray) -> dict:
     from components.evaluation.paired import read_samples
 
     samples = read_samples({name: root / "data/samples" / name for name in ["base", *METHODS]})
-    return alignment_metrics(clips, looks, PARAMS, seed=0) | {"samples": samples.as_json()}
+    found = alignment_metrics(clips, looks, PARAMS, seed=0)
+    return found | {"samples": samples.as_json(), "prompt_set": None}
 
 
 def make_report(root: Path) -> tuple[Path, dict]:

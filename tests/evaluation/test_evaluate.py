@@ -133,12 +133,13 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     import json
 
     from components.evaluation import evaluate as module
-    from components.params import EvaluateParams
+    from components.params import EvaluateParams, load_params
     from components.reward import score
     from components.simulation.world import all_scenes, prompt_of
     from components.video.encode import write_video
     from tests.evaluation.fixtures import clip
 
+    named = load_params().sample.model_copy(update={"prompt_set": "sets/vbench.csv"})
     monkeypatch.chdir(tmp_path)
     for method in ("base", "dpo"):
         rows = []
@@ -163,6 +164,7 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     class Stage(Quiet):
         class params:
             profile = "test"
+            sample = named
             evaluate: EvaluateParams = PARAMS.model_copy(update={"methods": ["dpo"], "strict": not missing})
 
         def output(self, path):
@@ -187,5 +189,6 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     assert len(pd.read_parquet(tmp_path / "data/sample_scores.parquet")) == 6 - 2 * missing
     page = (tmp_path / "report/index.html").read_text()
     assert "Flow-DPO cannot be told apart" in page
+    assert metrics["prompt_set"] == "vbench.csv, prompt" and "unseen prompts of vbench.csv, prompt" in page
     assert metrics["samples"]["missing"] == {"base": 0, "dpo": missing} and metrics["between"] == {}
     assert (f"Flow-DPO lacks {missing}. All figures are of the 2" in page) == ("dpo lacks 1" in said[0]) == bool(missing)

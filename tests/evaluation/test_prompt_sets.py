@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import BadInput
-from components.evaluation.prompt_sets import NO_PROMPT_SET, SOURCE, count_prompts, evaluation_prompts, read_prompt_set
-from components.params import Params, SampleParams, load_params
+from components.evaluation.prompt_sets import SOURCE, count_prompts, evaluation_prompts, read_prompt_set
+from components.params import NO_PROMPT_SET, Params, SampleParams, load_params
 from components.preferences.schema import write_prompts
 from components.preferences.split import prompt_key, split_prompts
 from components.simulation.world import all_scenes, prompt_of
@@ -36,6 +36,8 @@ def stage(bare_stage, tmp_path, monkeypatch):
     (tmp_path / "data/source").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     write_prompts(SOURCE, [prompt_of(scene) for scene in all_scenes()])
+    unjudged = bare_stage.params.evaluate.model_copy(update={"judge": "none"})
+    bare_stage.params = bare_stage.params.model_copy(update={"evaluate": unjudged})
     return sampling(bare_stage, prompt_set=str(write(tmp_path / "set.csv")), prompts=None)
 
 
@@ -187,6 +189,18 @@ def test_a_choice_is_part_of_a_larger_one_whatever_the_order_of_rows(stage, tmp_
     assert any("40 prompts wanted" in said for said in stage.said)
     stage.params = stage.params.model_copy(update={"seed": stage.params.seed + 1})
     assert set(evaluation_prompts(sampling(stage, prompts=5))) != sets[0]
+
+
+def test_what_the_gold_judge_cannot_judge_is_refused_before_sampling(stage, tmp_path):
+    sides = split_prompts([prompt_of(scene) for scene in all_scenes()], stage.params.split)
+    held = [(prompt, "", "") for prompt, side in sides.items() if side == "test"][:2]
+    judged = stage.params.evaluate.model_copy(update={"judge": "gold"})
+    stage.params = stage.params.model_copy(update={"evaluate": judged})
+    sampling(stage, prompt_set=str(write(tmp_path / "world.csv", held)))
+    assert [text for _, text in evaluation_prompts(stage)] == [row[0] for row in held]
+    sampling(stage, prompt_set=str(write(tmp_path / "mixed.csv", [*held, ROWS[2]])))
+    with pytest.raises(BadInput, match=r"mixed\.csv, row 4, key 'prompt': not a sentence .* set evaluate\.judge to none"):
+        evaluation_prompts(stage)
 
 
 def test_without_a_set_it_is_the_sources_test_split(stage):

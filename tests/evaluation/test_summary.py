@@ -33,6 +33,7 @@ def test_alignment_shows_both_judges_and_alarms(tmp_path):
     metrics["methods"]["dpo"]["hacking"]["reasons"] = ["diversity_down: 0.01 instead of base's 0.2"]
     write(tmp_path / "metrics/alignment.json", json.loads(json.dumps(metrics, allow_nan=False)))
     text = summary("shapes", tmp_path)
+    assert "4 prompts x 2 seeds" in text
     rate = metrics["methods"]["dpo"]["win_rate"]["gold"]["Overall"]["value"]
     assert f"{100 * rate:.1f}%" in text
     assert "HACKING ALARM Flow-DPO: diversity_down" in text
@@ -55,6 +56,7 @@ def test_a_star_is_what_stands_after_holm_and_missing_samples_are_said(tmp_path)
     for found in metrics["between"].values():
         found["gold"]["Overall"]["p_holm"] = 1.0
     metrics["between"]["nrg/sft"]["gold"]["Overall"] |= {"value": 0.9, "ci95": [0.8, 0.95], "p_holm": 0.01}
+    metrics["prompt_set"] = "vbench.csv, prompt"
     metrics["samples"] |= {"wanted": 9, "missing": {"base": 0, "dpo": 1}}
     write(tmp_path / "metrics/alignment.json", metrics)
     text = summary("shapes", tmp_path)
