@@ -382,6 +382,20 @@ class PackageParams(Section):
     token_budget: Count
 
 
+class PromotionParams(Section):
+    """What a challenger must show to become champion (components/registry/). No stage reads it.
+
+    Of a reward model: each dimension's accuracy without ties is above `min_accuracy`, with its whole interval, and its error
+    of calibration at most `max_calibration_error`; contracts hold on `contract_clips` clips of test pairs. Gains are called
+    real at `level`, after Holm's correction; intervals have `resamples` resamples of whole prompts."""
+
+    min_accuracy: Fraction
+    max_calibration_error: Fraction
+    contract_clips: Count
+    resamples: Count
+    level: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -406,6 +420,7 @@ class Params(Section):
     tradeoff: TradeoffParams
     evaluate: EvaluateParams
     package: PackageParams
+    promotion: PromotionParams
 
     @model_validator(mode="after")
     def ties_need_theta(self) -> "Params":

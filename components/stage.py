@@ -39,7 +39,8 @@ class Stage:
         self.name = name
         self.params: Params = load_params()
         self.definition = stage_definition(name)
-        self.digest = stage_digest(name, self.definition)
+        self.inputs = input_digests(name, self.definition)
+        self.digest = stage_digest(name, self.definition, self.inputs)
         self.rank = int(os.environ.get("RANK", "0"))  # as accelerate and torchrun number their processes
         self._partial = SCRATCH / "partial" / (f"{name}.{self.rank}" if self.rank else name)
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -118,15 +119,16 @@ class Stage:
             finally:
                 shutil.rmtree(self._partial, ignore_errors=True)
             return
-        self._run = ChildRun(self.name, self.digest, self.definition, self.params)
-        status = "FAILED"
+        self._run = ChildRun(self.name, self.digest, self.definition, self.params, self.inputs)
+        status, made = "FAILED", {}
         try:
             body(self)
             self._commit()
+            made = {str(path): folder_digest(path) for path in self._outputs}
             status = "FINISHED"
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
-            self._run.close(status, seconds=time.monotonic() - self._started)
+            self._run.close(status, time.monotonic() - self._started, made)
         shutil.rmtree(SCRATCH / "state" / self.name, ignore_errors=True)
         self.say(f"done in {time.monotonic() - self._started:.1f} s")
 
@@ -151,11 +153,25 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     sys.exit(0)
 
 
-def stage_digest(name: str, definition: dict[str, Any]) -> str:
-    """Digest of all that a stage's result depends on by dvc.yaml: its command, params and the bytes of its deps.
+def input_digests(name: str, definition: dict[str, Any]) -> dict[str, str]:
+    """Digest of each of a stage's deps, by path; BadInput names one that is missing.
 
-    A bucket (`s3://...`) counts by its name alone: what is fetched from it is kept by object (components/curation/s3.py).
+    A bucket (`s3://...`) has none: what is fetched from it is kept by object (components/curation/s3.py).
     """
+    digests = {}
+    for dep in definition["deps"]:
+        if dep.startswith("s3://"):
+            continue
+        if not Path(dep).exists():
+            maker = next((stage for stage in stage_names() if dep in stage_definition(stage)["outs"]), None)
+            raise BadInput(dep, f"missing; stage {name} needs it" + (f" (dvc repro {maker} makes it)" if maker else ""))
+        digests[dep] = folder_digest(dep)
+    return digests
+
+
+def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Digest of all that a stage's result depends on by dvc.yaml: its command, params (which name a bucket) and the bytes of
+    its deps, `inputs` as input_digests gives them."""
     values = yaml.safe_load(Path("params.yaml").read_text())
     chosen = {}
     for key in definition["params"]:
@@ -164,13 +180,8 @@ def stage_digest(name: str, definition: dict[str, Any]) -> str:
             value = value[part]
         chosen[key] = value
     total = hashlib.sha256(json.dumps([name, definition["cmd"], chosen], sort_keys=True).encode())
-    for dep in definition["deps"]:
-        if dep.startswith("s3://"):  # named in params
-            continue
-        if not Path(dep).exists():
-            maker = next((stage for stage in stage_names() if dep in stage_definition(stage)["outs"]), None)
-            raise BadInput(dep, f"missing; stage {name} needs it" + (f" (dvc repro {maker} makes it)" if maker else ""))
-        total.update(f"{dep}:{folder_digest(dep)}".encode())
+    for dep, digest in inputs.items():
+        total.update(f"{dep}:{digest}".encode())
     return total.hexdigest()[:16]
 
 
