@@ -17,6 +17,7 @@ import yaml
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
+from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app.add_typer(annotate, name="annotate")
 app.add_typer(study, name="study")
 app.command("bench-reward")(bench_reward)
 app.command("check-reward")(check_reward_model)
+app.command()(promote)
+app.command()(lineage)
 PROFILES = Path("infra/profiles")
 
 

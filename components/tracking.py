@@ -23,6 +23,7 @@ from components.tables import read_table
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 CHALLENGER = "challenger"  # the alias of a model's newest version; `reelign promote` makes champions of them
+FACTS = "video_reward.json"  # the file of components/reward/model.py, whose import takes seconds
 SEEN = "seen_prompts.json"  # the artifact of a run that registers: prompts that the model learnt from
 # Where a stage finds the prompts it learns from. Validation's count: thresholds and normalisation are fitted on them.
 LEARNT_FROM = {
@@ -48,6 +49,20 @@ def answering() -> Iterator[None]:
         raise Unreachable(where, f"MLflow does not answer ({type(error.__context__ or error).__name__})") from error
 
 
+def mlflow_client() -> Any:
+    """A quiet MlflowClient of the store."""
+    # Progress bars and the banner of the job server have no place in a stage's log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import logging
+
+    import mlflow
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
+    return mlflow.MlflowClient()
+
+
 class ChildRun:
     """The MLflow run of one stage, below the run of its pipeline execution.
 
@@ -56,17 +71,9 @@ class ChildRun:
 
     @answering()
     def __init__(self, stage: str, digest: str, definition: dict[str, Any], params: Params, inputs: dict[str, str]):
-        # Progress bars and the banner of the job server have no place in a stage's log.
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        import logging
-
-        import mlflow
         from mlflow.entities import Param
 
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
-        self.client = mlflow.MlflowClient()
+        self.client = mlflow_client()
         self.stage = stage
         self.params = params
         self.deps = definition["deps"]
@@ -146,8 +153,8 @@ class ChildRun:
 
 def signature(folder: Path, params: Params) -> dict[str, Any]:
     """What a registered model takes and gives."""
-    if (folder / "video_reward.json").exists():
-        facts = json.loads((folder / "video_reward.json").read_text())
+    if (folder / FACTS).exists():
+        facts = json.loads((folder / FACTS).read_text())
         scores = [*facts["dimensions"], "Overall"]
         return {
             "inputs": {"video": "a file, or uint8 [T, H, W, 3] and its fps", "prompt": "text"},

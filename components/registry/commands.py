@@ -1,0 +1,70 @@
+"""`reelign promote` and `reelign lineage`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def promote(
+    model: Annotated[
+        str, typer.Option(help="video_reward, generator_dpo (or another method), or any registered model's name.")
+    ] = "video_reward",
+    challenger: Annotated[str | None, typer.Option(help="Number or alias [default: the alias challenger].")] = None,
+    champion: Annotated[
+        str | None, typer.Option(help="Number or alias [default: the alias champion]; another one needs --dry-run.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and move nothing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The evidence's file [default: registry/evidence-...json].")] = None,
+) -> None:
+    """Make the challenger champion if it has earned it: nothing lost on any dimension, something surely gained.
+
+    A reward model is compared with the champion on test pairs that neither learnt from, and must be calibrated and keep its
+    contract; a generator on clips of the same prompts and seeds by the held-out judge, and a hacking alarm is a veto. Limits
+    are in params.yaml, promotion. Exit code 1 where the challenger is refused; 4 where MLflow does not answer: a promotion
+    then either has not begun or is finished by the next call.
+    """
+    from tqdm import tqdm
+
+    from components.params import load_params
+    from components.registry.promote import as_lines, promote
+    from components.registry.stale import as_lines as stale_lines
+    from components.registry.versions import connect
+    from components.tracking import answering
+
+    with answering():
+        outcome = promote(
+            connect(), model, challenger, champion, load_params(), dry_run, out,
+            lambda items, what, total: tqdm(items, what, total, unit=" videos", disable=None),
+            lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
+    for line in as_lines(outcome.evidence) if outcome.evidence else []:
+        print(line)
+    if outcome.file:
+        print(f"evidence: {outcome.file}")
+    for line in stale_lines(outcome.stale) if outcome.stale else []:
+        print(line)
+    if outcome.evidence and not outcome.evidence["verdict"]["promote"]:
+        raise typer.Exit(1)
+
+
+def lineage(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="MODEL/VERSION or MODEL/ALIAS, a model version as scores have it, a file that a stage made, an MLflow run.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
+) -> None:
+    """Where a model version, a score or a report came from: commit, params, data, stage runs, DAG run."""
+    from components.registry.lineage import as_lines, trace
+    from components.registry.versions import connect
+    from components.tracking import answering
+
+    with answering():
+        found = trace(connect(), what)
+    print(json.dumps(found, indent=1) if as_json else "\n".join(as_lines(found)))

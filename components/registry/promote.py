@@ -1,0 +1,167 @@
+"""`reelign promote`: weigh the challenger, write the evidence, and move the alias `champion` where it won.
+
+The order of writing makes every moment safe. The evidence is stored first. Then one tag of the registered model,
+`promotion.pending`, says what is about to happen; from there on the promotion is decided, and `finish` does the rest, each
+step of it once or again with the same result: the alias moves in one write, the rest follows, the tag goes last. Where a
+process or a server dies before the tag, nothing has moved; after it, the next call finishes.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from components.errors import BadInput
+from components.params import Params
+from components.registry import gate, generators
+from components.registry.stale import mark_stale
+from components.registry.versions import CHAMPION, FILES, Version, aliases, fetch, find, registered_name
+from components.stage import write_json
+from components.tracking import CHALLENGER, FACTS, git_commit
+
+PENDING = "promotion.pending"
+FOLDER = Path("registry")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`evidence` is None where there was no challenger. `stale` is mark_stale's record after a promotion."""
+
+    evidence: dict[str, Any] | None
+    file: Path | None
+    stale: dict[str, Any] | None
+
+
+def weigh(
+    client: Any, challenger: Version, champion: Version | None, params: Params, progress: gate.Progress
+) -> tuple[dict[str, Any], Any]:
+    """The evidence with its verdict, and the table it rests on."""
+    if (challenger.folder / FACTS).exists():
+        kind, null = "reward model", 0.0
+        found, reasons, table = gate.compare_rewards(client, challenger, champion, params.promotion, progress)
+    elif "method" in challenger.tags:
+        kind, null = "generator", generators.NO_DIFFERENCE
+        found, reasons, table = generators.compare_generators(client, challenger, champion, params)
+    else:
+        raise BadInput(str(challenger), f"is neither a VideoReward ({FACTS}) nor an aligned generator (tag method)")
+    won = gate.gains(found["differences"], null, params.promotion.level) if found["differences"] else []
+    evidence = {
+        "model": challenger.model,
+        "kind": kind,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "challenger": challenger.as_json(),
+        "champion": champion and champion.as_json(),
+        **found,
+        "thresholds": params.promotion.model_dump(),
+        "verdict": {"promote": not reasons, "reasons": reasons, "gains": won},
+    }
+    return evidence, table
+
+
+def promote(
+    client: Any,
+    name: str,
+    challenger: str | None,
+    champion: str | None,
+    params: Params,
+    dry_run: bool,
+    out: Path | None,
+    progress: gate.Progress,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Weigh a challenger of the registered model `name` against its champion, and move the alias where it won.
+
+    challenger, champion: number or alias; without them, the aliases of these names. A dry run writes no more than `out`.
+    """
+    model = registered_name(client, name, params.profile)
+    stale = None
+    if PENDING in client.get_registered_model(model).tags:
+        if dry_run:
+            raise BadInput(model, "a promotion was interrupted: call without --dry-run to finish it first")
+        stale = finish(client, model, say)
+    named = aliases(client, model)
+    if challenger is None and named.get(CHALLENGER) in (None, named.get(CHAMPION)):
+        say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
+        return Outcome(None, None, stale)
+    new = find(client, model, challenger or CHALLENGER)
+    old = find(client, model, champion or CHAMPION) if champion or CHAMPION in named else None
+    if old and str(old.version) != named.get(CHAMPION) and not dry_run:
+        raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
+    if old and str(new.version) == str(old.version):
+        raise BadInput(f"{model}/{new.version}", "is the champion itself")
+
+    evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress)
+    if dry_run:
+        if out:
+            write_whole(out, evidence)
+        return Outcome(evidence, out, None)
+    stamp = evidence["made"].replace("-", "").replace(":", "").removesuffix("+0000")
+    file = out or FOLDER / f"evidence-{model}-{new.version}-{stamp}.json"
+    write_whole(file, evidence)
+    store(client, new, file, table, evidence)
+    if evidence["verdict"]["promote"]:
+        pending = {"to": str(new.version), "from": old and str(old.version), "made": evidence["made"]}
+        client.set_registered_model_tag(model, PENDING, json.dumps(pending))
+        stale = finish(client, model, say)
+    return Outcome(evidence, file, stale)
+
+
+def store(client: Any, version: Any, file: Path, table: Any, evidence: dict[str, Any]) -> None:
+    """Evidence and table into the challenger's run, and the verdict onto its version."""
+    folder = generators.CLIPS.split("/")[0]
+    rows = FILES / "partial" / Path(generators.CLIPS).name
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(rows, index=False)
+    client.log_artifact(version.run_id, str(file), folder)
+    client.log_artifact(version.run_id, str(rows), folder)
+    verdict = evidence["verdict"]
+    said = "promoted" if verdict["promote"] else f"refused: {'; '.join(verdict['reasons'])}"
+    for key, value in {"verdict": said, "evidence": f"{folder}/{file.name}"}.items():
+        client.set_model_version_tag(version.name, version.version, f"promotion.{key}", value)
+
+
+def finish(client: Any, model: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Do what is left of the promotion that `promotion.pending` tells of; mark_stale's record for a reward model."""
+    pending = json.loads(client.get_registered_model(model).tags[PENDING])
+    number, named, stale = pending["to"], aliases(client, model), None
+    if named.get(CHAMPION) not in (pending["from"], number):
+        say(f"{model}: champion was moved to {named.get(CHAMPION)} by hand meanwhile: {number} is not promoted")
+        client.delete_registered_model_tag(model, PENDING)
+        return None
+    if named.get(CHAMPION) != number:
+        client.set_registered_model_alias(model, CHAMPION, number)
+    if named.get(CHALLENGER) == number:
+        client.delete_registered_model_alias(model, CHALLENGER)
+    record = find(client, model, number)
+    client.set_model_version_tag(model, number, "promotion.from", pending["from"] or "none")
+    client.set_model_version_tag(model, number, "promotion.made", pending["made"])
+    files = fetch(record)
+    if (files.folder / FACTS).exists():
+        stale = mark_stale(client, record, files.digest)
+    client.delete_registered_model_tag(model, PENDING)
+    say(f"{model}/{number} is champion{', after ' + pending['from'] if pending['from'] else ', the first'}")
+    return stale
+
+
+def write_whole(file: Path, value: Any) -> None:
+    """A JSON file, whole or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    write_json(partial, value)
+    os.replace(partial, file)
+
+
+def as_lines(evidence: dict[str, Any]) -> list[str]:
+    """The verdict for a terminal, reasons and gains a line each."""
+    verdict = evidence["verdict"]
+    names = [evidence[side] and evidence[side]["version"] for side in ("challenger", "champion")]
+    against = names[1] or ("base" if evidence["kind"] == "generator" else "no champion")
+    lines = [f"{names[0]} against {against}"]
+    for dimension, kinds in (evidence["differences"] or {}).items():
+        cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)}" for kind, cell in kinds.items() if cell]
+        lines.append(f"  {dimension}: {', '.join(cells)}")
+    lines += [f"  gain: {gain}" for gain in verdict["gains"]] + [f"  {reason}" for reason in verdict["reasons"]]
+    return [*lines, "promoted" if verdict["promote"] else "not promoted"]

@@ -1,0 +1,134 @@
+"""Versions of registered models: find the one that is meant, bring its files here, and know what it learnt from.
+
+Registered models are `video_reward` and, for each profile and method, `reelign-PROFILE-aligned-METHOD`; each has an alias
+`champion`, which is deployed, and an alias `challenger`, its newest version.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.errors import BadInput
+from components.preferences.split import near_groups, prompt_key
+from components.stage import SCRATCH, folder_digest, read_json
+from components.tracking import FACTS, LEARNT_FROM, SEEN, STORE, mlflow_client, prompts_learnt_from
+
+CHAMPION = "champion"
+FILES = SCRATCH / "registry"
+PAIRS = "data/pairs"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version whose files are in `folder`; `digest` is that of their bytes, which scores are stamped with."""
+
+    model: str
+    number: str
+    run_id: str
+    tags: dict[str, str]
+    folder: Path
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.number}"
+
+    def as_json(self) -> dict[str, Any]:
+        kept = {key: value for key, value in self.tags.items() if not key.startswith("promotion.")}
+        return {"version": str(self), "digest": self.digest, "run": self.run_id, "tags": kept}
+
+
+def connect() -> Any:
+    """An MlflowClient of the store that is there. BadInput where there is none: a look must not make one."""
+    store = Path(STORE.removeprefix("sqlite:///"))
+    if "MLFLOW_TRACKING_URI" not in os.environ and not store.exists():
+        raise BadInput(store, "missing; no stage has run in this folder, and MLFLOW_TRACKING_URI is not set")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a person waits; MLflow's own default takes minutes
+    return mlflow_client()
+
+
+def registered_name(client: Any, name: str, profile: str) -> str:
+    """The registered model that `name` means: itself, or for generator_METHOD that method's of the profile. BadInput names
+    those there are."""
+    full = f"reelign-{profile}-aligned-{name.removeprefix('generator_')}" if name.startswith("generator_") else name
+    known = [model.name for model in client.search_registered_models()]
+    if full not in known:
+        raise BadInput(full, f"no such registered model; there are {', '.join(known) or 'none'}")
+    return full
+
+
+def aliases(client: Any, model: str) -> dict[str, str]:
+    """Number of the version that each alias of a model points to."""
+    return {alias: str(number) for alias, number in client.get_registered_model(model).aliases.items()}
+
+
+def find(client: Any, model: str, which: str) -> Any:
+    """MLflow's own record of a version by its number or alias; BadInput names those there are."""
+    versions = {str(version.version): version for version in client.search_model_versions(f"name = '{model}'")}
+    named = aliases(client, model) if versions else {}
+    if (number := named.get(which, which)) in versions:
+        return versions[number]
+    have = [*sorted(versions, key=int), *sorted(named)]
+    raise BadInput(f"{model}/{which}", f"no such version; there are {', '.join(have) or 'none'}")
+
+
+def fetch(record: Any) -> Version:
+    """Bring a version's files here, once. BadInput where they are not the bytes that were registered."""
+    from mlflow.artifacts import download_artifacts
+
+    folder = FILES / "versions" / record.run_id / record.name
+    if not folder.exists():
+        partial = FILES / "partial" / record.run_id
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        brought = Path(download_artifacts(artifact_uri=record.source, dst_path=str(partial)))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(brought, folder)
+        shutil.rmtree(partial)
+    digest = folder_digest(folder)
+    registered = record.tags.get("model.digest", digest)
+    if digest != registered:
+        why = f"its files in {folder} are {digest}, registered was {registered}; remove the folder to fetch them again"
+        raise BadInput(f"{record.name}/{record.version}", why)
+    return Version(record.name, str(record.version), record.run_id, dict(record.tags), folder, digest)
+
+
+def versions_with(client: Any, digest: str) -> list[Any]:
+    """MLflow's records of all versions of these bytes, newest first."""
+    found = client.search_model_versions(f"tags.`model.digest` = '{digest}'")
+    return sorted(found, key=lambda version: version.creation_timestamp, reverse=True)
+
+
+def learnt_from(client: Any, version: Version) -> list[str]:
+    """All prompts that a version was trained or tuned on; of a VideoReward that was trained on from another, the other's
+    too. BadInput where that is not on record: it cannot be compared on any test pairs then."""
+    provenance = read_json(version.folder / FACTS)["provenance"] if (version.folder / FACTS).exists() else {}
+    if "pairs_digest" in provenance and Path(PAIRS).exists() and provenance["pairs_digest"] == folder_digest(PAIRS):
+        prompts = prompts_learnt_from([PAIRS])  # the pairs that lie here are those
+    elif any(item.path == SEEN for item in client.list_artifacts(version.run_id)):
+        prompts = client_json(client, version.run_id, SEEN)
+    else:
+        raise BadInput(str(version), f"no record of the prompts it learnt from ({' or '.join(LEARNT_FROM)} of its run)")
+    bases = versions_with(client, provenance["base_digest"]) if provenance.get("base_digest") else []
+    return sorted({*prompts, *(learnt_from(client, fetch(bases[0])) if bases else ())})
+
+
+def client_json(client: Any, run_id: str, path: str) -> Any:
+    """A JSON artifact of a run."""
+    place = FILES / "artifacts" / run_id
+    place.mkdir(parents=True, exist_ok=True)
+    return read_json(client.download_artifacts(run_id, path, str(place)))
+
+
+def refuse_seen(file: Path, prompts: Iterable[str], version: Version, seen: list[str]) -> None:
+    """BadInput for the first row whose prompt is one that a version learnt from, or a near-duplicate of one, by the rule
+    that keeps those on one side of the split."""
+    rows = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
+    groups = near_groups([prompt_key(prompt) for prompt in (*seen, *rows)])
+    known = dict(zip(groups[: len(seen)], seen, strict=True))
+    for (prompt, row), group in zip(rows.items(), groups[len(seen) :], strict=True):
+        if group in known:
+            why = f"'{prompt}': {version} learnt from '{known[group]}', and cannot be tested on it"
+            raise BadInput(file, why, row=row, key="prompt")
