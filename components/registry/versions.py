@@ -104,7 +104,7 @@ def versions_with(client: Any, digest: str) -> list[Any]:
 def learnt_from(client: Any, version: Version) -> list[str]:
     """All prompts that a version was trained or tuned on; of a VideoReward that was trained on from another, the other's
     too. BadInput where that is not on record: it cannot be compared on any test pairs then."""
-    provenance = read_json(version.folder / FACTS)["provenance"] if (version.folder / FACTS).exists() else {}
+    provenance = read_json(version.folder / FACTS).get("provenance", {}) if (version.folder / FACTS).exists() else {}
     if "pairs_digest" in provenance and Path(PAIRS).exists() and provenance["pairs_digest"] == folder_digest(PAIRS):
         prompts = prompts_learnt_from([PAIRS])  # the pairs that lie here are those
     elif any(item.path == SEEN for item in client.list_artifacts(version.run_id)):
