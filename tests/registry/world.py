@@ -3,9 +3,11 @@ versions of unlike quality are made by training it for more or fewer steps."""
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 from components.preferences.schema import PAIRS_SCHEMA
@@ -16,7 +18,7 @@ from components.tables import write_table
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.reward.test_train import PARAMS
-from tests.reward.tiny import tiny_model
+from tests.reward.tiny import tiny_facts, tiny_model
 
 CLIPS = 40
 NAMES = ("VQ", "MQ", "TA", "Overall")
@@ -80,13 +82,13 @@ def make_videos() -> None:
 
 
 def make_pairs(split: str, count: int, prompts: int = 30, name: str = "prompt") -> None:
-    """Pairs of a split. VQ and MQ prefer the brighter clip, MQ less surely; TA the darker one; Overall is VQ."""
+    """Pairs of a split: in every dimension the brighter clip is better, for people who see it more and less surely."""
     rng, level = np.random.default_rng(sum(map(ord, split))), levels()
     rows = []
     for place in range(count):
         a, b = rng.choice(CLIPS, 2, replace=False)
         gap = int(level[a]) - int(level[b])
-        votes = {"VQ": gap, "MQ": gap + rng.normal(0, 40), "TA": -gap + rng.normal(0, 20)}
+        votes = {"VQ": gap, "MQ": gap + rng.normal(0, 20), "TA": gap + rng.normal(0, 10)}
         labels = {key: 0 if abs(vote) < 15 else int(np.sign(vote)) for key, vote in votes.items()}
         rows.append(
             {
@@ -112,6 +114,25 @@ def train(steps: int, seed: int = 17) -> None:
     write_params(steps, seed)
     Stage("reward").run(reward)
     Stage("reward_bench").run(reward_bench)
+
+
+def register(model: Path) -> None:
+    """Register a model folder as the stage reward would have, had it trained it."""
+
+    def body(stage: Stage) -> None:
+        shutil.copytree(model, stage.output("models/video_reward"))
+        stage.register("video_reward", Path("models/video_reward"), {"pairs_digest": "none"})
+
+    Stage("reward").run(body)
+
+
+def random_model(folder: Path, scale: float = 1.0) -> Path:
+    """A VideoReward that has learnt nothing; `scale` of its head makes another of it."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight.mul_(scale)
+    model.save(folder, tiny_facts(model))
+    return folder
 
 
 @contextlib.contextmanager

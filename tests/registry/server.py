@@ -1,0 +1,51 @@
+"""A real MLflow server that a test may kill and start again on the same store."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import requests
+
+from tests.processes import all_below, until, until_gone
+
+
+class Server:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.log = open(self.folder / "server.log", "a")  # noqa: SIM115 - open as long as the server
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+                *("--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"),
+                *("--artifacts-destination", str(self.folder / "server-artifacts")),
+            ],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=self.log,
+            stderr=self.log,
+        )
+        until(self.healthy, "MLflow server")
+
+    def healthy(self) -> bool:
+        try:
+            return requests.get(f"{self.uri}/health", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def kill(self) -> None:
+        """kill -9 of the server and its workers, at once."""
+        everyone = all_below(self.process.pid)
+        self.process.kill()
+        for process in everyone:
+            process.kill()
+        self.process.wait()
+        until_gone(everyone)
+        self.log.close()
