@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -79,6 +79,10 @@ test-vbench: setup .vbench/installed
 # Every stage killed once at a random moment, then run again.
 test-kill: setup
 	pytest -m kill -rP
+
+# Reward models of unlike quality at the gate, and an MLflow server that dies while aliases move.
+test-registry: setup
+	pytest -m registry -rP
 
 # Airflow lives in an environment of its own; so do the tests of the DAGs.
 test-dags: setup orchestrator

@@ -23,7 +23,7 @@ from components.tables import read_table
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
-from tests.evaluation.fixtures import METHODS, PARAMS, make_samples
+from tests.evaluation.fixtures import PARAMS, make_samples
 from tests.evaluation.test_hacking import over_exposed
 from tests.registry.world import environment
 
