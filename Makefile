@@ -14,11 +14,12 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
 annotation-server: .venv-label-studio/installed
+kfp: .venv-kfp/installed
 
 .uv/bin/uv:
 	python3 -m venv .uv
@@ -89,6 +90,14 @@ test-dags: setup orchestrator
 	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags
 
+# Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own.
+test-infra: setup .venv-infra/installed
+	pytest -m infra
+
+# The graph compiled for Kubeflow Pipelines.
+test-kfp: setup .venv-kfp/installed
+	pytest -m kfp
+
 # The demo's promises, read off its metrics files.
 check-demo:
 	pytest -m demo
@@ -122,6 +131,10 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/orchestrator.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group label-studio --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/label-studio.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group kfp --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/kfp.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group infra --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/infra.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts
