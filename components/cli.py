@@ -263,6 +263,17 @@ def profile(
     print(f"params.yaml is now profile {name}")
 
 
+@app.command("export-kfp")
+def export_kfp(
+    out: Annotated[Path, typer.Option(help="The compiled pipeline, for Kubeflow's page or client.")] = Path("pipeline.yaml"),
+) -> None:
+    """Compile the graph for Kubeflow Pipelines: the stages, image, resources and order that Airflow's have (`make kfp`)."""
+    from components.kubeflow import export
+
+    export(out)
+    print(f"{out} written")
+
+
 @app.command()
 def fetch(
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],

@@ -1,4 +1,4 @@
-"""Values for Airflow's own chart. The chart is fetched by who has it: AIRFLOW_CHART names its folder or archive, HELM the program.
+"""Values for Airflow's own chart, which AIRFLOW_CHART names (its folder or archive); HELM is the program, if not on PATH.
 
 helm pull airflow --repo https://airflow.apache.org --version 1.22.0
 AIRFLOW_CHART=airflow-1.22.0.tgz make test-infra
