@@ -19,6 +19,7 @@ from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
+from components.serving.commands import serve
 
 app = typer.Typer(
     help="Turn human preferences between generated videos into better video generators.",
@@ -32,6 +33,7 @@ app.command("bench-reward")(bench_reward)
 app.command("check-reward")(check_reward_model)
 app.command()(promote)
 app.command()(lineage)
+app.command()(serve)
 PROFILES = Path("infra/profiles")
 
 
@@ -45,7 +47,16 @@ def score(
     ] = Path("models/video_reward"),
     template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
     step: Annotated[int, typer.Option(help="checkpoint-STEP of the published layout; -1 is the latest.")] = -1,
-    triton: Annotated[str | None, typer.Option(help="Score on a Triton server instead, e.g. 127.0.0.1:8000.")] = None,
+    triton: Annotated[
+        str | None, typer.Option(help="Score on a Triton server instead: http://127.0.0.1:8000, or grpc:// and its other port.")
+    ] = None,
+    send: Annotated[
+        Literal["file", "frames"], typer.Option(help="What goes to Triton: the files' bytes, or frames decoded here.")
+    ] = "file",
+    in_flight: Annotated[int, typer.Option(min=1, help="Videos under way to Triton at a time.")] = 8,
+    same_plan: Annotated[
+        bool, typer.Option("--same-plan", help="Refuse a Triton whose frame plan is not that of --model here.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write a table with a row a video: .parquet or .csv.")] = None,
     engine: Annotated[
@@ -60,7 +71,8 @@ def score(
     """Score videos with VideoReward: visual quality, motion quality, text alignment.
 
     Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
-    A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2.
+    A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2; one that no server
+    answered for makes it 4.
     """
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadInput(out, "the name of a table ends in .parquet or .csv")
@@ -82,16 +94,17 @@ def score(
     else:
         from components.serving.client import score_remote
 
-        scores = score_remote(triton, items)
+        plan = local_plan(model) if same_plan else None
+        scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
     if out is not None:
         from components.reward.score_files import partial_folder, write_scores
 
         write_scores(out, items, scores)
         shutil.rmtree(partial_folder(out))
-    failed = 0
+    failed = set()
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
-            failed += 1
+            failed.add(type(result).__name__)
             print(f"error: {path}: {result.reason.removeprefix(f'{path}: ')}", file=sys.stderr)
         elif as_json:
             known = {"normalised": result.normalised, "raw": result.raw, "Overall": result.overall}
@@ -101,7 +114,16 @@ def score(
             cells = [f"{name} {value:+.3f}" for name, value in result.normalised.items()]
             print(f"{path}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
     if failed:
-        raise typer.Exit(2)
+        raise typer.Exit(4 if "Unanswered" in failed else 2)
+
+
+def local_plan(model: Path) -> str:
+    """The frame plan of a model folder, as scores are stamped with it."""
+    from components.reward.model import FACTS
+    from components.stage import read_json
+    from components.video.frames import FramePlan
+
+    return str(FramePlan(**read_json(model / FACTS)["frame_plan"]))
 
 
 @app.command()

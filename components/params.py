@@ -375,11 +375,13 @@ class EvaluateParams(Section):
 
 class PackageParams(Section):
     """VideoReward on Triton: up to `max_batch_size` requests that come within `max_queue_delay` (microseconds) are
-    scored together, in forward passes of at most `token_budget` padded tokens."""
+    scored together, in forward passes of at most `token_budget` padded tokens. environment: absolute path, on the server,
+    of the Python environment that the model runs in; without one it is the first Python in the server's PATH."""
 
     max_batch_size: Count
     max_queue_delay: Annotated[int, Field(ge=0)]
     token_budget: Count
+    environment: str | None
 
 
 class PromotionParams(Section):

@@ -1,73 +1,246 @@
 """Score videos on a Triton server, with the answers that RewardModel.score would give.
 
-Every frame of a clip is sent, with its rate: the server applies the frame plan of its own model, so that a client
-cannot choose other frames than the model was trained with.
+    async with RewardClient("grpc://127.0.0.1:8001") as client:
+        score = await client.score("clip.mp4", "a red circle moving up")
+
+A video goes to the server as the bytes of its file, or as all of its frames with their rate: in both cases the server applies
+the frame plan of its own model, so that a client cannot choose other frames than the model was trained with.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+import asyncio
+import importlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
+import aiohttp
 import numpy as np
-import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from components.errors import BadInput
-from components.reward.score import Clip, Score, Unscored, Video, ahead
+from components.errors import BadInput, Unreachable
+from components.reward.score import Clip, Score, Unscored, Video
 from components.video.decode import VideoError, probe, read_frames
 
-MODEL = "video_reward"
+FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
+CHECK_SECONDS = 10.0  # that a server may take to say what it serves
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each time
+# Triton was not reached, has no room or no process for the model just now; the request itself was not judged.
+UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
+DEAD_BACKEND = "is not healthy"  # in Triton's words for a backend whose process is gone, which `reelign serve` replaces
+# Without these a lost connection is tried again after a wait that grows to two minutes, and messages end at 4 MiB.
+GRPC_CHANNEL = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.primary_user_agent", "reelign"),
+]
 
 
-def score_remote(
-    url: str, items: Sequence[tuple[Video, str]], concurrency: int = 8, timeout: float = 300.0
-) -> list[Score | Unscored]:
-    """A score or a reason for each (video, prompt), in order.
+class Unanswered(Unscored):
+    """No score because no server answered in time, not because of the video."""
 
-    url: host:port of Triton's HTTP service. concurrency: requests under way at a time, which the server scores
-    together; as many clips are in memory. timeout: seconds that the server may be silent. BadInput where no server
-    answers there or it has no such model; an item that fails, for whatever cause, gets an Unscored.
+
+@dataclass(frozen=True)
+class Manners:
+    """How a server is asked.
+
+    send: what of a video file, its bytes or its frames (a Clip always goes as frames). in_flight: requests under way at a
+    time, which the server scores together; as many videos are in memory. deadline: seconds for one video, all attempts
+    together. attempts: how often a request goes out that the server was not there for; one that it refused goes out once.
+    plan: the frame plan that the server's model must have, as scores are stamped with (`8frames 64-1024px/8`).
     """
-    address = url.removeprefix("http://").rstrip("/")
-    try:
-        with triton.InferenceServerClient(address) as client:
-            if not client.is_model_ready(MODEL):
-                raise BadInput(url, f"Triton has no model {MODEL} ready")
-    except (OSError, HTTPException, ValueError, InferenceServerException) as error:
-        raise BadInput(url, f"no Triton server answers: {error}") from error
-    with ThreadPoolExecutor(concurrency) as pool:
-        return list(ahead(pool, lambda item: score_one(address, *item, timeout), items, concurrency))
+
+    send: Literal["file", "frames"] = "file"
+    in_flight: int = 8
+    deadline: float = 300.0
+    attempts: int = 6
+    plan: str | None = None
 
 
-def score_one(address: str, video: Video, prompt: str, timeout: float) -> Score | Unscored:
-    """Send one request and wait for its answer."""
-    try:
-        clip = video if isinstance(video, Clip) else Clip(read_frames(video), probe(video).fps)
-        # A client of its own, as none may be shared between threads; and an idle connection would hold up a server
-        # that is to stop.
-        with triton.InferenceServerClient(address, network_timeout=timeout) as client:
-            return read_score(client.infer(MODEL, request_tensors(clip, prompt)))
-    except (VideoError, UnicodeEncodeError) as error:
-        return Unscored(str(error))
-    except InferenceServerException as error:
-        return Unscored(error.message())
-    except (OSError, HTTPException) as error:
-        return Unscored(f"no answer from the server: {type(error).__name__}: {error}")
+class RewardClient:
+    """A server's VideoReward, to be used in `async with`. Any number of `score` may be awaited at once: more than
+    `in_flight` wait here, before their videos are read.
+
+    Entering raises BadInput for an address that is none and a model that has another plan, Unreachable where no server
+    answers or has no such model.
+    """
+
+    def __init__(self, url: str, manners: Manners | None = None):
+        self.url = url
+        self.manners = manners or Manners()
+        self.protocol, self.address = split_url(url)
+        self.api: ModuleType = importlib.import_module(f"tritonclient.{self.protocol}")
+        self.lost = False  # the server did not answer the last request at all: the next ones are not worth much waiting
+
+    async def __aenter__(self) -> "RewardClient":
+        aio = importlib.import_module(f"tritonclient.{self.protocol}.aio")
+        self.slots = asyncio.Semaphore(self.manners.in_flight)
+        if self.protocol == "grpc":
+            self.client = aio.InferenceServerClient(self.address, channel_args=GRPC_CHANNEL)
+        else:
+            most = self.manners.in_flight
+            self.client = aio.InferenceServerClient(self.address, conn_limit=most, conn_timeout=self.manners.deadline)
+        try:
+            await self._check()
+        except BaseException:
+            await self.client.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def facts(self) -> dict[str, str]:
+        """What the server says of the model that scores now: model_version, frame_plan."""
+        options = {"as_json": True} if self.protocol == "grpc" else {}
+        config = await self.client.get_model_config(FILE_MODEL, **options)
+        parameters = config.get("config", config).get("parameters", {})
+        return {name: value["string_value"] for name, value in parameters.items()}
+
+    async def _check(self) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                for model in (FRAMES_MODEL, FILE_MODEL):
+                    if not await self.client.is_model_ready(model):
+                        raise Unreachable(self.url, f"Triton has no model {model} ready")
+                facts = await self.facts()
+        except TimeoutError as error:
+            raise Unreachable(self.url, f"no Triton server answers within {CHECK_SECONDS:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError, InferenceServerException) as error:
+            raise Unreachable(self.url, f"no Triton server answers: {error}") from error
+        if self.manners.plan not in (None, facts["frame_plan"]):
+            raise BadInput(self.url, self._other_plan(facts["frame_plan"]))
+
+    def _other_plan(self, plan: str) -> str:
+        return f"its model has the frame plan {plan}, not {self.manners.plan}"
+
+    async def score_many(self, items: Iterable[tuple[Video | bytes, str]]) -> list[Score | Unscored]:
+        """A score or a reason for each (video, prompt), in order. `items` is read no faster than they are scored."""
+        results: dict[int, Score | Unscored] = {}
+        numbered = enumerate(items)
+
+        async def work() -> None:
+            for place, (video, prompt) in numbered:
+                results[place] = await self.score(video, prompt)
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(self.manners.in_flight):
+                workers.create_task(work())
+        return [results[place] for place in range(len(results))]
+
+    async def score(self, video: Video | bytes, prompt: str) -> Score | Unscored:
+        """The score of a video file, of the bytes of one, or of a clip; or the reason why there is none."""
+        async with self.slots:
+            try:
+                model, tensors = await self._request(video, prompt)
+            except VideoError as error:
+                return Unscored(str(error))
+            except OSError as error:
+                return Unscored(f"{video}: {error.strerror}")
+            except UnicodeEncodeError as error:
+                return Unscored(f"the prompt is no text: {error.reason}")
+            except InferenceServerException as error:  # of the client, before anything is sent
+                return Unscored(error.message())
+            return await self._ask(model, tensors)
+
+    async def _request(self, video: Video | bytes, prompt: str) -> tuple[str, list[Any]]:
+        if isinstance(video, bytes):
+            return FILE_MODEL, file_tensors(self.api, video, prompt)
+        if isinstance(video, Clip):
+            return FRAMES_MODEL, frame_tensors(self.api, video, prompt)
+        if not Path(video).is_file():
+            raise VideoError(video, "no such file")
+        if self.manners.send == "file":
+            return FILE_MODEL, file_tensors(self.api, await asyncio.to_thread(Path(video).read_bytes), prompt)
+        clip = await asyncio.to_thread(lambda: Clip(read_frames(video), probe(video).fps))
+        return FRAMES_MODEL, frame_tensors(self.api, clip, prompt)
+
+    async def _ask(self, model: str, tensors: list[Any]) -> Score | Unscored:
+        """Send a request and wait for its answer. Scoring changes nothing on the server, so a request may go out again;
+        one that the server has judged does not, as the judgement would be the same."""
+        until = asyncio.get_running_loop().time() + self.manners.deadline
+        attempts = 1 if self.lost else self.manners.attempts
+        for attempt in range(attempts):
+            try:
+                async with asyncio.timeout_at(until):
+                    if attempt:
+                        # Half of it by lot, so that many clients do not all come back at the same moment.
+                        wait = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
+                        await asyncio.sleep(wait * random.uniform(0.5, 1))
+                    score = read_score(await self.client.infer(model, tensors))
+            except TimeoutError:
+                return Unanswered(f"no answer from the server within {self.manners.deadline:g} s")
+            except InferenceServerException as error:
+                if not may_go_again(error):
+                    self.lost = False
+                    return Unscored(reason_of(error, model))
+                why = reason_of(error, model)
+            except (aiohttp.ClientError, OSError) as error:
+                why = f"{type(error).__name__}: {error}"
+            else:
+                self.lost = False
+                if self.manners.plan not in (None, score.frame_plan):  # deployed since we asked for it
+                    return Unscored(self._other_plan(score.frame_plan))
+                return score
+        self.lost = True
+        return Unanswered(f"no answer from the server in {attempts} attempt(s): {why}")
 
 
-def request_tensors(clip: Clip, prompt: str) -> list[triton.InferInput]:
-    """The inputs of the model; InferenceServerException if the frames are not uint8."""
-    text = np.frombuffer(prompt.encode(), np.uint8)
+def score_remote(url: str, items: Sequence[tuple[Video | bytes, str]], **manners: Any) -> list[Score | Unscored]:
+    """RewardClient.score_many for callers without an event loop; `manners` are the fields of Manners."""
+
+    async def run() -> list[Score | Unscored]:
+        async with RewardClient(url, Manners(**manners)) as client:
+            return await client.score_many(items)
+
+    return asyncio.run(run())
+
+
+def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
+    """("http" or "grpc", host:port) of http://host:port, grpc://host:port or a bare host:port, which is HTTP."""
+    protocol, separator, address = url.rpartition("://")
+    if not separator:
+        protocol = "http"
+    address = address.rstrip("/")
+    if protocol not in ("http", "grpc") or not address:
+        raise BadInput(url, "a Triton server is named http://host:port or grpc://host:port")
+    return protocol, address
+
+
+def frame_tensors(api: ModuleType, clip: Clip, prompt: str) -> list[Any]:
+    """The inputs of video_reward; InferenceServerException if the frames are not uint8. api: tritonclient.http or .grpc."""
     rate = np.array([clip.fps], np.float64)
-    tensors = []
-    for name, kind, value in (("frames", "UINT8", clip.frames), ("prompt", "UINT8", text), ("fps", "FP64", rate)):
-        tensor = triton.InferInput(name, [1, *value.shape], kind)
-        tensor.set_data_from_numpy(value[None])
-        tensors.append(tensor)
-    return tensors
+    return [
+        tensor(api, "frames", "UINT8", clip.frames),
+        tensor(api, "prompt", "UINT8", text(prompt)),
+        tensor(api, "fps", "FP64", rate),
+    ]
 
 
-def read_score(result: triton.InferResult) -> Score:
+def file_tensors(api: ModuleType, video: bytes, prompt: str) -> list[Any]:
+    """The inputs of video_reward_file."""
+    return [
+        tensor(api, "video", "UINT8", np.frombuffer(video, np.uint8)),
+        tensor(api, "prompt", "UINT8", text(prompt)),
+    ]
+
+
+def text(value: str) -> np.ndarray:
+    return np.frombuffer(value.encode(), np.uint8)
+
+
+def tensor(api: ModuleType, name: str, kind: str, value: np.ndarray) -> Any:
+    """One input, with the batch dimension before it."""
+    made = api.InferInput(name, [1, *value.shape], kind)
+    made.set_data_from_numpy(value[None])
+    return made
+
+
+def read_score(result: Any) -> Score:
     """The score in a response."""
 
     def text(name: str) -> str:
@@ -81,3 +254,12 @@ def read_score(result: triton.InferResult) -> Score:
         model_version=text("model_version"),
         frame_plan=text("frame_plan"),
     )
+
+
+def may_go_again(error: InferenceServerException) -> bool:
+    """Whether the server turned the request away without looking at it, or lost the process that looked."""
+    return error.status() in UNAVAILABLE or DEAD_BACKEND in error.message()
+
+
+def reason_of(error: InferenceServerException, model: str) -> str:
+    return error.message().removeprefix(f"in ensemble '{model}', ")

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from components.errors import BadInput
 from components.serving.install import SERVER, TRITON
+from components.serving.repository import FRONTS, MODEL
 
+START_SECONDS = 180
 EXIT_SECONDS = 10  # that Triton waits for requests in flight
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -48,15 +50,20 @@ class Triton:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
 
-    def wait(self, model: str, seconds: float) -> None:
-        """Return when `model` is ready; ServingError if the server ends or time runs out before."""
+    def wait(self, seconds: float) -> None:
+        """Return when all that clients may ask is ready; ServingError if the server ends or time runs out before."""
         until = time.monotonic() + seconds
-        while not self.ready(model):
-            if self.process.poll() is not None:
-                raise ServingError(f"Triton ended with code {self.process.returncode}:\n{self.last_lines()}")
-            if time.monotonic() > until:
-                raise ServingError(f"{model} was not ready after {seconds:g} s:\n{self.last_lines()}")
-            time.sleep(0.2)
+        for model in FRONTS:
+            while not self.ready(model):
+                self.check_alive()
+                if time.monotonic() > until:
+                    raise ServingError(f"{model} was not ready after {seconds:g} s:\n{self.last_lines()}")
+                time.sleep(0.2)
+
+    def check_alive(self) -> None:
+        """ServingError if the server has ended."""
+        if self.process.poll() is not None:
+            raise ServingError(f"Triton ended with code {self.process.returncode}:\n{self.last_lines()}")
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the server's log, without its tables."""
@@ -83,17 +90,24 @@ class Triton:
         return self.process.returncode
 
 
-def start_triton(repository: Path, model: str, log: Path, folder: Path = TRITON) -> Triton:
-    """Start a server that has loaded `model` of `repository`, but do not wait for it: see Triton.wait.
+def start_triton(
+    repository: Path, log: Path, folder: Path = TRITON, ports: tuple[int | None, int | None, int | None] = (None, None, None)
+) -> Triton:
+    """Start a server on a model repository of stage `package`, but do not wait for it: see Triton.wait.
 
-    log: file for all that server and model print. folder: where install_triton put Triton.
+    log: file for all that server and model print. folder: where install_triton put Triton. ports: for HTTP, gRPC and
+    metrics; a free one for each None. BadInput where Triton or a model is missing, or a port is taken.
     """
     server = folder / SERVER
     if not server.exists():
         raise BadInput(folder, "no Triton here; `python -m components.serving.install` installs it")
-    if not (repository / model / "config.pbtxt").exists():
-        raise BadInput(repository, f"no model {model} in this repository; `dvc repro package` makes it")
-    http, grpc, metrics = free_ports(3)
+    for model in (MODEL, *FRONTS):
+        if not (repository / model / "config.pbtxt").exists():
+            raise BadInput(repository, f"no model {model} in this repository; `dvc repro package` makes it")
+    for port in filter(None, ports):
+        if not is_free(port):
+            raise BadInput(f"127.0.0.1:{port}", "something listens there already")
+    http, grpc, metrics = (port or free for port, free in zip(ports, free_ports(3), strict=True))
     prefix = f"reelign-{os.getpid()}-{http}-"
     command = [
         server / "bin/tritonserver",
@@ -101,7 +115,7 @@ def start_triton(repository: Path, model: str, log: Path, folder: Path = TRITON)
         f"--backend-directory={server / 'backends'}",
         f"--cache-directory={server / 'caches'}",
         "--model-control-mode=explicit",
-        f"--load-model={model}",
+        *(f"--load-model={front}" for front in FRONTS),  # and with them what they call
         "--disable-auto-complete-config",
         *(f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")),
         f"--http-port={http}",
@@ -125,14 +139,31 @@ def start_triton(repository: Path, model: str, log: Path, folder: Path = TRITON)
 
 
 @contextlib.contextmanager
-def serving(repository: Path, model: str, log: Path, folder: Path = TRITON, start_seconds: float = 180) -> Iterator[Triton]:
+def serving(
+    repository: Path,
+    log: Path,
+    folder: Path = TRITON,
+    ports: tuple[int | None, int | None, int | None] = (None, None, None),
+    start_seconds: float = START_SECONDS,
+) -> Iterator[Triton]:
     """A server that is ready to be asked, stopped at the end of the `with` block."""
-    triton = start_triton(repository, model, log, folder)
+    triton = start_triton(repository, log, folder, ports)
     try:
-        triton.wait(model, start_seconds)
+        triton.wait(start_seconds)
         yield triton
     finally:
         triton.stop()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server may listen on this port of 127.0.0.1. One that ended a moment ago does not stand in the way."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""Triton's side of the model `video_reward`: stage `package` copies this file into the model repository.
+"""Triton's side of VideoReward, `video_reward_model`: stage `package` copies this file into the model repository.
 
-All that counts happens in components/reward/score.py, the code that scores offline. Here tensors become clips, and the
-requests that Triton collected are scored together, whatever the lengths and sizes of their clips. A request that cannot
+All that counts happens in components/reward/score.py, the code that scores offline. Here tensors become clips or files, and
+the requests that Triton collected are scored together, whatever the lengths and sizes of their clips. A request that cannot
 be scored is answered by an error that says why; the others of the same batch get their scores.
 
 Every text travels as UTF-8 bytes in a UINT8 tensor: Triton's Python backend 2.51 breaks string tensors when the
@@ -11,9 +11,12 @@ tensors cross by DLPack.
 
 import json
 import math
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import av
 import torch
 
 # There only inside Triton, which adds most of its names after this file has been read: hence the quoted types.
@@ -21,50 +24,77 @@ import triton_python_backend_utils as pb_utils
 
 from components.reward.score import Clip, RewardModel, Score, Unscored
 
+# FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses for the server to open. Strangers'
+# bytes are only read as what holds its own pictures.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,av1,obu,ivf,yuv4mpegpipe,nut,mxf"
+
 
 class TritonPythonModel:
     """Triton finds a Python model by this name."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
+        if args["model_instance_kind"] == "GPU":
+            torch.cuda.set_device(int(args["model_instance_device_id"]))
         budget = json.loads(args["model_config"])["parameters"]["token_budget"]["string_value"]
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         self.model = RewardModel.load(folder, token_budget=int(budget))
 
     def execute(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
         """A response for each request, in order."""
-        read = [read_request(request) for request in requests]
-        scores = iter(self.model.score([item for item in read if not isinstance(item, Unscored)]))
-        return [respond(item if isinstance(item, Unscored) else next(scores)) for item in read]
+        with ExitStack() as files:
+            read = [read_request(request, files) for request in requests]
+            good = [item for item in read if not isinstance(item, Unscored)]
+            scores = iter(self.model.score(good))
+            return [respond(*((None, item) if isinstance(item, Unscored) else (item[0], next(scores)))) for item in read]
 
 
-def read_request(request: Any) -> tuple[Clip, str] | Unscored:
-    """The clip and prompt of a request, or what is wrong with it.
+def read_request(request: Any, files: ExitStack) -> tuple[Clip | str, str] | Unscored:
+    """The clip or file and the prompt of a request, or what is wrong with it.
 
-    frames [1, T, H, W, 3] uint8 RGB, all that the clip has; prompt [1, N] uint8, UTF-8; fps [1, 1] float64.
+    prompt [1, N] uint8, UTF-8; and either frames [1, T, H, W, 3] uint8 RGB, all that the clip has, with fps [1, 1] float64,
+    or video [1, N] uint8, the bytes of a video file.
     """
-    frames, prompt, fps = (
-        torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack())
-        for name in ("frames", "prompt", "fps")
-    )
-    if len(frames) != 1:
-        return Unscored(f"a request holds one clip, this one {len(frames)}")
-    if 0 in frames.shape[2:4]:
-        return Unscored(f"frames of {frames.shape[3]} x {frames.shape[2]} px")
-    rate = fps.item()
-    if not (math.isfinite(rate) and rate > 0):
-        return Unscored(f"frame rate {rate} is not a positive number")
+    inputs = {tensor.name(): torch.from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
+    if inputs.keys() not in ({"prompt", "frames", "fps"}, {"prompt", "video"}):
+        return Unscored(f"a request has frames, fps and prompt, or video and prompt; this one {', '.join(sorted(inputs))}")
+    for tensor in inputs.values():
+        if len(tensor) != 1:
+            return Unscored(f"a request holds one clip, this one {len(tensor)}")
     try:
-        text = bytes(prompt[0].tolist()).decode()
+        prompt = inputs["prompt"][0].numpy().tobytes().decode()
     except UnicodeDecodeError as error:
         return Unscored(f"the prompt is not UTF-8: {error}")
-    return Clip(frames[0].numpy(), rate), text
+    if "video" in inputs:
+        return read_file(inputs["video"][0], prompt, files)
+    frames, rate = inputs["frames"], inputs["fps"].item()
+    if 0 in frames.shape[2:4]:
+        return Unscored(f"frames of {frames.shape[3]} x {frames.shape[2]} px")
+    if not (math.isfinite(rate) and rate > 0):
+        return Unscored(f"frame rate {rate} is not a positive number")
+    return Clip(frames[0].numpy(), rate), prompt
 
 
-def respond(score: Score | Unscored) -> "pb_utils.InferenceResponse":
+def read_file(video: torch.Tensor, prompt: str, files: ExitStack) -> tuple[str, str] | Unscored:
+    """A path for the bytes of a video, as the shared decoder takes paths. The file is in memory only, and gone with the
+    process however that ends."""
+    descriptor = os.memfd_create("video")
+    files.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as stream:
+        stream.write(video.numpy())
+    path = f"/proc/self/fd/{descriptor}"
+    try:
+        av.open(path, options={"format_whitelist": CONTAINERS}).close()
+    except av.error.FFmpegError as error:
+        return Unscored(f"no video that is read here: {error.strerror}")
+    return path, prompt
+
+
+def respond(video: Clip | str | None, score: Score | Unscored) -> "pb_utils.InferenceResponse":
     """The tensors of a score, or an error with the reason and no tensor at all."""
     if isinstance(score, Unscored):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(score.reason, pb_utils.TritonError.INVALID_ARG))
+        reason = score.reason.removeprefix(f"{video}: ") if isinstance(video, str) else score.reason
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))
     outputs = {
         "raw": torch.tensor([list(score.raw.values())], dtype=torch.float64),
         "normalised": torch.tensor([list(score.normalised.values())], dtype=torch.float64),

@@ -1,0 +1,73 @@
+"""Notice a backend process that died, and put a new one in its place.
+
+Triton goes on calling server and model ready when the Python process behind a model is gone (killed for memory, or by a
+decoder that broke), and answers every request with an error until the model is loaded again. So each loaded version is asked
+for a score from time to time, the small clip of its warm-up.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from components.reward.score import Clip
+from components.serving.client import DEAD_BACKEND, frame_tensors
+from components.serving.repository import MODEL, WARMUP_FPS, WARMUP_PROMPT, warmup_shape
+from components.serving.server import Triton
+
+PROBE_SECONDS = 2.0  # between two probes
+ANSWER_SECONDS = 30.0  # a busy server may take long: silence alone is no reason to throw a model out
+LOAD_SECONDS = 600.0
+
+
+def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoReturn:
+    """Probe and heal until a signal; ServingError if the server itself ends. What happens is told to `say`."""
+    while True:
+        time.sleep(PROBE_SECONDS)
+        server.check_alive()
+        try:
+            for version in loaded_versions(server):
+                heal(server, repository, version, say)
+        except (OSError, HTTPException, InferenceServerException) as error:
+            say(f"probe: {error}")  # the next one will see
+
+
+def heal(server: Triton, repository: Path, version: str, say: Callable[[str], None]) -> None:
+    """Load the model again if this version's process is dead."""
+    try:
+        probe(server, repository, version)
+    except InferenceServerException as error:
+        if DEAD_BACKEND not in error.message():
+            raise
+        say(f"{MODEL} version {version} lost its process; loading it again")
+        with asking(server, LOAD_SECONDS) as client:
+            client.load_model(MODEL)
+        probe(server, repository, version)
+        say(f"{MODEL} version {version} answers again")
+
+
+def probe(server: Triton, repository: Path, version: str) -> None:
+    """Ask one version for a score; InferenceServerException if there is none."""
+    clip = Clip(np.zeros(warmup_shape(repository, int(version)), np.uint8), WARMUP_FPS)
+    with asking(server, ANSWER_SECONDS) as client:
+        client.infer(MODEL, frame_tensors(triton, clip, WARMUP_PROMPT), model_version=version)
+
+
+def loaded_versions(server: Triton) -> list[str]:
+    """Versions of the model that Triton has loaded, dead or alive."""
+    with asking(server, ANSWER_SECONDS) as client:
+        index = client.get_model_repository_index()
+    return [entry["version"] for entry in index if entry["name"] == MODEL and entry.get("state") == "READY"]
+
+
+@contextmanager
+def asking(server: Triton, seconds: float) -> Iterator[triton.InferenceServerClient]:
+    """A client for one question: an idle connection would hold up a server that is to stop."""
+    with triton.InferenceServerClient(server.http, network_timeout=seconds) as client:
+        yield client
