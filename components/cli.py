@@ -48,7 +48,8 @@ def score(
     template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
     step: Annotated[int, typer.Option(help="checkpoint-STEP of the published layout; -1 is the latest.")] = -1,
     triton: Annotated[
-        str | None, typer.Option(help="Score on a Triton server instead: http://127.0.0.1:8000, or grpc:// and its other port.")
+        str | None,
+        typer.Option(help="Score on a Triton server instead: http://127.0.0.1:8000, or grpc:// and its other port."),
     ] = None,
     send: Annotated[
         Literal["file", "frames"], typer.Option(help="What goes to Triton: the files' bytes, or frames decoded here.")

@@ -3,8 +3,8 @@
     async with RewardClient("grpc://127.0.0.1:8001") as client:
         score = await client.score("clip.mp4", "a red circle moving up")
 
-A video goes to the server as the bytes of its file, or as all of its frames with their rate: in both cases the server applies
-the frame plan of its own model, so that a client cannot choose other frames than the model was trained with.
+A video goes to the server as the bytes of its file, or as all of its frames with their rate: in both cases the server
+applies the frame plan of its own model, so that a client cannot choose other frames than the model was trained with.
 """
 
 import asyncio
@@ -25,11 +25,12 @@ from components.reward.score import Clip, Score, Unscored, Video
 from components.video.decode import VideoError, probe, read_frames
 
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
-CHECK_SECONDS = 10.0  # that a server may take to say what it serves
+CHECK_SECONDS = 20.0  # that a server may take to say what it serves
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each time
-# Triton was not reached, has no room or no process for the model just now; the request itself was not judged.
+# Triton was not reached or has no room just now; the request itself was not judged.
 UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
-DEAD_BACKEND = "is not healthy"  # in Triton's words for a backend whose process is gone, which `reelign serve` replaces
+# Nor was it where the backend's process is gone, in Triton's words, or the model is being loaded in its place.
+DEAD_BACKEND, LOADING = "is not healthy", "has no available versions"
 # Without these a lost connection is tried again after a wait that grows to two minutes, and messages end at 4 MiB.
 GRPC_CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -57,7 +58,7 @@ class Manners:
     send: Literal["file", "frames"] = "file"
     in_flight: int = 8
     deadline: float = 300.0
-    attempts: int = 6
+    attempts: int = 8
     plan: str | None = None
 
 
@@ -82,8 +83,8 @@ class RewardClient:
         if self.protocol == "grpc":
             self.client = aio.InferenceServerClient(self.address, channel_args=GRPC_CHANNEL)
         else:
-            most = self.manners.in_flight
-            self.client = aio.InferenceServerClient(self.address, conn_limit=most, conn_timeout=self.manners.deadline)
+            # Time is limited where it is spent; the client's own limit would hold for all attempts alike.
+            self.client = aio.InferenceServerClient(self.address, conn_limit=self.manners.in_flight, conn_timeout=None)
         try:
             await self._check()
         except BaseException:
@@ -102,14 +103,15 @@ class RewardClient:
         return {name: value["string_value"] for name, value in parameters.items()}
 
     async def _check(self) -> None:
+        what = "server"
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                for model in (FRAMES_MODEL, FILE_MODEL):
-                    if not await self.client.is_model_ready(model):
-                        raise Unreachable(self.url, f"Triton has no model {model} ready")
+                for what in (f"model {FRAMES_MODEL}", f"model {FILE_MODEL}"):
+                    while not await self.client.is_model_ready(what.removeprefix("model ")):
+                        await asyncio.sleep(FIRST_WAIT)  # it may be being loaded
                 facts = await self.facts()
         except TimeoutError as error:
-            raise Unreachable(self.url, f"no Triton server answers within {CHECK_SECONDS:g} s") from error
+            raise Unreachable(self.url, f"no Triton {what} was ready within {CHECK_SECONDS:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError, InferenceServerException) as error:
             raise Unreachable(self.url, f"no Triton server answers: {error}") from error
         if self.manners.plan not in (None, facts["frame_plan"]):
@@ -258,7 +260,7 @@ def read_score(result: Any) -> Score:
 
 def may_go_again(error: InferenceServerException) -> bool:
     """Whether the server turned the request away without looking at it, or lost the process that looked."""
-    return error.status() in UNAVAILABLE or DEAD_BACKEND in error.message()
+    return error.status() in UNAVAILABLE or any(words in error.message() for words in (DEAD_BACKEND, LOADING))
 
 
 def reason_of(error: InferenceServerException, model: str) -> str:

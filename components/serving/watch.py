@@ -47,6 +47,8 @@ def heal(server: Triton, repository: Path, version: str, say: Callable[[str], No
             raise
         say(f"{MODEL} version {version} lost its process; loading it again")
         with asking(server, LOAD_SECONDS) as client:
+            # Loading alone does nothing to files that have not changed. What calls the model goes and comes back with it.
+            client.unload_model(MODEL)
             client.load_model(MODEL)
         probe(server, repository, version)
         say(f"{MODEL} version {version} answers again")

@@ -8,11 +8,12 @@ import pytest
 from components.errors import BadInput
 from components.params import PackageParams
 from components.reward.score import RewardModel
-from components.serving.package import package, write_repository
+from components.serving.package import package
+from components.serving.repository import write_repository
 from components.stage import folder_digest
 from tests.reward.tiny import tiny_facts, tiny_model
 
-PARAMS = PackageParams(max_batch_size=4, max_queue_delay=1000, token_budget=512)
+PARAMS = PackageParams(max_batch_size=4, max_queue_delay=1000, token_budget=512, environment=None)
 
 
 class PlainStage:
@@ -39,7 +40,7 @@ def model_folder(tmp_path, monkeypatch):
 def test_packaged_model_is_the_model(model_folder):
     stage = PlainStage()
     package(stage)
-    version = Path("serving/model_repository/video_reward/1")
+    version = Path("serving/model_repository/video_reward_model/1")
     assert folder_digest(version / "video_reward") == folder_digest(model_folder)
     assert RewardModel.load(version / "video_reward").version in stage.said
     source = Path(__file__).parents[2] / "components/serving/backend/model.py"
@@ -49,11 +50,30 @@ def test_packaged_model_is_the_model(model_folder):
 
 def test_config_says_how_requests_are_batched(model_folder, tmp_path):
     write_repository(tmp_path / "repository", model_folder, PARAMS)
-    config = (tmp_path / "repository/video_reward/config.pbtxt").read_text()
+    config = (tmp_path / "repository/video_reward_model/config.pbtxt").read_text()
     assert "max_batch_size: 4\n" in config
     assert "max_queue_delay_microseconds: 1000" in config
     assert '"token_budget" value { string_value: "512" }' in config
+    assert "dims: [4, 32, 32, 3] random_data" in config  # the warm-up: as many frames as the plan wants
+    assert "EXECUTION_ENV_PATH" not in config
     assert config.count("{") == config.count("}")
+
+
+def test_fronts_name_the_version_that_serves_and_its_plan(model_folder, tmp_path):
+    write_repository(tmp_path, model_folder, PARAMS)
+    for front in ("video_reward", "video_reward_file"):
+        config = (tmp_path / front / "config.pbtxt").read_text()
+        assert "model_version: 1\n" in config
+        assert f'"model_version" value {{ string_value: "{folder_digest(model_folder)}" }}' in config
+        assert '"frame_plan" value { string_value: "4frames 64-1024px/8" }' in config
+        assert config.count("{") == config.count("}")
+        assert any((tmp_path / front / "1").iterdir())  # DVC keeps no empty folder
+
+
+def test_environment_of_the_backend_is_named_where_it_is_given(model_folder, tmp_path):
+    write_repository(tmp_path, model_folder, PARAMS.model_copy(update={"environment": "/opt/reelign"}))
+    config = (tmp_path / "video_reward_model/config.pbtxt").read_text()
+    assert 'key: "EXECUTION_ENV_PATH" value { string_value: "/opt/reelign" }' in config
 
 
 def test_untrained_model_is_not_packaged(model_folder):
