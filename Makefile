@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -46,7 +46,10 @@ test: setup
 	pytest
 
 test-serving: setup
-	pytest -m serving
+	pytest -m "serving and not serving_load"
+
+test-serving-load: setup
+	pytest -m serving_load
 
 # The engine on Ray, scoring of many files in chunks, and sampling.
 test-ray: setup

@@ -30,7 +30,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each ti
 # Triton was not reached or has no room just now; the request itself was not judged.
 UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
 # Nor was it where the backend's process is gone, in Triton's words, or the model is being loaded in its place.
-DEAD_BACKEND, LOADING = "is not healthy", "has no available versions"
+DEAD_BACKEND, LOADING, FULL = "is not healthy", "has no available versions", "maximum queue size"
 # Without these a lost connection is tried again after a wait that grows to two minutes, and messages end at 4 MiB.
 GRPC_CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -58,7 +58,7 @@ class Manners:
     send: Literal["file", "frames"] = "file"
     in_flight: int = 8
     deadline: float = 300.0
-    attempts: int = 8
+    attempts: int = 10
     plan: str | None = None
 
 
@@ -180,15 +180,15 @@ class RewardClient:
                 if not may_go_again(error):
                     self.lost = False
                     return Unscored(reason_of(error, model))
-                why = reason_of(error, model)
+                why, answered = reason_of(error, model), is_answer(error)
             except (aiohttp.ClientError, OSError) as error:
-                why = f"{type(error).__name__}: {error}"
+                why, answered = f"{type(error).__name__}: {error}", False
             else:
                 self.lost = False
                 if self.manners.plan not in (None, score.frame_plan):  # deployed since we asked for it
                     return Unscored(self._other_plan(score.frame_plan))
                 return score
-        self.lost = True
+        self.lost = not answered
         return Unanswered(f"no answer from the server in {attempts} attempt(s): {why}")
 
 
@@ -260,7 +260,12 @@ def read_score(result: Any) -> Score:
 
 def may_go_again(error: InferenceServerException) -> bool:
     """Whether the server turned the request away without looking at it, or lost the process that looked."""
-    return error.status() in UNAVAILABLE or any(words in error.message() for words in (DEAD_BACKEND, LOADING))
+    return error.status() in UNAVAILABLE or is_answer(error)
+
+
+def is_answer(error: InferenceServerException) -> bool:
+    """Whether Triton itself says that it has no model for the moment, and not the way to it that it is closed."""
+    return any(words in error.message() for words in (DEAD_BACKEND, LOADING, FULL))
 
 
 def reason_of(error: InferenceServerException, model: str) -> str:

@@ -1,0 +1,88 @@
+"""`reelign serve` as a person starts it: addresses, a killed backend healed, nothing left behind."""
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.reward.score import RewardModel, Score
+from components.serving.client import Manners, RewardClient, Unanswered
+from components.serving.install import install_triton
+from tests.running import all_below, command_of, until, until_gone
+
+
+@pytest.fixture
+def serve(repository, tmp_path):
+    """The running command and what it has printed so far."""
+    install_triton()
+    out = tmp_path / "out.txt"
+    command = [sys.executable, "-m", "components.cli", "serve", repository, "--log", tmp_path / "triton.log"]
+    with open(out, "w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: "grpc://" in out.read_text() or process.poll() is not None, "addresses")
+        yield process, out.read_text
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def backend(process: subprocess.Popen) -> psutil.Process:
+    """The live process that holds the model."""
+    (found,) = [child for child in all_below(process.pid) if "triton_python_backend_stub" in command_of(child)]
+    return found
+
+
+@pytest.mark.serving
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(serve, number, model_folder, videos, capsys):
+    process, printed = serve
+    url = re.search(r"grpc://\S+", printed()).group()
+    items = [(video, f"a red circle {number}") for video in videos for number in range(30)]
+    local = RewardModel.load(model_folder).score(items)
+
+    async def load() -> tuple[list, float]:
+        async with RewardClient(url, Manners(attempts=1)) as hasty, RewardClient(url) as patient:
+            assert isinstance(await patient.score(*items[0]), Score)
+            running = asyncio.create_task(patient.score_many(items))
+            await asyncio.sleep(0.5)
+            backend(process).kill()
+            killed = time.monotonic()
+            served = await running
+            while not isinstance(result := await hasty.score(*items[0]), Score):
+                assert isinstance(result, Unanswered), result
+                await asyncio.sleep(0.1)
+            return served, time.monotonic() - killed
+
+    served, seconds = asyncio.run(load())
+    answered = 0
+    for mine, theirs in zip(local, served, strict=True):
+        if isinstance(theirs, Score):
+            answered += 1
+            assert theirs.normalised == pytest.approx(mine.normalised, abs=1e-5)
+        else:
+            assert isinstance(theirs, Unanswered), theirs
+    until(lambda: "answers again" in printed(), "the healing told")
+    with capsys.disabled():
+        print(f"\n{answered} of {len(items)} requests scored over kill -9; all back {seconds:.1f} s after it")
+    children = all_below(process.pid)
+    process.send_signal(number)
+    assert process.wait(60) == 0, printed()
+    until_gone(children)
+    assert not list(Path("/dev/shm").glob(f"reelign-{process.pid}-*"))
+
+
+@pytest.mark.serving
+def test_taken_port_ends_it_with_one_line(serve, repository, tmp_path):
+    _, printed = serve
+    port = re.search(r"http://127.0.0.1:(\d+)", printed()).group(1)
+    command = [sys.executable, "-m", "components.cli", "serve", repository, "--http-port", port, "--log", tmp_path / "log"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: 127.0.0.1:{port}: something listens there already\n"
