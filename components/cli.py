@@ -297,6 +297,31 @@ def export_kfp(
     print(f"{out} written")
 
 
+@app.command("run-stage")
+def run_one_stage(
+    name: Annotated[str, typer.Argument(help="A stage of dvc.yaml, e.g. reward or align@dpo.")],
+    commit: Annotated[
+        str | None,
+        typer.Option(envvar="REELIGN_COMMIT", help="Of this repository [default: HEAD, and params.yaml as it is]."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit [default: params.yaml].")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Run it even if it was run before.")
+    ] = False,
+) -> None:
+    """Run one stage as a task of Airflow does: inputs restored, run unless it was run before anywhere, outputs kept.
+
+    REELIGN_REMOTE is a DVC remote shared with other machines (s3://bucket/dvc or a folder); without it the local cache is
+    all there is. REELIGN_WORK is a folder, e.g. a volume, for work trees, cache and MLflow's store where the checkout is
+    read-only. Credentials and endpoint are found where boto3 looks (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ...).
+    """
+    from components.run_stage import run_stage
+
+    run_stage(name, commit, profile, force)
+
+
 @app.command()
 def fetch(
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
