@@ -302,14 +302,12 @@ def run_one_stage(
     name: Annotated[str, typer.Argument(help="A stage of dvc.yaml, e.g. reward or align@dpo.")],
     commit: Annotated[
         str | None,
-        typer.Option(envvar="REELIGN_COMMIT", help="Of this repository [default: HEAD, and params.yaml as it is]."),
+        typer.Option(envvar="REELIGN_COMMIT", help="Of this repository [default: HEAD, params.yaml as it is]."),
     ] = None,
     profile: Annotated[
         str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit [default: params.yaml].")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Run it even if it was run before.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Even if it was run before.")] = False,
 ) -> None:
     """Run one stage as a task of Airflow does: inputs restored, run unless it was run before anywhere, outputs kept.
 

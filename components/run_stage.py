@@ -136,7 +136,7 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     (tree / ".dvc/config.local").write_text("".join(lines))
     (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    os.environ.setdefault("REELIGN_HOME", str(places.home))
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{places.home}/mlflow.db")
 
 
 def git(*words: str, cwd: Path | None = None) -> None:
@@ -243,7 +243,7 @@ def remote_errors(remote: str | None) -> Iterator[None]:
     """A remote that does not answer, by its name and without a traceback."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - sorted by what caused it, else raised as it is
+    except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
             if type(cause).__name__ in NO_ANSWER:

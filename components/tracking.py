@@ -176,13 +176,23 @@ def _experiment(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
+    from mlflow.exceptions import MlflowException
+
     # The artifacts of the embedded store lie beside it; a tracking server decides for itself.
-    location = None if "MLFLOW_TRACKING_URI" in os.environ else Path(ARTIFACTS).absolute().as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    store = os.environ.get("MLFLOW_TRACKING_URI", STORE)
+    embedded = store.startswith("sqlite:///")
+    location = Path(store.removeprefix("sqlite:///")).absolute().with_name(ARTIFACTS).as_uri() if embedded else None
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another task of the DAG run was first
 
 
 def _parent_run(client: Any, experiment: str, execution: str, tags: dict[str, str]) -> str:
-    found = client.search_runs([experiment], f"tags.execution = '{execution}'", max_results=1)
+    first = ["attributes.start_time ASC"]  # tasks that began together may have made two
+    found = client.search_runs([experiment], f"tags.execution = '{execution}'", max_results=1, order_by=first)
     if found:
         return found[0].info.run_id
     keep = {key: value for key, value in tags.items() if key in ("git.commit", "airflow.run_id")}

@@ -1,36 +1,25 @@
-"""dvc.yaml as Airflow tasks: a task a stage, the edges those of the graph. DVC decides whether a stage has to run."""
+"""dvc.yaml as Airflow tasks: a task a stage, the edges those of the graph. What has to run is for run-stage to see."""
 
 import os
 from pathlib import Path
 
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseOperator
 
 from components.graph import edges, stage_names
+from components.params import load_params
+from dags.runners import REPOSITORY, make_task
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-ENVIRONMENT = REPOSITORY / ".venv-ml/bin"
 
-
-def add_stages(dag: DAG) -> dict[str, BashOperator]:
-    """Make the tasks of `dag`, by stage name. A task runs its stage alone, in the ml environment of this checkout."""
+def add_stages(dag: DAG) -> dict[str, BaseOperator]:
+    """Make the tasks of `dag`, by stage name, by the runner of params.yaml."""
     here = Path.cwd()
     os.chdir(REPOSITORY)  # the graph is read relative to the checkout, wherever Airflow was started
     try:
-        names, order = stage_names(), edges()
+        names, order, settings = stage_names(), edges(), load_params().orchestration
     finally:
         os.chdir(here)
-    tasks = {
-        name: BashOperator(
-            dag=dag,
-            task_id=name.replace("@", "."),
-            bash_command=f"dvc repro --single-item {name}",
-            cwd=str(REPOSITORY),
-            env={"PATH": f"{ENVIRONMENT}:{os.environ['PATH']}"},
-            append_env=True,
-        )
-        for name in names
-    }
+    dag.max_active_tasks = settings.parallel
+    tasks = {name: make_task(name, settings, dag=dag) for name in names}
     for before, after in order:
         tasks[before] >> tasks[after]
     return tasks
