@@ -14,16 +14,17 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server lint-tools kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
 annotation-server: .venv-label-studio/installed
 kfp: .venv-kfp/installed
+lint-tools: .venv-lint/installed
 
 .uv/bin/uv:
 	python3 -m venv .uv
-	.uv/bin/pip install --quiet uv==0.13.9
+	.uv/bin/pip install --quiet --require-hashes -r docker/locks/uv.txt
 
 .venv-%/installed: docker/locks/%.txt $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --clear --python 3.11 .venv-$*
@@ -101,6 +102,33 @@ test-infra: setup .venv-infra/installed
 test-kfp: setup .venv-kfp/installed
 	pytest -m kfp
 
+# Container images of HEAD, built from a clean clone of it; TORCH=cu130 makes the pipeline's for GPUs. BUILD is for the machine:
+# --network host, --build-arg UV_DEFAULT_INDEX=..., --secret id=ca,src=... (where certificates are one's own).
+DOCKER ?= docker
+REGISTRY ?= localhost
+TORCH ?= cpu
+IMAGES ?= pipeline airflow triton
+COMMIT = $(shell git rev-parse HEAD)
+VARIANT_pipeline = -$(or $(TORCH),cpu)
+
+images: $(IMAGES:%=image-%)
+
+image-%: image-source
+	DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file .images/source/docker/$*.Dockerfile --build-arg COMMIT=$(COMMIT) \
+		$(if $(VARIANT_$*),--build-arg TORCH=$(TORCH)) $(BUILD) --tag $(REGISTRY)/reelign-$*$(VARIANT_$*):$(COMMIT) .images/source
+
+# Neither what is not committed nor where this checkout lies gets into an image.
+image-source:
+	rm -rf .images/source
+	git clone --quiet --depth 1 --template= file://$(CURDIR) .images/source
+	git -C .images/source remote remove origin
+	rm -rf .images/source/.git/logs
+
+# As root: the engine is the test's own, its data in .images/.
+test-containers test-kubernetes: test-%: orchestrator lint-tools .seaweedfs/installed
+	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP -m $* tests/containers
+
 # The demo's promises, read off its metrics files.
 check-demo:
 	pytest -m demo
@@ -108,6 +136,11 @@ check-demo:
 lint: setup
 	ruff check .
 	ruff format --check .
+
+# Dockerfiles; offline.
+lint-docker: lint-tools
+	.venv-lint/bin/hadolint docker/*.Dockerfile
+	.venv-lint/bin/checkov --quiet --compact --skip-download --framework dockerfile --directory docker
 
 format: setup
 	ruff check --fix .
@@ -138,6 +171,8 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/kfp.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group infra --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/infra.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group lint --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/lint.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts

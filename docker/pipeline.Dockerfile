@@ -1,0 +1,58 @@
+# Every stage's environment and the project at one commit. `make images` builds it from a clean clone of HEAD, for CPUs or,
+# with TORCH=cu130 or the like, for NVIDIA GPUs (torch brings CUDA itself; the driver is the machine's).
+#
+#   docker run --rm --read-only --tmpfs /tmp --mount type=volume,src=tree,dst=/work IMAGE reelign run-stage pairs
+#
+# The work tree is the volume at /work; an empty one gets the commit. Nothing is written elsewhere but to /tmp.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS environment
+# Where packages come from, if not from PyPI and torch's own index; `--secret id=ca` where certificates are one's own.
+# Arguments and mounts of this stage stay in it.
+ARG UV_DEFAULT_INDEX
+ARG UV_FIND_LINKS
+ARG PIP_INDEX_URL
+ARG TORCH=cpu
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_NO_CACHE=1
+COPY docker/locks/uv.txt docker/locks/ml.txt /locks/
+RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    python3 -m venv /opt/uv \
+    && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt \
+    && /opt/uv/bin/uv venv --python python3 /opt/venv
+# torch is not in the lock: its build depends on the machine. TORCH empty: whatever the index or UV_FIND_LINKS has.
+RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
+    -r /locks/ml.txt torch==2.13.0
+
+FROM environment AS project
+COPY . /opt/source
+RUN /opt/uv/bin/uv pip install --python /opt/venv/bin/python --prefix /opt/project --no-deps --no-build-isolation \
+    --compile-bytecode /opt/source
+
+FROM ${BASE}
+# hadolint ignore=DL3008 -- Debian keeps only the newest of a release's versions: a pinned one stops building
+RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    apt-get update \
+    && apt-get install --yes --no-install-recommends git tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log \
+    && git config --system --add safe.directory '*' \
+    && useradd --uid 10001 --no-create-home --home-dir /tmp reelign \
+    && install --directory --owner reelign --group reelign /work
+COPY --from=environment /opt/venv /opt/venv
+COPY --from=project /opt/project /opt/project
+COPY docker/work-tree.sh /usr/local/bin/work-tree
+COPY .git /opt/reelign.git
+# The work tree's own files come before the installed ones: a stage runs the code of its checkout.
+ENV PATH=/opt/project/bin:/opt/venv/bin:${PATH} PYTHONPATH=/opt/project/lib/python3.11/site-packages \
+    HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG COMMIT
+LABEL org.opencontainers.image.title="Reelign pipeline" \
+      org.opencontainers.image.description="Stages of the Reelign pipeline" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${COMMIT}"
+USER 10001:10001
+WORKDIR /work
+# A stage is a job that ends, with an exit code; there is nothing to ask after.
+HEALTHCHECK NONE
+ENTRYPOINT ["/usr/bin/tini", "-g", "--", "/usr/local/bin/work-tree"]
+CMD ["reelign", "--help"]
