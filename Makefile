@@ -122,7 +122,7 @@ image-source:
 	rm -rf .images/source
 	git clone --quiet --depth 1 --template= file://$(CURDIR) .images/source
 	git -C .images/source remote remove origin
-	rm -rf .images/source/.git/logs
+	rm -rf .images/source/.git/logs .images/source/.git/index
 
 # As root: the engine is the test's own, its data in .images/.
 test-containers test-kubernetes: test-%: orchestrator lint-tools .seaweedfs/installed

@@ -39,6 +39,6 @@ USER 10001:10001
 WORKDIR /opt/airflow
 EXPOSE 8080
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('AIRFLOW__API__PORT', '8080') + '/api/v2/monitor/health', timeout=4)"]
 ENTRYPOINT ["/usr/bin/tini", "-g", "--"]
 CMD ["airflow", "api-server"]
