@@ -1,5 +1,6 @@
 # Airflow with the DAGs of one commit. The default command is the API server; scheduler, dag-processor and triggerer are
 # commands of the same image (`airflow scheduler`, ...), with health checks of their own where they are started.
+# checkov:skip=CKV_DOCKER_7: the tag is in the argument's default
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS environment
@@ -16,7 +17,8 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode -r /locks/orchestrator.txt
 
 FROM ${BASE}
-# hadolint ignore=DL3008 -- Debian keeps only the newest of a release's versions: a pinned one stops building
+# Debian keeps only the newest of a release's versions: a pinned one stops building.
+# hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     apt-get update \
     && apt-get install --yes --no-install-recommends tini \

@@ -4,6 +4,7 @@
 #   docker run --rm --read-only --tmpfs /tmp --mount type=volume,src=tree,dst=/work IMAGE reelign run-stage pairs
 #
 # The work tree is the volume at /work; an empty one gets the commit. Nothing is written elsewhere but to /tmp.
+# checkov:skip=CKV_DOCKER_7: the tag is in the argument's default
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS environment
@@ -30,7 +31,8 @@ RUN /opt/uv/bin/uv pip install --python /opt/venv/bin/python --prefix /opt/proje
     --compile-bytecode /opt/source
 
 FROM ${BASE}
-# hadolint ignore=DL3008 -- Debian keeps only the newest of a release's versions: a pinned one stops building
+# Debian keeps only the newest of a release's versions: a pinned one stops building.
+# hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     apt-get update \
     && apt-get install --yes --no-install-recommends git tini \

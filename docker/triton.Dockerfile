@@ -2,6 +2,7 @@
 #
 # The server is of the very core that docker/locks/triton.txt carries and `make test-serving` runs, 2.51.0. Its Python backend
 # is taken from there too: the server's own is built for its own Python, the models' is 3.11.
+# checkov:skip=CKV_DOCKER_7: the tag is in the argument's default
 ARG TRITON=nvcr.io/nvidia/tritonserver:24.10-py3
 
 FROM ${TRITON} AS environment
