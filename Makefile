@@ -103,7 +103,7 @@ test-kfp: setup .venv-kfp/installed
 	pytest -m kfp
 
 # Container images of HEAD, built from a clean clone of it; TORCH=cu130 makes the pipeline's for GPUs. BUILD is for the machine:
-# --network host, --build-arg UV_DEFAULT_INDEX=..., --secret id=ca,src=... (where certificates are one's own).
+# --network host, --secret id=uv,src=uv.toml (an index of one's own), --secret id=ca,src=... (certificates of one's own).
 DOCKER ?= docker
 REGISTRY ?= localhost
 TORCH ?= cpu

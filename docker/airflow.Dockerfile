@@ -4,13 +4,11 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS environment
-# As in pipeline.Dockerfile: arguments and mounts of this stage stay in it.
-ARG UV_DEFAULT_INDEX
-ARG UV_FIND_LINKS
-ARG PIP_INDEX_URL
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_NO_CACHE=1
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy
 COPY docker/locks/uv.txt docker/locks/orchestrator.txt /locks/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt \
     && /opt/uv/bin/uv venv --python python3 /opt/venv \

@@ -8,20 +8,20 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS environment
-# Where packages come from, if not from PyPI and torch's own index; `--secret id=ca` where certificates are one's own.
-# Arguments and mounts of this stage stay in it.
-ARG UV_DEFAULT_INDEX
-ARG UV_FIND_LINKS
-ARG PIP_INDEX_URL
+# Where packages come from, if not from PyPI and torch's own index, is said by secrets (id=uv a uv.toml, id=pip a pip.conf),
+# and so are certificates of one's own (id=ca): no layer has them, and another place rebuilds nothing.
 ARG TORCH=cpu
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_NO_CACHE=1
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy
 COPY docker/locks/uv.txt docker/locks/ml.txt /locks/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt \
     && /opt/uv/bin/uv venv --python python3 /opt/venv
 # torch is not in the lock: its build depends on the machine. TORCH empty: whatever the index or UV_FIND_LINKS has.
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
     -r /locks/ml.txt torch==2.13.0
 

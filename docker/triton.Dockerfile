@@ -6,17 +6,16 @@
 ARG TRITON=nvcr.io/nvidia/tritonserver:24.10-py3
 
 FROM ${TRITON} AS environment
-# As in pipeline.Dockerfile: arguments and mounts of this stage stay in it. UV_PYTHON_INSTALL_MIRROR is where Python 3.11 comes
+# UV_PYTHON_INSTALL_MIRROR is where Python 3.11 comes
 # from, if the server's image has none and its usual place is out of reach.
-ARG UV_DEFAULT_INDEX
-ARG UV_FIND_LINKS
 ARG UV_PYTHON_INSTALL_MIRROR
-ARG PIP_INDEX_URL
 ARG TORCH=cu126
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_NO_CACHE=1 \
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy \
     UV_PYTHON_INSTALL_DIR=/opt/python
 COPY docker/locks/uv.txt docker/locks/ml.txt docker/locks/triton.txt /locks/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     python3 -m pip install --no-cache-dir --require-hashes --target /opt/uv -r /locks/uv.txt \
     && mkdir -p /opt/python \
     && /opt/uv/bin/uv venv --python 3.11 /opt/venv \
@@ -25,6 +24,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     && cp -r /opt/pytriton/pytriton/tritonserver/backends/python /opt/backend/ \
     && cp /opt/pytriton/pytriton/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub /opt/backend/python/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
     -r /locks/ml.txt torch==2.13.0
 # The backend ignores PYTHONPATH and looks for libpython where the loader does: both have to lie in the environment itself.

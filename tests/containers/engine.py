@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -144,19 +144,15 @@ class Engine:
                 self("import", "--change", "ENV PATH=/bin", "-", name, stdin=tar.stdout)
 
     def make_images(self, *names: str) -> None:
-        """`make images` with what this machine has for certificates and packages."""
-        build = ["--network=host"]
-        if authorities := os.environ.get("SSL_CERT_FILE"):
-            build.append(f"--secret=id=ca,src={authorities}")
-        build += [f"--build-arg={key}" for key in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX") if key in os.environ]
+        """`make images` with what this machine has for certificates and packages, passed as secrets of the build."""
         wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
-        if not wheels:
-            return self._make(names, build, "cpu")
-        with served(Path(wheels)) as links:
-            self._make(names, [*build, f"--build-arg=UV_FIND_LINKS={links}"], "")
-
-    def _make(self, names: tuple[str, ...], build: list[str], torch: str) -> None:
-        subprocess.run(
-            ["make", "images", f"IMAGES={' '.join(names)}", f"TORCH={torch}", f"BUILD={' '.join(build)}", f"DOCKER={self.client}"],
-            cwd=REPOSITORY, env=self.environment, check=True,
-        )  # fmt: skip
+        secrets = {"ca": os.environ.get("SSL_CERT_FILE"), "uv": self.run / "uv.toml", "pip": os.environ.get("PIP_CONFIG_FILE")}
+        with served(Path(wheels)) if wheels else nullcontext() as links:
+            lines = [f'find-links = ["{links}"]\n'] if links else []
+            if index := os.environ.get("UV_DEFAULT_INDEX"):
+                lines.append(f'index-url = "{index}"\n')
+            secrets["uv"].write_text("".join(lines))
+            build = ["--network=host", *(f"--secret=id={key},src={file}" for key, file in secrets.items() if file)]
+            variables = {"IMAGES": " ".join(names), "TORCH": "" if links else "cpu", "BUILD": " ".join(build), "DOCKER": self.client}
+            command = ["make", "images", *(f"{key}={value}" for key, value in variables.items())]
+            subprocess.run(command, cwd=REPOSITORY, env=self.environment, check=True)
