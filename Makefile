@@ -117,12 +117,13 @@ image-%: image-source
 	DOCKER_BUILDKIT=1 $(DOCKER) build --quiet --file .images/source/docker/$*.Dockerfile --build-arg COMMIT=$(COMMIT) \
 		$(if $(VARIANT_$*),--build-arg TORCH=$(TORCH)) $(BUILD) --tag $(REGISTRY)/reelign-$*$(VARIANT_$*):$(COMMIT) .images/source
 
-# Neither what is not committed nor where this checkout lies gets into an image.
+# Neither what is not committed nor where this checkout lies gets into an image; the same commit makes the same files.
 image-source:
 	rm -rf .images/source
 	git clone --quiet --depth 1 --template= file://$(CURDIR) .images/source
 	git -C .images/source remote remove origin
 	rm -rf .images/source/.git/logs .images/source/.git/index
+	git -C .images/source read-tree HEAD
 
 # As root: the engine is the test's own, its data in .images/.
 test-containers test-kubernetes: test-%: orchestrator lint-tools .seaweedfs/installed

@@ -1,9 +1,9 @@
 # Every stage's environment and the project at one commit. `make images` builds it from a clean clone of HEAD, for CPUs or,
 # with TORCH=cu130 or the like, for NVIDIA GPUs (torch brings CUDA itself; the driver is the machine's).
 #
-#   docker run --rm --read-only --tmpfs /tmp --mount type=volume,src=tree,dst=/work IMAGE reelign run-stage pairs
+#   docker run --rm --read-only --tmpfs /tmp --mount type=volume,src=work,dst=/work IMAGE reelign run-stage pairs
 #
-# The work tree is the volume at /work; an empty one gets the commit. Nothing is written elsewhere but to /tmp.
+# Everything that a stage writes lies below /work (REELIGN_WORK): its tree, the cache, MLflow's store. Some of it in /tmp.
 # checkov:skip=CKV_DOCKER_7: the tag is in the argument's default
 ARG BASE=python:3.11-slim-bookworm
 
@@ -25,11 +25,6 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
     -r /locks/ml.txt torch==2.13.0
 
-FROM environment AS project
-COPY . /opt/source
-RUN /opt/uv/bin/uv pip install --python /opt/venv/bin/python --prefix /opt/project --no-deps --no-build-isolation \
-    --compile-bytecode /opt/source
-
 FROM ${BASE}
 # Debian keeps only the newest of a release's versions: a pinned one stops building.
 # hadolint ignore=DL3008
@@ -39,22 +34,22 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log \
     && git config --system --add safe.directory '*' \
     && useradd --uid 10001 --no-create-home --home-dir /tmp reelign \
-    && install --directory --owner reelign --group reelign /work
+    && install --directory --owner reelign --group reelign /work \
+    && printf '#!/bin/sh\nexec python -m components.cli "$@"\n' > /usr/local/bin/reelign \
+    && chmod 755 /usr/local/bin/reelign
 COPY --from=environment /opt/venv /opt/venv
-COPY --from=project /opt/project /opt/project
-COPY docker/work-tree.sh /usr/local/bin/work-tree
-COPY .git /opt/reelign.git
-# The work tree's own files come before the installed ones: a stage runs the code of its checkout.
-ENV PATH=/opt/project/bin:/opt/venv/bin:${PATH} PYTHONPATH=/opt/project/lib/python3.11/site-packages \
-    HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# The checkout, git and all: run-stage clones it, and its files are what `reelign` runs.
+COPY . /opt/reelign
+ENV PATH=/opt/venv/bin:${PATH} PYTHONPATH=/opt/reelign PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp DVC_SITE_CACHE_DIR=/tmp/dvc REELIGN_WORK=/work
 ARG COMMIT
 LABEL org.opencontainers.image.title="Reelign pipeline" \
       org.opencontainers.image.description="Stages of the Reelign pipeline" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${COMMIT}"
 USER 10001:10001
-WORKDIR /work
+WORKDIR /opt/reelign
 # A stage is a job that ends, with an exit code; there is nothing to ask after.
 HEALTHCHECK NONE
-ENTRYPOINT ["/usr/bin/tini", "-g", "--", "/usr/local/bin/work-tree"]
+ENTRYPOINT ["/usr/bin/tini", "-g", "--"]
 CMD ["reelign", "--help"]
