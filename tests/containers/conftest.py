@@ -1,13 +1,11 @@
 """An engine with the images of HEAD, an S3 server, and Airflow's own database. Runs in the orchestrator environment."""
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.containers.engine import REPOSITORY, Engine, install, why_not
+from tests.containers.engine import Engine, git_commit, install, why_not
+from tests.curation.s3_server import Server
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    return git_commit()
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +36,7 @@ def images(engine, commit) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory) -> Iterator["Server"]:
-    from tests.curation.s3_server import Server
-
+def s3(tmp_path_factory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("s3"))
     server.start()
     server.client().create_bucket(Bucket="reelign")

@@ -3,6 +3,7 @@
 Its data lie in .images/engine, so that a second run finds base image and layers; all else of it goes away with it.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,11 @@ REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / ".images"
 BASE = "python:3.11-slim-bookworm"  # as the Dockerfiles name it
 PACKAGES = ("docker.io", "debootstrap", "busybox-static")
+
+
+def git_commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def why_not() -> str | None:
@@ -90,9 +96,12 @@ class Engine:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End every container and the engine; nothing of it stays mounted."""
+        """End every container and the engine; nothing of it stays mounted, and of earlier commits' images only layers."""
         for container in self("ps", "--all", "--quiet").split():
             self("rm", "--force", "--volumes", container)
+        self("volume", "prune", "--force")
+        self("image", "prune", "--force")
+        self("builder", "prune", "--force", "--keep-storage=6GB")
         self.process.terminate()
         try:
             self.process.wait(30)
@@ -155,4 +164,10 @@ class Engine:
             build = ["--network=host", *(f"--secret=id={key},src={file}" for key, file in secrets.items() if file)]
             variables = {"IMAGES": " ".join(names), "TORCH": "" if links else "cpu", "BUILD": " ".join(build), "DOCKER": self.client}
             command = ["make", "images", *(f"{key}={value}" for key, value in variables.items())]
+            before = self("images", "--quiet", "--filter=label=org.opencontainers.image.revision").split()
             subprocess.run(command, cwd=REPOSITORY, env=self.environment, check=True)
+            head = git_commit()
+            for image in set(before):
+                tags = json.loads(self("inspect", "--format={{json .RepoTags}}", image))
+                if old := [tag for tag in tags if not tag.endswith(head)]:
+                    self("rmi", *old)
