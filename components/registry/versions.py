@@ -125,7 +125,9 @@ def client_json(client: Any, run_id: str, path: str) -> Any:
 def refuse_seen(file: Path, prompts: Iterable[str], version: Version, seen: list[str]) -> None:
     """BadInput for the first row whose prompt is one that a version learnt from, or a near-duplicate of one, by the rule
     that keeps those on one side of the split."""
-    rows = {prompt: row for row, prompt in reversed(list(enumerate(prompts)))}
+    rows: dict[str, int] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, row)
     groups = near_groups([prompt_key(prompt) for prompt in (*seen, *rows)])
     known = dict(zip(groups[: len(seen)], seen, strict=True))
     for (prompt, row), group in zip(rows.items(), groups[len(seen) :], strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import requests
 
-from tests.processes import all_below, until, until_gone
+from tests.running import all_below, until, until_gone
 
 
 class Server:

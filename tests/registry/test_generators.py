@@ -141,7 +141,7 @@ def test_later_ones_must_beat_the_champion(here):
     outcome = call()
     assert outcome.evidence["against"] == f"{MODEL}/3" and reasons(outcome) == {"no_gain"}
     assert outcome.evidence["differences"]["Overall"]["win rate"]["value"] == 0.5
-    draw("worse", gain=-0.3)
+    draw("worse", gain=-0.1)
     assert reasons(call()) == {"loss", "no_gain"} and champion() == "3"
     draw("better", gain=0.3)
     assert call().evidence["verdict"]["promote"] and champion() == "6"

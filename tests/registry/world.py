@@ -77,7 +77,7 @@ def levels() -> np.ndarray:
 def make_videos() -> None:
     rng = np.random.default_rng(1)
     for number, level in enumerate(levels()):
-        frames = np.clip(level + rng.normal(0, 10, (3, 16, 16, 3)), 0, 255).astype(np.uint8)
+        frames = np.clip(level + rng.normal(0, 10, (4, 16, 16, 3)), 0, 255).astype(np.uint8)
         write_video(f"data/source/videos/{number}.mp4", frames, fps=8)
 
 
