@@ -1,5 +1,6 @@
 """The contract of a stage: atomic outputs, state that survives, exit codes, tracking."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -109,6 +110,8 @@ def test_the_run_is_tracked_under_a_parent_with_lineage(checkout):
     assert good.data.metrics["number"] == 2.0 and good.data.metrics["seconds"] > 0
     assert good.data.params["align.dpo.beta"] and good.data.params["seed"] == "17"
     assert {"git.commit", "dvc.lock.md5", "data.digest", "mlflow.parentRunId"} <= set(good.data.tags)
+    assert json.loads(good.data.tags["data.inputs"]) == {"input.txt": folder_digest("input.txt")}
+    assert json.loads(good.data.tags["data.outputs"]) == {path: folder_digest(path) for path in ("out/a.txt", "out/b")}
     parent = client.get_run(good.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["execution"]
 

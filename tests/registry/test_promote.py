@@ -164,7 +164,7 @@ def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
     monkeypatch.chdir(make_checkout(tmp_path))
     with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
         client = connect()
-        train(8)
+        train(15)
         assert call().evidence["verdict"]["promote"], "first"
         assert aliases(client, MODEL) == {"champion": "1"}
 
@@ -173,7 +173,7 @@ def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
         assert reasons(worse) >= {"loss", "no_gain"}
         assert aliases(client, MODEL) == {"champion": "1", "challenger": "2"}
 
-        train(8)
+        train(15)
         same = call()
         assert same.evidence["challenger"]["digest"] == same.evidence["champion"]["digest"]
         assert reasons(same) == {"no_gain"}

@@ -63,8 +63,10 @@ def make_checkout(folder: Path) -> Path:
 
 def write_params(steps: int, seed: int = 17, **promotion) -> None:
     values = yaml.safe_load((REPOSITORY / "infra/profiles/smoke.yaml").read_text())
-    training = PARAMS.training.model_copy(update={"steps": steps})
-    values |= {"seed": seed, "reward": PARAMS.model_copy(update={"training": training}).model_dump()}
+    # Slow to learn, so that steps tell.
+    training = PARAMS.training.model_copy(update={"steps": steps, "learning_rate": 0.001})
+    slow = {"training": training, "vision_learning_rate": 0.001, "head_learning_rate": 0.002}
+    values |= {"seed": seed, "reward": PARAMS.model_copy(update=slow).model_dump()}
     values["promotion"] |= promotion
     Path("params.yaml").write_text(yaml.safe_dump(values))
 
