@@ -162,7 +162,7 @@ def verdict_reasons(cells: dict[str, dict[str, dict | None]], null: float, level
     if not gains(cells, null, level):
         best = max(flat.items(), key=lambda item: item[1]["value"], default=None)
         said = f"; the most is {best[0]} {shown(best[1])}, p after Holm {best[1]['p_holm']:.2g}" if best else ""
-        reasons.append(f"no_gain: nothing is surely better than the champion{said}")
+        reasons.append(f"no_gain: nothing is surely better{said}")
     return reasons
 
 
