@@ -5,6 +5,7 @@ Light on purpose: stages, tests and the Airflow DAGs all read the one graph thro
 
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,14 @@ def _items(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _params() -> dict[str, Any]:
-    return yaml.safe_load(Path("params.yaml").read_text())
+    return yaml.load(Path("params.yaml").read_text(), yaml.CSafeLoader)
 
 
 def _stages() -> dict[str, Any]:
-    return yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    return _parsed(Path("dvc.yaml").read_text())["stages"]
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str) -> dict[str, Any]:
+    """Read once: the graph is asked for every stage, and YAML is slow."""
+    return yaml.load(text, yaml.CSafeLoader)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,14 +170,14 @@ def reproduce(name: str, places: Places, force: bool, started: float) -> None:
     write_lock(known | ({name: mine} if mine else {}), name)
 
     with Repo() as repo:  # reads the lock anew
-        for path in (dep for dep in stage_definition(name)["deps"] if dep in made_by(known)):
-            if not restore(repo, path, places):
-                raise BadInput(
-                    path, f"lost: neither in the cache nor in {places.remote or 'a remote (REELIGN_REMOTE is not set)'};"
-                    f" stage {made_by(known)[path]} has to run again, with --force",
-                )  # fmt: skip
+        maker = {out["path"]: stage for stage, entry in known.items() for out in entry["outs"]}
+        for path in restore(repo, [dep for dep in stage_definition(name)["deps"] if dep in maker], places):
+            nowhere = f"neither in the cache nor in {places.remote or 'a remote (REELIGN_REMOTE is not set)'}"
+            raise BadInput(
+                path, f"neither in the cache nor in {nowhere}; stage {maker[path]} has to run again, with --force"
+            )
         if mine:
-            restore(repo, name, places)  # where its outputs are lost, it is run again
+            restore(repo, [name], places)  # where outputs are lost, it is run again
         say(name, f"inputs are in place after {time.monotonic() - started:.1f} s")
         try:
             ran = bool(repo.reproduce(name, single_item=True, force=force))
@@ -211,11 +211,6 @@ def upstream(name: str) -> list[str]:
     return order
 
 
-def made_by(known: dict) -> dict[str, str]:
-    """The stage of every output of these lock entries."""
-    return {out["path"]: stage for stage, entry in known.items() for out in entry["outs"]}
-
-
 def write_lock(entries: dict, name: str) -> None:
     """dvc.lock with these entries; without one for the stage `name`, if it has to run."""
     path = Path("dvc.lock")
@@ -225,17 +220,21 @@ def write_lock(entries: dict, name: str) -> None:
     path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
 
 
-def restore(repo, target: str, places: Places) -> bool:
-    """Bring an output, or all of a stage, from the cache or the remote into the tree; whether it could be done."""
+def restore(repo, targets: list[str], places: Places) -> list[str]:
+    """Bring outputs, or all of a stage, from the cache into the tree, after fetching what it lacks. Returns what is lost."""
     from dvc.exceptions import CheckoutError, DownloadError
 
-    try:
-        if places.remote:
-            repo.fetch(targets=[target])
-        repo.checkout(targets=[target], force=True)
-        return True
-    except (CheckoutError, DownloadError):
-        return False
+    for fetched in (False, True):
+        try:
+            if targets:
+                repo.checkout(targets=targets, force=True)
+            return []
+        except CheckoutError as error:
+            lost = [os.path.relpath(path) for path in error.target_infos]
+        if not fetched and places.remote:
+            with suppress(DownloadError):  # checkout says what is missing
+                repo.fetch(targets=targets)
+    return lost
 
 
 @contextmanager

@@ -1,0 +1,210 @@
+"""`reelign run-stage` as tasks use it: two machines with one remote, a kill, a second try, inputs that are lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+STAGE = """
+import os, pathlib, sys, time
+name = sys.argv[1]
+text = "".join(pathlib.Path(path).read_text() for path in sys.argv[3:])
+state = pathlib.Path(".reelign/state.txt")
+with open(os.environ["RAN"], "a") as ran:
+    ran.write(name + (" goes on" if state.exists() else "") + "\\n")
+state.parent.mkdir(exist_ok=True)
+state.write_text("half")
+if pathlib.Path(os.environ["RAN"]).with_name(f"hold-{name}").exists():
+    time.sleep(600)
+if pathlib.Path(os.environ["RAN"]).with_name(f"break-{name}").exists():
+    sys.exit("error: labels.csv, row 7: label is C")
+pathlib.Path(sys.argv[2]).parent.mkdir(exist_ok=True)
+pathlib.Path(sys.argv[2]).write_text(text + name)
+state.unlink()
+"""
+GRAPH = """
+stages:
+  first: {cmd: python work.py first made/first.txt input.txt, deps: [input.txt, work.py], params: [seed], outs: [made/first.txt]}
+  second: {cmd: python work.py second made/second.txt made/first.txt, deps: [made/first.txt, work.py], outs: [made/second.txt]}
+  third: {cmd: python work.py third made/third.txt made/second.txt, deps: [made/second.txt, work.py], outs: [made/third.txt]}
+"""
+
+
+class Machine:
+    """A clone of a project of three stages, with nothing in its cache."""
+
+    def __init__(self, folder: Path, project: Path, remote: str | None):
+        self.folder, self.ran = folder, project.with_name("ran")
+        command(folder.parent, "git", "clone", "--quiet", project, folder)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAN": str(self.ran), "PATH": path}
+        if remote:
+            self.environ["REELIGN_REMOTE"] = remote
+
+    def start(self, *words: str, **environ: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "components.cli", "run-stage", *words],
+            cwd=self.folder, env=self.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run(self, *words: str, code: int = 0, **environ: str) -> str:
+        process = self.start(*words, **environ)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == code, said
+        return said
+
+    def made(self, name: str) -> str:
+        return (self.folder / f".reelign/trees/{name}/made/{name}.txt").read_text()
+
+
+def command(folder: Path, *words) -> None:
+    subprocess.run([str(word) for word in words], cwd=folder, check=True)
+
+
+def times(project: Path, name: str) -> int:
+    ran = project.with_name("ran")
+    return sum(line.split()[0] == name for line in ran.read_text().splitlines()) if ran.exists() else 0
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name, text in {"dvc.yaml": GRAPH, "work.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\n"}.items():
+        (folder / name).write_text(text)
+    (folder / "infra/profiles").mkdir(parents=True)
+    (folder / "infra/profiles/other.yaml").write_text("seed: 2\n")
+    command(folder, "git", "init", "--quiet")
+    command(folder, sys.executable, "-m", "dvc", "init", "--quiet")
+    (folder / ".gitignore").write_text("/made/\n/.reelign/\n/remote/\n")
+    command(folder, "git", "add", "-A")
+    command(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "a project")
+    return folder
+
+
+def test_a_second_machine_repeats_nothing(project, tmp_path):
+    one, two = (Machine(tmp_path / name, project, str(tmp_path / "remote")) for name in ("one", "two"))
+    one.run("first")
+    one.run("second")
+    assert "finished" in two.run("third")
+    assert two.made("third") == "in firstsecondthird"
+    assert not (two.folder / ".reelign/trees/third/made/first.txt").exists(), "only what the stage reads is fetched"
+    assert "was run before" in two.run("first") and two.made("first") == "in first"
+    assert "was run before" in one.run("third")
+    assert [times(project, name) for name in ("first", "second", "third")] == [1, 1, 1]
+    shutil.rmtree(one.folder / ".dvc/cache")
+    shutil.rmtree(one.folder / ".reelign")
+    assert "was run before" in one.run("second") and times(project, "second") == 1
+
+
+def test_what_did_not_run_is_not_run_for_another(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, str(tmp_path / "remote"))
+    said = machine.run("third", code=2)
+    assert "error: stage first: not run yet with these inputs and params" in said and "Traceback" not in said
+    assert times(project, "first") == 0
+    machine.run("first")
+    machine.run("second")
+    shutil.rmtree(tmp_path / "remote/files")
+    two = Machine(tmp_path / "two", project, str(tmp_path / "remote"))
+    said = two.run("third", code=2)
+    assert "error: made/second.txt: neither in the cache nor in" in said and "stage second has to run again" in said
+    assert (times(project, "second"), times(project, "third")) == (1, 0)
+
+
+def test_without_a_remote_stages_share_the_cache_of_the_checkout(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, None)
+    machine.run("first")
+    machine.run("second")
+    assert machine.made("second") == "in firstsecond"
+    assert "was run before" in machine.run("second") and times(project, "second") == 1
+
+
+def test_force_is_seen_by_the_stages_after_it_in_the_same_dag_run(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, str(tmp_path / "remote"))
+    for name in ("first", "second"):
+        machine.run(name, AIRFLOW_CTX_DAG_RUN_ID="manual__1")
+    machine.run("first", REELIGN_FORCE="True", AIRFLOW_CTX_DAG_RUN_ID="scheduled__2026-01-01T00:00:00+00:00")
+    assert times(project, "first") == 2
+    machine.run("second", AIRFLOW_CTX_DAG_RUN_ID="scheduled__2026-01-01T00:00:00+00:00")
+    assert times(project, "second") == 1, "the same bytes came of it"
+    records = sorted(path.parent.name for path in (tmp_path / "remote").glob("**/executions/*/first.yaml"))
+    assert records == ["manual__1", "scheduled__2026-01-01T00%3A00%3A00%2B00%3A00"]
+
+
+def test_profile_and_commit(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, None)
+    machine.run("first")
+    machine.run("first", "--profile", "other")
+    assert times(project, "first") == 2, "another seed"
+    assert "no such profile" in machine.run("first", "--profile", "none", code=2)
+    assert "git has no commit 'abc'" in machine.run("first", "--commit", "abc", code=2)
+    assert "no such stage; there are first, second, third" in machine.run("fourth", code=2)
+
+
+def test_killed_and_tried_again_it_goes_on_from_its_state(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, str(tmp_path / "remote"))
+    hold = project.with_name("hold-first")
+    hold.touch()
+    process = machine.start("first")
+    deadline = time.monotonic() + 120
+    while times(project, "first") == 0:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)  # the stage itself lives on
+    process.wait()
+    hold.unlink()
+    assert "of an earlier task still runs" in machine.run("first")
+    assert project.with_name("ran").read_text().splitlines() == ["first", "first goes on"]
+    assert machine.made("first") == "in first"
+
+
+def test_a_failed_stage_says_why_and_passes_its_exit_code_on(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, str(tmp_path / "remote"))
+    project.with_name("break-first").touch()
+    said = machine.run("first", code=1)
+    assert "error: labels.csv, row 7: label is C" in said and "Traceback" not in said
+    assert not (tmp_path / "remote").exists()
+    project.with_name("break-first").unlink()
+    machine.run("first")
+
+
+def test_two_tasks_of_a_stage_take_turns_and_tasks_of_others_do_not_wait(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, str(tmp_path / "remote"))
+    machine.run("first")
+    tasks = [machine.start(name) for name in ("second", "second", "first", "first")]
+    said = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0] * 4, said
+    assert (times(project, "first"), times(project, "second")) == (1, 1)
+
+
+def test_a_remote_that_is_away_is_named(project, tmp_path):
+    machine = Machine(tmp_path / "one", project, "s3://bucket/dvc")
+    away = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+    said = machine.run("first", code=4, AWS_DEFAULT_REGION="us-east-1", **away)
+    assert "error: s3://bucket/dvc: " in said and "Traceback" not in said
+
+
+@pytest.mark.s3
+def test_a_second_machine_repeats_nothing_on_s3(project, tmp_path):
+    from tests.curation.s3_server import ENVIRONMENT, Server
+
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        server.client().create_bucket(Bucket="reelign")
+        environ = ENVIRONMENT | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}"}
+        one, two = (Machine(tmp_path / name, project, "s3://reelign/dvc") for name in ("one", "two"))
+        one.run("first", **environ)
+        one.run("second", **environ)
+        assert "was run before" in two.run("first", **environ)
+        assert "finished" in two.run("third", **environ)
+        assert two.made("third") == "in firstsecondthird"
+        assert [times(project, name) for name in ("first", "second", "third")] == [1, 1, 1]
+    finally:
+        server.kill()
