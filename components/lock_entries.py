@@ -3,8 +3,8 @@
 An entry is what dvc.lock says of a stage: its command, its params, the digests of its inputs and outputs. One is found
 
 1. in the record of the DAG run under way (`executions/RUN/STAGE.yaml`), as the stage was run in it,
-2. in dvc.lock of the commit,
-3. in DVC's run cache (`runs/`), by command, params and the digests of the inputs.
+2. in DVC's run cache (`runs/`), by command, params and the digests of the inputs,
+3. in dvc.lock of the commit.
 
 What the first says of inputs that this machine cannot see, or that change by themselves (a bucket), is believed; the
 others have to fit to the last digest. Both folders lie in DVC's cache and beside its files in the remote.
@@ -63,10 +63,10 @@ class Entries:
                     missing.append(dep.def_path)
         if not missing:
             now = current(stage)
-            if name in self.lock and fits(self.lock[name], now):
-                return self.lock[name]
             for entry in self._runs(run_key(now)):
                 return entry
+            if name in self.lock and fits(self.lock[name], now):
+                return self.lock[name]
         if not required:
             return None
         why = f"cannot be seen here: {', '.join(missing)}" if missing else "no lock entry and no run cache has this run"

@@ -85,15 +85,19 @@ def tree_of(name: str, places: Places) -> Iterator[Path]:
             say(name, "waits for another task of this stage")
             fcntl.flock(lock, fcntl.LOCK_EX)
         end_orphans(name, tree)
-        yield tree
+        before = Path.cwd()
+        try:
+            yield tree
+        finally:
+            os.chdir(before)
 
 
 def end_orphans(name: str, tree: Path) -> None:
     """Kill what a task that was killed left running in its tree: nobody else may write there."""
     import psutil
 
-    for process in psutil.process_iter(["cwd"]):
-        if process.info["cwd"] == str(tree) and process.pid != os.getpid():
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC tells its commands
             say(name, f"process {process.pid} of an earlier task still runs in {tree}: killed")
             process.kill()
             process.wait(60)
@@ -185,7 +189,7 @@ def reproduce(name: str, places: Places, force: bool, started: float) -> None:
             if isinstance(error.__cause__, StageCmdFailedError):  # the stage itself has said why
                 code = int(re.search(r"exited with (-?\d+)", str(error.__cause__))[1])
                 raise SystemExit(code if code > 0 else 128 - code) from None
-            raise
+            raise BadInput("dvc.yaml", str(error.__cause__), key=name) from error
         begun = time.monotonic()
         if places.remote:
             repo.push(targets=[name])

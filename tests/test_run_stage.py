@@ -30,9 +30,9 @@ state.unlink()
 """
 GRAPH = """
 stages:
-  first: {cmd: python work.py first made/first.txt input.txt, deps: [input.txt, work.py], params: [seed], outs: [made/first.txt]}
-  second: {cmd: python work.py second made/second.txt made/first.txt, deps: [made/first.txt, work.py], outs: [made/second.txt]}
-  third: {cmd: python work.py third made/third.txt made/second.txt, deps: [made/second.txt, work.py], outs: [made/third.txt]}
+  first: {cmd: python s.py first made/first.txt input.txt, deps: [input.txt, s.py], params: [seed], outs: [made/first.txt]}
+  second: {cmd: python s.py second made/second.txt made/first.txt, deps: [made/first.txt, s.py], outs: [made/second.txt]}
+  third: {cmd: python s.py third made/third.txt made/second.txt, deps: [made/second.txt, s.py], outs: [made/third.txt]}
 """
 
 
@@ -76,7 +76,7 @@ def times(project: Path, name: str) -> int:
 def project(tmp_path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
-    for name, text in {"dvc.yaml": GRAPH, "work.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\n"}.items():
+    for name, text in {"dvc.yaml": GRAPH, "s.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\n"}.items():
         (folder / name).write_text(text)
     (folder / "infra/profiles").mkdir(parents=True)
     (folder / "infra/profiles/other.yaml").write_text("seed: 2\n")

@@ -1,6 +1,8 @@
-"""The DAG is the graph of dvc.yaml. Runs in the orchestrator environment: `make test-dags`."""
+"""The DAG is the graph of dvc.yaml, and light to parse. Runs in the orchestrator environment: `make test-dags`."""
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,15 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 from airflow.dag_processing.dagbag import DagBag
 
 REPOSITORY = Path(__file__).parents[2]
+PARSE = """
+import json, sys, time
+from airflow.dag_processing.dagbag import DagBag
+import airflow.sdk, airflow.providers.standard.operators.bash, airflow.providers.standard.operators.empty
+before, begun = set(sys.modules), time.monotonic()
+bag = DagBag(sys.argv[1])
+seconds = time.monotonic() - begun
+print(json.dumps([bag.import_errors, seconds, sorted(set(sys.modules) - before)]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +38,25 @@ def test_edges_are_dvcs(dag):
     said = {tuple(part.strip(' ";') for part in line.split("->")) for line in dot.splitlines() if "->" in line}
     theirs = {(a.replace("@", "."), b.replace("@", ".")) for a, b in said if not a.startswith("pretrain")}
     ours = {(task.task_id, after) for task in dag.tasks for after in task.downstream_task_ids}
-    assert ours == theirs and len(ours) > 20
+    last = {edge for edge in ours if edge[1] == "new_reward_model"}
+    assert ours - last == theirs and len(theirs) > 20
+    ends = {task.task_id for task in dag.tasks} - {before for before, _ in theirs} - {"new_reward_model"}
+    assert {before for before, _ in last} == ends, "the asset is updated when all stages are done"
 
 
-def test_a_task_runs_its_stage(dag):
-    assert dag.get_task("align.dpo").bash_command == "dvc repro --single-item align@dpo"
-    assert dag.max_active_tasks == 1
+def test_it_runs_one_at_a_time_on_time_or_on_new_preferences(dag):
+    from airflow.sdk import Asset
+
+    assert dag.max_active_runs == 1 and not dag.catchup
+    assert dag.timetable.asset_condition == Asset("new_preferences", uri="reelign://preferences")
+    assert [outlet.name for outlet in dag.get_task("new_reward_model").outlets] == ["new_reward_model"]
+
+
+def test_parsing_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, REPOSITORY / "dags"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    errors, seconds, modules = json.loads(done.stdout.splitlines()[-1])
+    assert errors == {}
+    assert not {"torch", "mlflow", "dvc", "pandas", "transformers", "docker", "kubernetes"} & set(modules)
+    print(f"parse: {seconds:.2f} s beyond Airflow's own imports, {len(modules)} modules")

@@ -1,0 +1,62 @@
+"""A checkout of its own, on the smoke profile, and an Airflow of its own for the tests that run the DAG."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = REPOSITORY / ".venv-orchestrator/bin"
+# A labels file whose only pair has a label that is none.
+BROKEN = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B\na.mp4,b.mp4,a circle,better,A,A,8,9,8,9\n"
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """A clone with this checkout's files as they are, the smoke profile in place, and a profile `broken`."""
+    folder = tmp_path_factory.mktemp("dags") / "checkout"
+    run(REPOSITORY, "git", "clone", "--quiet", REPOSITORY, folder)
+    tracked = run(REPOSITORY, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, tracked):
+        if (REPOSITORY / name).is_file() and not (REPOSITORY / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    smoke = (REPOSITORY / "infra/profiles/smoke.yaml").read_text().replace("retries: 1", "retries: 0")
+    (folder / "params.yaml").write_text(smoke)
+    source = "source: {kind: folder, folder: broken, csv: labels.csv}\n"
+    (folder / "infra/profiles/broken.yaml").write_text(re.sub(r"source:\n(  .*\n)+", source, smoke))
+    (folder / "broken").mkdir()
+    (folder / "broken/labels.csv").write_text(BROKEN)
+    (folder / ".venv-ml").symlink_to((REPOSITORY / ".venv-ml").resolve())
+    run(folder, "git", "add", "--all", "components", "dags", "infra", "broken", "params.yaml", "dvc.yaml")
+    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "smoke")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environ(checkout) -> dict[str, str]:
+    """Of an Airflow with its own database."""
+    home = checkout.parent / "airflow"
+    settings = {
+        "AIRFLOW_HOME": home,
+        "AIRFLOW__CORE__DAGS_FOLDER": checkout / "dags",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "PYTHONPATH": checkout,
+    }
+    environ = os.environ | {key: str(value) for key, value in settings.items()}
+    environ.setdefault("OMP_NUM_THREADS", "1")  # two stages at a time
+    for name in ("REELIGN_REMOTE", "REELIGN_WORK", "MLFLOW_TRACKING_URI"):
+        environ.pop(name, None)
+    run(checkout, BIN / "airflow", "db", "migrate", env=environ)
+    return environ
+
+
+def run(folder: Path, *command, **options) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
