@@ -59,6 +59,7 @@ def rendered(runner: str, stage: str) -> dict:
             file.flush()
             task.config_file = file.name
             known["pod"] = ApiClient().sanitize_for_serialization(task.build_pod_request_obj())
+        del known["pod"]["metadata"]["labels"]["airflow_version"]
     return json.loads(json.dumps(known, default=str).replace(str(REPOSITORY), "REPOSITORY"))
 
 

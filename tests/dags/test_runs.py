@@ -1,0 +1,81 @@
+"""DAG `retrain` run whole on the smoke profile by the local runner, then with a stage that fails. Minutes."""
+
+import json
+import re
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
+
+from tests.dags.conftest import BIN
+
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(sys.argv[1]).dags["retrain"]
+run = dag.test(run_conf=json.loads(sys.argv[2]))
+print("STATE", run.state)
+"""
+
+
+def run_dag(checkout: Path, environ: dict[str, str], conf: dict) -> str:
+    """Run the DAG once in a process of its own; its log, whose last line has the state."""
+    command = [str(BIN / "python"), "-c", RUN, str(checkout / "dags"), json.dumps(conf)]
+    done = subprocess.run(command, cwd=checkout, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (checkout.parent / f"{conf.get('profile')}.log").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def tasks(environ: dict[str, str]) -> dict[str, tuple[str, float]]:
+    """State and seconds of the tasks of the latest run."""
+    with sqlite3.connect(f"{environ['AIRFLOW_HOME']}/airflow.db") as base:
+        rows = base.execute(
+            "select task_id, state, (julianday(end_date) - julianday(start_date)) * 86400 from task_instance"
+            " where run_id = (select run_id from dag_run order by id desc limit 1)"
+        ).fetchall()
+    return {task: (state, seconds or 0.0) for task, state, seconds in rows}
+
+
+@pytest.fixture(scope="module")
+def whole(checkout, environ) -> tuple[str, dict[str, tuple[str, float]]]:
+    return run_dag(checkout, environ, {"force": []}), tasks(environ)
+
+
+def test_the_whole_dag_is_green(whole, checkout, environ):
+    log, states = whole
+    assert log.rstrip().splitlines()[-1].endswith("success"), log[-6000:]
+    assert {state for state, _ in states.values()} == {"success"} and len(states) == 23
+    assert (checkout / ".reelign/trees/evaluate/report/index.html").exists()
+    # One DAG run is one pipeline execution in MLflow, though every stage had a tree of its own.
+    with sqlite3.connect(checkout / "mlflow.db") as base:
+        runs = {run for (run,) in base.execute("select distinct value from tags where key = 'airflow.run_id'")}
+        parents = base.execute("select count(*) from tags where key = 'execution'").fetchone()[0]
+    assert len(runs) == 1 and parents == 1
+
+
+def test_orchestration_costs_little_beside_the_stages(whole):
+    log, states = whole
+    own = {name.replace("@", "."): float(s) for name, s in re.findall(r"\[([\w@]+)\] done in ([\d.]+) s", log)}
+    assert set(own) == set(states) - {"new_reward_model"}
+    beside = sum(seconds - own.get(name, 0) for name, (_, seconds) in states.items()) / len(own)
+    print(f"DAG run: {sum(own.values()):.0f} s in {len(own)} stages, {beside:.1f} s a task beside them")
+
+
+def test_again_nothing_runs_and_a_forced_stage_does(whole, checkout, environ):
+    log = run_dag(checkout, environ, {"force": ["curate"]})
+    assert re.findall(r"Running stage '([\w@]+)'", log) == ["curate"]
+    assert log.count("was run before, restored") == 21
+
+
+def test_a_failing_stage_turns_the_dag_red_with_its_own_message(whole, checkout, environ):
+    log = run_dag(checkout, environ, {"profile": "broken"})
+    assert log.rstrip().splitlines()[-1].endswith("failed")
+    assert "labels.csv, row 2, key 'VQ'" in log
+    states = {task: state for task, (state, _) in tasks(environ).items()}
+    assert states["source"] == "failed" and states["base_generator"] == "success"
+    assert {states[name] for name in ("measure", "reward", "align.dpo", "evaluate")} == {"upstream_failed"}
+    assert states["new_reward_model"] == "upstream_failed", "no event of a new model"
