@@ -151,6 +151,7 @@ format: setup
 bench: setup
 	python benchmarks/reward.py
 	python benchmarks/evaluation.py
+	python benchmarks/serving.py
 
 bench-gpu: setup
 	python benchmarks/gpu.py
