@@ -94,9 +94,10 @@ test-dags: setup orchestrator
 	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags
 
-# Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own.
+# Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
+# real API server, where there is one (../shared/kubernetes) and we are root.
 test-infra: setup .venv-infra/installed
-	pytest -m infra
+	pytest -rs -m "infra or kubernetes" tests/infra
 
 # The graph compiled for Kubeflow Pipelines.
 test-kfp: setup .venv-kfp/installed

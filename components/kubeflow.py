@@ -23,7 +23,7 @@ PYTHON = Path(".venv-kfp/bin/python")
 CONFIG = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE", "MLFLOW_TRACKING_URI")  # of config map `reelign`
 SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # of secret `reelign-s3`
 USER = 10001  # of our images
-EMPTY = {"work": "/work", "tmp": "/tmp"}  # a work tree and scratch, of each pod its own
+EMPTY = {"work": "/work", "tmp": "/tmp"}  # work trees and cache (REELIGN_WORK of the image), scratch; of each pod its own
 
 Spec = dict[str, Any]
 
@@ -82,10 +82,9 @@ def add_stage(name: str, spec: Spec, profile: Any) -> Any:
     from kfp import dsl, kubernetes
 
     def stage(profile: Optional[str] = None):  # noqa: UP045 - kfp does not read `str | None`
-        # The launcher takes the entry point's place, so the image's own, which makes the work tree, is the command.
         return dsl.ContainerSpec(
             image=spec["image"],
-            command=["/usr/local/bin/work-tree", "reelign", "run-stage", name],
+            command=["reelign", "run-stage", name],
             args=[dsl.IfPresentPlaceholder(input_name="profile", then=["--profile", profile])],
         )
 

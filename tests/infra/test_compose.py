@@ -46,7 +46,7 @@ def test_docker_compose_takes_it():
 def test_every_variable_is_asked_for_and_explained():
     used = set(re.findall(r"(?<!\$)\$\{(\w+)(:[?-])?", COMPOSE.read_text()))
     assert {name for name, kind in used if kind == ":?"} == variables()
-    assert {name for name, kind in used if kind != ":?"} == {"DOCKER_SOCKET"}, "a path, no secret, may have a default"
+    assert {name for name, kind in used if kind != ":?"} == {"DOCKER_SOCKET", "REGISTRY"}, "no secret has a default"
     lines = [line for line in EXAMPLE.read_text().splitlines() if re.match(r"\w+=", line)]
     assert all(re.fullmatch(r"\w+=\s+# .+", line) for line in lines), "an empty value and the command that makes one"
 
@@ -64,7 +64,7 @@ def test_every_service_is_kept_alive_watched_and_held(services):
         assert name in JOBS_THAT_END or {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"]), name
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
         assert service["user"] in ("10001:10001", "postgres")
-        tag = service["image"].partition(":")[2]
+        tag = service["image"].rpartition("/")[2].partition(":")[2]
         assert tag and "latest" not in tag
 
 
