@@ -63,7 +63,8 @@ def test_every_service_is_kept_alive_watched_and_held(services):
         assert service["restart"] == ("no" if name in JOBS_THAT_END else "unless-stopped"), name
         assert name in JOBS_THAT_END or {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"]), name
         assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
-        assert service["user"] in ("10001:10001", "postgres")
+        assert service["user"] in ("10001:10001", "postgres") or name == "s3"
+        assert service.get("read_only") or name == "postgres"
         tag = service["image"].rpartition("/")[2].partition(":")[2]
         assert tag and "latest" not in tag
 
