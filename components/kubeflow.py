@@ -20,8 +20,8 @@ from components.errors import BadInput
 from components.graph import edges, stage_names
 
 PYTHON = Path(".venv-kfp/bin/python")
-CONFIG = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE", "MLFLOW_TRACKING_URI")  # of config map `reelign`
-SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # of secret `reelign-s3`
+CONFIG = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE", "MLFLOW_TRACKING_URI")  # of the config map
+SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # of the secret
 USER = 10001  # of our images
 EMPTY = {"work": "/work", "tmp": "/tmp"}  # work trees and cache (REELIGN_WORK of the image), scratch; of each pod its own
 
@@ -50,6 +50,8 @@ def specification() -> Spec:
         before[later].append(earlier)
     return {
         "image": orchestration.image,
+        "config_map": orchestration.kubernetes.config_map,
+        "secret": orchestration.kubernetes.secret,
         "stages": {
             name: {"after": after, "resources": orchestration.resources_of(name).model_dump()}
             for name, after in before.items()
@@ -106,8 +108,8 @@ def add_stage(name: str, spec: Spec, profile: Any) -> Any:
     for volume, path in EMPTY.items():
         kubernetes.empty_dir_mount(task, volume, path)
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=resources["shared_memory"])
-    kubernetes.use_config_map_as_env(task, "reelign", {key: key for key in CONFIG})
-    kubernetes.use_secret_as_env(task, "reelign-s3", {key: key for key in SECRET})
+    kubernetes.use_config_map_as_env(task, spec["config_map"], {key: key for key in CONFIG})
+    kubernetes.use_secret_as_env(task, spec["secret"], {key: key for key in SECRET})
     # What ties the stages of a run together, in MLflow and in the remote, whoever schedules them (components/tracking.py).
     kubernetes.use_field_path_as_env(task, "AIRFLOW_CTX_DAG_RUN_ID", "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

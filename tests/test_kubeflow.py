@@ -1,7 +1,7 @@
 """The pipeline that Kubeflow gets is the graph of dvc.yaml, with the resources of params.yaml; `make test-kfp`."""
 
-import json
-import subprocess
+import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,36 +9,32 @@ import yaml
 
 from components.errors import BadInput
 from components.graph import edges, stage_names
-from components.kubeflow import CONFIG, PYTHON, SECRET, export, in_order
+from components.kubeflow import CONFIG, SECRET, export, in_order
+from components.params import load_params
 
-RESOURCES = {
-    "cpu": 2, "memory": "4Gi", "gpu": 0, "shared_memory": "1Gi", "retries": 2, "node_selector": {}, "tolerations": [],
-}  # fmt: skip
-ON_GPU = {
-    **RESOURCES, "cpu": 8, "memory": "96Gi", "gpu": 4, "node_selector": {"reelign/pool": "gpu-training"},
-    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-}  # fmt: skip
+PROFILE = "wan2.1-14b"  # the one whose stages want unlike resources
 
 
-def specification() -> dict:
-    before = {name: [earlier for earlier, later in edges() if later == name] for name in stage_names()}
-    stages = {
-        name: {"after": after, "resources": ON_GPU if name == "align@dpo" else RESOURCES} for name, after in before.items()
-    }
-    return {"image": "registry.example/reelign-pipeline:1", "stages": stages}
-
-
-def compiled(spec: dict, out: Path) -> tuple[dict, dict]:
+def compiled(out: Path) -> tuple[dict, dict]:
     """(pipeline, platform): the two documents of a compiled pipeline."""
-    command = [PYTHON.absolute(), "-m", "components.kubeflow", out]
-    done = subprocess.run(command, input=json.dumps(spec), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    export(out)
     return tuple(yaml.safe_load_all(out.read_text()))
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    return compiled(specification(), tmp_path_factory.mktemp("kfp") / "pipeline.yaml")
+    """Compiled in a folder with the profile in place, as `reelign profile` puts it."""
+    folder = tmp_path_factory.mktemp("kfp")
+    shutil.copy("dvc.yaml", folder)
+    shutil.copy(f"infra/profiles/{PROFILE}.yaml", folder / "params.yaml")
+    (folder / ".venv-kfp").symlink_to(Path(".venv-kfp").absolute())
+    with contextlib.chdir(folder):
+        return compiled(Path("pipeline.yaml"))
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return load_params(f"infra/profiles/{PROFILE}.yaml").orchestration
 
 
 def task_id(name: str) -> str:
@@ -63,52 +59,62 @@ def test_edges_are_those_of_the_graph(pipeline):
 
 
 @pytest.mark.kfp
-def test_a_task_runs_its_stage_in_the_image(pipeline):
+def test_a_task_runs_its_stage_in_the_image(pipeline, settings):
     for name in stage_names():
         container, _ = executor(pipeline, name)
         assert container["command"] == ["reelign", "run-stage", name]
-        assert container["image"] == "registry.example/reelign-pipeline:1"
+        assert container["image"] == settings.image
         task = pipeline[0]["root"]["dag"]["tasks"][task_id(name)]
         assert not task["cachingOptions"].get("enableCache", False), "DVC knows what has to run again"
-        assert task["retryPolicy"]["maxRetryCount"] == 2
+        assert task["retryPolicy"]["maxRetryCount"] == settings.resources_of(name).retries
 
 
 @pytest.mark.kfp
-def test_resources_are_asked_for(pipeline):
-    container, kubernetes = executor(pipeline, "align@dpo")
-    assert container["resources"]["resourceCpuLimit"] == "8" and container["resources"]["resourceMemoryLimit"] == "96Gi"
-    assert container["resources"]["accelerator"] == {
-        "count": "4", "type": "nvidia.com/gpu", "resourceCount": "4", "resourceType": "nvidia.com/gpu",
-    }  # fmt: skip
-    assert kubernetes["nodeSelector"]["labels"] == {"reelign/pool": "gpu-training"}
-    assert kubernetes["tolerations"] == ON_GPU["tolerations"]
-    container, kubernetes = executor(pipeline, "pairs")
-    assert container["resources"]["resourceMemoryRequest"] == "4Gi" and "accelerator" not in container["resources"]
-    assert "nodeSelector" not in kubernetes and "tolerations" not in kubernetes
+def test_resources_are_those_that_airflow_asks_for(pipeline, settings):
+    assert settings.resources_of("align@dpo").gpu and not settings.resources_of("pairs").gpu
+    for name in stage_names():
+        container, kubernetes = executor(pipeline, name)
+        wanted, asked = settings.resources_of(name), container["resources"]
+        assert float(asked["resourceCpuLimit"]) == wanted.cpu and asked["resourceCpuRequest"] == asked["resourceCpuLimit"]
+        assert asked["resourceMemoryLimit"] == asked["resourceMemoryRequest"] == wanted.memory
+        accelerator = asked.get("accelerator", {"resourceCount": "0"})
+        assert int(accelerator["resourceCount"]) == wanted.gpu
+        assert accelerator.get("resourceType", "nvidia.com/gpu") == "nvidia.com/gpu"
+        assert kubernetes.get("nodeSelector", {"labels": {}})["labels"] == wanted.node_selector
+        tolerations = [toleration.model_dump(exclude_none=True) for toleration in wanted.tolerations]
+        assert kubernetes.get("tolerations", []) == tolerations
+        [shared] = [mount for mount in kubernetes["emptyDirMounts"] if mount["mountPath"] == "/dev/shm"]
+        assert shared["medium"] == "Memory" and shared["sizeLimit"] == wanted.shared_memory
 
 
 @pytest.mark.kfp
-def test_credentials_are_references(pipeline):
+def test_credentials_are_references(pipeline, settings):
     for name in stage_names():
         container, kubernetes = executor(pipeline, name)
         assert "env" not in container
         [secret] = kubernetes["secretAsEnv"]
-        assert secret["secretName"] == "reelign-s3" and {key["secretKey"] for key in secret["keyToEnv"]} == set(SECRET)
+        assert secret["secretName"] == settings.kubernetes.secret
+        assert {key["secretKey"] for key in secret["keyToEnv"]} == set(SECRET)
         [config] = kubernetes["configMapAsEnv"]
-        assert config["configMapName"] == "reelign" and {key["configMapKey"] for key in config["keyToEnv"]} == set(CONFIG)
+        assert config["configMapName"] == settings.kubernetes.config_map
+        assert {key["configMapKey"] for key in config["keyToEnv"]} == set(CONFIG)
         assert kubernetes["securityContext"]["runAsNonRoot"]
         assert {"/work", "/tmp", "/dev/shm"} == {mount["mountPath"] for mount in kubernetes["emptyDirMounts"]}
 
 
 def test_config_map_and_secret_are_those_of_the_manifests():
     generator = yaml.safe_load(Path("infra/kubernetes/base/kustomization.yaml").read_text())["configMapGenerator"][0]
-    assert generator["name"] == "reelign" and set(CONFIG) <= {literal.split("=")[0] for literal in generator["literals"]}
+    kubernetes = load_params().orchestration.kubernetes
+    assert generator["name"] == kubernetes.config_map and set(CONFIG) <= {
+        literal.split("=")[0] for literal in generator["literals"]
+    }
     documented = Path("infra/kubernetes/README.md").read_text()
-    assert all(f"| `reelign-s3` | `{key}` |" in documented for key in SECRET)
+    assert all(f"| `{kubernetes.secret}` | `{key}` |" in documented for key in SECRET)
 
 
 def test_stages_come_after_what_they_wait_for():
-    order = in_order(specification()["stages"])
+    before = {name: [earlier for earlier, later in edges() if later == name] for name in stage_names()}
+    order = in_order({name: {"after": after} for name, after in reversed(before.items())})
     assert sorted(order) == sorted(stage_names())
     assert all(order.index(earlier) < order.index(later) for earlier, later in edges())
 

@@ -110,7 +110,7 @@ def test_a_stages_pod_is_made_with_limits_and_a_gpu_beyond_the_quota_is_refused(
     done = kubectl("create", "-f", "-", stdin=json.dumps(pod))
     assert done.returncode == 0, done.stderr
     made = found(kubectl, "pod", "stage")
-    assert made["spec"]["containers"][0]["resources"]["limits"]["ephemeral-storage"] == "4Gi", "the LimitRange's"
+    assert made["spec"]["containers"][0]["resources"]["limits"]["ephemeral-storage"] == "200Gi", "the LimitRange's"
     assert not [v for v in made["spec"]["volumes"] if v["name"].startswith("default-token")], "no token is mounted"
     limits = template["spec"]["containers"][0]["resources"]
     limits["limits"]["nvidia.com/gpu"] = limits["requests"]["nvidia.com/gpu"] = "1"

@@ -84,4 +84,4 @@ def test_volumes_and_services_named_are_there(services):
             if source.startswith("./"):
                 assert (COMPOSE.parent / source).exists()
             else:
-                assert source in volumes or source.startswith(("../serving", "${DOCKER_SOCKET"))
+                assert source in volumes or source.startswith(("../serving", "../params.yaml", "${DOCKER_SOCKET"))
