@@ -105,9 +105,8 @@ def test_credentials_are_references(pipeline, settings):
 def test_config_map_and_secret_are_those_of_the_manifests():
     generator = yaml.safe_load(Path("infra/kubernetes/base/kustomization.yaml").read_text())["configMapGenerator"][0]
     kubernetes = load_params().orchestration.kubernetes
-    assert generator["name"] == kubernetes.config_map and set(CONFIG) <= {
-        literal.split("=")[0] for literal in generator["literals"]
-    }
+    assert generator["name"] == kubernetes.config_map
+    assert set(CONFIG) <= {literal.split("=")[0] for literal in generator["literals"]}
     documented = Path("infra/kubernetes/README.md").read_text()
     assert all(f"| `{kubernetes.secret}` | `{key}` |" in documented for key in SECRET)
 

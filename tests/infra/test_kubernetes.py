@@ -193,18 +193,16 @@ def test_orchestration_names_what_the_manifests_make():
     """What dags/runners.py puts into a stage's pod is here: names, pools, and room for every stage of every profile."""
     documents = build("overlays/gpu")
     [quota] = of_kind(documents, "ResourceQuota")
+    pools = set(re.findall(r"reelign/pool=([\w-]+)", (KUBERNETES / "README.md").read_text()))
     for profile in Path("infra/profiles").glob("*.yaml"):
         settings = load_params(profile).orchestration
         assert settings.kubernetes.namespace in names(documents, "Namespace")
         assert settings.kubernetes.service_account in names(documents, "ServiceAccount")
         assert settings.kubernetes.config_map in names(documents, "ConfigMap")
         assert settings.kubernetes.secret in {name for name, _ in documented_secrets()}
-        pools = re.search(
-            r"label nodes `reelign/pool=([\w-]+)` or `reelign/pool=([\w-]+)`", (KUBERNETES / "README.md").read_text()
-        )
         for stage in ("align@dpo", "pairs"):
             resources = settings.resources_of(stage)
-            assert resources.node_selector.get("reelign/pool", pools[2]) in pools.groups()
+            assert set(resources.node_selector) <= {"reelign/pool"} and set(resources.node_selector.values()) <= pools
             assert resources.gpu <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) - 2
 
 
