@@ -203,7 +203,11 @@ def test_orchestration_names_what_the_manifests_make():
         for stage in ("align@dpo", "pairs"):
             resources = settings.resources_of(stage)
             assert set(resources.node_selector) <= {"reelign/pool"} and set(resources.node_selector.values()) <= pools
-            assert resources.gpu <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) - 2
+            hard = quota["spec"]["hard"]
+            at_once = (int(hard["requests.nvidia.com/gpu"]) - 2) // resources.gpu if resources.gpu else 1
+            assert at_once >= 1, "two GPUs are Triton's"
+            assert at_once * resources.cpu + 32 <= int(hard["requests.cpu"]), "32 for services"
+            assert at_once * int(resources.memory.removesuffix("Gi")) + 64 <= 1024 and hard["requests.memory"] == "1Ti"
 
 
 def test_triton_is_ready_only_with_its_model(documents):
