@@ -92,7 +92,7 @@ test-registry: setup
 # Airflow lives in an environment of its own; so do the tests of the DAGs.
 test-dags: setup orchestrator
 	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags -rP
 
 # Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
 # real API server, where there is one (../shared/kubernetes) and we are root.
