@@ -17,9 +17,9 @@ PARSE = """
 import json, pathlib, sys, tempfile, time
 from airflow.dag_processing.dagbag import DagBag
 import airflow.providers.standard.operators.bash, airflow.providers.standard.operators.empty
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, BaseOperator, CronTriggerTimetable, Param
 with tempfile.TemporaryDirectory() as folder:
-    bare = "from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param\\nDAG('bare', schedule=None)"
-    pathlib.Path(folder, "bare.py").write_text(bare)
+    pathlib.Path(folder, "bare.py").write_text("from airflow.sdk import DAG; dag = DAG('bare', schedule=None)")
     assert DagBag(folder).dags
 before, begun = set(sys.modules), time.process_time()
 bag = DagBag(sys.argv[1])
