@@ -45,7 +45,9 @@ def connect() -> Any:
     store = Path(STORE.removeprefix("sqlite:///"))
     if "MLFLOW_TRACKING_URI" not in os.environ and not store.exists():
         raise BadInput(store, "missing; no stage has run in this folder, and MLFLOW_TRACKING_URI is not set")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a person waits; MLflow's own default takes minutes
+    # A person waits, and MLflow's own defaults take many minutes to give up.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     return mlflow_client()
 
 

@@ -1,6 +1,7 @@
 """A real MLflow server that a test may kill and start again on the same store."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import requests
 
-from tests.running import all_below, until, until_gone
+from tests.running import until
 
 
 class Server:
@@ -31,21 +32,18 @@ class Server:
             env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=self.log,
             stderr=self.log,
+            start_new_session=True,  # a group of its own, to be killed whole
         )
         until(self.healthy, "MLflow server")
 
     def healthy(self) -> bool:
         try:
             return requests.get(f"{self.uri}/health", timeout=5).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def kill(self) -> None:
-        """kill -9 of the server and its workers, at once."""
-        everyone = all_below(self.process.pid)
-        self.process.kill()
-        for process in everyone:
-            process.kill()
+        """kill -9 of the server and all that it started, at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        until_gone(everyone)
         self.log.close()

@@ -222,7 +222,7 @@ def test_a_server_that_dies_at_any_write_leaves_whole_aliases(tmp_path, in_repos
 
     monkeypatch.setattr(promote_module, "weigh", weigh)
     random = random_model(tmp_path / "random")
-    with environment(MLFLOW_TRACKING_URI=server.uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"):
+    with environment(MLFLOW_TRACKING_URI=server.uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="20"):
         client, at = connect(), 0
         while True:
             register(random)
