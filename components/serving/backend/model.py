@@ -36,6 +36,9 @@ class TritonPythonModel:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
+        # One core stays for Triton, decoding and whoever else there is: where a forward pass waits for a thread that has no
+        # core, it takes ten times as long.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
         budget = json.loads(args["model_config"])["parameters"]["token_budget"]["string_value"]
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         self.model = RewardModel.load(folder, token_budget=int(budget))
