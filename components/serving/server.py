@@ -127,7 +127,8 @@ def start_triton(
     ]
     # Not resolved: a virtual environment's python is a link to one outside it.
     paths = {"PATH": Path(sys.executable).parent, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
-    environment = dict(os.environ)
+    # Compiled code beside a model's own file would make the model look changed, and be loaded again at the next occasion.
+    environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
     for name, first in paths.items():
         environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
     log.parent.mkdir(parents=True, exist_ok=True)
