@@ -129,7 +129,7 @@ image-source:
 # As root: the engine is the test's own, its data in .images/.
 test-containers test-kubernetes: test-%: orchestrator lint-tools .seaweedfs/installed
 	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP -m $* tests/containers
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m $* tests/containers
 
 # The demo's promises, read off its metrics files.
 check-demo:
