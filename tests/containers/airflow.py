@@ -14,8 +14,12 @@ AIRFLOW = Path(sys.executable).with_name("airflow")
 class Airflow:
     def __init__(self, **environment: str):
         """environment: what the tasks' runner and connections need."""
-        own = {"AIRFLOW_HOME": str(FOLDER / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false", "PYTHONPATH": str(REPOSITORY)}
-        own["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).with_name("dags"))
+        own = {
+            "AIRFLOW_HOME": str(FOLDER / "airflow"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name("dags")),
+            "PYTHONPATH": str(REPOSITORY),
+        }
         self.environment = os.environ | own | environment
         subprocess.run([AIRFLOW, "db", "migrate"], env=self.environment, check=True, capture_output=True)
 

@@ -120,7 +120,8 @@ class Engine:
     def __call__(self, *arguments: str, code: int = 0, **kwargs) -> str:
         """`docker ARGUMENTS...`; what it printed."""
         done = subprocess.run(
-            [self.client, *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+            [self.client, *arguments],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs,
         )  # fmt: skip
         assert done.returncode == code, f"docker {' '.join(arguments)}: {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -133,8 +134,8 @@ class Engine:
         if self.has(BASE):
             return
         with tempfile.TemporaryDirectory(prefix="reelign-base-") as folder:
-            include = "--include=python3,python3-venv,ca-certificates"
-            subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", folder], check=True, stdout=subprocess.DEVNULL)
+            command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", folder]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             shutil.rmtree(f"{folder}/var/cache/apt/archives", ignore_errors=True)
             with subprocess.Popen(["tar", "--directory", folder, "--create", "."], stdout=subprocess.PIPE) as tar:
                 self("import", "-", BASE, stdin=tar.stdout)
@@ -155,14 +156,16 @@ class Engine:
     def make_images(self, *names: str) -> None:
         """`make images` with what this machine has for certificates and packages, passed as secrets of the build."""
         wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
-        secrets = {"ca": os.environ.get("SSL_CERT_FILE"), "uv": self.run / "uv.toml", "pip": os.environ.get("PIP_CONFIG_FILE")}
+        settings = self.run / "uv.toml"
+        secrets = {"ca": os.environ.get("SSL_CERT_FILE"), "uv": settings, "pip": os.environ.get("PIP_CONFIG_FILE")}
         with served(Path(wheels)) if wheels else nullcontext() as links:
             lines = [f'find-links = ["{links}"]\n'] if links else []
             if index := os.environ.get("UV_DEFAULT_INDEX"):
                 lines.append(f'index-url = "{index}"\n')
-            secrets["uv"].write_text("".join(lines))
+            settings.write_text("".join(lines))
             build = ["--network=host", *(f"--secret=id={key},src={file}" for key, file in secrets.items() if file)]
-            variables = {"IMAGES": " ".join(names), "TORCH": "" if links else "cpu", "BUILD": " ".join(build), "DOCKER": self.client}
+            variables = {"IMAGES": " ".join(names), "BUILD": " ".join(build), "DOCKER": self.client}
+            variables["TORCH"] = "" if links else "cpu"
             command = ["make", "images", *(f"{key}={value}" for key, value in variables.items())]
             before = self("images", "--quiet", "--filter=label=org.opencontainers.image.revision").split()
             subprocess.run(command, cwd=REPOSITORY, env=self.environment, check=True)

@@ -16,8 +16,7 @@ def airflow(engine, s3) -> Airflow:
 
 def on(work: str, image: str) -> dict:
     """Settings of a machine whose volume is `work`."""
-    environment = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE"]
-    docker = {"work": work, "network": "host", "environment": environment}
+    docker = {"work": work, "network": "host", "environment": [*ENVIRONMENT, "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE"]}
     return {"runner": "docker", "image": image, "docker": docker}
 
 

@@ -28,7 +28,7 @@ def test_labels_name_the_commit_and_nobody_is_root(engine, images, commit, name)
 @pytest.mark.parametrize("name", ["pipeline", "airflow"])
 def test_nothing_of_the_machine_or_of_the_build_is_left(engine, images, name):
     authorities = "/etc/ssl/certs/ca-certificates.crt"
-    look = f"sha256sum {authorities}; command -v uv gcc make; ls /var/lib/apt/lists /root; cat /opt/*/.git/config; ls -A /etc/uv"
+    look = f"sha256sum {authorities}; command -v uv gcc make; ls -A /var/lib/apt/lists /root /etc/uv; cat /opt/*/.git/config"
     run = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=sh")
     left = engine(*run, images[name], "-c", f"({look}) 2>/dev/null; true")
     assert left.startswith(engine(*run, BASE, "-c", f"sha256sum {authorities}"))
@@ -47,7 +47,7 @@ def test_the_pipeline_runs_on_a_root_that_cannot_be_written(engine, images, comm
     )  # fmt: skip
     lines = said.splitlines()
     assert lines[:2] == ["10001", commit], said
-    assert all(line.startswith("touch: cannot touch") and line.endswith("Read-only file system") for line in lines[2:4]), said
+    assert all(line.startswith("touch: cannot") and line.endswith("Read-only file system") for line in lines[2:4]), said
     assert "score" in said and lines[-1].endswith(" /opt/reelign/components/__init__.py")
 
 

@@ -1,5 +1,5 @@
 """DAGs of the tests, by dags/runners.py: each of REELIGN_CASES is {"stages": [...], "profile", "orchestration": what differs
-from the smoke profile's, "change": what a task has otherwise than its runner says, for containers that have only to fail}."""
+from the smoke profile's, "change": what a task has otherwise than its runner says, where a container has only to fail}."""
 
 import json
 import os
