@@ -134,7 +134,8 @@ class Engine:
         if self.has(BASE):
             return
         with tempfile.TemporaryDirectory(prefix="reelign-base-") as folder:
-            command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", folder]
+            include = "--include=python3,python3-venv,ca-certificates"
+            command = ["debootstrap", "--variant=minbase", include, "bookworm", folder]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             shutil.rmtree(f"{folder}/var/cache/apt/archives", ignore_errors=True)
             with subprocess.Popen(["tar", "--directory", folder, "--create", "."], stdout=subprocess.PIPE) as tar:
