@@ -1,0 +1,31 @@
+"""Dockerfiles, read: what a build must not depend on or leave behind. hadolint and checkov look too (`make lint-docker`)."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+FILES = sorted(Path("docker").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_images_are_pinned_and_nobody_is_root(file):
+    text = file.read_text()
+    assert len(FILES) == 3
+    starts = re.findall(r"^FROM (\S+)", text, re.M)
+    argument = starts[0].strip("${}")
+    assert set(starts) == {f"${{{argument}}}"}  # all stages from one image, so that Python is the same in all
+    assert re.search(rf"^ARG {argument}=\S+:\S*\d\S*$", text, re.M)
+    assert "-r /locks/" in text and "latest" not in text
+    assert re.findall(r"^USER (\d+):\d+$", text, re.M)[-1] != "0"
+    assert 'org.opencontainers.image.revision="${COMMIT}"' in text and "HEALTHCHECK" in text
+    # What a user's machine has of its own comes as a secret: an argument would stay in the image's history.
+    last = text[text.rindex("\nFROM ") :]
+    assert not re.search(r"^ARG (?!COMMIT$)", last, re.M) and "--mount=type=cache" not in last
+
+
+@pytest.mark.parametrize("lock", sorted(Path("docker/locks").glob("*.txt")), ids=lambda lock: lock.stem)
+def test_locks_pin_by_hash(lock):
+    packages = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"^ *#.*\n", "", lock.read_text(), flags=re.M))
+    for package in packages:
+        assert re.match(r"[\w.\[\],-]+==\S+", package) and "--hash=sha256:" in package, package[:80]
