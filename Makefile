@@ -14,13 +14,12 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server lint-tools kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
 annotation-server: .venv-label-studio/installed
 kfp: .venv-kfp/installed
-lint-tools: .venv-lint/installed
 
 .uv/bin/uv:
 	python3 -m venv .uv
@@ -127,7 +126,7 @@ image-source:
 	git -C .images/source read-tree HEAD
 
 # As root: the engine is the test's own, its data in .images/.
-test-containers test-kubernetes: test-%: orchestrator lint-tools .seaweedfs/installed
+test-containers test-kubernetes: test-%: orchestrator .seaweedfs/installed
 	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m $* tests/containers
 
@@ -140,9 +139,9 @@ lint: setup
 	ruff format --check .
 
 # Dockerfiles; offline.
-lint-docker: lint-tools
-	.venv-lint/bin/hadolint docker/*.Dockerfile
-	.venv-lint/bin/checkov --quiet --compact --skip-download --framework dockerfile --directory docker
+lint-docker: .venv-infra/installed
+	.venv-infra/bin/hadolint docker/*.Dockerfile
+	.venv-infra/bin/checkov --quiet --compact --skip-download --framework dockerfile --directory docker
 
 format: setup
 	ruff check --fix .
@@ -174,8 +173,6 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/kfp.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group infra --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/infra.txt
-	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group lint --generate-hashes \
-		--custom-compile-command "make lock" -o docker/locks/lint.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts
