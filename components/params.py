@@ -4,25 +4,13 @@ There are no defaults here: a profile (infra/profiles/) is a whole file, so that
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from components.errors import BadInput
-
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Dimension = str
-Dtype = Literal["float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Read = TypeVar("Read", bound=Section)
+from components.operation_params import OrchestrationParams, PromotionParams
+from components.param_types import Count, Dimension, Dtype, Fraction, Positive, Section, read_section
 
 
 class TrainingParams(Section):
@@ -384,86 +372,6 @@ class PackageParams(Section):
     environment: str | None
 
 
-class PromotionParams(Section):
-    """What a challenger must show to become champion (components/registry/). No stage reads it.
-
-    Of a reward model: each dimension's accuracy without ties is above `min_accuracy`, with its whole interval, and its error
-    of calibration at most `max_calibration_error`; contracts hold on `contract_clips` clips of test pairs. Gains are called
-    real at `level`, after Holm's correction; intervals have `resamples` resamples of whole prompts."""
-
-    min_accuracy: Fraction
-    max_calibration_error: Fraction
-    contract_clips: Count
-    resamples: Count
-    level: Annotated[float, Field(gt=0, lt=1)]
-
-
-class TolerationParams(Section):
-    key: str
-    operator: Literal["Equal", "Exists"]
-    value: str | None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
-
-
-Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
-
-
-class ResourcesParams(Section):
-    """What the task of a stage gets: cores, memory and shared memory (Mi or Gi), GPUs, nodes it may go to, and how often it
-    is tried again. A local process takes what there is."""
-
-    cpu: Positive
-    memory: Size
-    shared_memory: Size
-    gpu: Annotated[int, Field(ge=0)]
-    node_selector: dict[str, str]
-    tolerations: list[TolerationParams]
-    retries: Annotated[int, Field(ge=0)]
-
-
-class KubernetesParams(Section):
-    """Names of what the cluster holds (infra/kubernetes): settings and secrets are given to pods by reference."""
-
-    namespace: str
-    service_account: str
-    config_map: str
-    secret: str
-    startup_timeout: Count  # seconds for a node and the image to be found
-
-
-class DockerParams(Section):
-    """`work` is a folder or volume for work trees and cache; variables of `environment` are handed on from Airflow's own, by
-    name, where they are set."""
-
-    work: str
-    network: str
-    environment: list[str]
-
-
-class OrchestrationParams(Section):
-    """How Airflow runs stages (dags/runners.py): no stage depends on it. `parallel` is how many at a time; `stages` has what
-    differs from `resources`, by stage (`align@dpo`) or for all of its kind (`align`)."""
-
-    runner: Literal["local", "docker", "kubernetes"]
-    image: str
-    parallel: Count
-    retry_delay: Annotated[float, Field(ge=0)]  # seconds
-    docker: DockerParams
-    kubernetes: KubernetesParams
-    resources: ResourcesParams
-    stages: dict[str, dict[str, Any]]
-
-    @model_validator(mode="after")
-    def stages_name_resources(self) -> "OrchestrationParams":
-        for name in self.stages:
-            self.resources_of(name)
-        return self
-
-    def resources_of(self, stage: str) -> ResourcesParams:
-        own = self.stages.get(stage.partition("@")[0], {}) | self.stages.get(stage, {})
-        return ResourcesParams.model_validate(self.resources.model_dump() | own)
-
-
 class Params(Section):
     """All of params.yaml."""
 
@@ -504,19 +412,3 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not path.exists():
         raise BadInput(path, "missing; `reelign profile shapes` makes it")
     return read_section(path, Params)
-
-
-def read_section(path: Path, section: type[Read]) -> Read:
-    """A YAML file as a section; BadInput as in load_params."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-        raise BadInput(path, why, key=key or None) from error

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.params import Count, Fraction, FramePlanParams, Positive, Section, TrainingParams, read_section
+from components.param_types import Count, Fraction, Positive, Section, read_section
+from components.params import FramePlanParams, TrainingParams
 
 FILE = Path("pretrained/params.yaml")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from components.params import OrchestrationParams, ResourcesParams
+from components.operation_params import OrchestrationParams, ResourcesParams
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER = 10001  # of our images (docker/)

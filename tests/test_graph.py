@@ -15,7 +15,19 @@ STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 # Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
 INFRASTRUCTURE = {
     f"components/{name}.py"
-    for name in ("__init__", "errors", "graph", "lock", "params", "pretrain_params", "stage", "tracking", "tables")
+    for name in (
+        "__init__",
+        "errors",
+        "graph",
+        "lock",
+        "operation_params",
+        "param_types",
+        "params",
+        "pretrain_params",
+        "stage",
+        "tracking",
+        "tables",
+    )
 }
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from components.annotation.clips import Clip, all_pairs, generators, name_of, read_clips, read_pairs
 from components.annotation.media import check_video, copy_blind
 from components.errors import BadInput
-from components.params import Section, read_section
+from components.param_types import Section, read_section
 from components.preferences.schema import Pair, pair_of, read_rows
 
 HERE = Path(__file__).parent

@@ -28,7 +28,8 @@ from components.evaluation.compare import SAMPLES
 from components.evaluation.paired import read_samples
 from components.evaluation.summary import interval, table
 from components.evaluation.win_rates import DIMENSIONS, mean_interval, win_rate
-from components.params import Section, TieWidthParams
+from components.param_types import Section
+from components.params import TieWidthParams
 from components.preferences.schema import REVIEWER, Annotation, group_by_pair, pair_of
 from components.reward.accuracy import correct
 from components.stage import folder_digest

@@ -16,7 +16,7 @@ import pandas as pd
 from components.errors import BadInput
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import mean_interval
-from components.params import PromotionParams
+from components.operation_params import PromotionParams
 from components.registry.versions import FILES, PAIRS, Version, learnt_from, refuse_seen
 from components.reward.accuracy import correct
 from components.reward.bench import pair_table

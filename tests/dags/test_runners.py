@@ -11,7 +11,8 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 import pendulum
 from airflow.sdk import DAG
 
-from components.params import OrchestrationParams, load_params
+from components.operation_params import OrchestrationParams
+from components.params import load_params
 from dags.runners import REPOSITORY, make_task
 
 GOLDEN = Path(__file__).with_name("golden")

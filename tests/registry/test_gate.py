@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.params import PromotionParams
+from components.operation_params import PromotionParams
 from components.registry.gate import absolute_reasons, differences, gains, verdict_reasons
 from components.reward.figures import figures
 

@@ -1,0 +1,38 @@
+"""What sections of params are made of: frozen, and an unknown or missing key is an error that names it."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.errors import BadInput
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Dimension = str
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Read = TypeVar("Read", bound=Section)
+
+
+def read_section(path: Path, section: type[Read]) -> Read:
+    """A YAML file as a section; BadInput names the key that is unknown, missing or wrong."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        raise BadInput(path, why, key=key or None) from error
