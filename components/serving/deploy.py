@@ -1,0 +1,143 @@
+"""Bring a new VideoReward to a running Triton server without a request lost, and back.
+
+The new version is loaded beside the one that serves and asked, by its number, for scores of a sample. Only if they are the
+scores of the same model offline, and come as fast as the serving version's, do the two ensembles that clients ask change to
+it: two small files, loaded one by one. The old version stays loaded for a rollback. A version that fails leaves no trace.
+
+The repository is the server's own (a copy of stage package's), and says at any time what the server is to serve: one that is
+started again serves what was deployed.
+"""
+
+import os
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from components.errors import BadInput
+from components.params import PackageParams
+from components.reward.score import RewardModel, Score, Unscored
+from components.serving.client import file_tensors, read_score, reason_of, split_url
+from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
+
+LOAD_SECONDS = 600.0
+TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
+
+
+class Rejected(Exception):
+    """The new version does not serve, and why; the old one does as before."""
+
+
+def deploy(
+    url: str, repository: Path, model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams, slowest: float = 2.0
+) -> int:
+    """Deploy the model folder; the number of its version.
+
+    sample: videos and prompts to compare on. slowest: most time that a request of the sample may take, over what it takes
+    the serving version (medians). Rejected if the version does not load, scores otherwise than offline or is too slow.
+    """
+    old, versions = serving_version(repository), loaded_by_config(repository)
+    new = max(int(path.name) for path in (repository / MODEL).iterdir() if path.name.isdigit()) + 1
+    with asking(url) as client:
+        try:
+            write_version(repository, model, new)
+            load(client, repository, MODEL, backend_config(repository, params, [old, new]))
+            compare(client, model, sample, params, old, new, slowest)
+        except (InferenceServerException, Rejected, BadInput) as error:
+            withdraw(client, repository, params, versions, new)
+            raise Rejected(f"version {new} of {model}: {error}") from error
+        switch(client, repository, params, new)
+    return new
+
+
+def rollback(url: str, repository: Path, params: PackageParams) -> int:
+    """Let the version serve again that served before; its number. BadInput where none is kept."""
+    serving = serving_version(repository)
+    kept = [version for version in loaded_by_config(repository) if version != serving]
+    if not kept:
+        raise BadInput(repository, f"only version {serving} is here: nothing to roll back to")
+    with asking(url) as client:
+        switch(client, repository, params, kept[0])
+    return kept[0]
+
+
+def switch(client: triton.InferenceServerClient, repository: Path, params: PackageParams, version: int) -> None:
+    for name in FRONTS:
+        load(client, repository, name, front_config(repository, name, params, version))
+
+
+def withdraw(
+    client: triton.InferenceServerClient, repository: Path, params: PackageParams, keep: list[int], new: int
+) -> None:
+    """Leave the server and its repository with the versions that they had."""
+    load(client, repository, MODEL, backend_config(repository, params, keep))
+    shutil.rmtree(repository / MODEL / str(new))
+
+
+def load(client: triton.InferenceServerClient, repository: Path, name: str, config: str) -> None:
+    """Change a model's configuration in the repository, whole or not at all, and let the server follow."""
+    path = repository / name / "config.pbtxt"
+    partial = path.with_name(".config.partial")
+    partial.write_text(config)
+    os.replace(partial, path)
+    client.load_model(name)
+
+
+def compare(
+    client: triton.InferenceServerClient,
+    model: Path,
+    sample: Sequence[tuple[Path, str]],
+    params: PackageParams,
+    old: int,
+    new: int,
+    slowest: float,
+) -> None:
+    """Rejected where the new version's answers are not the offline scores of the model, or come late."""
+    offline = RewardModel.load(model, token_budget=params.token_budget).score(sample)
+    seconds: dict[int, list[float]] = {old: [], new: []}
+    for (video, prompt), expected in zip(sample, offline, strict=True):
+        for version in (old, new):  # in turns, as other requests come and go
+            start = time.perf_counter()
+            answer = score_with(client, version, video, prompt)
+            seconds[version].append(time.perf_counter() - start)
+        if isinstance(expected, Unscored) or isinstance(answer, Unscored):
+            raise Rejected(f"{video}: no score to compare: {getattr(expected, 'reason', getattr(answer, 'reason', ''))}")
+        difference = max(abs(answer.normalised[name] - value) for name, value in expected.normalised.items())
+        if answer.model_version != expected.model_version or not difference <= TOLERANCE:
+            raise Rejected(f"{video}: served {answer}, offline {expected}")
+    middle = {version: statistics.median(values) for version, values in seconds.items()}
+    if middle[new] > slowest * middle[old]:
+        raise Rejected(f"{middle[new]:.3f} s a request, the serving version takes {middle[old]:.3f} s")
+
+
+def score_with(client: triton.InferenceServerClient, version: int, video: Path, prompt: str) -> Score | Unscored:
+    """One answer of a version by its number, whether or not clients are sent to it."""
+    try:
+        tensors = file_tensors(triton, video.read_bytes(), prompt)
+        return read_score(client.infer(MODEL, tensors, model_version=str(version)))
+    except InferenceServerException as error:
+        return Unscored(reason_of(error, MODEL))
+
+
+def serving_version(repository: Path) -> int:
+    """The version that clients are sent to."""
+    (front, *_) = FRONTS
+    return int(re.search(r"model_version: (\d+)", (repository / front / "config.pbtxt").read_text()).group(1))
+
+
+def loaded_by_config(repository: Path) -> list[int]:
+    """The versions that the server keeps loaded, the one that serves and the one before."""
+    found = re.search(r"versions: \[([\d, ]+)\]", (repository / MODEL / "config.pbtxt").read_text()).group(1)
+    return [int(version) for version in found.split(",")]
+
+
+def asking(url: str) -> triton.InferenceServerClient:
+    protocol, address = split_url(url)
+    if protocol != "http":
+        raise BadInput(url, "deploying goes over HTTP: http://host:port")
+    return triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS)

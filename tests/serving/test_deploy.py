@@ -1,0 +1,86 @@
+"""Versions come and go under load, on a real server: no request fails."""
+
+import asyncio
+import json
+import shutil
+import threading
+
+import pytest
+
+from components.errors import BadInput
+from components.reward.score import Score
+from components.serving.client import Manners, RewardClient, score_remote
+from components.serving.deploy import deploy, loaded_by_config, rollback
+from components.serving.install import install_triton
+from components.serving.repository import write_repository
+from components.serving.server import serving
+from components.stage import folder_digest
+from tests.serving.conftest import PARAMS
+
+
+def other(model_folder, folder, mean: float):
+    """A model with other scores: the same weights, normalised otherwise."""
+    shutil.copytree(model_folder, folder)
+    facts = json.loads((folder / "video_reward.json").read_text())
+    facts["normalisation"]["VQ"]["mean"] = mean
+    (folder / "video_reward.json").write_text(json.dumps(facts))
+    return folder
+
+
+class Load:
+    """Eight clients that ask all the time and are never asked to try again."""
+
+    def __init__(self, url, videos):
+        self.url, self.videos, self.results, self.end = url, videos, [], threading.Event()
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.run()))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end.set()
+        self.thread.join()
+
+    async def run(self):
+        async with RewardClient(self.url, Manners(attempts=1)) as client, asyncio.TaskGroup() as clients:
+            for number in range(8):
+                clients.create_task(self.one(client, number))
+
+    async def one(self, client, number):
+        while not self.end.is_set():
+            self.results.append(await client.score(self.videos[number % len(self.videos)], "a red circle"))
+
+
+@pytest.mark.serving
+def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path, capsys):
+    install_triton()
+    live = tmp_path / "live"
+    write_repository(live, model_folder, PARAMS)
+    second, third = other(model_folder, tmp_path / "second", 1.5), other(model_folder, tmp_path / "third", 2.5)
+    sample = [(video, "a red circle") for video in videos]
+    with serving(live, tmp_path / "triton.log") as server:
+        url = f"http://{server.http}"
+
+        def served() -> str:
+            return score_remote(url, sample[:1])[0].model_version
+
+        with Load(f"grpc://{server.grpc}", videos) as load:
+            assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
+            assert served() == folder_digest(second)
+            assert deploy(url, live, third, sample, PARAMS, slowest=50) == 3
+            assert served() == folder_digest(third) and loaded_by_config(live) == [2, 3]
+            assert rollback(url, live, PARAMS) == 2
+            assert served() == folder_digest(second)
+        failed = [result for result in load.results if not isinstance(result, Score)]
+        assert not failed, failed[:3]
+        versions = {result.model_version for result in load.results}
+        assert versions == {folder_digest(folder) for folder in (model_folder, second, third)}
+    with capsys.disabled():
+        print(f"\n{len(load.results)} requests of 8 clients over two swaps and a rollback: 0 failed")
+
+
+def test_nothing_to_roll_back_to_is_bad_input(model_folder, tmp_path):
+    write_repository(tmp_path, model_folder, PARAMS)
+    with pytest.raises(BadInput, match="only version 1 is here"):
+        rollback("http://127.0.0.1:1", tmp_path, PARAMS)
