@@ -92,7 +92,11 @@ class Engine:
         deadline = time.monotonic() + 60
         while subprocess.run([self.client, "version"], env=self.environment, capture_output=True).returncode:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("dockerd did not start: " + (self.run / "log").read_text()[-2000:])
+                said = (self.run / "log").read_text()[-2000:]
+                self.process.kill()
+                self.process.wait()
+                shutil.rmtree(self.run)
+                raise RuntimeError(f"dockerd did not start (another on {self.data}?): {said}")
             time.sleep(0.1)
 
     def stop(self) -> None:

@@ -118,7 +118,7 @@ def test_pods_that_end_badly_end_their_tasks(airflow, api):
     assert "ErrImagePull" in said["image"] or "ImagePullBackOff" in said["image"], said["image"]
     assert "localhost/nowhere:1" in said["image"]
     assert f"{pod.metadata.name} returned a failure" in said["deleted"] or "not found" in said["deleted"], said["deleted"]
-    assert not api.list_namespaced_pod(SPACE).items  # none is left behind
+    until(lambda: not api.list_namespaced_pod(SPACE).items, "end of all pods")
 
 
 def test_a_gpu_is_waited_for_and_found(airflow, api):
@@ -130,7 +130,7 @@ def test_a_gpu_is_waited_for_and_found(airflow, api):
             conditions = (pod and pod.status.conditions) or []
             return next((c.message for c in conditions if c.type == "PodScheduled" and c.status == "False"), None)
 
-        until(lambda: "node selector" in (waiting() or ""), "pod without a node of its pool")
+        until(lambda: "node affinity" in (waiting() or ""), "pod without a node of its pool")
         api.patch_node(NODE, {"metadata": {"labels": {"pool": "gpu"}}})
         assert until(lambda: "Insufficient nvidia.com/gpu" in (waiting() or ""), "pod without a GPU")
         assert pod_of(api, "gpu").spec.node_name is None
