@@ -4,6 +4,9 @@ import json
 import time
 
 import pytest
+
+pytest.importorskip("kubernetes", reason="needs the orchestrator environment: make test-kubernetes")
+
 from kubernetes import client, config
 
 from tests.containers.airflow import Airflow, ended
