@@ -19,7 +19,7 @@ from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
-from components.serving.commands import serve
+from components.serving.commands import deploy, serve
 
 app = typer.Typer(
     help="Turn human preferences between generated videos into better video generators.",
@@ -34,6 +34,7 @@ app.command("check-reward")(check_reward_model)
 app.command()(promote)
 app.command()(lineage)
 app.command()(serve)
+app.command()(deploy)
 PROFILES = Path("infra/profiles")
 
 
@@ -141,23 +142,14 @@ def ablation(out: Annotated[Path, typer.Option(help="The page to write.")] = Pat
 
 
 def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:
-    """(video, prompt) of the command line or of the CSV; paths of a CSV are relative to its folder."""
-    if csv is None:
-        if not videos or not (prompt or "").strip():
-            raise BadInput("reelign score", "give video files and --prompt, or --csv")
-        return [(video, prompt) for video in videos]
-    import pandas as pd
+    """(video, prompt) of the command line or of the CSV."""
+    if csv is not None:
+        from components.reward.score_files import read_list
 
-    if not csv.exists():
-        raise BadInput(csv, "missing")
-    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
-    for column in ("path", "prompt"):
-        if column not in table:
-            raise BadInput(csv, "missing column", row=1, key=column)
-        empty = table[column].str.strip() == ""
-        if empty.any():
-            raise BadInput(csv, "empty", row=int(empty.to_numpy().argmax()) + 2, key=column)
-    return [(csv.parent / path, text) for path, text in zip(table.path, table.prompt, strict=True)]
+        return read_list(csv)
+    if not videos or not (prompt or "").strip():
+        raise BadInput("reelign score", "give video files and --prompt, or --csv")
+    return [(video, prompt) for video in videos]
 
 
 @app.command()

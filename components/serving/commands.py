@@ -1,5 +1,6 @@
-"""`reelign serve`: the reward model on Triton, on this machine."""
+"""`reelign serve` and `reelign deploy`: the reward model on Triton, on this machine, and new versions of it."""
 
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ def serve(
     repository: Annotated[
         Path, typer.Argument(help="A model repository, as stage `package` makes it or `reelign deploy` keeps it.")
     ] = Path("serving/model_repository"),
+    live: Annotated[
+        Path | None,
+        typer.Option(help="Serve this copy of the repository, made if it is not there: `reelign deploy` changes it."),
+    ] = None,
     http_port: Port = None,
     grpc_port: Port = None,
     metrics_port: Port = None,
@@ -34,6 +39,9 @@ def serve(
         signal.signal(number, end)
     if install:
         install_triton()
+    if live is not None:
+        copy_once(repository, live)
+        repository = live
     try:
         with serving(repository, log, ports=(http_port, grpc_port, metrics_port)) as server:
             say(f"http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics  log {log}")
@@ -41,6 +49,85 @@ def serve(
     except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+def copy_once(repository: Path, live: Path) -> None:
+    """Copy a model repository, whole or not at all, unless it was copied before."""
+    from components.errors import BadInput
+
+    if live.exists():
+        return
+    if not repository.exists():
+        raise BadInput(repository, "missing; `dvc repro package` makes it")
+    partial = live.with_name(f"{live.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(repository, partial)
+    partial.rename(live)
+
+
+def deploy(
+    url: Annotated[str, typer.Argument(help="The server's HTTP address, as `reelign serve --live` prints it.")],
+    live: Annotated[Path, typer.Option(help="The repository that it serves.")],
+    model: Annotated[
+        str, typer.Option(help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder.")
+    ] = "video_reward/champion",
+    csv: Annotated[
+        Path | None, typer.Option(help="Videos to compare on, columns path and prompt [default: clips of test pairs].")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="How many clips of test pairs.")] = 16,
+    slowest: Annotated[
+        float, typer.Option(help="Most time that a request may take, over what it takes the serving version (medians).")
+    ] = 2.0,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Let the version before serve again.")] = False,
+) -> None:
+    """Bring a new version to a running server without losing a request, or the one before it back.
+
+    It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
+    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been.
+    """
+    from components.params import load_params
+    from components.serving import deploy as deployment
+
+    params = load_params().package
+    if not (live / deployment.MODEL).exists():
+        from components.errors import BadInput
+
+        raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
+    if rollback:
+        say(f"version {deployment.rollback(url, live, params)} serves again")
+        return
+    folder, sample = model_folder(model), sample_of(csv, clips)
+    try:
+        number = deployment.deploy(url, live, folder, sample, params, slowest)
+    except deployment.Rejected as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    say(f"version {number} serves: {model}, compared on {len(sample)} videos")
+
+
+def model_folder(model: str) -> Path:
+    """The folder that `reelign deploy --model` means; of the registry, its files are brought here."""
+    if Path(model).is_dir():
+        return Path(model)
+    from components.registry.versions import connect, fetch, find
+    from components.tracking import answering
+
+    name, _, which = model.rpartition("/")
+    with answering():
+        return fetch(find(connect(), name, which)).folder
+
+
+def sample_of(csv: Path | None, clips: int) -> list[tuple[Path, str]]:
+    """(video, prompt) to compare on: those of the CSV, or `clips` of the test pairs, evenly spaced."""
+    if csv is not None:
+        from components.reward.score_files import read_list
+
+        return read_list(csv)
+    from components.reward.pairs import VIDEOS, read_pairs
+    from components.tables import spread
+
+    sides = read_pairs("test", []).sides()
+    return [(VIDEOS / path, prompt) for path, prompt in (sides[place] for place in spread(len(sides), clips))]
 
 
 def end(*_: object) -> None:

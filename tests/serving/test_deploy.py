@@ -6,13 +6,16 @@ import shutil
 import threading
 
 import pytest
+from typer.testing import CliRunner
 
+from components.cli import app
 from components.errors import BadInput
-from components.reward.score import Score
+from components.reward.score import RewardModel, Score
 from components.serving.client import Manners, RewardClient, score_remote
-from components.serving.deploy import deploy, loaded_by_config, rollback
+from components.serving.commands import copy_once
+from components.serving.deploy import deploy, loaded_by_config, rollback, serving_version
 from components.serving.install import install_triton
-from components.serving.repository import write_repository
+from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
 from components.stage import folder_digest
 from tests.serving.conftest import PARAMS
@@ -78,6 +81,51 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
         assert versions == {folder_digest(folder) for folder in (model_folder, second, third)}
     with capsys.disabled():
         print(f"\n{len(load.results)} requests of 8 clients over two swaps and a rollback: 0 failed")
+
+
+@pytest.mark.serving
+def test_what_is_wrong_never_serves(model_folder, videos, tmp_path, monkeypatch):
+    """One that does not load, one whose sample has no scores, one that scores otherwise than offline, a slow one; by the
+    command, which says so in a line and ends with code 1."""
+    install_triton()
+    live = tmp_path / "live"
+    copy_once(repository_of(tmp_path, model_folder), live)
+    damaged, second = other(model_folder, tmp_path / "damaged", 3.5), other(model_folder, tmp_path / "second", 1.5)
+    weights = next(damaged.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    lists = {name: tmp_path / f"{name}.csv" for name in ("good", "bad")}
+    lists["good"].write_text("path,prompt\n" + "".join(f"{video},a red circle\n" for video in videos))
+    lists["bad"].write_text("path,prompt\nnone.mp4,a red circle\n")
+    with serving(live, tmp_path / "triton.log") as server:
+        url = f"http://{server.http}"
+
+        def refused(model, sample, *options) -> str:
+            told = CliRunner().invoke(
+                app, ["deploy", url, "--live", str(live), "--model", str(model), "--csv", str(sample), *options]
+            )
+            assert told.exit_code == 1, (told.output, told.exception)
+            assert serving_version(live) == 1 and not (live / MODEL / "2").exists()
+            assert score_remote(url, [(videos[0], "a red circle")])[0].model_version == folder_digest(model_folder)
+            return told.stderr
+
+        assert "error: version 2" in refused(damaged, lists["good"])
+        assert "no score to compare" in refused(second, lists["bad"])
+        assert "a request, the serving version takes" in refused(second, lists["good"], "--slowest", "0")
+        monkeypatch.setattr(RewardModel, "load", lambda *_, load=RewardModel.load, **options: load(model_folder, **options))
+        assert "offline" in refused(second, lists["good"], "--slowest", "50")
+        monkeypatch.undo()
+        told = CliRunner().invoke(
+            app, ["deploy", url, "--live", str(live), "--model", str(second), "--csv", str(lists["good"]), "--slowest", "50"]
+        )
+        assert told.exit_code == 0 and "version 2 serves" in told.stdout
+        told = CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--rollback"])
+        assert told.exit_code == 0 and "version 1 serves again" in told.stdout
+
+
+def repository_of(folder, model_folder):
+    write_repository(folder / "packaged", model_folder, PARAMS)
+    return folder / "packaged"
 
 
 def test_nothing_to_roll_back_to_is_bad_input(model_folder, tmp_path):
