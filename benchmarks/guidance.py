@@ -143,7 +143,7 @@ def settings_of(model: str) -> pd.DataFrame:
         stage(folder, "components.evaluation.tradeoff")
     clips = pd.read_parquet(folder / "data/tradeoff.parquet")
     seconds = clips.groupby("setting").seconds.mean()
-    print(f"\n{model}: {clips["clip"].nunique()} clips, plain sampling {seconds['plain']:.2f} s a clip", flush=True)
+    print(f"\n{model}: {clips['clip'].nunique()} clips, plain sampling {seconds['plain']:.2f} s a clip", flush=True)
     for name, entry in json.loads((folder / "metrics/tradeoff.json").read_text())["settings"].items():
         cells = []
         for by, rates in entry["win_rate"].items():
