@@ -52,7 +52,9 @@ def settings(engine: str = "local", workers: int = 1) -> Params:
     sample = {"prompt_set": "set.csv", "column": "prompt", "prompts": None, "seeds_per_prompt": SEEDS}
     size = {"height": 16, "width": 16, "frames": 5, "steps": 2, "batch_size": 3}
     sampling = params.sampling.model_copy(update=size)
-    return params.model_copy(update={"sample": SampleParams(**sample, engine=engine, workers=workers), "sampling": sampling})
+    unjudged = params.evaluate.model_copy(update={"judge": "none"})  # the gold judge does not know these prompts
+    own = SampleParams(**sample, engine=engine, workers=workers)
+    return params.model_copy(update={"sample": own, "sampling": sampling, "evaluate": unjudged})
 
 
 def samples(folder: Path, drawer: Drawer, state: Path | None = None, **how) -> Path:
