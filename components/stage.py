@@ -146,9 +146,14 @@ class Stage:
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 4 a service that does not
     answer, 1 anything else."""
+    import psutil
+
+    loading = time.time() - psutil.Process().create_time()  # interpreter and libraries
     with exit_codes():
         keep_copy()
-        Stage(name).run(body)
+        stage = Stage(name)
+        stage.say(f"loaded in {loading:.1f} s")
+        stage.run(body)
     gc.freeze()  # else Python goes through all objects once more before it ends: a second, with torch and diffusers loaded
     sys.exit(0)
 
