@@ -20,6 +20,7 @@ from pathlib import Path
 
 from components.errors import BadInput
 from components.serving.install import SERVER, TRITON
+from components.serving.ports import free_ports
 from components.serving.repository import FRONTS, MODEL
 
 START_SECONDS = 180
@@ -165,12 +166,3 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on. All are held until all are known, so no two are the same."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [held.getsockname()[1] for held in sockets]

@@ -23,7 +23,7 @@ from components.cli import app
 from components.errors import BadInput
 from components.preferences.agreement import awaits, decide
 from components.preferences.schema import group_by_pair, read_annotations
-from components.serving.server import free_ports
+from components.serving.ports import free_ports
 from tests.annotation.browser import browser
 from tests.annotation.conftest import PROMPTS, QUESTIONS
 from tests.evaluation.fixtures import make_samples

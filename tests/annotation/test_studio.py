@@ -5,7 +5,7 @@ import pytest
 from components.annotation import studio
 from components.annotation.server import command, environment
 from components.errors import BadInput
-from components.serving.server import free_ports
+from components.serving.ports import free_ports
 
 
 def test_an_address_where_nothing_is(exported, monkeypatch):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from components.serving.server import free_ports
+from components.serving.ports import free_ports
 from tests.containers.engine import BASE, REPOSITORY
 
 pytestmark = pytest.mark.containers

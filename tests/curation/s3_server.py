@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.serving.server import free_ports
+from components.serving.ports import free_ports
 
 PROGRAM = Path(__file__).parents[2] / ".seaweedfs/bin/weed"
 # The owner may do everything, the reader only read the bucket "open".
