@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def environ(checkout) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": checkout / "dags",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",  # by default 5 s
         "PYTHONPATH": checkout,
     }
     environ = os.environ | {key: str(value) for key, value in settings.items()}
@@ -52,6 +55,8 @@ def environ(checkout) -> dict[str, str]:
     for name in ("REELIGN_REMOTE", "REELIGN_WORK", "MLFLOW_TRACKING_URI"):
         environ.pop(name, None)
     run(checkout, BIN / "airflow", "db", "migrate", env=environ)
+    with closing(sqlite3.connect(home / "airflow.db")) as database:  # a write does not lock out who reads
+        database.execute("pragma journal_mode = wal")
     return environ
 
 

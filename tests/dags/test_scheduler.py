@@ -43,7 +43,7 @@ def api(checkout, environ, tmp_path_factory):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         )  # fmt: skip
     try:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{api}", timeout=30)
+        client = httpx.Client(base_url=f"http://127.0.0.1:{api}", timeout=90)
         until(lambda: healthy(client) or process.poll() is not None, 240)
         assert process.poll() is None, log.read_text()[-4000:]
         token = client.get("/auth/token").json()["access_token"]
