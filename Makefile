@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary test test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -41,6 +41,13 @@ demo: setup
 
 summary:
 	@python -m components.evaluation.summary
+
+# MLflow, Airflow and Triton on the loopback, for a look around; PORTS="--mlflow 5001" where one is taken.
+up: setup orchestrator
+	@python -m components.services up $(PORTS)
+
+down: setup
+	@python -m components.services down
 
 test: setup
 	pytest
@@ -87,6 +94,10 @@ test-kill: setup
 # Reward models of unlike quality at the gate, and an MLflow server that dies while aliases move.
 test-registry: setup
 	pytest -m registry -rP
+
+# `make up` and `make down`.
+test-services: setup orchestrator
+	pytest -m services
 
 # Airflow lives in an environment of its own; so do the tests of the DAGs.
 test-dags: setup orchestrator

@@ -1,0 +1,200 @@
+"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for a look around.
+
+Each is a process of its own that outlives this one; `.reelign/services/NAME.json` says which, NAME.log what it printed. For
+services that stay, see infra/.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from components.errors import BadInput, exit_codes
+from components.serving.server import is_free
+
+FOLDER = Path(".reelign/services")
+REPOSITORY = Path("serving/model_repository")  # of stage package
+START_SECONDS, STOP_SECONDS = 240.0, 60.0
+PASSWORD = ".airflow/simple_auth_manager_passwords.json.generated"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """`ready`: what answers 200 once it may be used. `stop`: the signal that it ends in order on."""
+
+    name: str
+    command: list[str]
+    ports: list[int]
+    ready: str
+    about: str
+    environment: dict[str, str] = field(default_factory=dict)
+    stop: signal.Signals = signal.SIGTERM
+
+    @property
+    def log(self) -> Path:
+        return FOLDER / f"{self.name}.log"
+
+
+def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
+    here = Path.cwd()
+    environment = {
+        "AIRFLOW_HOME": str(here / ".airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(here / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(airflow),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{airflow}",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{airflow}/execution/",
+        "PATH": f"{here}/.venv-orchestrator/bin:{os.environ['PATH']}",
+        "PYTHONPATH": str(here),
+    }
+    python = [sys.executable, "-m"]
+    store = ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlartifacts"]
+    listen = [f"--{kind}-port={triton + place}" for place, kind in enumerate(("http", "grpc", "metrics"))]
+    return [
+        Service(
+            "mlflow",
+            [*python, "mlflow", "server", "--host=127.0.0.1", f"--port={mlflow}", "--workers=1", *store],
+            [mlflow],
+            f"http://127.0.0.1:{mlflow}/health",
+            "runs and models",
+            {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        ),
+        Service(
+            "airflow",
+            [str(here / ".venv-orchestrator/bin/airflow"), "standalone"],
+            [airflow],
+            f"http://127.0.0.1:{airflow}/api/v2/monitor/health",
+            f"DAGs; user admin, password in {PASSWORD}",
+            environment,
+            signal.SIGINT,  # SIGTERM would leave its children behind
+        ),
+        Service(
+            "triton",
+            [*python, "components.cli", "serve", "--install", "--live=.reelign/live", *listen],
+            [triton, triton + 1, triton + 2],
+            f"http://127.0.0.1:{triton}/v2/models/video_reward/ready",
+            f"reelign score clip.mp4 --prompt TEXT --triton http://127.0.0.1:{triton}",
+        ),
+    ]
+
+
+@app.command()
+def up(
+    mlflow: Annotated[int, typer.Option(help="Port.")] = 5000,
+    airflow: Annotated[int, typer.Option(help="Port.")] = 8080,
+    triton: Annotated[int, typer.Option(help="Port of HTTP; gRPC and metrics get the next two.")] = 8000,
+) -> None:
+    """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    chosen = services(mlflow, airflow, triton)
+    if not REPOSITORY.exists():
+        say(f"triton    left out: {REPOSITORY} is missing, `dvc repro package` makes it")
+        chosen = [service for service in chosen if service.name != "triton"]
+    missing = [service for service in chosen if running(service.name) is None]
+    for service in chosen:
+        if service in missing and not all(map(is_free, service.ports)):
+            raise BadInput(f"--{service.name}", f"something listens on one of {service.ports} already")
+        if service not in missing and record(service.name)["ports"] != service.ports:
+            raise BadInput(f"--{service.name}", f"runs on {record(service.name)['ports']}; `make down` stops it")
+    with ExitStack() as undo:
+        for service in missing:
+            start(service)
+            undo.callback(stop, service.name)
+        for service in chosen:
+            wait(service)
+            say(f"{service.name:9} http://127.0.0.1:{service.ports[0]}  {service.about}")
+        undo.pop_all()
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` started."""
+    for file in sorted(FOLDER.glob("*.json")):
+        stop(file.stem)
+        say(f"{file.stem:9} stopped")
+
+
+def start(service: Service) -> None:
+    with open(service.log, "wb") as log:
+        process = subprocess.Popen(
+            service.command, env=os.environ | service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in background
+        )  # fmt: skip
+    made = psutil.Process(process.pid).create_time()
+    known = {"pid": process.pid, "created": made, "ports": service.ports, "stop": service.stop}
+    (FOLDER / f"{service.name}.json").write_text(json.dumps(known))
+
+
+def record(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def running(name: str) -> psutil.Process | None:
+    """The process of a service, if it is still the one that was started."""
+    if not (FOLDER / f"{name}.json").exists():
+        return None
+    known = record(name)
+    try:
+        process = psutil.Process(known["pid"])
+        same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+def wait(service: Service) -> None:
+    """Return when the service answers; BadInput with its last lines where it ends instead, or is silent."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(service.ready):
+        if running(service.name) is None or time.monotonic() > deadline:
+            lines = service.log.read_text(errors="replace").splitlines()
+            raise BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
+        time.sleep(0.3)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def stop(name: str) -> None:
+    """End a service and all that it started: in order if it can, within STOP_SECONDS in any case."""
+    process = running(name)
+    if process is not None:
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(record(name)["stop"])
+        psutil.wait_procs([process], STOP_SECONDS)
+        _, left = psutil.wait_procs(family, 2)
+        for survivor in left:
+            survivor.kill()
+        psutil.wait_procs(left, 10)
+    (FOLDER / f"{name}.json").unlink()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        app()

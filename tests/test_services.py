@@ -1,0 +1,105 @@
+"""`make up` and `make down`: three real services, one that dies, ports that are taken."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.serving.ports import free_ports
+from components.serving.repository import write_repository
+from tests.reward.tiny import saved_model
+from tests.running import until, until_gone
+from tests.serving.conftest import PARAMS
+
+ROOT = Path(__file__).parents[1]
+FILES = ".reelign/services"
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A folder with DAGs, a packaged model and the environments; nothing of it runs at the end."""
+    for name in ("components", "dags", "infra"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv-orchestrator").symlink_to((ROOT / ".venv-orchestrator").resolve())
+    write_repository(tmp_path / "serving/model_repository", saved_model(tmp_path / "video_reward"), PARAMS)
+    yield tmp_path
+    call(tmp_path, "down")
+
+
+@pytest.fixture
+def ports() -> dict[str, int]:
+    """For MLflow and Airflow, and three in a row for Triton."""
+    while True:
+        mlflow, airflow, triton = free_ports(3)
+        if len({mlflow, airflow, triton, triton + 1, triton + 2}) == 5:
+            return {"mlflow": mlflow, "airflow": airflow, "triton": triton}
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "components.services", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def options(ports: dict[str, int]) -> list[str]:
+    return [f"--{name}={port}" for name, port in ports.items()]
+
+
+def records(folder: Path) -> dict[str, int]:
+    return {file.stem: json.loads(file.read_text())["pid"] for file in (folder / FILES).glob("*.json")}
+
+
+def dags(folder: Path, port: int) -> set[str]:
+    """Names of the DAGs that Airflow shows to its admin."""
+    (user,) = json.loads((folder / ".airflow/simple_auth_manager_passwords.json.generated").read_text()).items()
+    login = json.dumps(dict(zip(("username", "password"), user, strict=True))).encode()
+    header = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/auth/token", login, header)
+    token = json.load(urllib.request.urlopen(asked))["access_token"]
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/v2/dags", headers={"Authorization": f"Bearer {token}"})
+    return {dag["dag_id"] for dag in json.load(urllib.request.urlopen(asked))["dags"]}
+
+
+@pytest.mark.services
+def test_services_start_together_come_back_alone_and_leave_nothing(checkout, ports):
+    done = call(checkout, "up", *options(ports))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [f"http://127.0.0.1:{p}" for p in ports.values()]
+    until(lambda: "retrain" in dags(checkout, ports["airflow"]), "DAG retrain")
+    first = records(checkout)
+    family = [process for pid in first.values() for process in psutil.Process(pid).children(recursive=True)]
+    assert len(family) > 5
+
+    os.kill(first["triton"], signal.SIGTERM)
+    until(lambda: not psutil.pid_exists(first["triton"]), "end of Triton")
+    assert call(checkout, "up", *options(ports)).returncode == 0
+    second = records(checkout)
+    assert {name for name in first if first[name] != second[name]} == {"triton"}
+    other = call(checkout, "up", *options(ports | {"mlflow": ports["mlflow"] + 1}))
+    assert other.returncode == 2 and "--mlflow: runs on" in other.stderr
+
+    family += [psutil.Process(pid) for pid in second.values() if psutil.pid_exists(pid)]
+    assert call(checkout, "down").returncode == 0
+    until_gone(family)
+    assert records(checkout) == {}
+
+
+@pytest.mark.services
+def test_what_cannot_start_leaves_nothing_behind(checkout, ports):
+    with socket.create_server(("127.0.0.1", ports["airflow"])):
+        done = call(checkout, "up", *options(ports))
+    assert done.returncode == 2 and "error: --airflow: something listens on" in done.stderr
+    (checkout / "serving/model_repository/video_reward_model/1/video_reward/model.safetensors").write_bytes(b"no model")
+    done = call(checkout, "up", *options(ports))
+    assert done.returncode == 2 and "triton did not start" in done.stderr, done.stderr
+    assert records(checkout) == {}
