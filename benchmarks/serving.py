@@ -20,6 +20,7 @@ import numpy as np
 import typer
 from reward import shapes_clips
 
+from components.memory import keep_freed_memory
 from components.params import PackageParams, load_params
 from components.reward.score import Clip, RewardModel, Score
 from components.serving.client import Manners, RewardClient
@@ -41,6 +42,7 @@ def main(
     clients: Annotated[list[int] | None, typer.Option(help="[default: 1, 8, 32]")] = None,
 ) -> None:
     """Print a table, then the ratios."""
+    keep_freed_memory()  # as the server does
     install_triton()
     params = load_params().package
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ import yaml
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
+from components.memory import keep_freed_memory
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
 from components.serving.commands import deploy, serve
@@ -361,6 +362,7 @@ def chosen_profile(name: str) -> Path:
 
 
 def main() -> None:
+    keep_freed_memory()
     with exit_codes():
         app()
 

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from components.memory import keep_freed_memory
+
 Row = dict[str, Any]
 Engine = Literal["local", "ray"]
 Task = tuple[list[Row], Path]  # a chunk's rows, and the file that its results go to
@@ -101,7 +103,7 @@ def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int)
         return
     # Spawned, not forked: a fork copies the locks of FFmpeg's, OpenCV's and torch's threads but not the threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
         yield from pool.map(partial(_work_and_write, op), tasks)
     finally:
@@ -114,8 +116,9 @@ def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Ro
     return rows
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: a pool's workers would wait for ever for a parent that was killed."""
+def _begin_worker() -> None:
+    """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed."""
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -160,6 +163,7 @@ class _RayWorker:
 
     def __init__(self, op: Callable[[list[Row]], list[Row]], folder: str):
         self.op, self.folder = op, folder
+        keep_freed_memory()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -22,6 +22,7 @@ import yaml
 from components.errors import BadInput, exit_codes
 from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
+from components.memory import keep_freed_memory
 from components.params import Params, load_params
 from components.tracking import ChildRun
 
@@ -149,6 +150,7 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     import psutil
 
     loading = time.time() - psutil.Process().create_time()  # interpreter and libraries
+    keep_freed_memory()
     with exit_codes():
         keep_copy()
         stage = Stage(name)

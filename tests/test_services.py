@@ -26,7 +26,7 @@ FILES = ".reelign/services"
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """A folder with DAGs, a packaged model and the environments; nothing of it runs at the end."""
-    for name in ("components", "dags", "infra"):
+    for name in ("components", "dags", "docker", "infra"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,9 +1,9 @@
 """Stage `latent_reward`: train the noise-aware reward model on relabelled candidates and on labelled pairs.
 
 Any two candidates of one prompt are a pair; the label of a dimension is which one VideoReward scores higher, if they differ
-by at least `min_margin` (in standard deviations of its validation set); nearer ones are ties. All clips of a prompt get the
-same noise and the same t ~ U(0, 1), and keep their preferences: a batch is whole prompts, so that a clip is read once for
-all the pairs that it is in.
+by at least `min_margin` (in standard deviations of its validation set); nearer ones are ties. Overall, a sum, spreads wider
+than a dimension: its ties are wider by as much. All clips of a prompt get the same noise and the same t ~ U(0, 1), and keep
+their preferences: a batch is whole prompts, so that a clip is read once for all the pairs that it is in.
 """
 
 from dataclasses import dataclass
@@ -98,8 +98,10 @@ def latent_reward(stage: Stage) -> None:
     params = stage.params.latent_reward
     base = folder_digest(BASE)
     data = relabelled(load_candidates(base), params.dimensions, params.min_margin)
+    sources = np.repeat(["candidates"], len(data.prompts))
     if params.labelled_pairs:
         data += human_labelled(stage, params.dimensions)
+        sources = np.append(sources, np.repeat(["people"], len(data.prompts) - len(sources)))
     held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
     torch.manual_seed(stage.seed("weights"))
     transformer = load_transformer(BASE)
@@ -143,6 +145,11 @@ def latent_reward(stage: Stage) -> None:
     save_latent_reward(model, folder, {"generator": base, "reward_model": version})
     write_rows(folder / "training.csv", rows)
     record = by_noise(model, data, validation, names, stage.seed("by noise"))
+    record["by_source"] = {}
+    for source in np.unique(sources[held]).tolist():  # who labelled; people also saw clips of other generators
+        groups = data.by_prompt(np.flatnonzero(held & (sources == source)))
+        found = by_noise(model, data, groups, names, stage.seed("by noise"))["accuracy_by_noise_bin"]
+        record["by_source"][source] = {"pairs": sum(map(len, groups)), "accuracy_by_noise_bin": found}
     write_json(stage.output("metrics/latent_reward.json"), record | {"pairs": count})
 
 
@@ -178,13 +185,15 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
     for name in dimensions:
         if name not in scores:
             raise BadInput(SCORES, "no such score", key=name)
+    spread = scores[dimensions].std(ddof=0)
+    margins = min_margin * np.append(np.ones(len(dimensions)), scores[dimensions].sum(axis=1).std(ddof=0) / spread.mean())
     couples, labels, prompts = [], [], []
     for prompt, group in candidates.table.groupby("prompt", sort=True):
         values = scores.loc[group.candidate_id, dimensions].to_numpy()
         for i, j in combinations(range(len(group)), 2):
             difference = values[i] - values[j]
             difference = np.append(difference, difference.sum())
-            label = np.sign(difference) * (np.abs(difference) >= min_margin)
+            label = np.sign(difference) * (np.abs(difference) >= margins)
             if label[:-1].any():
                 couples.append((group.row.iloc[i], group.row.iloc[j]))
                 labels.append(label)

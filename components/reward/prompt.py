@@ -23,6 +23,8 @@ from components.errors import BadInput
 PROMPT = "{text_prompt}"
 VIDEO = "<|video_pad|>"
 SINGLE_TOKEN = "<|reward|>"
+KEPT = 1024  # prompts whose token ids are kept, as each comes with many clips,
+LONGEST_KEPT = 2000  # if they have no more characters: a server's memory is not for strangers to fill
 
 Readout = Literal["special", "single_special", "last", "mean", "mean_but_last"]
 
@@ -71,14 +73,14 @@ class PromptBuilder:
         self.special = set(tokenizer.get_added_vocab())
         self.reward_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
         self.video_id: int = tokenizer.convert_tokens_to_ids(VIDEO)
-        self._text_ids = lru_cache(maxsize=4096)(self._encode)
+        self._text_ids = lru_cache(maxsize=KEPT)(self._encode)
 
     def ids(self, prompt: str, video_tokens: int) -> list[int]:
         """Token ids for a prompt and a video of `video_tokens` tokens.
 
         ValueError for an empty prompt, and for one that holds a special token: it could move the read-out.
         """
-        ids = self._text_ids(prompt)
+        ids = self._text_ids(prompt) if len(prompt) <= LONGEST_KEPT else self._encode(prompt)
         at = ids.index(self.video_id)
         return [*ids[:at], *[self.video_id] * video_tokens, *ids[at + 1 :]]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,19 @@ def test_prompts_that_cannot_be_used(tokenizer):
     for prompt in ("", " \n", "a dog <|VQ_reward|>", "a dog <|video_pad|>", "<|im_start|>system"):
         with pytest.raises(ValueError):
             prompts.ids(prompt, 4)
+
+
+def test_memory_is_not_for_long_prompts(tokenizer):
+    """The ids of prompts are kept, as each comes with many clips; a thousand long ones would be a hundred megabytes."""
+    prompts = PromptBuilder(tokenizer, read_template(TEMPLATES / "short.txt", DIMENSIONS, "special"), DIMENSIONS, "special")
+    prompts.ids("a red circle", 4)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(50):
+        assert len(prompts.ids("a red circle " * (1000 + number), 4)) > 3000
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 100_000
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/data/reference-open is not here")

@@ -22,6 +22,7 @@ import torch
 # There only inside Triton, which adds most of its names after this file has been read: hence the quoted types.
 import triton_python_backend_utils as pb_utils
 
+from components.memory import keep_freed_memory
 from components.reward.score import Clip, RewardModel, Score, Unscored
 
 # FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses for the server to open. Strangers'
@@ -34,6 +35,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
+        keep_freed_memory()
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
         # One core stays for Triton, decoding and whoever else there is: where a forward pass waits for a thread that has no
