@@ -28,7 +28,8 @@ FOLDER = Path("registry")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`evidence` is None where there was no challenger. `stale` is mark_stale's record after a promotion."""
+    """`evidence` is None where there was no challenger, or it is champion already. `stale` is mark_stale's record after a
+    promotion."""
 
     evidence: dict[str, Any] | None
     file: Path | None
@@ -88,6 +89,9 @@ def promote(
         say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
         return Outcome(None, None, stale)
     new = find(client, model, challenger or CHALLENGER)
+    if champion is None and str(new.version) == named.get(CHAMPION):
+        say(f"{model}/{new.version} is champion already")
+        return Outcome(None, None, stale)
     old = find(client, model, champion or CHAMPION) if champion or CHAMPION in named else None
     if old and str(old.version) != named.get(CHAMPION) and not dry_run:
         raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
