@@ -69,8 +69,12 @@ def deploy(
     url: Annotated[str, typer.Argument(help="The server's HTTP address, as `reelign serve --live` prints it.")],
     live: Annotated[Path, typer.Option(help="The repository that it serves.")],
     model: Annotated[
-        str, typer.Option(help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder.")
-    ] = "video_reward/champion",
+        str | None,
+        typer.Option(
+            help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder [default: video_reward/champion]; "
+            "with --rollback, only if this is what serves."
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Videos to compare on, columns path and prompt [default: clips of test pairs].")
     ] = None,
@@ -79,11 +83,15 @@ def deploy(
         float, typer.Option(help="Most time that a request may take, over what it takes the serving version (medians).")
     ] = 2.0,
     rollback: Annotated[bool, typer.Option("--rollback", help="Let the version before serve again.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Change nothing: are the scores that clients get the model's own?")
+    ] = False,
 ) -> None:
     """Bring a new version to a running server without losing a request, or the one before it back.
 
     It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
-    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been.
+    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been. A model
+    that serves already is left alone.
     """
     from components.params import load_params
     from components.serving import deploy as deployment
@@ -94,10 +102,20 @@ def deploy(
 
         raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
     if rollback:
-        say(f"version {deployment.rollback(url, live, params)} serves again")
+        number = deployment.rollback(url, live, params, model and model_folder(model))
+        say(f"{model} does not serve: nothing to roll back" if number is None else f"version {number} serves again")
         return
-    folder, sample = model_folder(model), sample_of(csv, clips)
+    model = model or "video_reward/champion"
+    folder = model_folder(model)
+    if not verify and (number := deployment.serves_already(url, live, folder, params)):
+        say(f"version {number} serves already: {model}")
+        return
+    sample = sample_of(csv, clips)
     try:
+        if verify:
+            deployment.verify(url, folder, sample, params)
+            say(f"{model} serves: {len(sample)} videos have its own scores")
+            return
         number = deployment.deploy(url, live, folder, sample, params, slowest)
     except deployment.Rejected as error:
         print(f"error: {error}", file=sys.stderr)
