@@ -78,14 +78,26 @@ class DockerParams(Section):
     environment: list[str]
 
 
+class ServingParams(Section):
+    """The server that DAG `deploy` brings new versions to, by its HTTP address as tasks see it; the repository that it
+    serves (`reelign serve --live`) and its log (`--served`). These two are folders, of the checkout or absolute, where tasks
+    are processes; folders or volumes where they are containers; persistent volume claims where they are pods."""
+
+    url: str
+    live: str
+    served: str
+
+
 class OrchestrationParams(Section):
-    """How Airflow runs stages (dags/runners.py): no stage depends on it. `parallel` is how many at a time; `stages` has what
-    differs from `resources`, by stage (`align@dpo`) or for all of its kind (`align`)."""
+    """How Airflow runs stages (dags/runners.py): no stage depends on it. `image` without a tag is that of the commit that
+    runs, as `make images` tags it; `parallel` is how many stages at a time; `stages` has what differs from `resources`, by
+    stage (`align@dpo`) or for all of its kind (`align`)."""
 
     runner: Literal["local", "docker", "kubernetes"]
     image: str
     parallel: Count
     retry_delay: Annotated[float, Field(ge=0)]  # seconds
+    serving: ServingParams
     docker: DockerParams
     kubernetes: KubernetesParams
     resources: ResourcesParams
