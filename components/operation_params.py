@@ -81,11 +81,13 @@ class DockerParams(Section):
 class ServingParams(Section):
     """The server that DAG `deploy` brings new versions to, by its HTTP address as tasks see it; the repository that it
     serves (`reelign serve --live`) and its log (`--served`). These two are folders, of the checkout or absolute, where tasks
-    are processes; folders or volumes where they are containers; persistent volume claims where they are pods."""
+    are processes; folders or volumes where they are containers; persistent volume claims where they are pods. `slowest` is
+    how much longer a request to a new version may take than one to the serving version."""
 
     url: str
     live: str
     served: str
+    slowest: Positive
 
 
 class OrchestrationParams(Section):

@@ -29,13 +29,14 @@ def add_tasks(settings: OrchestrationParams) -> None:
     resources = settings.resources_of("reward_bench")
     deploy = ["run-with", "reward_bench", "deploy", settings.serving.url, "--live", folder("live", settings)]
     deploy += ["--model", f"{SERVED}/champion"]
+    slowest = ["--slowest", f"{settings.serving.slowest:g}"]
 
     promote = Command(["run-with", STAGE, "promote"], resources, GATE)
     promote = make_task("promote", promote, settings, skip_on_exit_code=NO)
     served = ShortCircuitOperator(task_id="is_served", python_callable=is_served)
     roll_over, verify, roll_back = (
         make_task(name, Command(deploy + words, resources, folders=["live"]), settings)
-        for name, words in {"roll_over": [], "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
+        for name, words in {"roll_over": slowest, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
     )
     # Back only from what was rolled over: a version that was refused has changed nothing.
     refuted = EmptyOperator(task_id="refuted", trigger_rule=TriggerRule.ALL_FAILED)

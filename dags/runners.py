@@ -152,7 +152,7 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
     volumes = [volume("work"), volume("tmp"), volume("shm", medium="Memory", size_limit=resources.shared_memory)]
     paths = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"} | {key: folder(key, settings) for key in command.folders}
     labels = {"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"}
-    if "live" in command.folders:
+    if settings.serving.url in command.words:
         labels["reelign/scores"] = "yes"  # may talk to Triton
     return KubernetesPodOperator(
         **common,

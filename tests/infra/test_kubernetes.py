@@ -42,6 +42,7 @@ LABELS = {
     "s3": {"app.kubernetes.io/name": "s3"},
     "airflow": {"tier": "airflow"},
     "scorer": {"reelign/scores": "yes"},
+    "deployer": {"app.kubernetes.io/name": "stage", "reelign/scores": "yes"},
     "stranger": {"app": "stranger"},
     "outside": None,
 }
@@ -157,7 +158,8 @@ def test_who_may_talk_to_whom(documents):
     open_ways = {
         ("stage", "mlflow", 5000), ("stage", *data), ("mlflow", *data), ("mlflow", *database), ("triton", *data),
         ("airflow", "mlflow", 5000), ("airflow", "triton", 8000), ("airflow", "airflow", 8080), ("airflow", *data),
-        ("airflow", *database), ("airflow", "outside", 443),
+        ("airflow", *database), ("airflow", "outside", 443), ("scorer", "triton", 8001),
+        ("deployer", "triton", 8000), ("deployer", "mlflow", 5000), ("deployer", *data),
     }  # fmt: skip
     ports = {"mlflow": (5000,), "triton": (8000, 8001), "airflow": (8080,), "postgres": (5432,), "s3": (8333,)}
     ports["outside"] = (443, 5432)
