@@ -24,10 +24,14 @@ WAIT = 60  # seconds from the event to the run: what is promised
 @pytest.fixture(scope="module")
 def api(checkout, environ, tmp_path_factory):
     """A client of an Airflow that runs. Without logging in: it listens on the loopback, for this test."""
-    monitor = checkout / "dags/monitor.py"
-    # Every run finds drift, and there are runs only when the test asks for them.
-    text = monitor.read_text().replace("7 * * * *", "0 0 29 2 *")
-    monitor.write_text(text + 'dag.get_task("drift").bash_command = "true"\n')
+    # Runs only when the test asks for them (unpaused, a DAG begins with the run of its last date), and all find drift.
+    for name, cron, more in (
+        ("retrain", "0 3 * * 0", ""),
+        ("monitor", "7 * * * *", 'dag.get_task("drift").bash_command = "true"\n'),
+    ):
+        file = checkout / f"dags/{name}.py"
+        assert cron in file.read_text()
+        file.write_text(file.read_text().replace(cron, "0 0 29 2 *") + more)
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     api, worker, triggerer = (listener.getsockname()[1] for listener in with_ports)
     for listener in with_ports:
