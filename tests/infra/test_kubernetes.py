@@ -123,7 +123,7 @@ def test_selectors_find_their_pods(documents):
         assert ports <= {port["name"] for c in pod_templates(documents)[name]["spec"]["containers"] for port in c["ports"]}
     for budget in of_kind(documents, "PodDisruptionBudget"):
         assert any(selects(budget["spec"]["selector"], labels) for labels in pods)
-    known = [*pods, LABELS["airflow"]]  # the chart's pods
+    known = [*pods, LABELS["airflow"], LABELS["deployer"]]  # the chart's pods, and Airflow's tasks
     for policy in of_kind(documents, "NetworkPolicy"):
         assert any(selects(policy["spec"]["podSelector"], labels) for labels in known), policy["metadata"]["name"]
 
