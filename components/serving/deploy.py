@@ -24,6 +24,7 @@ from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
 from components.serving.client import file_tensors, read_score, reason_of, split_url
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
+from components.serving.served_log import SHADOW
 
 LOAD_SECONDS = 600.0
 TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
@@ -119,7 +120,7 @@ def score_with(client: triton.InferenceServerClient, version: int, video: Path, 
     """One answer of a version by its number, whether or not clients are sent to it."""
     try:
         tensors = file_tensors(triton, video.read_bytes(), prompt)
-        return read_score(client.infer(MODEL, tensors, model_version=str(version)))
+        return read_score(client.infer(MODEL, tensors, model_version=str(version), request_id=SHADOW))
     except InferenceServerException as error:
         return Unscored(reason_of(error, MODEL))
 
