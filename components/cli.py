@@ -19,7 +19,7 @@ from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
-from components.serving.commands import deploy, serve
+from components.serving.commands import deploy, monitor, serve
 
 app = typer.Typer(
     help="Turn human preferences between generated videos into better video generators.",
@@ -35,6 +35,7 @@ app.command()(promote)
 app.command()(lineage)
 app.command()(serve)
 app.command()(deploy)
+app.command()(monitor)
 PROFILES = Path("infra/profiles")
 
 

@@ -1,4 +1,4 @@
-"""Sections of params.yaml that no stage reads: who is promoted, and how Airflow runs stages."""
+"""Sections of params.yaml that no stage reads: who is promoted, what is drift, and how Airflow runs stages."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,21 @@ class PromotionParams(Section):
     contract_clips: Count
     resamples: Count
     level: Annotated[float, Field(gt=0, lt=1)]
+
+
+class MonitoringParams(Section):
+    """When served scores have drifted from those that the reward model was fixed on (components/serving/monitor.py). No
+    stage reads it.
+
+    Scores of the last `window` hours, at least `min_clips` of them, are at a Kolmogorov-Smirnov distance above
+    `max_distance`, which is no chance at `level` after Holm's correction. Then retraining is asked for, at most once in
+    `cooldown` hours."""
+
+    window: Annotated[float, Field(gt=0, le=24 * 30)]  # lines are kept for 30 days
+    min_clips: Count
+    max_distance: Fraction
+    level: Annotated[float, Field(gt=0, lt=1)]
+    cooldown: Annotated[float, Field(ge=0)]
 
 
 class TolerationParams(Section):
