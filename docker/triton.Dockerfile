@@ -52,4 +52,4 @@ EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/models/video_reward/ready', timeout=4)"]
 CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=video_reward", \
-     "--disable-auto-complete-config", "--metrics-config=summary_latencies=true", "--exit-timeout-secs=30"]
+     "--load-model=video_reward_file", "--disable-auto-complete-config", "--metrics-config=summary_latencies=true", "--exit-timeout-secs=30"]
