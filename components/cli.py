@@ -19,7 +19,7 @@ from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
-from components.serving.commands import deploy, serve
+from components.serving.commands import deploy, monitor, serve
 from components.stage_commands import run_stage, run_with
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command()(promote)
 app.command()(lineage)
 app.command()(serve)
 app.command()(deploy)
+app.command()(monitor)
 app.command("run-stage")(run_stage)
 app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
 PROFILES = Path("infra/profiles")

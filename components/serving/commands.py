@@ -1,4 +1,5 @@
-"""`reelign serve` and `reelign deploy`: the reward model on Triton, on this machine, and new versions of it."""
+"""`reelign serve`, `deploy` and `monitor`: the reward model on Triton, on this machine, new versions of it, and what it has
+served."""
 
 import shutil
 import signal
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SERVED = Path(".reelign/served")
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")]
 
 
@@ -24,6 +26,9 @@ def serve(
     grpc_port: Port = None,
     metrics_port: Port = None,
     log: Annotated[Path, typer.Option(help="File for all that server and models print.")] = Path(".reelign/triton.log"),
+    served: Annotated[
+        Path, typer.Option(help="Folder for the log of served requests, which `reelign monitor` reads.")
+    ] = SERVED,
     install: Annotated[bool, typer.Option("--install", help="Install Triton first where it is missing (55 MB).")] = False,
 ) -> None:
     """Serve the reward model on loopback until Ctrl-C or SIGTERM.
@@ -43,7 +48,7 @@ def serve(
         copy_once(repository, live)
         repository = live
     try:
-        with serving(repository, log, ports=(http_port, grpc_port, metrics_port)) as server:
+        with serving(repository, log, ports=(http_port, grpc_port, metrics_port), served=served) as server:
             say(f"http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics  log {log}")
             watch(server, repository, say)
     except ServingError as error:
@@ -121,6 +126,36 @@ def deploy(
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     say(f"version {number} serves: {model}, compared on {len(sample)} videos")
+
+
+def monitor(
+    model: Annotated[Path, typer.Option(help="Folder of the VideoReward that serves.")] = Path("models/video_reward"),
+    served: Annotated[Path, typer.Option(help="The log of served requests, as `reelign serve` keeps it.")] = SERVED,
+    out: Annotated[Path | None, typer.Option(help="Also write the record, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw both distributions: a .png file.")] = None,
+) -> None:
+    """Have served scores drifted from those of the model's validation clips? Limits are in params.yaml, monitoring.
+
+    Exit code 0 where they have; 5 where they have not, or where too few were served to tell (as grep, which says 0 where it
+    has found something).
+    """
+    from datetime import UTC, datetime
+
+    from components.errors import NO, BadInput
+    from components.params import load_params
+    from components.serving import monitor as monitoring
+    from components.stage import write_whole
+
+    if plot is not None and plot.suffix != ".png":
+        raise BadInput(plot, "the name of a plot ends in .png")
+    record, found, reference = monitoring.monitor(served, model, load_params().monitoring, datetime.now(UTC))
+    if plot is not None:
+        monitoring.draw(found, reference, plot)
+    if out is not None:
+        write_whole(out, record)
+    print("\n".join(monitoring.as_lines(record)))
+    if record["verdict"] != "drift":
+        raise typer.Exit(NO)
 
 
 def model_folder(model: str) -> Path:

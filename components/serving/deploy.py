@@ -25,6 +25,7 @@ from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
 from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of, split_url
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
+from components.serving.served_log import SHADOW
 from components.stage import folder_digest
 
 LOAD_SECONDS = 600.0
@@ -149,7 +150,7 @@ def score_with(client: triton.InferenceServerClient, model: str, version: str, v
     """One answer of what clients ask, or of MODEL's version by its number, whether or not they are sent to it."""
     try:
         tensors = file_tensors(triton, video.read_bytes(), prompt)
-        return read_score(client.infer(model, tensors, model_version=version))
+        return read_score(client.infer(model, tensors, model_version=version, request_id=SHADOW))
     except InferenceServerException as error:
         return Unscored(reason_of(error, model))
 

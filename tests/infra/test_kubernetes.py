@@ -99,6 +99,7 @@ def test_what_is_named_is_defined_or_documented(documents):
     for reference in [*references(documents, "configMapRef"), *references(documents, "configMap")]:
         assert reference["name"] in names(documents, "ConfigMap")
     keys = {"serviceAccountName": "ServiceAccount", "priorityClassName": "PriorityClass", "serviceName": "Service"}
+    keys["claimName"] = "PersistentVolumeClaim"
     for key, kind in keys.items():
         assert set(references(documents, key)) <= names(documents, kind)
     for binding in of_kind(documents, "RoleBinding"):
@@ -138,7 +139,7 @@ def test_no_pod_has_more_rights_than_it_needs(documents):
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert all({"emptyDir", "configMap"} & set(volume) for volume in spec["volumes"])
+        assert all({"emptyDir", "configMap", "persistentVolumeClaim"} & set(volume) for volume in spec["volumes"])
         for container in spec["containers"]:
             context = container["securityContext"]
             assert context["capabilities"] == {"drop": ["ALL"]} and context["readOnlyRootFilesystem"]
