@@ -130,6 +130,9 @@ def deploy(
 
 def monitor(
     model: Annotated[Path, typer.Option(help="Folder of the VideoReward that serves.")] = Path("models/video_reward"),
+    live: Annotated[
+        Path | None, typer.Option(help="In place of --model: the repository that a server serves, `reelign serve --live`.")
+    ] = None,
     served: Annotated[Path, typer.Option(help="The log of served requests, as `reelign serve` keeps it.")] = SERVED,
     out: Annotated[Path | None, typer.Option(help="Also write the record, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw both distributions: a .png file.")] = None,
@@ -148,6 +151,12 @@ def monitor(
 
     if plot is not None and plot.suffix != ".png":
         raise BadInput(plot, "the name of a plot ends in .png")
+    if live is not None:
+        from components.serving.deploy import serving_model
+
+        if not live.is_dir():
+            raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
+        model = serving_model(live)
     record, found, reference = monitoring.monitor(served, model, load_params().monitoring, datetime.now(UTC))
     if plot is not None:
         monitoring.draw(found, reference, plot)
