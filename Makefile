@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-deploy test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -103,6 +103,12 @@ test-services: setup orchestrator
 test-dags: setup orchestrator
 	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags -rP
+
+# DAG deploy to a real Triton.
+test-deploy: setup orchestrator
+	.venv-ml/bin/python -m components.serving.install
+	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags -m deploy -rP
 
 # Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
 # real API server, where there is one (../shared/kubernetes) and we are root.

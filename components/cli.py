@@ -20,7 +20,8 @@ from components.evaluation.study_commands import app as study
 from components.memory import keep_freed_memory
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model
-from components.serving.commands import deploy, serve
+from components.serving.commands import deploy, monitor, serve
+from components.stage_commands import run_stage, run_with
 
 app = typer.Typer(
     help="Turn human preferences between generated videos into better video generators.",
@@ -36,6 +37,9 @@ app.command()(promote)
 app.command()(lineage)
 app.command()(serve)
 app.command()(deploy)
+app.command()(monitor)
+app.command("run-stage")(run_stage)
+app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
 PROFILES = Path("infra/profiles")
 
 
@@ -288,29 +292,6 @@ def export_kfp(
 
     export(out)
     print(f"{out} written")
-
-
-@app.command("run-stage")
-def run_one_stage(
-    name: Annotated[str, typer.Argument(help="A stage of dvc.yaml, e.g. reward or align@dpo.")],
-    commit: Annotated[
-        str | None,
-        typer.Option(envvar="REELIGN_COMMIT", help="Of this repository [default: HEAD, params.yaml as it is]."),
-    ] = None,
-    profile: Annotated[
-        str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit [default: params.yaml].")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Even if it was run before.")] = False,
-) -> None:
-    """Run one stage as a task of Airflow does: inputs restored, run unless it was run before anywhere, outputs kept.
-
-    REELIGN_REMOTE is a DVC remote shared with other machines (s3://bucket/dvc or a folder); without it the local cache is
-    all there is. REELIGN_WORK is a folder, e.g. a volume, for work trees, cache and MLflow's store where the checkout is
-    read-only. Credentials and endpoint are found where boto3 looks (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ...).
-    """
-    from components.run_stage import run_stage
-
-    run_stage(name, commit, profile, force)
 
 
 @app.command()

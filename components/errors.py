@@ -42,6 +42,7 @@ class Unreachable(Exception):
         super().__init__(f"{where}: {why}")
 
 
+NO = 5  # exit code where nothing failed and the answer is no: no drift was found, a challenger is refused
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
 
 

@@ -18,6 +18,7 @@ from typing import Any, Optional
 
 from components.errors import BadInput
 from components.graph import edges, stage_names
+from components.images import image_of, own_commit
 
 PYTHON = Path(".venv-kfp/bin/python")
 CONFIG = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE", "MLFLOW_TRACKING_URI")  # of the config map
@@ -49,7 +50,7 @@ def specification() -> Spec:
     for earlier, later in edges():
         before[later].append(earlier)
     return {
-        "image": orchestration.image,
+        "image": image_of(orchestration.image, own_commit()),
         "config_map": orchestration.kubernetes.config_map,
         "secret": orchestration.kubernetes.secret,
         "stages": {

@@ -1,4 +1,4 @@
-"""Sections of params.yaml that no stage reads: who is promoted, and how Airflow runs stages."""
+"""Sections of params.yaml that no stage reads: who is promoted, what is drift, and how Airflow runs stages."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,21 @@ class PromotionParams(Section):
     contract_clips: Count
     resamples: Count
     level: Annotated[float, Field(gt=0, lt=1)]
+
+
+class MonitoringParams(Section):
+    """When served scores have drifted from those that the reward model was fixed on (components/serving/monitor.py). No
+    stage reads it.
+
+    Scores of the last `window` hours, at least `min_clips` of them, are at a Kolmogorov-Smirnov distance above
+    `max_distance`, which is no chance at `level` after Holm's correction. Then retraining is asked for, at most once in
+    `cooldown` hours."""
+
+    window: Annotated[float, Field(gt=0, le=24 * 30)]  # lines are kept for 30 days
+    min_clips: Count
+    max_distance: Fraction
+    level: Annotated[float, Field(gt=0, lt=1)]
+    cooldown: Annotated[float, Field(ge=0)]
 
 
 class TolerationParams(Section):
@@ -63,14 +78,28 @@ class DockerParams(Section):
     environment: list[str]
 
 
+class ServingParams(Section):
+    """The server that DAG `deploy` brings new versions to, by its HTTP address as tasks see it; the repository that it
+    serves (`reelign serve --live`) and its log (`--served`). These two are folders, of the checkout or absolute, where tasks
+    are processes; folders or volumes where they are containers; persistent volume claims where they are pods. `slowest` is
+    how much longer a request to a new version may take than one to the serving version."""
+
+    url: str
+    live: str
+    served: str
+    slowest: Positive
+
+
 class OrchestrationParams(Section):
-    """How Airflow runs stages (dags/runners.py): no stage depends on it. `parallel` is how many at a time; `stages` has what
-    differs from `resources`, by stage (`align@dpo`) or for all of its kind (`align`)."""
+    """How Airflow runs stages (dags/runners.py): no stage depends on it. `image` without a tag is that of the commit that
+    runs, as `make images` tags it; `parallel` is how many stages at a time; `stages` has what differs from `resources`, by
+    stage (`align@dpo`) or for all of its kind (`align`)."""
 
     runner: Literal["local", "docker", "kubernetes"]
     image: str
     parallel: Count
     retry_delay: Annotated[float, Field(ge=0)]  # seconds
+    serving: ServingParams
     docker: DockerParams
     kubernetes: KubernetesParams
     resources: ResourcesParams

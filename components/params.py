@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from components.errors import BadInput
-from components.operation_params import OrchestrationParams, PromotionParams
+from components.operation_params import MonitoringParams, OrchestrationParams, PromotionParams
 from components.param_types import Count, Dimension, Dtype, Fraction, Positive, Section, read_section
 
 
@@ -397,6 +397,7 @@ class Params(Section):
     evaluate: EvaluateParams
     package: PackageParams
     promotion: PromotionParams
+    monitoring: MonitoringParams
     orchestration: OrchestrationParams
 
     @model_validator(mode="after")

@@ -214,6 +214,13 @@ def write_json(path: str | Path, value: Any) -> None:
     path.write_text(text + "\n")
 
 
+def write_whole(path: str | Path, value: Any) -> None:
+    """write_json, whole or not at all."""
+    partial = Path(f"{path}.partial")
+    write_json(partial, value)
+    os.replace(partial, path)
+
+
 def read_json(path: str | Path) -> Any:
     with contextlib.suppress(FileNotFoundError):
         return json.loads(Path(path).read_text())

@@ -7,7 +7,7 @@ from airflow.sdk import DAG, BaseOperator
 
 from components.graph import edges, stage_names
 from components.params import load_params
-from dags.runners import REPOSITORY, make_task
+from dags.runners import REPOSITORY, make_stage
 
 
 def add_stages(dag: DAG) -> dict[str, BaseOperator]:
@@ -19,7 +19,7 @@ def add_stages(dag: DAG) -> dict[str, BaseOperator]:
     finally:
         os.chdir(here)
     dag.max_active_tasks = settings.parallel
-    tasks = {name: make_task(name, settings, dag=dag) for name in names}
+    tasks = {name: make_stage(name, settings, dag=dag) for name in names}
     for before, after in order:
         tasks[before] >> tasks[after]
     return tasks

@@ -1,13 +1,19 @@
 """DAG `retrain`: the whole pipeline once a week, when there are new preferences, or by hand. Wiring only."""
 
-import pendulum
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
+from typing import Any
 
+import pendulum
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, task
+
+from dags.assets import NEW_PREFERENCES, NEW_REWARD_MODEL
 from dags.pipeline import add_stages
 
-NEW_PREFERENCES = Asset("new_preferences", uri="reelign://preferences")  # whoever adds labels makes its event
-NEW_REWARD_MODEL = Asset("new_reward_model", uri="reelign://reward-model")  # trained, measured and packaged
+
+@task(outlets=[NEW_REWARD_MODEL])
+def new_reward_model(params: dict[str, Any], outlet_events: Any) -> None:
+    """Done. Whoever goes on from here is to look at the same commit and params."""
+    outlet_events[NEW_REWARD_MODEL].extra = {key: params[key] for key in ("commit", "profile")}
+
 
 with DAG(
     dag_id="retrain",
@@ -18,11 +24,12 @@ with DAG(
     max_active_runs=1,  # labels that come while one runs wait, together, for the next
     params={
         "profile": Param(None, type=["null", "string"], description="infra/profiles/NAME.yaml; empty: params.yaml as it is"),
-        "commit": Param(None, type=["null", "string"], description="Of this repository; empty: what is checked out"),
+        "commit": Param(
+            None, type=["null", "string"], description="Of this repository, in full; empty: what is checked out"
+        ),
         "force": Param([], type="array", items={"type": "string"}, description="Stages to run again, e.g. reward"),
     },
     tags=["reelign"],
 ) as dag:
     stages = add_stages(dag)
-    done = EmptyOperator(task_id="new_reward_model", outlets=[NEW_REWARD_MODEL])
-    [task for task in stages.values() if not task.downstream_task_ids] >> done
+    [stage for stage in stages.values() if not stage.downstream_task_ids] >> new_reward_model()

@@ -1,10 +1,14 @@
-"""How a task runs its stage: as a process, a container or a pod, each `reelign run-stage NAME` (components/run_stage.py).
+"""How a task runs its command of `reelign`: as a process, a container or a pod.
 
-Section `orchestration` of params.yaml chooses and gives resources. What is asked of a DAG run (commit, profile, stages to
-force) reaches all three by environment variables, so that the command is the same everywhere; secrets go by name alone.
+Section `orchestration` of params.yaml chooses and gives resources. A stage's is `run-stage NAME` (components/run_stage.py).
+What is asked of a DAG run (commit, profile, stages to force, ...) reaches all three by environment variables, so that the
+command is the same everywhere; secrets go by name alone.
 """
 
 import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,48 +16,76 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
+from components.images import image_of, own_commit
 from components.operation_params import OrchestrationParams, ResourcesParams
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER = 10001  # of our images (docker/)
+# What is asked of a DAG run, as templates: by its params, or by those of the DAG run before it, which the event has that
+# started this one (dags/retrain.py).
+EVENTS = "triggering_asset_events.values() | sum(start=[]) | map(attribute='extra') | list"
+COMMIT, PROFILE = (f"params.get('{key}') or ([{{}}] + ({EVENTS}))[-1].get('{key}')" for key in ("commit", "profile"))
+ASKED = {
+    "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
+    "REELIGN_COMMIT": f"{{{{ {COMMIT} or '' }}}}",
+    "REELIGN_PROFILE": f"{{{{ {PROFILE} or '' }}}}",
+}
 
 
-def make_task(name: str, settings: OrchestrationParams, **common: Any) -> BaseOperator:
+@dataclass(frozen=True)
+class Command:
+    """`reelign WORDS...`, with variables of its own (templates); `folders` are those of the server that it works with,
+    "live" and "served" of section `orchestration.serving`."""
+
+    words: Sequence[str]
+    resources: ResourcesParams
+    environment: dict[str, str] = field(default_factory=dict)
+    folders: Sequence[str] = ()
+
+
+def make_stage(name: str, settings: OrchestrationParams, **common: Any) -> BaseOperator:
     """The task of a stage, "align@dpo" as task "align.dpo"; `common` goes to any operator, e.g. dag=."""
-    resources = settings.resources_of(name)
+    forced = {"REELIGN_FORCE": f"{{{{ '{name}' in params.force }}}}"}
+    command = Command(["run-stage", name], settings.resources_of(name), forced)
+    return make_task(name.replace("@", "."), command, settings, **common)
+
+
+def make_task(task_id: str, command: Command, settings: OrchestrationParams, **common: Any) -> BaseOperator:
+    """The task of a command, by the runner of `settings`."""
     make = {"local": local, "docker": docker, "kubernetes": kubernetes}[settings.runner]
     common |= {
-        "task_id": name.replace("@", "."),
-        "retries": resources.retries,
+        "task_id": task_id,
+        "retries": command.resources.retries,
         "retry_delay": timedelta(seconds=settings.retry_delay),
     }
-    return make(name, settings, resources, common)
+    return make(command, settings, common)
 
 
-def asked(name: str) -> dict[str, str]:
-    """What a DAG run asks of a stage, as templates of environment variables."""
-    return {
-        "AIRFLOW_CTX_DAG_RUN_ID": "{{ run_id }}",
-        "REELIGN_COMMIT": "{{ params.commit or '' }}",
-        "REELIGN_PROFILE": "{{ params.profile or '' }}",
-        "REELIGN_FORCE": f"{{{{ '{name}' in params.force }}}}",
-    }
+def folder(name: str, settings: OrchestrationParams) -> str:
+    """Where a task finds a folder of the server."""
+    return str(REPOSITORY / getattr(settings.serving, name)) if settings.runner == "local" else f"/{name}"
 
 
-def local(name: str, settings: OrchestrationParams, resources: ResourcesParams, common: dict[str, Any]) -> BaseOperator:
+def image(settings: OrchestrationParams) -> str:
+    """The image of the commit that a DAG run asks for, or else of this one."""
+    return image_of(settings.image, f"{{{{ {COMMIT} or '{own_commit()}' }}}}")
+
+
+def local(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
     """A process in the ml environment of this checkout."""
     from airflow.providers.standard.operators.bash import BashOperator
 
+    here = {"PATH": f"{REPOSITORY}/.venv-ml/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
     return BashOperator(
         **common,
-        bash_command=f"exec python -m components.cli run-stage {name}",
+        bash_command=f"exec python -m components.cli {shlex.join(command.words)}",
         cwd=str(REPOSITORY),
-        env=asked(name) | {"PATH": f"{REPOSITORY}/.venv-ml/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)},
+        env=ASKED | command.environment | here,
         append_env=True,
     )
 
 
-def docker(name: str, settings: OrchestrationParams, resources: ResourcesParams, common: dict[str, Any]) -> BaseOperator:
+def docker(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
     """A container without privileges and with a read-only root; what it writes lies in the volume `docker.work`."""
     from airflow.providers.docker.operators.docker import DockerOperator
     from docker.types import DeviceRequest, Mount
@@ -70,16 +102,22 @@ def docker(name: str, settings: OrchestrationParams, resources: ResourcesParams,
             )  # fmt: skip
             return client
 
-    here = settings.docker.work.startswith("/")
+    def mount(target: str, source: str) -> Mount:
+        return Mount(target=target, source=source, type="bind" if source.startswith("/") else "volume")
+
+    resources = command.resources
     return ContainedOperator(
         **common,
-        image=settings.image,
-        command=["reelign", "run-stage", name],
-        environment=asked(name),
+        image=image(settings),
+        command=["reelign", *command.words],
+        environment=ASKED | command.environment,
         # Values are read where the task runs and shown nowhere.
         private_environment={key: os.environ[key] for key in settings.docker.environment if key in os.environ},
         user=f"{USER}:{USER}",
-        mounts=[Mount(target="/work", source=settings.docker.work, type="bind" if here else "volume")],
+        mounts=[
+            mount("/work", settings.docker.work),
+            *(mount(folder(name, settings), getattr(settings.serving, name)) for name in command.folders),
+        ],
         mount_tmp_dir=False,
         network_mode=settings.docker.network,
         cpus=resources.cpu,
@@ -90,7 +128,7 @@ def docker(name: str, settings: OrchestrationParams, resources: ResourcesParams,
     )
 
 
-def kubernetes(name: str, settings: OrchestrationParams, resources: ResourcesParams, common: dict[str, Any]) -> BaseOperator:
+def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
     """A pod that a task finds again after the scheduler was restarted, and that no worker waits for.
 
     Requests are limits: a stage that outgrows its memory is killed alone, and the task fails. A pod whose image cannot be
@@ -99,6 +137,7 @@ def kubernetes(name: str, settings: OrchestrationParams, resources: ResourcesPar
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
     from kubernetes.client import models as k8s
 
+    resources = command.resources
     amounts = {"cpu": f"{resources.cpu:g}", "memory": resources.memory}
     if resources.gpu:
         amounts["nvidia.com/gpu"] = str(resources.gpu)
@@ -106,25 +145,33 @@ def kubernetes(name: str, settings: OrchestrationParams, resources: ResourcesPar
     def volume(key: str, **empty: str) -> k8s.V1Volume:
         return k8s.V1Volume(name=key, empty_dir=k8s.V1EmptyDirVolumeSource(**empty))
 
-    paths = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"}
+    def claim(name: str) -> k8s.V1Volume:
+        source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=getattr(settings.serving, name))
+        return k8s.V1Volume(name=name, persistent_volume_claim=source)
+
+    volumes = [volume("work"), volume("tmp"), volume("shm", medium="Memory", size_limit=resources.shared_memory)]
+    paths = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"} | {key: folder(key, settings) for key in command.folders}
+    labels = {"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"}
+    if settings.serving.url in command.words:
+        labels["reelign/scores"] = "yes"  # may talk to Triton
     return KubernetesPodOperator(
         **common,
-        name=f"reelign-{name.replace('@', '-').replace('_', '-')}",
+        name=f"reelign-{common['task_id'].replace('.', '-').replace('_', '-')}",
         namespace=settings.kubernetes.namespace,
         service_account_name=settings.kubernetes.service_account,
         automount_service_account_token=False,
-        image=settings.image,
-        arguments=["reelign", "run-stage", name],
-        env_vars=asked(name),
+        image=image(settings),
+        arguments=["reelign", *command.words],
+        env_vars=ASKED | command.environment,
         env_from=[
             k8s.V1EnvFromSource(config_map_ref=k8s.V1ConfigMapEnvSource(name=settings.kubernetes.config_map)),
             k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=settings.kubernetes.secret)),
         ],
-        labels={"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"},
+        labels=labels,
         container_resources=k8s.V1ResourceRequirements(requests=amounts, limits=amounts),
         node_selector=resources.node_selector,
         tolerations=[k8s.V1Toleration(**toleration.model_dump()) for toleration in resources.tolerations],
-        volumes=[volume("work"), volume("tmp"), volume("shm", medium="Memory", size_limit=resources.shared_memory)],
+        volumes=[*volumes, *map(claim, command.folders)],
         volume_mounts=[k8s.V1VolumeMount(name=key, mount_path=path) for key, path in paths.items()],
         security_context=k8s.V1PodSecurityContext(
             run_as_non_root=True, run_as_user=USER, run_as_group=USER, fs_group=USER,

@@ -31,6 +31,8 @@ COPY dags /opt/reelign/dags
 ENV PATH=/opt/venv/bin:${PATH} PYTHONPATH=/opt/reelign PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     AIRFLOW_HOME=/opt/airflow AIRFLOW__CORE__DAGS_FOLDER=/opt/reelign/dags AIRFLOW__CORE__LOAD_EXAMPLES=false
 ARG COMMIT
+# Here is no git, and tasks run in the pipeline's image of the same commit.
+ENV REELIGN_COMMIT_OF_IMAGE=${COMMIT}
 LABEL org.opencontainers.image.title="Reelign Airflow" \
       org.opencontainers.image.description="Airflow with Reelign's DAGs" \
       org.opencontainers.image.licenses="Apache-2.0" \

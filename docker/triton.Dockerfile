@@ -38,6 +38,8 @@ COPY --from=environment /opt/venv /opt/venv
 COPY --from=environment /opt/backend/python /opt/tritonserver/backends/python
 ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:${PATH} LD_LIBRARY_PATH=/opt/venv/lib:${LD_LIBRARY_PATH} \
     HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A volume that is mounted here (REELIGN_SERVED_LOG) becomes that user's.
+RUN mkdir /served && chown 10001:10001 /served
 ARG COMMIT
 LABEL org.opencontainers.image.title="Reelign Triton" \
       org.opencontainers.image.description="Triton Inference Server with VideoReward's environment" \
@@ -50,4 +52,4 @@ EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/models/video_reward/ready', timeout=4)"]
 CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=video_reward", \
-     "--disable-auto-complete-config", "--exit-timeout-secs=30"]
+     "--load-model=video_reward_file", "--disable-auto-complete-config", "--metrics-config=summary_latencies=true", "--exit-timeout-secs=30"]

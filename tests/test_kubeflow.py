@@ -9,6 +9,7 @@ import yaml
 
 from components.errors import BadInput
 from components.graph import edges, stage_names
+from components.images import own_commit
 from components.kubeflow import CONFIG, SECRET, export, in_order
 from components.params import load_params
 
@@ -63,7 +64,7 @@ def test_a_task_runs_its_stage_in_the_image(pipeline, settings):
     for name in stage_names():
         container, _ = executor(pipeline, name)
         assert container["command"] == ["reelign", "run-stage", name]
-        assert container["image"] == settings.image
+        assert container["image"] == f"{settings.image}:{own_commit()}"
         task = pipeline[0]["root"]["dag"]["tasks"][task_id(name)]
         assert not task["cachingOptions"].get("enableCache", False), "DVC knows what has to run again"
         assert task["retryPolicy"]["maxRetryCount"] == settings.resources_of(name).retries

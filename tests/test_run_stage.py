@@ -22,6 +22,8 @@ state.parent.mkdir(exist_ok=True)
 state.write_text("half")
 if pathlib.Path(os.environ["RAN"]).with_name(f"hold-{name}").exists():
     time.sleep(600)
+while pathlib.Path(os.environ["RAN"]).with_name(f"pause-{name}").exists():
+    time.sleep(0.1)
 if pathlib.Path(os.environ["RAN"]).with_name(f"break-{name}").exists():
     sys.exit("error: labels.csv, row 7: label is C")
 pathlib.Path(sys.argv[2]).parent.mkdir(exist_ok=True)
@@ -47,14 +49,14 @@ class Machine:
         if remote:
             self.environ["REELIGN_REMOTE"] = remote
 
-    def start(self, *words: str, **environ: str) -> subprocess.Popen:
+    def start(self, *words: str, command: str = "run-stage", **environ: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "components.cli", "run-stage", *words],
+            [sys.executable, "-m", "components.cli", command, *words],
             cwd=self.folder, env=self.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, *words: str, code: int = 0, **environ: str) -> str:
-        process = self.start(*words, **environ)
+    def run(self, *words: str, code: int = 0, command: str = "run-stage", **environ: str) -> str:
+        process = self.start(*words, command=command, **environ)
         said, _ = process.communicate(timeout=300)
         assert process.returncode == code, said
         return said
@@ -183,6 +185,24 @@ def test_two_tasks_of_a_stage_take_turns_and_tasks_of_others_do_not_wait(project
     assert (times(project, "first"), times(project, "second")) == (1, 1)
 
 
+def test_a_command_runs_where_a_stage_does(project, tmp_path):
+    """On another machine; its inputs and what it made before are there, options and exit code are the command's."""
+    one, two = (Machine(tmp_path / name, project, str(tmp_path / "remote")) for name in ("one", "two"))
+    one.run("first")
+    score = ("score", "--csv", "made/first.txt")
+    there = "made/{}.txt, row 1, key 'path': missing column"
+    assert there.format("first") in two.run("second", *score, command="run-with", code=2)
+    assert "made/second.txt: missing" in two.run("second", "score", "--csv", "made/second.txt", command="run-with", code=2)
+    one.run("second")
+    said = two.run("second", "score", "--csv", "made/second.txt", command="run-with", code=2)
+    assert there.format("second") in said
+    said = two.run("--profile", "other", "first", "profile", "other", "--force", command="run-with")
+    assert "params.yaml is now profile other" in said
+    assert (two.folder / "params.yaml").read_text() == "seed: 1\n", "the tree's"
+    assert "stage first: not run yet" in two.run("--profile", "other", "second", *score, command="run-with", code=2)
+    assert "no such stage" in two.run("fourth", *score, command="run-with", code=2)
+
+
 def test_a_remote_that_is_away_is_named(project, tmp_path):
     machine = Machine(tmp_path / "one", project, "s3://bucket/dvc")
     away = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
@@ -208,3 +228,27 @@ def test_a_second_machine_repeats_nothing_on_s3(project, tmp_path):
         assert [times(project, name) for name in ("first", "second", "third")] == [1, 1, 1]
     finally:
         server.kill()
+
+
+@pytest.mark.s3
+def test_a_server_that_dies_while_a_stage_runs_is_named(project, tmp_path):
+    from tests.curation.s3_server import ENVIRONMENT, Server
+
+    server = Server(tmp_path / "server")
+    server.start()
+    try:
+        server.client().create_bucket(Bucket="reelign")
+        environ = ENVIRONMENT | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}"}
+        machine = Machine(tmp_path / "one", project, "s3://reelign/dvc")
+        pause = project.with_name("pause-first")
+        pause.touch()
+        process = machine.start("first", **environ)
+        deadline = time.monotonic() + 120
+        while times(project, "first") == 0:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        server.kill()
+    pause.unlink()
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 4 and "error: s3://reelign/dvc: " in said and "Traceback" not in said, said

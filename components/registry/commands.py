@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
+from components.errors import NO
+
 
 def promote(
     model: Annotated[
-        str, typer.Option(help="video_reward, generator_dpo (or another method), or any registered model's name.")
+        str,
+        typer.Option(
+            envvar="REELIGN_MODEL", help="video_reward, generator_dpo (or another method), or any registered model's name."
+        ),
     ] = "video_reward",
-    challenger: Annotated[str | None, typer.Option(help="Number or alias [default: the alias challenger].")] = None,
+    challenger: Annotated[
+        str | None,
+        typer.Option(envvar="REELIGN_CHALLENGER", help="Number or alias [default: the alias challenger]."),
+    ] = None,
     champion: Annotated[
         str | None, typer.Option(help="Number or alias [default: the alias champion]; another one needs --dry-run.")
     ] = None,
@@ -23,8 +31,8 @@ def promote(
 
     A reward model is compared with the champion on test pairs that neither learnt from, and must be calibrated and keep its
     contract; a generator on clips of the same prompts and seeds by the held-out judge, and a hacking alarm is a veto. Limits
-    are in params.yaml, promotion. Exit code 1 where the challenger is refused; 4 where MLflow does not answer: a promotion
-    then either has not begun or is finished by the next call.
+    are in params.yaml, promotion. Exit code 5 where the challenger is refused, 0 where there is none or it is champion
+    already; 4 where MLflow does not answer: a promotion then either has not begun or is finished by the next call.
     """
     from tqdm import tqdm
 
@@ -47,7 +55,7 @@ def promote(
     for line in stale_lines(outcome.stale) if outcome.stale else []:
         print(line)
     if outcome.evidence and not outcome.evidence["verdict"]["promote"]:
-        raise typer.Exit(1)
+        raise typer.Exit(NO)
 
 
 def lineage(

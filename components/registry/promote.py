@@ -7,7 +7,6 @@ process or a server dies before the tag, nothing has moved; after it, the next c
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from components.params import Params
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
 from components.registry.versions import CHAMPION, FILES, Version, aliases, fetch, find, registered_name
-from components.stage import write_json
+from components.stage import write_whole
 from components.tracking import CHALLENGER, FACTS, git_commit
 
 PENDING = "promotion.pending"
@@ -28,7 +27,8 @@ FOLDER = Path("registry")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`evidence` is None where there was no challenger. `stale` is mark_stale's record after a promotion."""
+    """`evidence` is None where there was no challenger, or it is champion already. `stale` is mark_stale's record after a
+    promotion."""
 
     evidence: dict[str, Any] | None
     file: Path | None
@@ -88,6 +88,9 @@ def promote(
         say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
         return Outcome(None, None, stale)
     new = find(client, model, challenger or CHALLENGER)
+    if champion is None and str(new.version) == named.get(CHAMPION):
+        say(f"{model}/{new.version} is champion already")
+        return Outcome(None, None, stale)
     old = find(client, model, champion or CHAMPION) if champion or CHAMPION in named else None
     if old and str(old.version) != named.get(CHAMPION) and not dry_run:
         raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
@@ -145,13 +148,6 @@ def finish(client: Any, model: str, say: Callable[[str], None]) -> dict[str, Any
     client.delete_registered_model_tag(model, PENDING)
     say(f"{model}/{number} is champion{', after ' + pending['from'] if pending['from'] else ', the first'}")
     return stale
-
-
-def write_whole(file: Path, value: Any) -> None:
-    """A JSON file, whole or not at all."""
-    partial = file.with_name(f"{file.name}.partial")
-    write_json(partial, value)
-    os.replace(partial, file)
 
 
 def as_lines(evidence: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
 from components.stage import Stage, folder_digest
-from components.video.decode import VideoError, probe, read_frames
+from components.video.decode import VideoError, VideoInfo, probe, read_frames
 from components.video.frames import FramePlan, resize_frames
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Unscored:
 Video = str | Path | Clip
 Input = tuple[list[int], np.ndarray]  # token ids, planned frames
 Watch = Callable[[Iterable[Any]], Iterable[Any]]  # as Stage.progress
+Note = Callable[[Video, VideoInfo], None]
 
 
 class RewardModel:
@@ -90,9 +91,12 @@ class RewardModel:
         model, facts = load_video_reward(folder)
         return cls(model, facts, folder_digest(folder), token_budget, threads)
 
-    def score(self, items: Sequence[tuple[Video, str]], watch: Watch = iter, window: int = WINDOW) -> list[Score | Unscored]:
+    def score(
+        self, items: Sequence[tuple[Video, str]], watch: Watch = iter, window: int = WINDOW, note: Note | None = None
+    ) -> list[Score | Unscored]:
         """A score or a reason for each (video, prompt), in order. Videos that are paths are decoded once each, however
-        often they come. `watch` wraps the iteration over distinct videos, for progress."""
+        often they come. `watch` wraps the iteration over distinct videos, for progress; `note` is told what each file is
+        like, from the threads that read them."""
         videos = distinct_videos(items)
         results: list[Score | Unscored | None] = [None] * len(items)
         inputs: list[Input] = []
@@ -107,7 +111,7 @@ class RewardModel:
             places.clear()
 
         with ThreadPoolExecutor(self.threads) as pool:
-            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan), videos, window)
+            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan, note), videos, window)
             for frames, (_, prompts) in watch(zip(read, videos, strict=True)):
                 for prompt, where in prompts.items():
                     made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
@@ -144,13 +148,15 @@ def distinct_videos(items: Sequence[tuple[Video, str]]) -> list[tuple[Video, dic
     return list(videos.values())
 
 
-def planned_frames(video: Video, plan: FramePlan) -> np.ndarray | Unscored:
+def planned_frames(video: Video, plan: FramePlan, note: Note | None = None) -> np.ndarray | Unscored:
     """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none."""
     try:
         if isinstance(video, Clip):
             frames = video.frames[plan.indices(len(video.frames), video.fps)]
         else:
             info = probe(video)
+            if note is not None:
+                note(video, info)
             frames = read_frames(video, plan.indices(info.frames, info.fps))
         return resize_frames(frames, *plan.resize(*frames.shape[1:3]))
     except (VideoError, ValueError) as error:

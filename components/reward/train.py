@@ -1,5 +1,5 @@
 """Stage `reward`: train VideoReward on labelled pairs (paper section 3.2), then fix its normalisation and tie
-thresholds.
+thresholds, and keep how its scores are distributed.
 
 A and B of a pair go through the model in one forward pass. The reward's scale is free under Bradley-Terry losses, so
 mean and standard deviation of the validation clips make it comparable between dimensions and models.
@@ -51,7 +51,8 @@ def reward(stage: Stage) -> None:
     model.merge()
 
     scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
-    mean, std = normalisation(scores, validation)
+    distinct = distinct_scores(scores, validation)
+    mean, std = normalisation(distinct, validation)
     differences = difference_columns(scores, std)
     thresholds, accuracies = {}, {}
     for column, name in enumerate([*params.dimensions, OVERALL]):
@@ -78,6 +79,7 @@ def reward(stage: Stage) -> None:
         "normalisation": {
             name: {"mean": float(m), "std": float(s)} for name, m, s in zip(params.dimensions, mean, std, strict=True)
         },
+        "reference": reference((distinct - mean) / std, params.dimensions),
         "tie_thresholds": thresholds,
         "provenance": {
             "base": params.base,
@@ -176,14 +178,25 @@ def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], 
     return scores[[place[side] for side in sides]].reshape(2, len(pairs), -1)
 
 
+def distinct_scores(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Scores [C, D] of the distinct clips and prompts of scored pairs [2, N, D]."""
+    return np.stack(list(dict(zip(pairs.sides(), scores.reshape(2 * len(pairs), -1), strict=True)).values()))
+
+
 def normalisation(scores: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [D] over the distinct clips and prompts of scored pairs [2, N, D]."""
-    distinct = dict(zip(pairs.sides(), scores.reshape(2 * len(pairs), -1), strict=True))
-    values = np.stack(list(distinct.values()))
-    mean, std = values.mean(0), values.std(0)
+    """Mean and standard deviation [D] over scores [C, D] of the clips of these pairs."""
+    mean, std = scores.mean(0), scores.std(0)
     if not (std > 0).all():
         raise BadInput(pairs.file, "all clips score the same, so that scores cannot be normalised")
     return mean, std
+
+
+def reference(normalised: np.ndarray, dimensions: list[str]) -> dict[str, Any]:
+    """How normalised scores [C, D] and Overall, their sum, are distributed: 0%, 1%, ... 100%. What is served is compared
+    with it (components/serving/monitor.py)."""
+    columns = np.column_stack([normalised, normalised.sum(1)])
+    quantiles = np.quantile(columns, np.linspace(0, 1, 101), axis=0).round(4) + 0.0  # no -0.0
+    return {"clips": len(columns), "quantiles": dict(zip([*dimensions, OVERALL], quantiles.T.tolist(), strict=True))}
 
 
 def difference_columns(scores: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""`reelign serve` and `reelign deploy`: the reward model on Triton, on this machine, and new versions of it."""
+"""`reelign serve`, `deploy` and `monitor`: the reward model on Triton, on this machine, new versions of it, and what it has
+served."""
 
 import shutil
 import signal
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SERVED = Path(".reelign/served")
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")]
 
 
@@ -24,6 +26,9 @@ def serve(
     grpc_port: Port = None,
     metrics_port: Port = None,
     log: Annotated[Path, typer.Option(help="File for all that server and models print.")] = Path(".reelign/triton.log"),
+    served: Annotated[
+        Path, typer.Option(help="Folder for the log of served requests, which `reelign monitor` reads.")
+    ] = SERVED,
     install: Annotated[bool, typer.Option("--install", help="Install Triton first where it is missing (55 MB).")] = False,
 ) -> None:
     """Serve the reward model on loopback until Ctrl-C or SIGTERM.
@@ -43,7 +48,7 @@ def serve(
         copy_once(repository, live)
         repository = live
     try:
-        with serving(repository, log, ports=(http_port, grpc_port, metrics_port)) as server:
+        with serving(repository, log, ports=(http_port, grpc_port, metrics_port), served=served) as server:
             say(f"http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics  log {log}")
             watch(server, repository, say)
     except ServingError as error:
@@ -69,8 +74,12 @@ def deploy(
     url: Annotated[str, typer.Argument(help="The server's HTTP address, as `reelign serve --live` prints it.")],
     live: Annotated[Path, typer.Option(help="The repository that it serves.")],
     model: Annotated[
-        str, typer.Option(help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder.")
-    ] = "video_reward/champion",
+        str | None,
+        typer.Option(
+            help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder [default: video_reward/champion]; "
+            "with --rollback, only if this is what serves."
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Videos to compare on, columns path and prompt [default: clips of test pairs].")
     ] = None,
@@ -79,11 +88,15 @@ def deploy(
         float, typer.Option(help="Most time that a request may take, over what it takes the serving version (medians).")
     ] = 2.0,
     rollback: Annotated[bool, typer.Option("--rollback", help="Let the version before serve again.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Change nothing: are the scores that clients get the model's own?")
+    ] = False,
 ) -> None:
     """Bring a new version to a running server without losing a request, or the one before it back.
 
     It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
-    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been.
+    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been. A model
+    that serves already is left alone.
     """
     from components.params import load_params
     from components.serving import deploy as deployment
@@ -94,15 +107,64 @@ def deploy(
 
         raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
     if rollback:
-        say(f"version {deployment.rollback(url, live, params)} serves again")
+        number = deployment.rollback(url, live, params, model and model_folder(model))
+        say(f"{model} does not serve: nothing to roll back" if number is None else f"version {number} serves again")
         return
-    folder, sample = model_folder(model), sample_of(csv, clips)
+    model = model or "video_reward/champion"
+    folder = model_folder(model)
+    if not verify and (number := deployment.serves_already(url, live, folder, params)):
+        say(f"version {number} serves already: {model}")
+        return
+    sample = sample_of(csv, clips)
     try:
+        if verify:
+            deployment.verify(url, folder, sample, params)
+            say(f"{model} serves: {len(sample)} videos have its own scores")
+            return
         number = deployment.deploy(url, live, folder, sample, params, slowest)
     except deployment.Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     say(f"version {number} serves: {model}, compared on {len(sample)} videos")
+
+
+def monitor(
+    model: Annotated[Path, typer.Option(help="Folder of the VideoReward that serves.")] = Path("models/video_reward"),
+    live: Annotated[
+        Path | None, typer.Option(help="In place of --model: the repository that a server serves, `reelign serve --live`.")
+    ] = None,
+    served: Annotated[Path, typer.Option(help="The log of served requests, as `reelign serve` keeps it.")] = SERVED,
+    out: Annotated[Path | None, typer.Option(help="Also write the record, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw both distributions: a .png file.")] = None,
+) -> None:
+    """Have served scores drifted from those of the model's validation clips? Limits are in params.yaml, monitoring.
+
+    Exit code 0 where they have; 5 where they have not, or where too few were served to tell (as grep, which says 0 where it
+    has found something).
+    """
+    from datetime import UTC, datetime
+
+    from components.errors import NO, BadInput
+    from components.params import load_params
+    from components.serving import monitor as monitoring
+    from components.stage import write_whole
+
+    if plot is not None and plot.suffix != ".png":
+        raise BadInput(plot, "the name of a plot ends in .png")
+    if live is not None:
+        from components.serving.deploy import serving_model
+
+        if not live.is_dir():
+            raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
+        model = serving_model(live)
+    record, found, reference = monitoring.monitor(served, model, load_params().monitoring, datetime.now(UTC))
+    if plot is not None:
+        monitoring.draw(found, reference, plot)
+    if out is not None:
+        write_whole(out, record)
+    print("\n".join(monitoring.as_lines(record)))
+    if record["verdict"] != "drift":
+        raise typer.Exit(NO)
 
 
 def model_folder(model: str) -> Path:

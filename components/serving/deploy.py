@@ -13,24 +13,27 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from components.errors import BadInput
+from components.errors import BadInput, Unreachable
 from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
-from components.serving.client import file_tensors, read_score, reason_of, split_url
+from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of, split_url
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
+from components.serving.served_log import SHADOW
+from components.stage import folder_digest
 
 LOAD_SECONDS = 600.0
 TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
 
 
 class Rejected(Exception):
-    """The new version does not serve, and why; the old one does as before."""
+    """What is served is not what it should be, or would not be; a new version does not serve then."""
 
 
 def deploy(
@@ -55,13 +58,36 @@ def deploy(
     return new
 
 
-def rollback(url: str, repository: Path, params: PackageParams) -> int:
-    """Let the version serve again that served before; its number. BadInput where none is kept."""
+def serves_already(url: str, repository: Path, model: Path, params: PackageParams) -> int | None:
+    """The version that serves, if it is of this model folder, byte for byte. A switch that was cut short is finished."""
+    digest, version = folder_digest(model), serving_version(repository)
+    if folder_digest(serving_model(repository)) != digest:
+        return None
+    with asking(url) as client:
+        if served(client) != {digest}:
+            switch(client, repository, params, version)
+    return version
+
+
+def verify(url: str, model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams) -> None:
+    """Rejected where what clients get is not the offline scores of the model folder."""
+    offline = RewardModel.load(model, token_budget=params.token_budget).score(sample)
+    with asking(url) as client:
+        for (video, prompt), expected in zip(sample, offline, strict=True):
+            check(video, expected, score_with(client, FILE_MODEL, "", video, prompt))
+
+
+def rollback(url: str, repository: Path, params: PackageParams, model: Path | None = None) -> int | None:
+    """Let the version serve again that served before; its number. BadInput where none is kept.
+
+    With a model folder only if that is what serves, else None: who asks twice does not get it back."""
     serving = serving_version(repository)
     kept = [version for version in loaded_by_config(repository) if version != serving]
     if not kept:
         raise BadInput(repository, f"only version {serving} is here: nothing to roll back to")
     with asking(url) as client:
+        if model is not None and folder_digest(model) not in served(client):
+            return None
         switch(client, repository, params, kept[0])
     return kept[0]
 
@@ -103,25 +129,36 @@ def compare(
     for (video, prompt), expected in zip(sample, offline, strict=True):
         for version in (old, new):  # in turns, as other requests come and go
             start = time.perf_counter()
-            answer = score_with(client, version, video, prompt)
+            answer = score_with(client, MODEL, str(version), video, prompt)
             seconds[version].append(time.perf_counter() - start)
-        if isinstance(expected, Unscored) or isinstance(answer, Unscored):
-            raise Rejected(f"{video}: no score to compare: {getattr(expected, 'reason', getattr(answer, 'reason', ''))}")
-        difference = max(abs(answer.normalised[name] - value) for name, value in expected.normalised.items())
-        if answer.model_version != expected.model_version or not difference <= TOLERANCE:
-            raise Rejected(f"{video}: served {answer}, offline {expected}")
+        check(video, expected, answer)
     middle = {version: statistics.median(values) for version, values in seconds.items()}
     if middle[new] > slowest * middle[old]:
         raise Rejected(f"{middle[new]:.3f} s a request, the serving version takes {middle[old]:.3f} s")
 
 
-def score_with(client: triton.InferenceServerClient, version: int, video: Path, prompt: str) -> Score | Unscored:
-    """One answer of a version by its number, whether or not clients are sent to it."""
+def check(video: Path, expected: Score | Unscored, answer: Score | Unscored) -> None:
+    """Rejected where the server's answer is not the offline score of the same model."""
+    if isinstance(expected, Unscored) or isinstance(answer, Unscored):
+        raise Rejected(f"{video}: no score to compare: {getattr(expected, 'reason', getattr(answer, 'reason', ''))}")
+    difference = max(abs(answer.normalised[name] - value) for name, value in expected.normalised.items())
+    if answer.model_version != expected.model_version or not difference <= TOLERANCE:
+        raise Rejected(f"{video}: served {answer}, offline {expected}")
+
+
+def score_with(client: triton.InferenceServerClient, model: str, version: str, video: Path, prompt: str) -> Score | Unscored:
+    """One answer of what clients ask, or of MODEL's version by its number, whether or not they are sent to it."""
     try:
         tensors = file_tensors(triton, video.read_bytes(), prompt)
-        return read_score(client.infer(MODEL, tensors, model_version=str(version)))
+        return read_score(client.infer(model, tensors, model_version=version, request_id=SHADOW))
     except InferenceServerException as error:
-        return Unscored(reason_of(error, MODEL))
+        return Unscored(reason_of(error, model))
+
+
+def served(client: triton.InferenceServerClient) -> set[str]:
+    """Digests of the models that clients are sent to: one, unless a switch was cut short."""
+    configs = (client.get_model_config(name) for name in FRONTS)
+    return {config["parameters"]["model_version"]["string_value"] for config in configs}
 
 
 def serving_version(repository: Path) -> int:
@@ -130,14 +167,26 @@ def serving_version(repository: Path) -> int:
     return int(re.search(r"model_version: (\d+)", (repository / front / "config.pbtxt").read_text()).group(1))
 
 
+def serving_model(repository: Path) -> Path:
+    """The folder of the model that clients are sent to."""
+    return repository / MODEL / str(serving_version(repository)) / "video_reward"
+
+
 def loaded_by_config(repository: Path) -> list[int]:
     """The versions that the server keeps loaded, the one that serves and the one before."""
     found = re.search(r"versions: \[([\d, ]+)\]", (repository / MODEL / "config.pbtxt").read_text()).group(1)
     return [int(version) for version in found.split(",")]
 
 
-def asking(url: str) -> triton.InferenceServerClient:
+@contextmanager
+def asking(url: str) -> Iterator[triton.InferenceServerClient]:
+    """A client of the server; Unreachable where none answers."""
     protocol, address = split_url(url)
     if protocol != "http":
         raise BadInput(url, "deploying goes over HTTP: http://host:port")
-    return triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS)
+    with triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS) as client:
+        try:
+            client.is_server_live()
+        except OSError as error:
+            raise Unreachable(url, f"no Triton server answers: {error}") from error
+        yield client

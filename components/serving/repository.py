@@ -31,7 +31,7 @@ from components.video.frames import FramePlan
 MODEL = "video_reward_model"
 FRONTS = {"video_reward": ("frames", "prompt", "fps"), "video_reward_file": ("video", "prompt")}
 OUTPUTS = ("raw", "normalised", "overall", "dimensions", "model_version", "frame_plan")
-WARMUP_PROMPT = "a red circle moving up"
+WARMUP_PROMPT = "[reelign: is the model there?]"  # nobody's own: the answer is not logged
 WARMUP_FRAMES, WARMUP_FPS = 16, 8.0
 QUEUED_BATCHES = 8  # that wait at most; a request beyond them is told to come again, not kept in memory
 

@@ -22,6 +22,7 @@ from components.errors import BadInput
 from components.serving.install import SERVER, TRITON
 from components.serving.ports import free_ports
 from components.serving.repository import FRONTS, MODEL
+from components.serving.served_log import FOLDER
 
 START_SECONDS = 180
 EXIT_SECONDS = 10  # that Triton waits for requests in flight
@@ -92,12 +93,17 @@ class Triton:
 
 
 def start_triton(
-    repository: Path, log: Path, folder: Path = TRITON, ports: tuple[int | None, int | None, int | None] = (None, None, None)
+    repository: Path,
+    log: Path,
+    folder: Path = TRITON,
+    ports: tuple[int | None, int | None, int | None] = (None, None, None),
+    served: Path | None = None,
 ) -> Triton:
     """Start a server on a model repository of stage `package`, but do not wait for it: see Triton.wait.
 
     log: file for all that server and model print. folder: where install_triton put Triton. ports: for HTTP, gRPC and
-    metrics; a free one for each None. BadInput where Triton or a model is missing, or a port is taken.
+    metrics; a free one for each None. served: folder for the log of served requests. BadInput where Triton or a model is
+    missing, or a port is taken.
     """
     server = folder / SERVER
     if not server.exists():
@@ -123,6 +129,7 @@ def start_triton(
         f"--grpc-port={grpc}",
         f"--metrics-port={metrics}",
         "--allow-gpu-metrics=false",
+        "--metrics-config=summary_latencies=true",  # beside the sums: medians and 95% of the last minute
         f"--exit-timeout-secs={EXIT_SECONDS}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
     ]
@@ -132,6 +139,8 @@ def start_triton(
     environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
     for name, first in paths.items():
         environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
+    if served is not None:
+        environment[FOLDER] = str(served.resolve())
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as stream:
         # A session of its own, so that Ctrl-C reaches the caller alone, who then stops the server in order.
@@ -147,9 +156,10 @@ def serving(
     folder: Path = TRITON,
     ports: tuple[int | None, int | None, int | None] = (None, None, None),
     start_seconds: float = START_SECONDS,
+    served: Path | None = None,
 ) -> Iterator[Triton]:
     """A server that is ready to be asked, stopped at the end of the `with` block."""
-    triton = start_triton(repository, log, folder, ports)
+    triton = start_triton(repository, log, folder, ports, served)
     try:
         triton.wait(start_seconds)
         yield triton

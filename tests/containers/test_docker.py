@@ -14,18 +14,18 @@ def airflow(engine, s3) -> Airflow:
     return Airflow(DOCKER_HOST=engine.host, **ENVIRONMENT, **remote)
 
 
-def on(work: str, image: str) -> dict:
-    """Settings of a machine whose volume is `work`."""
+def on(work: str) -> dict:
+    """Settings of a machine whose volume is `work`; the image is the default, and so that of HEAD."""
     docker = {"work": work, "network": "host", "environment": [*ENVIRONMENT, "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE"]}
-    return {"runner": "docker", "image": image, "docker": docker}
+    return {"runner": "docker", "docker": docker}
 
 
 def test_a_second_machine_restores_from_s3_what_the_first_has_run(engine, airflow, s3, images):
-    first = airflow.run("first", {"stages": ["source", "measure"], "orchestration": on("first", images["pipeline"])})
+    first = airflow.run("first", {"stages": ["source", "measure"], "orchestration": on("first")})
     for stage in ("source", "measure"):
         assert f"[{stage}] done in" in first and f"[{stage}] finished; kept in s3://reelign/docker" in first, first
     assert s3.client().list_objects_v2(Bucket="reelign", Prefix="docker/")["KeyCount"] > 10
-    second = airflow.run("second", {"stages": ["measure"], "orchestration": on("second", images["pipeline"])})
+    second = airflow.run("second", {"stages": ["measure"], "orchestration": on("second")})
     assert "[measure] was run before, restored; kept in s3://reelign/docker" in second, second
     assert "done in" not in second and "[source]" not in second, second
     look = "import pandas; print(len(pandas.read_parquet('/work/trees/measure/data/measures.parquet')))"
@@ -38,6 +38,6 @@ def test_a_second_machine_restores_from_s3_what_the_first_has_run(engine, airflo
 
 def test_a_failing_container_fails_the_task_with_its_own_message(airflow, images):
     said = airflow.run(
-        "broken", {"stages": ["source"], "profile": "nowhere", "orchestration": on("broken", images["pipeline"])}, code=1
+        "broken", {"stages": ["source"], "profile": "nowhere", "orchestration": on("broken")}, code=1
     )  # fmt: skip
     assert "infra/profiles/nowhere.yaml: no such profile at commit" in said and "'StatusCode': 2" in said, said

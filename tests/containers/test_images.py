@@ -20,6 +20,7 @@ def test_labels_name_the_commit_and_nobody_is_root(engine, images, commit, name)
     labels = found["Config"]["Labels"]
     assert labels["org.opencontainers.image.revision"] == commit
     assert labels["org.opencontainers.image.title"] and labels["org.opencontainers.image.licenses"]
+    assert name != "airflow" or f"REELIGN_COMMIT_OF_IMAGE={commit}" in found["Config"]["Env"]
     user = found["Config"]["User"]
     assert user.split(":")[0].isdigit() and user != "0"  # a number: Kubernetes can see that it is not root
     print(f"{images[name]}: {found['Size'] / 1e6:.0f} MB")
@@ -66,4 +67,4 @@ def test_airflow_answers_in_good_health(engine, images):
         time.sleep(1)
     said = engine("logs", container)
     engine("rm", "--force", "--volumes", container)
-    assert "retrain" in said and "No data found" in said, said
+    assert all(dag in said for dag in ("retrain", "deploy", "monitor")) and "No data found" in said, said

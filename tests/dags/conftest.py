@@ -1,5 +1,6 @@
 """A checkout of its own, on the smoke profile, and an Airflow of its own for the tests that run the DAG."""
 
+import json
 import os
 import re
 import shutil
@@ -32,7 +33,8 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "infra/profiles/broken.yaml").write_text(re.sub(r"source:\n(  .*\n)+", source, smoke))
     (folder / "broken").mkdir()
     (folder / "broken/labels.csv").write_text(BROKEN)
-    (folder / ".venv-ml").symlink_to((REPOSITORY / ".venv-ml").resolve())
+    for name in (".venv-ml", ".triton"):
+        (folder / name).symlink_to((REPOSITORY / name).resolve())
     run(folder, "git", "add", "--all", "components", "dags", "infra", "broken", "params.yaml", "dvc.yaml")
     run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "smoke")
     return folder
@@ -58,6 +60,35 @@ def environ(checkout) -> dict[str, str]:
     with closing(sqlite3.connect(home / "airflow.db")) as database:  # a write does not lock out who reads
         database.execute("pragma journal_mode = wal")
     return environ
+
+
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+assert not bag.import_errors, bag.import_errors
+run = bag.dags[sys.argv[2]].test(run_conf=json.loads(sys.argv[3]))
+print("STATE", run.state)
+"""
+
+
+def run_dag(checkout: Path, environ: dict[str, str], conf: dict, dag: str = "retrain", dags: Path | None = None) -> str:
+    """Run a DAG once in a process of its own; its log, whose last line has the state. dags: a folder in place of dags/."""
+    command = [str(BIN / "python"), "-c", RUN, str(dags or checkout / "dags"), dag, json.dumps(conf)]
+    done = subprocess.run(command, cwd=checkout, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    (checkout.parent / f"{dag}-{conf.get('profile')}.log").write_text(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+def tasks(environ: dict[str, str]) -> dict[str, tuple[str, float]]:
+    """State and seconds of the tasks of the latest run."""
+    with closing(sqlite3.connect(f"{environ['AIRFLOW_HOME']}/airflow.db")) as base:
+        rows = base.execute(
+            "select task_id, state, (julianday(end_date) - julianday(start_date)) * 86400 from task_instance"
+            " where run_id = (select run_id from dag_run order by id desc limit 1)"
+        ).fetchall()
+    return {task: (state, seconds or 0.0) for task, state, seconds in rows}
 
 
 def run(folder: Path, *command, **options) -> str:

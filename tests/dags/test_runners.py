@@ -1,8 +1,10 @@
-"""What each runner makes of a stage, whole, beside the files of golden/. `python -m tests.dags.test_runners` writes them."""
+"""What each runner makes of a task, whole, beside the files of golden/. `python -m tests.dags.test_runners` writes them."""
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,19 +13,35 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 import pendulum
 from airflow.sdk import DAG
 
+from components.images import own_commit
 from components.operation_params import OrchestrationParams
-from components.params import load_params
-from dags.runners import REPOSITORY, make_task
+from components.params import Params, load_params
+from dags import deploy, monitor
+from dags.runners import REPOSITORY, make_stage
 
 GOLDEN = Path(__file__).with_name("golden")
 RUNNERS = ("local", "docker", "kubernetes")
 STAGES = ("pairs", "align@dpo")
-ASKED = {"profile": "smoke", "commit": None, "force": ["align@dpo"]}
+TASKS = (*STAGES, "promote", "roll_over", "verify", "roll_back", "drift")
+ASKED = {"profile": "smoke", "commit": None, "force": ["align@dpo"], "model": "video_reward", "challenger": None}
+SERVING = {  # as it would be where a runner is used
+    "local": {},
+    "docker": {"url": "http://triton:8000", "live": "/srv/live", "served": "reelign_served"},
+    "kubernetes": {"url": "http://triton:8000", "live": "reelign-live", "served": "reelign-served"},
+}
 DOCKER = (
     "image", "command", "environment", "user", "mounts", "mount_tmp_dir", "network_mode", "cpus", "mem_limit", "shm_size",
-    "device_requests", "auto_remove", "privileged", "retries",
+    "device_requests", "auto_remove", "privileged", "retries", "skip_on_exit_code",
 )  # fmt: skip
-POD = ("startup_timeout_seconds", "on_finish_action", "durable", "deferrable", "retries", "log_events_on_failure")
+POD = (
+    "skip_on_exit_code",
+    "startup_timeout_seconds",
+    "on_finish_action",
+    "durable",
+    "deferrable",
+    "retries",
+    "log_events_on_failure",
+)
 
 
 KUBECONFIG = {  # of no cluster: a pod's description says where its maker runs
@@ -34,20 +52,34 @@ KUBECONFIG = {  # of no cluster: a pod's description says where its maker runs
 }
 
 
-def settings(runner: str) -> OrchestrationParams:
+def params(runner: str) -> Params:
     """Profile wan2.1-14b's, which has GPUs."""
-    return load_params(REPOSITORY / "infra/profiles/wan2.1-14b.yaml").orchestration.model_copy(update={"runner": runner})
+    whole = load_params(REPOSITORY / "infra/profiles/wan2.1-14b.yaml")
+    serving = whole.orchestration.serving.model_copy(update=SERVING[runner])
+    own = whole.orchestration.model_copy(update={"runner": runner, "serving": serving})
+    return whole.model_copy(update={"orchestration": own})
 
 
-def rendered(runner: str, stage: str) -> dict:
+def settings(runner: str) -> OrchestrationParams:
+    return params(runner).orchestration
+
+
+def rendered(runner: str, name: str, events: dict | None = None, **asked) -> dict:
     with DAG("golden", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
-        task = make_task(stage, settings(runner), dag=dag)
-    task.render_template_fields({"run_id": "manual__1", "params": ASKED, "dag": dag, "task": task})
+        if name in STAGES:
+            make_stage(name, settings(runner))
+        elif name == "drift":
+            monitor.add_tasks(params(runner))
+        else:
+            deploy.add_tasks(settings(runner))
+    task = dag.get_task(name.replace("@", "."))
+    context = {"run_id": "manual__1", "params": ASKED | asked, "triggering_asset_events": events or {}}
+    task.render_template_fields(context | {"dag": dag, "task": task})
     known = {"operator": type(task).__mro__[1 if runner == "docker" else 0].__name__, "task_id": task.task_id}
     if runner == "local":
         env = {key: value.split(":")[0] for key, value in task.env.items()}
         known |= {"bash_command": task.bash_command, "env": env, "cwd": task.cwd, "append_env": task.append_env}
-        known["retries"] = task.retries
+        known |= {"retries": task.retries, "skip_on_exit_code": task.skip_on_exit_code}
     elif runner == "docker":
         known |= {key: getattr(task, key) for key in DOCKER}
     else:
@@ -61,13 +93,47 @@ def rendered(runner: str, stage: str) -> dict:
             task.config_file = file.name
             known["pod"] = ApiClient().sanitize_for_serialization(task.build_pod_request_obj())
         del known["pod"]["metadata"]["labels"]["airflow_version"]
-    return json.loads(json.dumps(known, default=str).replace(str(REPOSITORY), "REPOSITORY"))
+    text = json.dumps(known, default=str).replace(str(REPOSITORY), "REPOSITORY")
+    return json.loads(text.replace(own_commit(), "COMMIT-OF-THE-CHECKOUT"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def golden(runner: str, name: str) -> Path:
+    return GOLDEN / f"{runner}-{name.replace('@', '.')}.json"
+
+
+@pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_operators_are_as_written_down(runner, stage):
-    assert rendered(runner, stage) == json.loads((GOLDEN / f"{runner}-{stage.replace('@', '.')}.json").read_text())
+def test_operators_are_as_written_down(runner, name):
+    assert rendered(runner, name) == json.loads(golden(runner, name).read_text())
+
+
+def test_the_image_is_that_of_the_commit_that_is_asked_for():
+    image = settings("docker").image
+    assert rendered("docker", "pairs", commit="a1b2")["image"] == f"{image}:a1b2"
+    with_tag = settings("docker").model_copy(update={"image": "localhost:5000/reelign:7"})
+    with DAG("tagged", start_date=pendulum.datetime(2026, 1, 1), schedule=None):
+        assert make_stage("pairs", with_tag).image == "localhost:5000/reelign:7"
+
+
+def test_what_a_retraining_was_asked_is_asked_of_the_deployment():
+    """A DAG run's own params come first."""
+    extras = [
+        {"commit": "old", "profile": "shapes"},
+        {"commit": "c0ffee", "profile": "examples"},
+        {"commit": None, "pairs": 3},
+    ]
+    for events, asked, commit in ((extras[:2], {}, "c0ffee"), (extras[:2], {"commit": "a1b2"}, "a1b2"), (extras, {}, "")):
+        events = {"new_reward_model": [SimpleNamespace(extra=extra) for extra in events]}
+        found = rendered("docker", "promote", events, **({"profile": None} | asked))
+        assert found["environment"]["REELIGN_COMMIT"] == commit
+        assert found["image"].rpartition(":")[2] == (commit or "COMMIT-OF-THE-CHECKOUT")
+        assert found["environment"]["REELIGN_PROFILE"] == ("" if not commit else "examples")
+
+
+def test_a_generator_is_compared_on_the_figures_of_its_clips():
+    assert rendered("docker", "promote", model="generator_dpo")["command"] == ["reelign", "run-with", "evaluate", "promote"]
+    command = rendered("local", "promote", model="generator_dpo")["bash_command"]
+    assert shlex.split(command)[-3:] == ["run-with", "evaluate", "promote"]
 
 
 def test_secrets_are_in_no_rendered_field(monkeypatch):
@@ -75,13 +141,13 @@ def test_secrets_are_in_no_rendered_field(monkeypatch):
     for runner in ("docker", "kubernetes"):
         assert "very-secret" not in json.dumps(rendered(runner, "pairs"))
     with DAG("secret", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
-        task = make_task("pairs", settings("docker"), dag=dag)
+        task = make_stage("pairs", settings("docker"), dag=dag)
     assert task._private_environment["AWS_SECRET_ACCESS_KEY"] == "very-secret"
 
 
 def test_a_container_has_a_read_only_root_and_no_capabilities():
     with DAG("contained", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
-        task = make_task("pairs", settings("docker"), dag=dag)
+        task = make_stage("pairs", settings("docker"), dag=dag)
 
     from docker import APIClient
 
@@ -92,6 +158,6 @@ def test_a_container_has_a_read_only_root_and_no_capabilities():
 
 if __name__ == "__main__":
     for runner in RUNNERS:
-        for stage in STAGES:
-            text = json.dumps(rendered(runner, stage), indent=1, sort_keys=True)
-            (GOLDEN / f"{runner}-{stage.replace('@', '.')}.json").write_text(text + "\n")
+        for name in TASKS:
+            text = json.dumps(rendered(runner, name), indent=1, sort_keys=True)
+            golden(runner, name).write_text(text + "\n")

@@ -1,43 +1,13 @@
 """DAG `retrain` run whole on the smoke profile by the local runner, then with a stage that fails. Minutes."""
 
-import json
 import re
 import sqlite3
-import subprocess
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
-from tests.dags.conftest import BIN
-
-RUN = """
-import json, sys
-from airflow.dag_processing.dagbag import DagBag
-dag = DagBag(sys.argv[1]).dags["retrain"]
-run = dag.test(run_conf=json.loads(sys.argv[2]))
-print("STATE", run.state)
-"""
-
-
-def run_dag(checkout: Path, environ: dict[str, str], conf: dict) -> str:
-    """Run the DAG once in a process of its own; its log, whose last line has the state."""
-    command = [str(BIN / "python"), "-c", RUN, str(checkout / "dags"), json.dumps(conf)]
-    done = subprocess.run(command, cwd=checkout, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    (checkout.parent / f"{conf.get('profile')}.log").write_text(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
-
-
-def tasks(environ: dict[str, str]) -> dict[str, tuple[str, float]]:
-    """State and seconds of the tasks of the latest run."""
-    with sqlite3.connect(f"{environ['AIRFLOW_HOME']}/airflow.db") as base:
-        rows = base.execute(
-            "select task_id, state, (julianday(end_date) - julianday(start_date)) * 86400 from task_instance"
-            " where run_id = (select run_id from dag_run order by id desc limit 1)"
-        ).fetchall()
-    return {task: (state, seconds or 0.0) for task, state, seconds in rows}
+from tests.dags.conftest import run_dag, tasks
 
 
 @pytest.fixture(scope="module")

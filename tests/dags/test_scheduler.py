@@ -1,10 +1,13 @@
-"""A real scheduler (`airflow standalone` on the loopback): new preferences start a retraining, a heap of them starts one."""
+"""A real scheduler (`airflow standalone` on the loopback): new preferences start a retraining, a heap of them starts one;
+drift asks for one, and not for another while that runs or too soon after it."""
 
+import json
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +24,14 @@ WAIT = 60  # seconds from the event to the run: what is promised
 @pytest.fixture(scope="module")
 def api(checkout, environ, tmp_path_factory):
     """A client of an Airflow that runs. Without logging in: it listens on the loopback, for this test."""
+    # Runs only when the test asks for them (unpaused, a DAG begins with the run of its last date), and all find drift.
+    for name, cron, more in (
+        ("retrain", "0 3 * * 0", ""),
+        ("monitor", "7 * * * *", 'dag.get_task("drift").bash_command = "true"\n'),
+    ):
+        file = checkout / f"dags/{name}.py"
+        assert cron in file.read_text()
+        file.write_text(file.read_text().replace(cron, "0 0 29 2 *") + more)
     with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     api, worker, triggerer = (listener.getsockname()[1] for listener in with_ports)
     for listener in with_ports:
@@ -107,3 +118,71 @@ def test_new_preferences_start_one_retraining(api):
     time.sleep(10)
     assert len(runs(api)) == 2
     ask(api, "PATCH", "dags/retrain", is_paused=True)
+
+
+def asked(client: httpx.Client) -> list[dict]:
+    """Retrainings that drift has asked for."""
+    found = ask(client, "GET", "dags/retrain/dagRuns?order_by=run_after")["dag_runs"]
+    return [run for run in found if run["dag_run_id"].startswith("drift__")]
+
+
+def monitored(client: httpx.Client) -> tuple[str, dict[str, str]]:
+    """A run of DAG `monitor` to its end: its path, and the states of its tasks."""
+    run = ask(client, "POST", "dags/monitor/dagRuns", logical_date=None)["dag_run_id"]
+    path = f"dags/monitor/dagRuns/{run}"
+    until(lambda: ask(client, "GET", path)["state"] in ("success", "failed"), 120)
+    return path, task_states(client, path)
+
+
+def task_states(client: httpx.Client, path: str) -> dict[str, str]:
+    return {task["task_id"]: task["state"] for task in ask(client, "GET", f"{path}/taskInstances")["task_instances"]}
+
+
+def again(client: httpx.Client, path: str, task: str) -> dict[str, str]:
+    """A task and all after it once more, as after a crash; the states then."""
+    run = path.rpartition("/")[2]
+    ask(client, "POST", "dags/monitor/clearTaskInstances", dag_run_id=run, task_ids=[task], include_downstream=True,
+        only_failed=False, dry_run=False, reset_dag_runs=True)  # fmt: skip
+    until(lambda: ask(client, "GET", path)["state"] in ("success", "failed"), 120)
+    return task_states(client, path)
+
+
+def test_drift_asks_once_until_the_cooldown_is_over(api):
+    until(lambda: api.get("/api/v2/dags/monitor").is_success, 120)
+    for dag in ("retrain", "monitor"):
+        ask(api, "PATCH", f"dags/{dag}", is_paused=False)
+    asks = {"drift": "success", "may_ask": "success", "ask_for_retraining": "success"}
+    keeps = asks | {"ask_for_retraining": "skipped"}
+
+    path, states = monitored(api)
+    assert states == asks
+    (first,) = asked(api)
+    assert first["dag_run_id"] == f"drift__{path.rpartition('/')[2]}"
+    assert first["conf"]["why"] == "served scores have drifted" and "asked for by DAG `monitor`" in first["note"]
+    retraining = f"dags/retrain/dagRuns/{first['dag_run_id']}"
+    until(lambda: ask(api, "GET", retraining)["state"] == "running", WAIT)
+    assert monitored(api)[1] == keeps, "one runs"
+    assert again(api, path, "ask_for_retraining") == keeps, "a second try asks for the same run, which is there"
+    assert len(asked(api)) == 1
+
+    ask(api, "PATCH", retraining, state="failed")
+    assert monitored(api)[1] == keeps, "too soon"
+    assert again(api, path, "may_ask") == keeps
+    assert len(asked(api)) == 1
+
+    kept = ask(api, "GET", "variables/reelign_drift_asked")
+    value = json.loads(kept["value"])
+    long_ago = datetime.fromisoformat(value["time"]) - timedelta(hours=73)
+    later = json.dumps(value | {"time": long_ago.isoformat()})
+    ask(api, "PATCH", "variables/reelign_drift_asked", key="reelign_drift_asked", value=later)
+    assert monitored(api)[1] == asks
+    assert len(asked(api)) == 2
+    ask(api, "PATCH", f"dags/retrain/dagRuns/{asked(api)[-1]['dag_run_id']}", state="failed")
+    # Written down, but never asked for: what came between was a crash.
+    ask(api, "PATCH", "variables/reelign_drift_asked", key="reelign_drift_asked",
+        value=json.dumps({"run": "drift__none", "time": datetime.now(UTC).isoformat()}))  # fmt: skip
+    assert monitored(api)[1] == asks
+    assert len(asked(api)) == 3
+    ask(api, "PATCH", f"dags/retrain/dagRuns/{asked(api)[-1]['dag_run_id']}", state="failed")
+    for dag in ("retrain", "monitor"):
+        ask(api, "PATCH", f"dags/{dag}", is_paused=True)

@@ -42,6 +42,7 @@ LABELS = {
     "s3": {"app.kubernetes.io/name": "s3"},
     "airflow": {"tier": "airflow"},
     "scorer": {"reelign/scores": "yes"},
+    "deployer": {"app.kubernetes.io/name": "stage", "reelign/scores": "yes"},
     "stranger": {"app": "stranger"},
     "outside": None,
 }
@@ -98,6 +99,7 @@ def test_what_is_named_is_defined_or_documented(documents):
     for reference in [*references(documents, "configMapRef"), *references(documents, "configMap")]:
         assert reference["name"] in names(documents, "ConfigMap")
     keys = {"serviceAccountName": "ServiceAccount", "priorityClassName": "PriorityClass", "serviceName": "Service"}
+    keys["claimName"] = "PersistentVolumeClaim"
     for key, kind in keys.items():
         assert set(references(documents, key)) <= names(documents, kind)
     for binding in of_kind(documents, "RoleBinding"):
@@ -122,7 +124,7 @@ def test_selectors_find_their_pods(documents):
         assert ports <= {port["name"] for c in pod_templates(documents)[name]["spec"]["containers"] for port in c["ports"]}
     for budget in of_kind(documents, "PodDisruptionBudget"):
         assert any(selects(budget["spec"]["selector"], labels) for labels in pods)
-    known = [*pods, LABELS["airflow"]]  # the chart's pods
+    known = [*pods, LABELS["airflow"], LABELS["deployer"]]  # the chart's pods, and Airflow's tasks
     for policy in of_kind(documents, "NetworkPolicy"):
         assert any(selects(policy["spec"]["podSelector"], labels) for labels in known), policy["metadata"]["name"]
 
@@ -137,7 +139,7 @@ def test_no_pod_has_more_rights_than_it_needs(documents):
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert all({"emptyDir", "configMap"} & set(volume) for volume in spec["volumes"])
+        assert all({"emptyDir", "configMap", "persistentVolumeClaim"} & set(volume) for volume in spec["volumes"])
         for container in spec["containers"]:
             context = container["securityContext"]
             assert context["capabilities"] == {"drop": ["ALL"]} and context["readOnlyRootFilesystem"]
@@ -157,7 +159,8 @@ def test_who_may_talk_to_whom(documents):
     open_ways = {
         ("stage", "mlflow", 5000), ("stage", *data), ("mlflow", *data), ("mlflow", *database), ("triton", *data),
         ("airflow", "mlflow", 5000), ("airflow", "triton", 8000), ("airflow", "airflow", 8080), ("airflow", *data),
-        ("airflow", *database), ("airflow", "outside", 443),
+        ("airflow", *database), ("airflow", "outside", 443), ("scorer", "triton", 8001),
+        ("deployer", "triton", 8000), ("deployer", "mlflow", 5000), ("deployer", *data),
     }  # fmt: skip
     ports = {"mlflow": (5000,), "triton": (8000, 8001), "airflow": (8080,), "postgres": (5432,), "s3": (8333,)}
     ports["outside"] = (443, 5432)

@@ -150,6 +150,16 @@ def test_the_command_says_in_a_line_what_is_wrong(here):
     assert command(here, "lineage", "video_reward/1", **nobody).returncode == 4
 
 
+def test_refused_is_no_failure_and_a_crash_is_no_refusal(here):
+    register(random_model(here / "refused", scale=3.0))
+    result = command(here, "promote")
+    assert result.returncode == 5 and "not promoted" in result.stdout
+    # Named by the variables of a DAG's task; the champion named as challenger is what a second try finds.
+    champion = aliases(connect(), MODEL)["champion"]
+    result = command(here, "promote", REELIGN_CHALLENGER=champion, REELIGN_MODEL=MODEL)
+    assert result.returncode == 0 and f"{MODEL}/{champion} is champion already" in result.stderr
+
+
 def test_where_no_stage_has_run_there_is_no_store_and_none_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -167,6 +167,12 @@ def test_what_can_be_learnt_is_learnt(data):
     assert len(rows) == 61 and rows[0].startswith("pair_id,prompt,model_A,model_B,VQ_label,VQ_score_A,VQ_score_B,MQ_label")
     facts = json.loads(Path("models/video_reward/video_reward.json").read_text())
     assert facts["head_trained"] and facts["provenance"]["train_pairs"] == 60
+    kept = facts["reference"]
+    assert kept["quantiles"].keys() == {"VQ", "MQ", "TA", "Overall"} and 20 < kept["clips"] <= 40
+    for name, values in kept["quantiles"].items():
+        assert len(values) == 101 and values == sorted(values) == [round(value, 4) for value in values]
+        assert abs(np.mean(values)) < 0.1, "normalised on the very same clips"
+        assert name == "Overall" or 0.8 < np.std(values) < 1.2
     assert [entry[0] for entry in stage.registered] == ["video_reward"]
 
 

@@ -6,14 +6,16 @@ import shutil
 import threading
 
 import pytest
+import tritonclient.http as triton_http
 from typer.testing import CliRunner
 
 from components.cli import app
-from components.errors import BadInput
+from components.errors import BadInput, Unreachable
 from components.reward.score import RewardModel, Score
+from components.serving import deploy as deployment
 from components.serving.client import Manners, RewardClient, score_remote
 from components.serving.commands import copy_once
-from components.serving.deploy import deploy, loaded_by_config, rollback, serving_version
+from components.serving.deploy import Rejected, deploy, loaded_by_config, rollback, serving_version
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
@@ -131,6 +133,46 @@ def test_what_is_wrong_never_serves(model_folder, videos, tmp_path, monkeypatch)
         assert told.exit_code == 0 and "version 2 serves" in told.stdout
         told = CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--rollback"])
         assert told.exit_code == 0 and "version 1 serves again" in told.stdout
+
+
+@pytest.mark.serving
+def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
+    """What serves already, a switch that was cut short, a rollback asked for twice, and scores that are not the model's."""
+    install_triton()
+    live = tmp_path / "live"
+    copy_once(repository_of(tmp_path, model_folder), live)
+    second = other(model_folder, tmp_path / "second", 1.5)
+    sample = [(video, "a red circle") for video in videos]
+    with serving(live, tmp_path / "triton.log") as server:
+        url = f"http://{server.http}"
+        assert deployment.serves_already(url, live, second, PARAMS) is None
+        assert deployment.serves_already(url, live, model_folder, PARAMS) == 1
+        with pytest.raises(Rejected, match=r"served .*, offline"):
+            deployment.verify(url, second, sample, PARAMS)
+        deployment.verify(url, model_folder, sample, PARAMS)
+
+        assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
+        front = live / "video_reward_file/config.pbtxt"
+        front.write_text(deployment.front_config(live, "video_reward_file", PARAMS, 1))
+        triton_http.InferenceServerClient(server.http).load_model("video_reward_file")  # as if killed between the two
+        assert score_remote(url, sample[:1])[0].model_version == folder_digest(model_folder)
+        assert deployment.serves_already(url, live, second, PARAMS) == 2
+        assert (
+            score_remote(url, sample[:1])[0].model_version
+            == folder_digest(second)
+            == folder_digest(deployment.serving_model(live))
+        )
+        deployment.verify(url, second, sample, PARAMS)
+
+        assert rollback(url, live, PARAMS, second) == 1
+        assert rollback(url, live, PARAMS, second) is None and serving_version(live) == 1
+        deployment.verify(url, model_folder, sample, PARAMS)
+
+
+def test_a_server_that_is_away_is_named(model_folder, tmp_path):
+    live = repository_of(tmp_path, model_folder)
+    told = CliRunner().invoke(app, ["deploy", "http://127.0.0.1:9", "--live", str(live), "--model", str(model_folder)])
+    assert isinstance(told.exception, Unreachable) and "127.0.0.1:9: no Triton server answers" in str(told.exception)
 
 
 def repository_of(folder, model_folder):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from components.reward.score import RewardModel, Score
 from components.serving.client import Manners, RewardClient, Unanswered
 from components.serving.install import install_triton
+from components.serving.served_log import read_served
 from tests.running import all_below, command_of, until, until_gone
 
 
@@ -23,6 +25,7 @@ def serve(repository, tmp_path):
     install_triton()
     out = tmp_path / "out.txt"
     command = [sys.executable, "-m", "components.cli", "serve", repository, "--log", tmp_path / "triton.log"]
+    command += ["--served", tmp_path / "served"]
     with open(out, "w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
     try:
@@ -41,7 +44,9 @@ def backend(process: subprocess.Popen) -> psutil.Process:
 
 @pytest.mark.serving
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(serve, number, model_folder, videos, capsys):
+def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
+    serve, number, model_folder, videos, tmp_path, capsys
+):
     process, printed = serve
     url = re.search(r"grpc://\S+", printed()).group()
     items = [(video, f"a red circle {number}") for video in videos for number in range(30)]
@@ -69,6 +74,8 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(s
         else:
             assert isinstance(theirs, Unanswered), theirs
     until(lambda: "answers again" in printed(), "the healing told")
+    logged = [row for row in read_served(tmp_path / "served", datetime(2000, 1, 1, tzinfo=UTC)) if row.reason is None]
+    assert len(logged) >= answered + 2 and {row.words for row in logged} == {4}, "the two of before and after, and no probe"
     with capsys.disabled():
         print(f"\n{answered} of {len(items)} requests scored over kill -9; all back {seconds:.1f} s after it")
     children = all_below(process.pid)

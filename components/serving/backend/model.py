@@ -24,10 +24,15 @@ import triton_python_backend_utils as pb_utils
 
 from components.memory import keep_freed_memory
 from components.reward.score import Clip, RewardModel, Score, Unscored
+from components.serving.backend_metrics import Metrics
+from components.serving.repository import WARMUP_PROMPT
+from components.serving.served_log import FOLDER, SHADOW, ServedLog, describe
+from components.video.decode import VideoInfo
 
 # FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses for the server to open. Strangers'
 # bytes are only read as what holds its own pictures.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,av1,obu,ivf,yuv4mpegpipe,nut,mxf"
+Read = tuple[Clip | str, str] | Unscored  # clip or file and prompt, or what is wrong with the request
 
 
 class TritonPythonModel:
@@ -44,17 +49,37 @@ class TritonPythonModel:
         budget = json.loads(args["model_config"])["parameters"]["token_budget"]["string_value"]
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         self.model = RewardModel.load(folder, token_budget=int(budget))
+        self.log = ServedLog(os.environ.get(FOLDER), self.model.version)
+        self.metrics = Metrics(pb_utils, args["model_version"], self.model)
+
+    def finalize(self) -> None:
+        """Triton is about to end this process."""
+        self.metrics.close()
+        self.log.close()
 
     def execute(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
         """A response for each request, in order."""
         with ExitStack() as files:
             read = [read_request(request, files) for request in requests]
             good = [item for item in read if not isinstance(item, Unscored)]
-            scores = iter(self.model.score(good))
-            return [respond(*((None, item) if isinstance(item, Unscored) else (item[0], next(scores)))) for item in read]
+            infos: dict[str, VideoInfo] = {}
+            scores = iter(self.model.score(good, note=infos.__setitem__))
+            answers = [item if isinstance(item, Unscored) else next(scores) for item in read]
+            self.keep([request.request_id() for request in requests], read, answers, infos)
+            videos = [None if isinstance(item, Unscored) else item[0] for item in read]
+            return [respond(video, answer) for video, answer in zip(videos, answers, strict=True)]
+
+    def keep(self, ids: list[str], read: list[Read], answers: list[Score | Unscored], infos: dict[str, VideoInfo]) -> None:
+        """Log and count what was answered, but for questions of our own: warm-up, probes, a deployment's comparison."""
+        lines = []
+        for request_id, item, answer in zip(ids, read, answers, strict=True):
+            video, prompt = (None, None) if isinstance(item, Unscored) else item
+            if request_id != SHADOW and prompt != WARMUP_PROMPT:
+                lines.append(describe(item, answer, infos.get(video) if isinstance(video, str) else None))
+        self.metrics.count(lines, self.log.write(lines))
 
 
-def read_request(request: Any, files: ExitStack) -> tuple[Clip | str, str] | Unscored:
+def read_request(request: Any, files: ExitStack) -> Read:
     """The clip or file and the prompt of a request, or what is wrong with it.
 
     prompt [1, N] uint8, UTF-8; and either frames [1, T, H, W, 3] uint8 RGB, all that the clip has, with fps [1, 1] float64,

@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from components.operation_params import OrchestrationParams
 from components.params import load_params
-from dags.runners import REPOSITORY, make_task
+from dags.runners import REPOSITORY, make_stage
 
 settings = load_params(REPOSITORY / "infra/profiles/smoke.yaml").orchestration.model_dump()
 for name, case in json.loads(os.environ["REELIGN_CASES"]).items():
@@ -18,7 +18,7 @@ for name, case in json.loads(os.environ["REELIGN_CASES"]).items():
     with DAG(name, schedule=None, start_date=pendulum.datetime(2026, 1, 1), params=params) as dag:
         before = None
         for stage in case["stages"]:
-            task = make_task(stage, own, dag=dag)
+            task = make_stage(stage, own, dag=dag)
             for key, value in case.get("change", {}).items():
                 setattr(task, key, value)
             if before:

@@ -1,0 +1,129 @@
+"""The tree that a stage works in: a clone that shares this checkout's objects, at a commit and with the params asked for.
+
+DVC locks its tree, so that stages in one tree would wait for each other, and a task that is killed leaves its state
+(components/stage.py) where the next try of the same stage finds it. What is in a tree can be lost: what lasts is in the DVC
+cache, shared by all trees, and in the remote.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import BadInput
+from components.graph import stage_definition, stage_names
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a checkout keeps what its stages make: below the folder REELIGN_WORK, if set (a volume), else in itself."""
+
+    trees: Path
+    cache: Path
+    home: Path  # of MLflow's store
+    remote: str | None  # a URL or folder of REELIGN_REMOTE
+
+    @classmethod
+    def of(cls, checkout: Path) -> "Places":
+        remote = os.environ.get("REELIGN_REMOTE") or None
+        if remote and "://" not in remote:
+            remote = str(Path(remote).absolute())
+        if work := os.environ.get("REELIGN_WORK"):
+            folder = Path(work).absolute()
+            return cls(folder / "trees", folder / "cache", folder, remote)
+        return cls(checkout / ".reelign/trees", checkout / ".dvc/cache", checkout, remote)
+
+
+@contextmanager
+def tree_of(name: str, places: Places) -> Iterator[Path]:
+    """The folder of a stage's tree, for this process alone: a second task of the same stage waits."""
+    tree = places.trees / name
+    places.trees.mkdir(parents=True, exist_ok=True)
+    with open(places.trees / f"{name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(name, "waits for another task of this stage")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        end_orphans(name, tree)
+        before = Path.cwd()
+        try:
+            yield tree
+        finally:
+            os.chdir(before)
+
+
+def end_orphans(name: str, tree: Path) -> None:
+    """Kill what a task that was killed left running in its tree: nobody else may write there."""
+    import psutil
+
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC tells its commands
+            say(name, f"process {process.pid} of an earlier task still runs in {tree}: killed")
+            process.kill()
+            process.wait(60)
+
+
+def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, profile: str | None) -> None:
+    """Bring the tree to the commit and the params, and tell its DVC of the cache and the remote. Its outputs stay: DVC sees
+    whether they still fit."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", f"{commit or 'HEAD'}^{{commit}}"],
+        cwd=checkout, capture_output=True, text=True,
+    )  # fmt: skip
+    if found.returncode:
+        raise BadInput(checkout, f"git has no commit '{commit or 'HEAD'}' here {found.stderr.strip()}".rstrip())
+    if not (tree / ".git").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        partial = tree.with_name(f"{tree.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
+        partial.rename(tree)
+    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
+    git("checkout", "--quiet", "--force", "--detach", found.stdout.strip(), cwd=tree)
+    if profile:
+        wanted = tree / "infra/profiles" / f"{profile}.yaml"
+        if not wanted.exists():
+            raise BadInput(wanted.relative_to(tree), f"no such profile at commit {found.stdout[:12]}")
+        shutil.copyfile(wanted, tree / "params.yaml")
+    elif not commit:
+        shutil.copyfile(checkout / "params.yaml", tree / "params.yaml")
+    places.cache.mkdir(parents=True, exist_ok=True)
+    config = {
+        "core": {"site_cache_dir": str(tree / ".reelign/dvc"), "analytics": "false"},
+        # Links: a tree for each stage would else be a copy of the data for each.
+        "cache": {"dir": str(places.cache), "type": "reflink,hardlink,copy"},
+    }
+    if places.remote:
+        config["core"]["remote"] = "reelign"
+        config["'remote \"reelign\"'"] = {"url": places.remote}
+    lines = [f"[{section}]\n" + "".join(f"    {k} = {v}\n" for k, v in keys.items()) for section, keys in config.items()]
+    (tree / ".dvc/config.local").write_text("".join(lines))
+    (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{places.home}/mlflow.db")
+
+
+def git(*words: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise BadInput("git " + " ".join(words[:1]), done.stderr.strip().splitlines()[-1])
+
+
+def link_local_inputs(name: str, checkout: Path) -> None:
+    """Inputs that no stage makes and git does not keep (downloaded models, a folder of labels) lie in the checkout alone."""
+    made = {out for other in stage_names() for out in stage_definition(other)["outs"]}
+    for dep in stage_definition(name)["deps"]:
+        if "://" in dep or dep in made or Path(dep).exists() or not (checkout / dep).exists():
+            continue
+        Path(dep).parent.mkdir(parents=True, exist_ok=True)
+        Path(dep).symlink_to(checkout / dep)
+
+
+def say(name: str, text: str) -> None:
+    print(f"[{name}] {text}", file=sys.stderr, flush=True)
