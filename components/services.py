@@ -86,7 +86,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
         ),
         Service(
             "triton",
-            [*python, "components.cli", "serve", "--install", "--live=.reelign/live", *listen],
+            [*python, "components.cli", "serve", "--install", "--live=serving/live", *listen],
             [triton, triton + 1, triton + 2],
             f"http://127.0.0.1:{triton}/v2/models/video_reward/ready",
             f"reelign score clip.mp4 --prompt TEXT --triton http://127.0.0.1:{triton}",

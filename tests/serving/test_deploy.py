@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 
 import pytest
 import tritonclient.http as triton_http
@@ -37,7 +38,8 @@ class Load:
     """Eight clients that ask all the time and are never asked to try again."""
 
     def __init__(self, url, videos):
-        self.url, self.videos, self.results, self.end = url, videos, [], threading.Event()
+        self.url, self.videos, self.end = url, videos, threading.Event()
+        self.asked, self.results = [], []
 
     def __enter__(self):
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run()))
@@ -54,12 +56,16 @@ class Load:
                 clients.create_task(self.one(client, number))
 
     async def one(self, client, number):
+        video = self.videos[number % len(self.videos)]
         while not self.end.is_set():
-            self.results.append(await client.score(self.videos[number % len(self.videos)], "a red circle"))
+            self.results.append(await client.score(video, "a red circle"))
+            self.asked.append(video)
 
 
 @pytest.mark.serving
-def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path, capsys):
+@pytest.mark.parametrize("seconds", [0, pytest.param(300, marks=pytest.mark.serving_load)])
+def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path, capsys, seconds):
+    """Every answer is the score of the version that gave it. `seconds`: how long the load lasts at least."""
     install_triton()
     live = tmp_path / "live"
     write_repository(live, model_folder, PARAMS)
@@ -78,6 +84,7 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
                 digest = folder_digest(model)
                 until(lambda: digest in {getattr(r, "model_version", None) for r in load.results[-8:]}, "an answer")
                 assert served() == digest
+                time.sleep(seconds / 4)
 
             answered_by(model_folder)
             assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
@@ -89,8 +96,15 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
             answered_by(second)
         failed = [result for result in load.results if not isinstance(result, Score)]
         assert not failed, failed[:3]
-        versions = {result.model_version for result in load.results}
-        assert versions == {folder_digest(folder) for folder in (model_folder, second, third)}
+        models = {folder_digest(folder): RewardModel.load(folder) for folder in (model_folder, second, third)}
+        assert {result.model_version for result in load.results} == models.keys()
+        expected = {
+            (version, video): score
+            for version, model in models.items()
+            for (video, _), score in zip(sample, model.score(sample), strict=True)
+        }
+        for video, result in zip(load.asked, load.results, strict=True):
+            assert result.normalised == pytest.approx(expected[result.model_version, video].normalised, abs=1e-5)
     with capsys.disabled():
         print(f"\n{len(load.results)} requests of 8 clients over two swaps and a rollback: 0 failed")
 
