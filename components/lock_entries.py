@@ -149,7 +149,8 @@ def current(stage: Any) -> Entry:
     """What dvc.lock would say of a stage now."""
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    return yaml.safe_load(yaml.safe_dump(plain(to_single_stage_lockfile(stage))))
+    text = yaml.dump(plain(to_single_stage_lockfile(stage)), Dumper=yaml.CSafeDumper)
+    return yaml.load(text, yaml.CSafeLoader)
 
 
 def plain(value: Any) -> Any:

@@ -125,7 +125,8 @@ def reproduce(stage: InPlace, force: bool) -> None:
     begun = time.monotonic()
     if places.remote:
         repo.push(targets=[name])
-    Entries(repo, places.remote is not None).keep(name, yaml.safe_load(Path("dvc.lock").read_text())["stages"][name])
+    entries = Entries(repo, places.remote is not None)
+    entries.keep(name, entries.lock[name])
     what = "finished" if ran else "was run before, restored"
     say(name, f"{what}; kept in {places.remote or places.cache} after {time.monotonic() - begun:.1f} s")
 
