@@ -12,7 +12,7 @@ from components.graph import edges, stage_definition, stage_names
 from components.params import Params, load_params
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-# Shared by all stages and no part of a result: how params are read, runs tracked, tables written.
+# Shared by all stages and no part of a result: how params are read, runs tracked, tables written, memory kept.
 INFRASTRUCTURE = {
     f"components/{name}.py"
     for name in (
@@ -20,6 +20,7 @@ INFRASTRUCTURE = {
         "errors",
         "graph",
         "lock",
+        "memory",
         "operation_params",
         "param_types",
         "params",
