@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ import psutil
 import typer
 
 from components.errors import BadInput, exit_codes
-from components.serving.server import is_free
+from components.serving.server import answers, is_free
 
 FOLDER = Path(".reelign/services")
 REPOSITORY = Path("serving/model_repository")  # of stage package
@@ -167,14 +165,6 @@ def wait(service: Service) -> None:
             lines = service.log.read_text(errors="replace").splitlines()
             raise BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
         time.sleep(0.3)
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
 
 
 def stop(name: str) -> None:

@@ -44,22 +44,16 @@ class Triton:
     log: Path
     shared_prefix: str
 
-    def ready(self, model: str) -> bool:
-        """Whether `model` is loaded and may be asked. (The server calls itself ready with no model at all.)"""
-        try:
-            with urllib.request.urlopen(f"http://{self.http}/v2/models/{model}/ready", timeout=5) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            return False
-
     def wait(self, seconds: float) -> None:
-        """Return when all that clients may ask is ready; ServingError if the server ends or time runs out before."""
+        """Return when each model that clients may ask is ready (the server calls itself ready with none at all), and metrics
+        are, which come last; ServingError if the server ends or time runs out before."""
         until = time.monotonic() + seconds
-        for model in FRONTS:
-            while not self.ready(model):
+        asked = {model: f"http://{self.http}/v2/models/{model}/ready" for model in FRONTS}
+        for what, address in {**asked, "metrics": f"http://{self.metrics}/metrics"}.items():
+            while not answers(address):
                 self.check_alive()
                 if time.monotonic() > until:
-                    raise ServingError(f"{model} was not ready after {seconds:g} s:\n{self.last_lines()}")
+                    raise ServingError(f"{what} was not ready after {seconds:g} s:\n{self.last_lines()}")
                 time.sleep(0.2)
 
     def check_alive(self) -> None:
@@ -165,6 +159,15 @@ def serving(
         yield triton
     finally:
         triton.stop()
+
+
+def answers(address: str) -> bool:
+    """Whether an HTTP address answers, and with success."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
 
 
 def is_free(port: int) -> bool:
