@@ -30,7 +30,9 @@ def checkout(tmp_path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / ".venv-orchestrator").symlink_to((ROOT / ".venv-orchestrator").resolve())
+    for name in (".venv-orchestrator", ".uv"):  # no .uv where the machine has a uv of its own
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to((ROOT / name).resolve())
     write_repository(tmp_path / "serving/model_repository", saved_model(tmp_path / "video_reward"), PARAMS)
     yield tmp_path
     call(tmp_path, "down")
