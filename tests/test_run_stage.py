@@ -210,45 +210,44 @@ def test_a_remote_that_is_away_is_named(project, tmp_path):
     assert "error: s3://bucket/dvc: " in said and "Traceback" not in said
 
 
-@pytest.mark.s3
-def test_a_second_machine_repeats_nothing_on_s3(project, tmp_path):
+@pytest.fixture
+def s3(tmp_path):
+    """A real server with the bucket `reelign`, and the environment that leads to it."""
     from tests.curation.s3_server import ENVIRONMENT, Server
 
     server = Server(tmp_path / "server")
     server.start()
     try:
         server.client().create_bucket(Bucket="reelign")
-        environ = ENVIRONMENT | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}"}
-        one, two = (Machine(tmp_path / name, project, "s3://reelign/dvc") for name in ("one", "two"))
-        one.run("first", **environ)
-        one.run("second", **environ)
-        assert "was run before" in two.run("first", **environ)
-        assert "finished" in two.run("third", **environ)
-        assert two.made("third") == "in firstsecondthird"
-        assert [times(project, name) for name in ("first", "second", "third")] == [1, 1, 1]
+        yield server, ENVIRONMENT | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}"}
     finally:
         server.kill()
 
 
 @pytest.mark.s3
-def test_a_server_that_dies_while_a_stage_runs_is_named(project, tmp_path):
-    from tests.curation.s3_server import ENVIRONMENT, Server
+def test_a_second_machine_repeats_nothing_on_s3(project, tmp_path, s3):
+    _, environ = s3
+    one, two = (Machine(tmp_path / name, project, "s3://reelign/dvc") for name in ("one", "two"))
+    one.run("first", **environ)
+    one.run("second", **environ)
+    assert "was run before" in two.run("first", **environ)
+    assert "finished" in two.run("third", **environ)
+    assert two.made("third") == "in firstsecondthird"
+    assert [times(project, name) for name in ("first", "second", "third")] == [1, 1, 1]
 
-    server = Server(tmp_path / "server")
-    server.start()
-    try:
-        server.client().create_bucket(Bucket="reelign")
-        environ = ENVIRONMENT | {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.port}"}
-        machine = Machine(tmp_path / "one", project, "s3://reelign/dvc")
-        pause = project.with_name("pause-first")
-        pause.touch()
-        process = machine.start("first", **environ)
-        deadline = time.monotonic() + 120
-        while times(project, "first") == 0:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        server.kill()
+
+@pytest.mark.s3
+def test_a_server_that_dies_while_a_stage_runs_is_named(project, tmp_path, s3):
+    server, environ = s3
+    machine = Machine(tmp_path / "one", project, "s3://reelign/dvc")
+    pause = project.with_name("pause-first")
+    pause.touch()
+    process = machine.start("first", **environ)
+    deadline = time.monotonic() + 120
+    while times(project, "first") == 0:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    server.kill()
     pause.unlink()
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 4 and "error: s3://reelign/dvc: " in said and "Traceback" not in said, said

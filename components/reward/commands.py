@@ -1,13 +1,117 @@
-"""`reelign bench-reward` and `reelign check-reward`: what a reward model is worth, and whether it keeps its contract."""
+"""`reelign score`, `bench-reward` and `check-reward`: scores, what a reward model is worth, and whether it keeps its
+contract."""
 
+import json
 import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from components.errors import BadInput
+
+
+def score(
+    videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the videos were to show.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
+    model: Annotated[
+        Path, typer.Option(help="Folder of a trained VideoReward, ours or in the published layout (model_config.json).")
+    ] = Path("models/video_reward"),
+    template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
+    step: Annotated[int, typer.Option(help="checkpoint-STEP of the published layout; -1 is the latest.")] = -1,
+    triton: Annotated[
+        str | None,
+        typer.Option(help="Score on a Triton server instead: http://127.0.0.1:8000, or grpc:// and its other port."),
+    ] = None,
+    send: Annotated[
+        Literal["file", "frames"], typer.Option(help="What goes to Triton: the files' bytes, or frames decoded here.")
+    ] = "file",
+    in_flight: Annotated[int, typer.Option(min=1, help="Videos under way to Triton at a time.")] = 8,
+    same_plan: Annotated[
+        bool, typer.Option("--same-plan", help="Refuse a Triton whose frame plan is not that of --model here.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write a table with a row a video: .parquet or .csv.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Processes of this machine, or Ray Data (on RAY_ADDRESS, if set)."),
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with a model of its own.")] = 1,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Videos of a chunk; a run with --out that was killed goes on by chunks.")
+    ] = 64,
+) -> None:
+    """Score videos with VideoReward: visual quality, motion quality, text alignment.
+
+    Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
+    A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2; one that no server
+    answered for makes it 4.
+    """
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise BadInput(out, "the name of a table ends in .parquet or .csv")
+    items = read_items(videos or [], prompt, csv)
+    if triton is None:
+        from tqdm import tqdm
+
+        from components.reward.score_files import ModelFiles, score_files, state_folder
+
+        files = ModelFiles(str(model), template and str(template), step)
+        with tempfile.TemporaryDirectory() as passing:
+            state = state_folder(out, items, files, chunk) if out else Path(passing)
+            scores = score_files(
+                items, files, engine, workers, chunk, state,
+                lambda videos, what, total: tqdm(videos, what, total, unit=" videos", disable=None),
+            )  # fmt: skip
+    elif (engine, workers) != ("local", 1):
+        raise BadInput("reelign score", "--triton scores on the server: no --engine or --workers with it")
+    else:
+        from components.serving.client import score_remote
+
+        plan = local_plan(model) if same_plan else None
+        scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
+    if out is not None:
+        from components.reward.score_files import partial_folder, write_scores
+
+        write_scores(out, items, scores)
+        shutil.rmtree(partial_folder(out))
+    failed = set()
+    for (path, text), result in zip(items, scores, strict=True):
+        if hasattr(result, "reason"):
+            failed.add(type(result).__name__)
+            print(f"error: {path}: {result.reason.removeprefix(f'{path}: ')}", file=sys.stderr)
+        elif as_json:
+            known = {"normalised": result.normalised, "raw": result.raw, "Overall": result.overall}
+            origin = {"model_version": result.model_version, "frame_plan": result.frame_plan}
+            print(json.dumps({"path": str(path), "prompt": text, **known, **origin}))
+        else:
+            cells = [f"{name} {value:+.3f}" for name, value in result.normalised.items()]
+            print(f"{path}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
+    if failed:
+        raise typer.Exit(4 if "Unanswered" in failed else 2)
+
+
+def local_plan(model: Path) -> str:
+    """The frame plan of a model folder, as scores are stamped with it."""
+    from components.reward.model import FACTS
+    from components.stage import read_json
+    from components.video.frames import FramePlan
+
+    return str(FramePlan(**read_json(model / FACTS)["frame_plan"]))
+
+
+def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:
+    """(video, prompt) of the command line or of the CSV."""
+    if csv is not None:
+        from components.reward.score_files import read_list
+
+        return read_list(csv)
+    if not videos or not (prompt or "").strip():
+        raise BadInput("reelign score", "give video files and --prompt, or --csv")
+    return [(video, prompt) for video in videos]
 
 
 def bench_reward(

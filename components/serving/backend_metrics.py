@@ -8,14 +8,12 @@ the next count (https://github.com/triton-inference-server/server/issues/8663).
 import os
 import secrets
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from components.reward.score import RewardModel
+from components.reward.score import OVERALL, RewardModel
 
 REQUESTS, SCORES = "reelign_requests_total", "reelign_score"
 FRAMES, LOST = "reelign_frames_total", "reelign_served_log_lost_total"
-OVERALL = "Overall"
 MOST_OBSERVED = 8  # requests of a batch whose scores are told: each is a message to the server and back; the log has all
 # Of normalised scores: 0 is the mean of the validation clips, 1 their standard deviation.
 BUCKETS = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
@@ -24,7 +22,7 @@ BUCKETS = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.
 class Metrics:
     """api: triton_python_backend_utils, which is there only inside Triton."""
 
-    def __init__(self, api: ModuleType, version: str, model: "RewardModel"):
+    def __init__(self, api: ModuleType, version: str, model: RewardModel):
         labels = {
             "version": version,
             "model_version": model.version,

@@ -101,7 +101,7 @@ def start_triton(
     """
     server = folder / SERVER
     if not server.exists():
-        raise BadInput(folder, "no Triton here; `python -m components.serving.install` installs it")
+        raise BadInput(folder, "no Triton here; `reelign serve --install` installs it")
     for model in (MODEL, *FRONTS):
         if not (repository / model / "config.pbtxt").exists():
             raise BadInput(repository, f"no model {model} in this repository; `dvc repro package` makes it")

@@ -98,7 +98,7 @@ def test_killed_and_started_again(folder, tables, tmp_path, engine):
     script.write_text(f"""
 import os, signal
 from pathlib import Path
-from components.cli import read_items
+from components.reward.commands import read_items
 from components.reward.score_files import ModelFiles, score_files, state_folder
 
 def some(items, what, total):
