@@ -19,6 +19,30 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TrainingParams(Section):
+    """One run of components/training.py. Steps are optimizer steps; the batch is batch_size x accumulation."""
+
+    steps: Count
+    batch_size: Count
+    accumulation: Count
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "cosine"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Positive
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    precision: Literal["fp32", "bf16"]
+    log_every: Count
+    validate_every: Count
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+
+
+class LoraParams(Section):
+    rank: Count
+    alpha: Positive
+    targets: list[str]
+
+
 Read = TypeVar("Read", bound=Section)
 
 

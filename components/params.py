@@ -1,6 +1,7 @@
 """params.yaml, typed: one frozen section a stage; an unknown or missing key is an error that names it.
 
-There are no defaults here: a profile (infra/profiles/) is a whole file, so that what ran is what the file says.
+There are no defaults here: a profile (infra/profiles/) is a whole file, so that what ran is what the file says. Sections of
+data and of alignment have files of their own; everyone imports them from here.
 """
 
 from pathlib import Path
@@ -8,109 +9,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from components.align_params import AlignParams, DpoParams, RwrParams, SftParams, TimestepParams  # noqa: F401
+from components.data_params import (  # noqa: F401
+    CurateParams,
+    FolderSource,
+    MeasureParams,
+    Rule,
+    S3Source,
+    ShapesSource,
+    SplitParams,
+    WorldParams,
+)
 from components.errors import BadInput
 from components.operation_params import MonitoringParams, OrchestrationParams, PromotionParams
-from components.param_types import Count, Dimension, Dtype, Fraction, Positive, Section, read_section
-
-
-class TrainingParams(Section):
-    """One run of components/training.py. Steps are optimizer steps; the batch is batch_size x accumulation."""
-
-    steps: Count
-    batch_size: Count
-    accumulation: Count
-    learning_rate: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["constant", "cosine"]
-    weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Positive
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
-    precision: Literal["fp32", "bf16"]
-    log_every: Count
-    validate_every: Count
-    checkpoint_seconds: Annotated[float, Field(ge=0)]
-
-
-class LoraParams(Section):
-    rank: Count
-    alpha: Positive
-    targets: list[str]
-
-
-class SplitParams(Section):
-    """Every split is by prompt (components/preferences/split.py)."""
-
-    scheme: Literal["hash", "round_robin"]
-    seed: int
-    validation: Fraction
-    test: Fraction
-
-
-class WorldParams(Section):
-    """Clips of the shapes world."""
-
-    size: Count
-    frames: Count
-    fps: Count
-
-
-class ShapesSource(Section):
-    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models and, some
-    times over, by the generator that will be aligned; every two of its clips labelled. Noise and tie widths of the
-    annotators are in gold units, whose range is 1."""
-
-    kind: Literal["shapes"]
-    folder: str  # of the pretrained generator, early checkpoint beside it
-    prompts: Count
-    own_clips: Annotated[int, Field(ge=0)]
-    clips_per_prompt: Annotated[int, Field(ge=2)]
-    workers: Count
-    noise: dict[Dimension, Positive]
-    tie: dict[Dimension, Positive]
-
-
-class FolderSource(Section):
-    """A folder in VideoAlign's layout: `csv` lies in `folder` and names videos relative to it."""
-
-    kind: Literal["folder"]
-    folder: str
-    csv: str
-
-
-class S3Source(Section):
-    """The same layout below a prefix of a bucket. Credentials, region and endpoint are no params: they come from the
-    environment or ~/.aws, where DVC finds the same ones."""
-
-    kind: Literal["s3"]
-    folder: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/]+)*$")]  # s3://bucket/prefix
-    csv: str
-    workers: Count  # transfers at a time
-    patience: Positive  # seconds without an answer before the stage gives up
-
-
-class Rule(Section):
-    """Range that a measure must lie in, bounds included; null is no bound."""
-
-    min: float | None
-    max: float | None
-
-
-class MeasureParams(Section):
-    """Clips are measured in chunks by `workers` of the engine (components/engine.py). Optical flow is the dearest measure;
-    without it `motion` is null."""
-
-    engine: Literal["local", "ray"]
-    workers: Count
-    chunk: Count
-    optical_flow: bool
-
-
-class CurateParams(Section):
-    """Rules (measure: range) reject, and {} rejects nothing. `scores` is a table of `reelign score --out` whose columns
-    rules may be about too; infra/no_scores.csv has none."""
-
-    scores: str
-    rules: dict[str, Rule]
+from components.param_types import (
+    Count,
+    Dimension,
+    Dtype,
+    Fraction,
+    LoraParams,
+    Positive,
+    Section,
+    TrainingParams,
+    read_section,
+)
 
 
 class FramePlanParams(Section):
@@ -198,75 +120,6 @@ class RelabelParams(Section):
     min_margin: Annotated[float, Field(ge=0)]
     ties: Literal["drop", "keep"]  # kept ones need align.dpo.theta > 1
     duels: Count  # pairs whose clips are set apart to be looked at
-
-
-class TimestepParams(Section):
-    """Where on [0, 1] alignment trains (components/alignment/flow.py)."""
-
-    distribution: Literal["uniform", "logit_normal"]
-    shift: Positive
-
-
-class SftParams(Section):
-    prompt_dropout: Fraction
-    training: TrainingParams
-
-
-class RwrParams(Section):
-    """Weights by name (components/alignment/flow_rwr.py); `clip` is the most that a clip may count, null is no bound."""
-
-    prompt_dropout: Fraction
-    training: TrainingParams
-    weighting: Literal["exp", "mean_one", "per_prompt"]
-    temperature: Positive
-    clip: Positive | None
-
-
-class DpoParams(Section):
-    """Flow-DPO (components/alignment/flow_dpo.py). `validation` is the share of prompts whose pairs are held out; training
-    ends when their implicit accuracy has not risen for `patience` validations, with the weights that had it highest."""
-
-    training: TrainingParams
-    beta: Positive
-    schedule: Literal["constant", "squared"]
-    reduction: Literal["sum", "mean"]
-    theta: Annotated[float, Field(ge=1)]
-    anchor: Annotated[float, Field(ge=0)]
-    validation: Annotated[float, Field(ge=0, lt=1)]
-    patience: Count | None
-
-    @model_validator(mode="after")
-    def patience_needs_validation(self) -> "DpoParams":
-        if self.patience is not None and not self.validation:
-            raise ValueError("patience waits for a validation accuracy: validation must be above 0")
-        return self
-
-
-class AlignParams(Section):
-    """What the three methods share. `draws` of (timestep, noise) a pair make the grid over which the reference's errors
-    are cached. `rounds` after the first name the LoRA they go on from: {"2": models/aligned/dpo, "3": models/rounds/2}
-    (components/alignment/rounds.py)."""
-
-    lora: LoraParams
-    timesteps: TimestepParams
-    draws: Count
-    reference: Literal["cached", "live"]
-    gradient_checkpointing: bool  # less memory, more time
-    compile: bool  # less memory and less time, after half a minute of compiling; needs a C++ compiler
-    rounds: dict[str, str]
-    sft: SftParams
-    rwr: RwrParams
-    dpo: DpoParams
-
-    @model_validator(mode="after")
-    def rounds_follow_each_other(self) -> "AlignParams":
-        names = ["models/aligned/dpo", *(f"models/rounds/{number}" for number in self.rounds)]
-        wanted = {str(number): name for number, name in enumerate(names[: len(self.rounds)], start=2)}
-        if self.rounds != wanted:
-            raise ValueError(f"rounds go on from each other: {wanted} was expected")
-        if self.rounds and self.reference == "live":
-            raise ValueError("rounds need reference 'cached': the reference is the round before, not the base")
-        return self
 
 
 class LatentRewardParams(Section):

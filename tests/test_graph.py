@@ -17,6 +17,8 @@ INFRASTRUCTURE = {
     f"components/{name}.py"
     for name in (
         "__init__",
+        "align_params",
+        "data_params",
         "errors",
         "graph",
         "lock",

@@ -1,0 +1,83 @@
+"""Sections of params.yaml on where clips and labels come from, and which are kept."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.param_types import Count, Dimension, Fraction, Positive, Section
+
+
+class SplitParams(Section):
+    """Every split is by prompt (components/preferences/split.py)."""
+
+    scheme: Literal["hash", "round_robin"]
+    seed: int
+    validation: Fraction
+    test: Fraction
+
+
+class WorldParams(Section):
+    """Clips of the shapes world."""
+
+    size: Count
+    frames: Count
+    fps: Count
+
+
+class ShapesSource(Section):
+    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models and, some
+    times over, by the generator that will be aligned; every two of its clips labelled. Noise and tie widths of the
+    annotators are in gold units, whose range is 1."""
+
+    kind: Literal["shapes"]
+    folder: str  # of the pretrained generator, early checkpoint beside it
+    prompts: Count
+    own_clips: Annotated[int, Field(ge=0)]
+    clips_per_prompt: Annotated[int, Field(ge=2)]
+    workers: Count
+    noise: dict[Dimension, Positive]
+    tie: dict[Dimension, Positive]
+
+
+class FolderSource(Section):
+    """A folder in VideoAlign's layout: `csv` lies in `folder` and names videos relative to it."""
+
+    kind: Literal["folder"]
+    folder: str
+    csv: str
+
+
+class S3Source(Section):
+    """The same layout below a prefix of a bucket. Credentials, region and endpoint are no params: they come from the
+    environment or ~/.aws, where DVC finds the same ones."""
+
+    kind: Literal["s3"]
+    folder: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/]+)*$")]  # s3://bucket/prefix
+    csv: str
+    workers: Count  # transfers at a time
+    patience: Positive  # seconds without an answer before the stage gives up
+
+
+class Rule(Section):
+    """Range that a measure must lie in, bounds included; null is no bound."""
+
+    min: float | None
+    max: float | None
+
+
+class MeasureParams(Section):
+    """Clips are measured in chunks by `workers` of the engine (components/engine.py). Optical flow is the dearest measure;
+    without it `motion` is null."""
+
+    engine: Literal["local", "ray"]
+    workers: Count
+    chunk: Count
+    optical_flow: bool
+
+
+class CurateParams(Section):
+    """Rules (measure: range) reject, and {} rejects nothing. `scores` is a table of `reelign score --out` whose columns
+    rules may be about too; infra/no_scores.csv has none."""
+
+    scores: str
+    rules: dict[str, Rule]
