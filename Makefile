@@ -49,8 +49,10 @@ up: setup orchestrator
 down: setup
 	@python -m components.services down
 
+# Files of tests side by side, as they lie: the smoke profile's is the longest, and comes early. A thread each: two processes
+# with two threads each on two cores wait for each other.
 test: setup
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-serving: setup
 	pytest -m "serving and not serving_load"
