@@ -100,11 +100,13 @@ def write_entries(name: str, places: Places, force: bool) -> tuple[dict, dict | 
 def bring(repo: Any, name: str, places: Places, known: dict, mine: dict | None) -> None:
     """What the stage reads, and what it made: where that is lost, a stage is run again."""
     maker = {out["path"]: stage for stage, entry in known.items() for out in entry["outs"]}
-    for path in restore(repo, [dep for dep in stage_definition(name)["deps"] if dep in maker], places):
+    read = set(stage_definition(name)["deps"]) & set(maker)
+    outs = [out for out in repo.index.outs if out.use_cache]  # others are files of the commit
+    for path in restore(repo, [out for out in outs if out.def_path in read], places):
         nowhere = f"neither in the cache nor in {places.remote or 'a remote (REELIGN_REMOTE is not set)'}"
         raise BadInput(path, f"{nowhere}; stage {maker[path]} has to run again, with --force")
     if mine:
-        restore(repo, [name], places)
+        restore(repo, [out for out in outs if out.stage.addressing == name], places)
 
 
 def reproduce(stage: InPlace, force: bool) -> None:
@@ -162,20 +164,18 @@ def write_lock(entries: dict, name: str) -> None:
     path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
 
 
-def restore(repo: Any, targets: list[str], places: Places) -> list[str]:
-    """Bring outputs, or all of a stage, from the cache into the tree, after fetching what it lacks. Returns what is lost."""
-    from dvc.exceptions import CheckoutError, DownloadError
+def restore(repo: Any, outs: list[Any], places: Places) -> list[str]:
+    """Bring outputs from the cache into the tree, after fetching what it lacks; nothing where one is lost: returns those."""
+    from dvc.exceptions import DownloadError
 
-    for fetched in (False, True):
-        try:
-            if targets:
-                repo.checkout(targets=targets, force=True)
-            return []
-        except CheckoutError as error:
-            lost = [os.path.relpath(path) for path in error.target_infos]
-        if not fetched and places.remote:
-            with suppress(DownloadError):  # checkout says what is missing
-                repo.fetch(targets=targets)
+    lost = [out.def_path for out in outs if out.changed_cache()]
+    if lost and places.remote:
+        with suppress(DownloadError):  # looked for again below
+            repo.fetch(targets=lost)
+        lost = [out.def_path for out in outs if out.changed_cache()]
+    if not lost:
+        for out in outs:  # not repo.checkout, which reads dvc.yaml anew for each target
+            out.checkout(force=True)
     return lost
 
 

@@ -33,7 +33,6 @@ FRONTS = {"video_reward": ("frames", "prompt", "fps"), "video_reward_file": ("vi
 OUTPUTS = ("raw", "normalised", "overall", "dimensions", "model_version", "frame_plan")
 WARMUP_PROMPT = "[reelign: is the model there?]"  # nobody's own: the answer is not logged
 WARMUP_FRAMES, WARMUP_FPS = 16, 8.0
-QUEUED_BATCHES = 8  # that wait at most; a request beyond them is told to come again, not kept in memory
 
 # Ragged batching needs a batch dimension, so each tensor of a request starts with a 1. fps is float64 because a plan by
 # rate rounds: in float32 a frame may differ.
@@ -70,8 +69,7 @@ input [
 {outputs}\
 dynamic_batching {{
   max_queue_delay_microseconds: {max_queue_delay}
-  default_queue_policy {{ max_queue_size: {max_queue_size} }}
-}}
+{queue_policy}}}
 # On each GPU that there is, or else once on the CPU; tensors arrive in host memory either way.
 instance_group [{{ count: 1 kind: KIND_AUTO }}]
 model_warmup [{{
@@ -83,6 +81,7 @@ model_warmup [{{
 }}]
 parameters {{ key: "token_budget" value {{ string_value: "{token_budget}" }} }}
 """
+QUEUE_POLICY = "  default_queue_policy {{ max_queue_size: {} }}\n"
 ENVIRONMENT = 'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{}" }} }}\n'
 
 FRONT = """\
@@ -135,8 +134,8 @@ def backend_config(repository: Path, params: PackageParams, versions: list[int])
         versions=", ".join(map(str, versions)),
         warmup_dims=", ".join(map(str, warmup_shape(repository, versions[-1]))),
         warmup_prompt=len(prompt),
-        max_queue_size=QUEUED_BATCHES * params.max_batch_size,
-        **params.model_dump(exclude={"environment"}),
+        queue_policy=QUEUE_POLICY.format(params.max_queue_size) if params.max_queue_size else "",
+        **params.model_dump(exclude={"environment", "max_queue_size"}),
     )
     return config + (ENVIRONMENT.format(params.environment) if params.environment else "")
 

@@ -8,6 +8,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+# FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses to be opened. Strangers' bytes are
+# only read as what holds its own pictures.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,av1,obu,ivf,yuv4mpegpipe,nut,mxf"
+
 
 class VideoError(Exception):
     """A clip cannot be read or written. `why` starts with what is wrong in a few words, and fits in a table cell."""
@@ -39,6 +43,7 @@ def probe(path: str | Path) -> VideoInfo:
     """Read a clip's headers and count its packets, decoding only the first frame. VideoError if it cannot be used."""
     with _open(path) as container:
         stream = _video_stream(path, container)
+        stream.thread_type = "NONE"  # as below; for one frame, starting threads takes longer than decoding
         try:
             first = next(container.decode(stream), None)
             if first is None:
@@ -150,7 +155,7 @@ def _open(path: str | Path):
     if not Path(path).is_file():
         raise VideoError(path, "no such file")
     try:
-        return av.open(str(path))
+        return av.open(str(path), options={"format_whitelist": CONTAINERS})
     except av.error.FFmpegError as error:
         raise VideoError(path, f"unreadable: {error.strerror}") from error
 

@@ -111,6 +111,14 @@ def test_unreadable(tmp_path, content):
             read(path)
 
 
+def test_a_playlist_opens_nothing(written, tmp_path):
+    path = tmp_path / "playlist.mp4"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{written}\n#EXT-X-ENDLIST\n")
+    for read in (probe, read_frames):
+        with pytest.raises(VideoError, match="unreadable: Invalid data"):
+            read(path)
+
+
 def test_missing(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         probe(tmp_path / "clip.mp4")
