@@ -14,7 +14,7 @@ from components.reward.score import OVERALL, RewardModel
 
 REQUESTS, SCORES = "reelign_requests_total", "reelign_score"
 FRAMES, LOST = "reelign_frames_total", "reelign_served_log_lost_total"
-MOST_OBSERVED = 8  # requests of a batch whose scores are told: each is a message to the server and back; the log has all
+MOST_OBSERVED = 4  # requests of a batch whose scores are told: each is a message to the server and back; the log has all
 # Of normalised scores: 0 is the mean of the validation clips, 1 their standard deviation.
 BUCKETS = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -37,7 +37,7 @@ class Metrics:
         requests = family(REQUESTS, "Requests of clients, by outcome", counter)
         frames = family(FRAMES, "Frames that scores were made of, by what was sent", counter)
         lost = family(LOST, "Lines of the log of served requests that could not be written", counter)
-        scores = family(SCORES, "Normalised scores, by dimension, of at most 8 requests a batch", histogram)
+        scores = family(SCORES, "Normalised scores, by dimension, of at most 4 requests a batch", histogram)
         self.families = [requests, frames, lost, scores]
         self.requests = {name: requests.Metric(labels=labels | {"outcome": name}) for name in ("scored", "refused")}
         self.frames = {name: frames.Metric(labels=labels | {"video": name}) for name in ("frames", "file")}
