@@ -7,7 +7,7 @@ import pytest
 
 from components.errors import BadInput
 from components.reward.score import Score
-from components.serving.client import score_remote
+from components.serving.client import Unanswered, score_remote
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import ServingError, free_ports, serving, start_triton
@@ -20,6 +20,20 @@ def test_unlike_clips_and_files_share_a_batch(server, videos):
     batches = executions(server)
     assert all(isinstance(result, Score) for result in score_remote(server.http, items))
     assert executions(server) - batches < len(items)
+
+
+@pytest.mark.serving
+def test_a_full_queue_turns_away_and_the_client_comes_again(model_folder, tmp_path):
+    install_triton()
+    params = PARAMS.model_copy(update={"max_batch_size": 1, "max_queue_delay": 0, "max_queue_size": 1})
+    write_repository(tmp_path / "repository", model_folder, params)
+    items = [(clip(number, 9, 32, 32), "a red circle") for number in range(16)]
+    with serving(tmp_path / "repository", tmp_path / "triton.log") as server:
+        once = score_remote(server.http, items, in_flight=16, attempts=1)
+        turned_away = [result for result in once if not isinstance(result, Score)]
+        assert turned_away
+        assert all(isinstance(result, Unanswered) and "maximum queue size" in result.reason for result in turned_away)
+        assert all(isinstance(result, Score) for result in score_remote(server.http, items, in_flight=16))
 
 
 @pytest.mark.serving
