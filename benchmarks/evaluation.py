@@ -69,7 +69,7 @@ def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:
 
     def compare() -> None:
         samples = {"wanted": PROMPTS, "compared": PROMPTS, "missing": {}, "left_out": {}}
-        found["metrics"] = alignment_metrics(clips, looks, params, seed=0) | {"samples": samples}
+        found["metrics"] = alignment_metrics(clips, looks, params, seed=0) | {"samples": samples, "prompt_set": None}
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "index.html"
