@@ -21,7 +21,7 @@ from components.serving.client import DEAD_BACKEND, frame_tensors
 from components.serving.repository import MODEL, WARMUP_FPS, WARMUP_PROMPT, warmup_shape
 from components.serving.server import Triton
 
-PROBE_SECONDS = 2.0  # between two probes
+PROBE_SECONDS = 1.0  # between two probes, of a few milliseconds each
 ANSWER_SECONDS = 30.0  # a busy server may take long: silence alone is no reason to throw a model out
 LOAD_SECONDS = 600.0
 
