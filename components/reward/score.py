@@ -17,7 +17,7 @@ from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
 from components.stage import Stage, folder_digest
-from components.video.decode import VideoError, VideoInfo, probe, read_frames
+from components.video.decode import VideoError, VideoInfo, read_chosen
 from components.video.frames import FramePlan, resize_frames
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RewardModel:
         self.dimensions: list[str] = facts["dimensions"]
         self.plan = FramePlan(**facts["frame_plan"])
         self.token_budget = token_budget
-        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads)  # kept, as each new thread gets new threads of OpenMP
         self.mean = np.array([facts["normalisation"][name]["mean"] for name in self.dimensions])
         self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])
 
@@ -110,19 +110,18 @@ class RewardModel:
             inputs.clear()
             places.clear()
 
-        with ThreadPoolExecutor(self.threads) as pool:
-            read = ahead(pool, lambda entry: planned_frames(entry[0], self.plan, note), videos, window)
-            for frames, (_, prompts) in watch(zip(read, videos, strict=True)):
-                for prompt, where in prompts.items():
-                    made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
-                    if isinstance(made, Unscored):
-                        for place in where:
-                            results[place] = made
-                    else:
-                        inputs.append(made)
-                        places.append(where)
-                if len(inputs) >= window:
-                    flush()
+        read = ahead(self.pool, lambda entry: planned_frames(entry[0], self.plan, note), videos, window)
+        for frames, (_, prompts) in watch(zip(read, videos, strict=True)):
+            for prompt, where in prompts.items():
+                made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
+                if isinstance(made, Unscored):
+                    for place in where:
+                        results[place] = made
+                else:
+                    inputs.append(made)
+                    places.append(where)
+            if len(inputs) >= window:
+                flush()
         flush()
         return results
 
@@ -150,14 +149,17 @@ def distinct_videos(items: Sequence[tuple[Video, str]]) -> list[tuple[Video, dic
 
 def planned_frames(video: Video, plan: FramePlan, note: Note | None = None) -> np.ndarray | Unscored:
     """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none."""
+
+    def chosen(info: VideoInfo) -> list[int]:
+        if note is not None:
+            note(video, info)
+        return plan.indices(info.frames, info.fps)
+
     try:
         if isinstance(video, Clip):
             frames = video.frames[plan.indices(len(video.frames), video.fps)]
         else:
-            info = probe(video)
-            if note is not None:
-                note(video, info)
-            frames = read_frames(video, plan.indices(info.frames, info.fps))
+            frames = read_chosen(video, chosen)
         return resize_frames(frames, *plan.resize(*frames.shape[1:3]))
     except (VideoError, ValueError) as error:
         return Unscored(str(error))

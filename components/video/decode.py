@@ -1,6 +1,6 @@
 """Read clips with PyAV, and say by name why one cannot be read. Frames are RGB as FFmpeg converts them by default."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,21 +40,17 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read a clip's headers and count its packets, decoding only the first frame. VideoError if it cannot be used."""
-    with _open(path) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "NONE"  # as below; for one frame, starting threads takes longer than decoding
-        try:
-            first = next(container.decode(stream), None)
-            if first is None:
-                raise VideoError(path, "no frames")
-            _check_frame(path, first, None)
-            frames = _order_shown(path)[0]
-        except av.error.FFmpegError as error:
-            raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
-        _check_count(path, frames, stream.frames)
-        fps = _rate(path, stream)
-        return VideoInfo(**_facts_of_container(container, stream), fps=fps, frames=frames, duration=frames / fps)
+    """Read a clip's headers and its packets, decoding only the first frame. VideoError if it cannot be used."""
+    return _look(path)[0]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Number of frames, and place of each packet's time stamp in the order in which frames are shown; no places where
+    packets have no time stamps of their own (a bare H.264 stream)."""
+
+    frames: int
+    places: dict[int, int]
 
 
 class ClipReader:
@@ -108,25 +104,64 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
     """
     if indices is None:
         return np.stack(list(ClipReader(path)))
+    try:
+        with _open(path) as container:
+            packets = container.demux(_video_stream(path, container))
+            shown = _shown([packet.pts for packet in packets if packet.size > 0 and not packet.is_discard])
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
+    return _decode(path, indices, shown)
+
+
+def read_chosen(path: str | Path, choose: Callable[[VideoInfo], Sequence[int]]) -> np.ndarray:
+    """The frames that `choose` names once it knows what the clip is like; as probe and then read_frames, with half of the
+    reading."""
+    info, shown = _look(path)
+    return _decode(path, choose(info), shown)
+
+
+def _look(path: str | Path) -> tuple[VideoInfo, Shown]:
+    with _open(path) as container:
+        stream = _video_stream(path, container)
+        stream.thread_type = "NONE"  # as below; for one frame, starting threads takes longer than decoding
+        times, first = [], None
+        try:
+            for packet in container.demux(stream):
+                if packet.size > 0 and not packet.is_discard:
+                    times.append(packet.pts)
+                if first is None:
+                    first = next(iter(packet.decode()), None)
+        except av.error.FFmpegError as error:
+            raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
+        if first is None:
+            raise VideoError(path, "no frames")
+        _check_frame(path, first, None)
+        _check_count(path, len(times), stream.frames)
+        fps, frames = _rate(path, stream), len(times)
+        facts = _facts_of_container(container, stream)
+        return VideoInfo(**facts, fps=fps, frames=frames, duration=frames / fps), _shown(times)
+
+
+def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarray:
     if not len(indices) or min(indices) < 0:
         raise ValueError(f"indices {list(indices)} are not frame numbers")
+    if max(indices) >= shown.frames:
+        raise VideoError(path, f"truncated: {shown.frames} frames, frame {max(indices)} was wanted")
     kept: dict[int, np.ndarray] = {}
+    # Opened anew, as not all that can be read can be wound back.
     with _open(path) as container:
         stream = _video_stream(path, container)
         stream.thread_type = "NONE"
         shape, reformatter = None, VideoReformatter()
+        wanted, decoded = set(indices), 0
         try:
-            count, shown = _order_shown(path)
-            if max(indices) >= count:
-                raise VideoError(path, f"truncated: {count} frames, frame {max(indices)} was wanted")
-            wanted, decoded = set(indices), 0
             for packet in container.demux(stream):
                 # The last, empty packet asks for what is left.
-                needed = not shown or packet.size == 0 or shown.get(packet.pts) in wanted
+                needed = not shown.places or packet.size == 0 or shown.places.get(packet.pts) in wanted
                 stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for frame in packet.decode():
                     shape = _check_frame(path, frame, shape)
-                    index = shown.get(frame.pts) if shown else decoded
+                    index = shown.places.get(frame.pts) if shown.places else decoded
                     decoded += 1
                     if index in wanted:
                         kept[index] = _rgb(frame, reformatter)
@@ -140,15 +175,10 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
     return np.stack([kept[index] for index in indices])
 
 
-def _order_shown(path: str | Path) -> tuple[int, dict[int, int]]:
-    """Number of frames, and place of each time stamp in the order in which frames are shown, from the packets alone; no
-    places where packets have no time stamps of their own (a bare H.264 stream)."""
-    with _open(path) as container:  # a second time, as not all that can be read can be wound back
-        packets = container.demux(_video_stream(path, container))
-        times = [packet.pts for packet in packets if packet.size > 0 and not packet.is_discard]
+def _shown(times: list[int | None]) -> Shown:
     if None in times or len(set(times)) < len(times):
-        return len(times), {}
-    return len(times), {time: index for index, time in enumerate(sorted(times))}
+        return Shown(len(times), {})
+    return Shown(len(times), {time: index for index, time in enumerate(sorted(times))})
 
 
 def _open(path: str | Path):

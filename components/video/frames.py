@@ -109,6 +109,8 @@ def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}, not uint8 [T, H, W, 3]")
+    if frames.shape[1:3] == (height, width):
+        return frames  # what the kernel would give as well
     # One frame at a time: a float copy of a whole clip of 1080p is gigabytes.
     resized = np.empty((len(frames), height, width, 3), np.uint8)
     for index, frame in enumerate(frames):

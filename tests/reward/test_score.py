@@ -8,6 +8,7 @@ import pytest
 
 from components.reward import score as score_module
 from components.reward.score import Clip, RewardModel, Unscored, score_table, token_batches
+from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
 
@@ -84,7 +85,7 @@ def test_each_distinct_video_is_decoded_and_scored_once(model, videos, monkeypat
 
 
 def test_frames_in_memory_score_as_the_file_does(model, videos):
-    frames = score_module.read_frames(videos / "1.mp4")
+    frames = read_frames(videos / "1.mp4")
     from_file, from_memory = model.score([(videos / "1.mp4", "a"), (Clip(frames, 8.0), "a")])
     assert from_file == from_memory
 

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from components.video.decode import VideoError, probe, read_frames
+from components.video.decode import VideoError, probe, read_chosen, read_frames
 from components.video.encode import write_video
 
 
@@ -93,6 +93,10 @@ def test_wanted_frames_are_those_of_the_whole_clip_in_any_container(written, tmp
     assert len(everything) == 60
     for indices in ([0], [59], [1, 2, 3], [5, 17, 40, 58], list(range(60))):
         assert np.array_equal(read_frames(path, indices), everything[indices]), indices
+        assert np.array_equal(read_chosen(path, lambda info, chosen=indices: chosen), everything[indices]), indices
+    told = []
+    assert len(read_chosen(path, lambda info: told.append(info) or [info.frames - 1])) == 1
+    assert told == [probe(path)]
 
 
 @pytest.mark.parametrize("shape", [(4, 31, 32, 3), (4, 32, 31, 3), (0, 32, 32, 3), (4, 32, 32, 4)])
@@ -133,7 +137,7 @@ def test_truncated_before_its_index(written):
 def test_truncated_behind_its_index(written, tmp_path):
     whole = remux(written, tmp_path / "fast.mp4", {"movflags": "faststart"}).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
-    for read in (probe, read_frames):
+    for read in (probe, read_frames, lambda path: read_chosen(path, lambda info: [0])):
         with pytest.raises(VideoError, match="truncated"):
             read(tmp_path / "cut.mp4")
 

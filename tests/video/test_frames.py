@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +124,11 @@ def test_plans_that_make_no_sense():
 def test_plan_text():
     assert str(FramePlan(2.0, None, MIN_PIXELS, MAX_PIXELS, FACTOR)) == "2fps 100352-200704px/28"
     assert str(FramePlan(None, 8, 1024, 1024, 16)) == "8frames 1024-1024px/16"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 80), st.integers(1, 80))
+def test_frames_of_the_right_size_are_left_as_the_kernel_would_leave_them(seed, count, height, width):
+    frames = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    kernel = torch.nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    assert np.array_equal(resize_frames(frames, height, width), kernel.round().permute(0, 2, 3, 1).numpy())
