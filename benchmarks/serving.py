@@ -1,14 +1,16 @@
 """VideoReward on Triton against the same engine in this process, on the same clips in the same run.
 
-    python benchmarks/serving.py [--model models/video_reward] [--clips 200] [--repeats 3]
+    python benchmarks/serving.py [--model models/video_reward] [--clips 200] [--repeats 3] [--side 32]
 
 Requests a second and latency with 1, 8 and 32 clients, dynamic batching on and off, frames and encoded videos; then the two
 ways of scoring take turns, for a ratio that a busy machine disturbs less. Clients are tasks of this one process, over gRPC:
-on a small machine they share its cores with the server.
+on a small machine they share its cores with the server. What a request costs beside its score is nearly the same for each,
+so the ratio is that of this one model: --side gives clips of more pixels and lets the model see all of them.
 """
 
 import asyncio
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -22,16 +24,18 @@ from reward import shapes_clips
 
 from components.memory import keep_freed_memory
 from components.params import PackageParams, load_params
+from components.reward.model import FACTS
 from components.reward.score import Clip, RewardModel, Score
 from components.serving.client import Manners, RewardClient
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
+from components.stage import read_json, write_json
 from components.video.decode import read_frames
 
 Items = list[tuple[bytes | Clip, str]]
 CLIENTS = (1, 8, 32)
-SIDE, FRAMES, FPS = 32, 9, 8
+FRAMES, FPS = 9, 8
 GOAL = 0.85
 
 
@@ -40,13 +44,15 @@ def main(
     clips: Annotated[int, typer.Option(help="Requests of a measurement.")] = 200,
     repeats: Annotated[int, typer.Option(help="Turns of the comparison.")] = 3,
     clients: Annotated[list[int] | None, typer.Option(help="[default: 1, 8, 32]")] = None,
+    side: Annotated[int, typer.Option(help="Pixels a side of the clips.")] = 32,
 ) -> None:
     """Print a table, then the ratios."""
     keep_freed_memory()  # as the server does
     install_triton()
     params = load_params().package
     with tempfile.TemporaryDirectory() as folder:
-        paths, encoded, frames = shapes(Path(folder) / "clips", clips)
+        paths, encoded, frames = shapes(Path(folder) / "clips", clips, side)
+        model = that_sees(model, side, Path(folder) / "model")
         engine = RewardModel.load(model, token_budget=params.token_budget)
         engine.score(paths[:32])
         for batching in (False, True):
@@ -66,9 +72,20 @@ def main(
                         compare(engine, url, what, items, local, repeats)
 
 
-def shapes(folder: Path, count: int) -> tuple[Items, Items, Items]:
+def that_sees(model: Path, side: int, folder: Path) -> Path:
+    """The model with a frame plan that leaves clips of this size as they are; what it scores then means nothing."""
+    facts = read_json(model / FACTS)
+    if side * side <= facts["frame_plan"]["max_pixels"]:
+        return model
+    shutil.copytree(model, folder)
+    facts["frame_plan"]["max_pixels"] = side * side
+    write_json(folder / FACTS, facts)
+    return folder
+
+
+def shapes(folder: Path, count: int, side: int) -> tuple[Items, Items, Items]:
     """The same clips of the shapes world three times: as files, as their bytes and as frames; with their prompts."""
-    paths = shapes_clips(folder, count, SIDE, FRAMES)
+    paths = shapes_clips(folder, count, side, FRAMES)
     encoded = [(path.read_bytes(), prompt) for path, prompt in paths]
     frames = [(Clip(read_frames(path), FPS), prompt) for path, prompt in paths]
     return paths, encoded, frames

@@ -3,7 +3,9 @@
 Equal to transformers' Qwen2VLVideoProcessor, which cannot be used here: it needs torchvision, which has no CPU build.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -31,25 +33,35 @@ class PatchShape:
         return -(-frames // self.temporal) * (height // self.factor) * (width // self.factor)
 
 
-def patches(frames: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Patches of a video of already fitting size: [T, H, W, 3] uint8 -> ([N, 3 * temporal * size * size], (t, h, w)).
+def patches(clips: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """Patches of clips of one fitting size: [B, T, H, W, 3] uint8 -> ([B * N, 3 * temporal * size * size], (t, h, w)).
 
     Within a patch the order is channel, frame, row, column; patches of one merged token stand together. The last frame
-    is repeated where T is no multiple of `temporal`. (t, h, w) counts patches, so N = t * h * w.
+    is repeated where T is no multiple of `temporal`. (t, h, w) counts the patches of a clip, so N = t * h * w.
     """
-    count, height, width = frames.shape[:3]
+    count, frames, height, width = clips.shape[:4]
     if height % shape.factor or width % shape.factor:
         raise ValueError(f"frames of {width} x {height} px are no multiple of {shape.factor}")
-    # A copy: torch warns of arrays that may not be written to, as those of a memory map.
-    video = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float()
-    video = (video * (1 / 255) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    if missing := -count % shape.temporal:
-        video = torch.cat([video, video[-1:].expand(missing, -1, -1, -1)])
-    t, h, w = len(video) // shape.temporal, height // shape.size, width // shape.size
+    video = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float()
+    video.mul_(1 / 255).sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    if missing := -frames % shape.temporal:
+        video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+    t, h, w = video.shape[1] // shape.temporal, height // shape.size, width // shape.size
     m, s = shape.merge, shape.size
-    cut = video.view(t, shape.temporal, 3, h // m, m, s, w // m, m, s)
-    cut = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return cut.reshape(t * h * w, -1), (t, h, w)
+    cut = video.reshape(count, t, shape.temporal, 3, h // m, m, s, w // m, m, s)
+    cut = cut.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)
+    return cut.reshape(count * t * h * w, -1), (t, h, w)
+
+
+def joined_patches(videos: Sequence[np.ndarray], shape: PatchShape) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches of videos [T, H, W, 3] of any length and size, one after the other, and the grid [B, 3] of each."""
+    pixels, grid = [], []
+    for _, like in groupby(videos, key=np.shape):
+        clips = np.stack(list(like))  # also a copy: torch warns of arrays that may not be written to, as of a memory map
+        some, size = patches(clips, shape)
+        pixels.append(some)
+        grid += [size] * len(clips)
+    return torch.cat(pixels), torch.tensor(grid)
 
 
 @dataclass
@@ -69,5 +81,4 @@ def collate(ids: list[list[int]], videos: list[np.ndarray], shape: PatchShape, p
     so nothing that is read out ever sees it."""
     length = max(map(len, ids))
     input_ids = torch.tensor([row + [pad_id] * (length - len(row)) for row in ids])
-    pixels, grids = zip(*(patches(video, shape) for video in videos), strict=True)
-    return Batch(input_ids, torch.cat(pixels), torch.tensor(grids))
+    return Batch(input_ids, *joined_patches(videos, shape))

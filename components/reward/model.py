@@ -20,6 +20,7 @@ from components.errors import BadInput
 from components.params import LoraParams
 from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
+from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import read_json, write_json
 
 FACTS = "video_reward.json"
@@ -46,6 +47,7 @@ class VideoReward(nn.Module):
         positions: Positions,
     ):
         super().__init__()
+        attend_by_frame(backbone.model.visual)
         self.backbone = backbone
         self.prompts = prompts
         self.positions = positions
@@ -81,7 +83,8 @@ class VideoReward(nn.Module):
         # Ids of reward tokens may lie beyond the embedding's rows: they are looked up as 0 and replaced.
         reward = ids == ids.new_tensor(self.prompts.reward_ids)[:, None, None]  # [tokens, B, L]
         embedded = qwen.language_model.embed_tokens(ids.masked_fill(reward.any(0), 0))
-        features = qwen.visual(batch.pixels.to(qwen.visual.dtype), grid_thw=batch.grid).pooler_output
+        pixels = batch.pixels.to(qwen.visual.dtype)
+        features = qwen.visual(pixels, grid_thw=batch.grid, runs=frame_runs(batch.grid)).pooler_output
         embedded = embedded.masked_scatter(video[..., None], features.to(embedded.dtype))
         tokens = torch.einsum("dbl,dh->blh", reward.to(embedded), self.reward_tokens.to(embedded))
         embedded = torch.where(reward.any(0)[..., None], tokens, embedded)

@@ -37,9 +37,9 @@ class Sight(nn.Module):
 
     def forward(self, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, N, hidden] of clips [B, T, H, W, 3] of one size, and their centres [N, 2] (x, y in px)."""
-        pixels, grids = zip(*(patches(clip, self.shape) for clip in frames), strict=True)
-        t, h, w = grids[0]
-        tokens = self.tower(torch.cat(pixels), grid_thw=torch.tensor(grids)).pooler_output
+        pixels, (t, h, w) = patches(frames, self.shape)
+        grid = torch.tensor([(t, h, w)] * len(frames))
+        tokens = self.tower(pixels, grid_thw=grid).pooler_output
         rows, columns = h // self.shape.merge, w // self.shape.merge
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         centres = (torch.stack([x, y], -1).reshape(-1, 2).repeat(t, 1) + 0.5) * self.shape.factor

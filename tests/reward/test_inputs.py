@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.reward.inputs import MEAN, STD, PatchShape, collate, patches
+from components.reward.inputs import MEAN, STD, PatchShape, collate, joined_patches, patches
 from components.video.frames import FramePlan, resize_frames
 
 GOLDEN = Path(__file__).parents[3] / "shared/data/reference-open/golden.json"
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[3] / "shared/data/reference-open/golden.json"
 def test_order_of_patches():
     shape = PatchShape(size=2, temporal=2, merge=2)
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
-    pixels, grid = patches(frames, shape)
+    pixels, grid = patches(frames[None], shape)
     assert grid == (2, 4, 6) and pixels.shape == (48, 24)
     assert shape.tokens(3, 8, 12) == 12
     values = (frames / 255 - np.array(MEAN)) / np.array(STD)
@@ -35,7 +35,19 @@ def test_order_of_patches():
 
 def test_size_that_does_not_fit():
     with pytest.raises(ValueError, match="12 x 10"):
-        patches(np.zeros((2, 10, 12, 3), np.uint8), PatchShape(2, 2, 2))
+        patches(np.zeros((1, 2, 10, 12, 3), np.uint8), PatchShape(2, 2, 2))
+
+
+def test_videos_of_any_size_are_joined_in_order():
+    shape = PatchShape(size=2, temporal=2, merge=2)
+    draw = np.random.default_rng(0)
+    sizes = [(2, 4, 4), (2, 4, 4), (3, 4, 8), (2, 4, 4)]
+    videos = [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for video in videos:
+        video.flags.writeable = False  # as of a memory map
+    pixels, grid = joined_patches(videos, shape)
+    assert grid.tolist() == [[1, 2, 2], [1, 2, 2], [2, 2, 4], [1, 2, 2]]
+    assert torch.equal(pixels, torch.cat([patches(video[None].copy(), shape)[0] for video in videos]))
 
 
 def test_padding_is_on_the_right():
@@ -74,7 +86,7 @@ def test_reference_patches():
         assert indices == facts["frame_indices"]
         frames = ramp(facts["total_frames"], facts["source_height"], facts["source_width"])[indices]
         frames = resize_frames(frames, *plan.resize(*frames.shape[1:3]))
-        pixels, grid = patches(frames, PatchShape(14, 2, 2))
+        pixels, grid = patches(frames[None], PatchShape(14, 2, 2))
         assert list(grid) == facts["video_grid_thw"]
         assert float(pixels.double().mean()) == pytest.approx(facts["pixel_values_mean"], abs=1e-6)
         first = pixels.flatten()[:8].tolist()

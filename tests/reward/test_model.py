@@ -10,6 +10,7 @@ from components.params import LoraParams
 from components.reward.inputs import collate
 from components.reward.model import load_video_reward
 from components.reward.score import make_input, raw_scores
+from components.reward.vision import frame_runs
 from tests.reward.tiny import saved_model, tiny_facts, tiny_model
 
 LORA = LoraParams(rank=2, alpha=4, targets=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
@@ -87,7 +88,7 @@ def test_plain_positions_are_the_language_models_own_default(model):
         model.qwen.resize_token_embeddings(len(model.prompts.tokenizer), mean_resizing=False)
         model.qwen.get_input_embeddings().weight[model.prompts.reward_ids] = model.reward_tokens
         embedded = qwen.language_model.embed_tokens(batch.input_ids)
-        video = qwen.visual(batch.pixels, grid_thw=batch.grid).pooler_output
+        video = qwen.visual(batch.pixels, grid_thw=batch.grid, runs=frame_runs(batch.grid)).pooler_output
         embedded = embedded.masked_scatter((batch.input_ids == model.prompts.video_id)[..., None], video)
         hidden = qwen.language_model(inputs_embeds=embedded).last_hidden_state[0]
         ids = batch.input_ids[0].tolist()
