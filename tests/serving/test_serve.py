@@ -69,7 +69,8 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
             await asyncio.sleep(0.5)
             backend(process).kill()
             killed = time.monotonic()
-            back = await until_back(hasty)
+            async with asyncio.timeout(120):
+                back = await until_back(hasty)
             return await running, back, time.monotonic() - killed
 
     served, back, through = asyncio.run(load())
