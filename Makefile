@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-deploy test-containers test-kubernetes images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -101,16 +101,12 @@ test-registry: setup
 test-services: setup orchestrator
 	pytest -m services
 
-# Airflow lives in an environment of its own; so do the tests of the DAGs.
+# Airflow lives in an environment of its own; so do the tests of the DAGs. DAG deploy comes last: to a real Triton go the models
+# of the whole run before it.
 test-dags: setup orchestrator
-	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags -rP
-
-# DAG deploy to a real Triton.
-test-deploy: setup orchestrator
 	.venv-ml/bin/python -m components.serving.install
-	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/dags tests/dags -m deploy -rP
+	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false .venv-orchestrator/bin/python -m pytest -rP \
+		--confcutdir=tests/dags tests/dags/test_[!d]*.py tests/dags/test_deploy.py
 
 # Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
 # real API server, where there is one (../shared/kubernetes) and we are root.
@@ -144,10 +140,11 @@ image-source:
 	rm -rf .images/source/.git/logs .images/source/.git/index
 	git -C .images/source read-tree HEAD
 
-# As root: the engine is the test's own, its data in .images/.
-test-containers test-kubernetes: test-%: orchestrator .seaweedfs/installed
+# As root: the engine is the test's own, its data in .images/. MARK=containers without pods, MARK=kubernetes with nothing else.
+MARK ?= containers or kubernetes
+test-containers: orchestrator .seaweedfs/installed
 	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m $* tests/containers
+		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m "$(MARK)" tests/containers
 
 # The demo's promises, read off its metrics files.
 check-demo:

@@ -17,7 +17,7 @@ def airflow(engine, s3) -> Airflow:
 def on(work: str) -> dict:
     """Settings of a machine whose volume is `work`; the image is the default, and so that of HEAD."""
     docker = {"work": work, "network": "host", "environment": [*ENVIRONMENT, "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE"]}
-    return {"runner": "docker", "docker": docker}
+    return {"runner": "docker", "retry_delay": 1, "docker": docker}
 
 
 def test_a_second_machine_restores_from_s3_what_the_first_has_run(engine, airflow, s3, images):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-pytest.importorskip("kubernetes", reason="needs the orchestrator environment: make test-kubernetes")
+pytest.importorskip("kubernetes", reason="needs the orchestrator environment: make test-containers")
 
 from kubernetes import client, config
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-deploy")
+pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
 from components.serving.ports import free_ports
 from tests.dags.conftest import run, run_dag, tasks
 
-pytestmark = pytest.mark.deploy
 MODEL = "video_reward_model"
 # Between roll_over and verify: a disk that changes a byte or two, and a server that reads it.
 DAMAGE = """

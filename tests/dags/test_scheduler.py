@@ -3,11 +3,12 @@ drift asks for one, and not for another while that runs or too soon after it."""
 
 import json
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 
 import httpx
 
+from components.serving.ports import free_ports
 from tests.dags.conftest import BIN
 
 WAIT = 60  # seconds from the event to the run: what is promised
@@ -32,37 +34,47 @@ def api(checkout, environ, tmp_path_factory):
         file = checkout / f"dags/{name}.py"
         assert cron in file.read_text()
         file.write_text(file.read_text().replace(cron, "0 0 29 2 *") + more)
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    api, worker, triggerer = (listener.getsockname()[1] for listener in with_ports)
-    for listener in with_ports:
-        listener.close()
+    api, tasks, worker, triggerer = free_ports(4)
     settings = {
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(api),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{api}",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{tasks}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "true",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(triggerer),
         "PATH": f"{BIN}:{environ['PATH']}",
     }
-    log = checkout.parent / "standalone.log"
-    with open(log, "w") as stream:
-        process = subprocess.Popen(
-            [BIN / "airflow", "standalone"], cwd=checkout, env=environ | settings, stdout=stream, stderr=stream,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-        )  # fmt: skip
-    try:
+    # Tasks get an API server of their own. In one with ours, a request of theirs that has written waits for the event loop,
+    # which waits for SQLite's only lock to write down what we ask: until the lock's time is over, and then error 500.
+    commands = {"tasks": ["api-server", "--apps", "execution", "--port", str(tasks)], "standalone": ["standalone"]}
+    with ExitStack() as running:
+        _, standalone = (
+            running.enter_context(process(checkout.parent / f"{name}.log", command, checkout, environ | settings))
+            for name, command in commands.items()
+        )
         client = httpx.Client(base_url=f"http://127.0.0.1:{api}", timeout=90)
-        until(lambda: healthy(client) or process.poll() is not None, 240)
-        assert process.poll() is None, log.read_text()[-4000:]
+        until(lambda: healthy(client) or standalone.poll() is not None, 240)
+        assert standalone.poll() is None, (checkout.parent / "standalone.log").read_text()[-4000:]
         token = client.get("/auth/token").json()["access_token"]
         client.headers["Authorization"] = f"Bearer {token}"
         yield client
+
+
+@contextmanager
+def process(log: Path, command: list[str], folder: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """`airflow COMMAND`, ended in order."""
+    with open(log, "w") as stream:
+        started = subprocess.Popen(
+            [BIN / "airflow", *command], cwd=folder, env=environ, stdout=stream, stderr=stream,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )  # fmt: skip
+    try:
+        yield started
     finally:
-        process.send_signal(signal.SIGINT)  # SIGTERM would leave its children behind
-        process.wait(120)
+        started.send_signal(signal.SIGINT)  # SIGTERM would leave the children of `standalone` behind
+        started.wait(120)
 
 
 def until(holds: Callable[[], Any], seconds: float) -> Any:
@@ -110,7 +122,7 @@ def test_new_preferences_start_one_retraining(api):
     time.sleep(10)  # several rounds of the scheduler
     assert [run["dag_run_id"] for run in runs(api)] == [first["dag_run_id"]], "labels that come meanwhile wait"
     ask(api, "PATCH", path, state="failed")
-    second = until(lambda: runs(api)[1:], WAIT)
+    second = until(lambda: runs(api)[1:], 2 * WAIT)  # the scheduler learns of it when the DAG is parsed again
     path = f"dags/retrain/dagRuns/{second[0]['dag_run_id']}"
     events = ask(api, "GET", f"{path}/upstreamAssetEvents")["asset_events"]
     assert events[0]["extra"]["pairs"] == 40, "it runs for the first of the two; the other asked for nothing more:"

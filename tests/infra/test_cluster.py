@@ -1,7 +1,7 @@
 """The manifests on a real Kubernetes: what its API server takes, and what a pod may do under the rights that they give.
 
 The fixture is a one-node cluster of v1.20. It knows no policy/v1, no Pod Security admission, and holds nobody to a network
-policy; it pulls no image, so workloads are made and counted, and their pods wait. `make test-kubernetes`.
+policy; it pulls no image, so workloads are made and counted, and their pods wait. `make test-infra`.
 """
 
 import json
