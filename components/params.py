@@ -218,13 +218,15 @@ class PackageParams(Section):
     """VideoReward on Triton: up to `max_batch_size` requests that come while others are scored, or within `max_queue_delay`
     (microseconds), are scored together, in forward passes of at most `token_budget` padded tokens. A request beyond
     `max_queue_size` waiting ones is turned away; null is no bound, and faster: with one Triton gathers no batch ahead, and
-    now and then sleeps half a second beside a full queue. environment: absolute path, on the server, of the Python
-    environment that the model runs in; without one it is the first Python in the server's PATH."""
+    now and then sleeps half a second beside a full queue. processes: that hold the model, on each GPU or on the CPU, whose
+    cores they divide. environment: absolute path, on the server, of the Python environment that the model runs in; without
+    one it is the first Python in the server's PATH."""
 
     max_batch_size: Count
     max_queue_delay: Annotated[int, Field(ge=0)]
     max_queue_size: Count | None
     token_budget: Count
+    processes: Count
     environment: str | None
 
 

@@ -70,8 +70,8 @@ input [
 dynamic_batching {{
   max_queue_delay_microseconds: {max_queue_delay}
 {queue_policy}}}
-# On each GPU that there is, or else once on the CPU; tensors arrive in host memory either way.
-instance_group [{{ count: 1 kind: KIND_AUTO }}]
+# On each GPU that there is, or else on the CPU; tensors arrive in host memory either way.
+instance_group [{{ count: {processes} kind: KIND_AUTO }}]
 model_warmup [{{
   name: "one clip"
   batch_size: 1

@@ -16,7 +16,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+import psutil
 
 from components.errors import BadInput
 from components.serving.install import SERVER, TRITON
@@ -27,6 +30,7 @@ from components.serving.served_log import FOLDER
 START_SECONDS = 180
 EXIT_SECONDS = 10  # that Triton waits for requests in flight
 SHARED_MEMORY = Path("/dev/shm")
+STUB = "triton_python_backend_stub"  # the program of a process that holds a model
 
 
 class ServingError(Exception):
@@ -60,6 +64,17 @@ class Triton:
         """ServingError if the server has ended."""
         if self.process.poll() is not None:
             raise ServingError(f"Triton ended with code {self.process.returncode}:\n{self.last_lines()}")
+
+    def backends(self, version: str = "*") -> list[psutil.Process]:
+        """Live processes that hold the model, or one version of it."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                    program, *words = process.cmdline() or [""]  # nothing is left of a dead one's
+                    if program.endswith(STUB) and fnmatchcase(words[0], f"*/{MODEL}/{version}/model.py"):
+                        found.append(process)
+        return found
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the server's log, without its tables."""

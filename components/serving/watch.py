@@ -1,18 +1,19 @@
 """Notice a backend process that died, and put a new one in its place.
 
-Triton goes on calling server and model ready when the Python process behind a model is gone (killed for memory, or by a
-decoder that broke), and answers every request with an error until the model is loaded again. So each loaded version is asked
-for a score from time to time, the small clip of its warm-up.
+Triton goes on calling server and model ready when a Python process behind a model is gone (killed for memory, or by a
+decoder that broke), and answers every request that goes there with an error until the model is loaded again. So the
+processes of each loaded version are counted from time to time, and one is asked for a score, the small clip of its warm-up.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import psutil
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -39,19 +40,40 @@ def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoRet
 
 
 def heal(server: Triton, repository: Path, version: str, say: Callable[[str], None]) -> None:
-    """Load the model again if this version's process is dead."""
+    """Load the model again if a process of this version is dead."""
+    if not is_dead(server, repository, version):
+        return
+    say(f"{MODEL} version {version} lost its process; loading it again")
+    before = server.backends()
+    with asking(server, LOAD_SECONDS) as client:
+        # Loading alone does nothing to files that have not changed. What calls the model goes and comes back with it.
+        client.unload_model(MODEL)
+        client.load_model(MODEL)
+    for process in before:  # Triton never ends those that lived beside the dead one
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    probe(server, repository, version)
+    say(f"{MODEL} version {version} answers again")
+
+
+def is_dead(server: Triton, repository: Path, version: str) -> bool:
+    """Whether a process of a loaded version is gone, or what it leaves unanswered says so."""
+    if len(server.backends(version)) < wanted_processes(server, version):
+        return version in loaded_versions(server)  # otherwise it went in order, since it was listed
     try:
         probe(server, repository, version)
     except InferenceServerException as error:
         if DEAD_BACKEND not in error.message():
             raise
-        say(f"{MODEL} version {version} lost its process; loading it again")
-        with asking(server, LOAD_SECONDS) as client:
-            # Loading alone does nothing to files that have not changed. What calls the model goes and comes back with it.
-            client.unload_model(MODEL)
-            client.load_model(MODEL)
-        probe(server, repository, version)
-        say(f"{MODEL} version {version} answers again")
+        return True
+    return False
+
+
+def wanted_processes(server: Triton, version: str) -> int:
+    """How many hold this version."""
+    with asking(server, ANSWER_SECONDS) as client:
+        groups = client.get_model_config(MODEL, version)["instance_group"]
+    return sum(group["count"] * max(1, len(group.get("gpus", []))) for group in groups)
 
 
 def probe(server: Triton, repository: Path, version: str) -> None:

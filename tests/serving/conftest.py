@@ -13,7 +13,9 @@ from components.serving.server import serving
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
 
-PARAMS = PackageParams(max_batch_size=8, max_queue_delay=200_000, max_queue_size=None, token_budget=512, environment=None)
+PARAMS = PackageParams(
+    max_batch_size=8, max_queue_delay=200_000, max_queue_size=None, token_budget=512, processes=1, environment=None
+)
 
 
 def clip(seed: int, frames: int, height: int, width: int, fps: float = 8.0) -> Clip:

@@ -15,15 +15,24 @@ import pytest
 from components.reward.score import RewardModel, Score
 from components.serving.client import Manners, RewardClient, Unanswered
 from components.serving.install import install_triton
+from components.serving.repository import write_repository
 from components.serving.served_log import read_served
+from components.serving.server import STUB
 from tests.running import all_below, command_of, until, until_gone
+from tests.serving.conftest import PARAMS
+
+
+@pytest.fixture(params=[1])
+def processes(request) -> int:
+    return request.param
 
 
 @pytest.fixture
-def serve(repository, tmp_path):
-    """The running command and what it has printed so far."""
+def serve(model_folder, processes, tmp_path):
+    """The running command, with so many processes of the model, and what it has printed so far."""
     install_triton()
-    out = tmp_path / "out.txt"
+    repository, out = tmp_path / "model_repository", tmp_path / "out.txt"
+    write_repository(repository, model_folder, PARAMS.model_copy(update={"processes": processes}))
     command = [sys.executable, "-m", "components.cli", "serve", repository, "--log", tmp_path / "triton.log"]
     command += ["--served", tmp_path / "served"]
     with open(out, "w") as stream:
@@ -36,24 +45,25 @@ def serve(repository, tmp_path):
         process.wait(60)
 
 
-def backend(process: subprocess.Popen) -> psutil.Process:
-    """The live process that holds the model."""
-    (found,) = [child for child in all_below(process.pid) if "triton_python_backend_stub" in command_of(child)]
-    return found
+def backends(process: subprocess.Popen) -> list[psutil.Process]:
+    """The live processes that hold the model."""
+    return [child for child in all_below(process.pid) if STUB in command_of(child)]
 
 
 @pytest.mark.serving
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("processes, number", [(1, signal.SIGINT), (2, signal.SIGTERM)], indirect=["processes"])
 def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
-    serve, number, model_folder, videos, tmp_path, capsys
+    serve, processes, number, model_folder, videos, tmp_path, capsys
 ):
     process, printed = serve
+    before = backends(process)
     url = re.search(r"grpc://\S+", printed()).group()
     items = [(video, f"a red circle {number}") for video in videos for number in range(30)]
     local = RewardModel.load(model_folder).score(items)
 
     async def until_back(client: RewardClient) -> float:
-        """Seconds from now to the first score after a failure: nothing but the server is waited for."""
+        """Seconds from now to the first score after a failure: nothing but the server is waited for. Where several hold the
+        model, most of them answer until they are replaced."""
         begin, failed = time.monotonic(), False
         while not (isinstance(result := await client.score(*items[0]), Score) and failed):
             if not isinstance(result, Score):
@@ -67,7 +77,8 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
             assert isinstance(await patient.score(*items[0]), Score)
             running = asyncio.create_task(patient.score_many(items))
             await asyncio.sleep(0.5)
-            backend(process).kill()
+            assert len(before) == processes
+            before[0].kill()
             killed = time.monotonic()
             async with asyncio.timeout(120):
                 back = await until_back(hasty)
@@ -82,6 +93,8 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
         else:
             assert isinstance(theirs, Unanswered), theirs
     until(lambda: "answers again" in printed(), "the healing told")
+    until_gone(before)
+    assert len(backends(process)) == processes
     logged = [row for row in read_served(tmp_path / "served", datetime(2000, 1, 1, tzinfo=UTC)) if row.reason is None]
     assert len(logged) >= answered + 2 and {row.words for row in logged} == {4}, "the two of before and after, and no probe"
     with capsys.disabled():
@@ -95,10 +108,11 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
 
 
 @pytest.mark.serving
-def test_taken_port_ends_it_with_one_line(serve, repository, tmp_path):
+def test_taken_port_ends_it_with_one_line(serve, tmp_path):
     _, printed = serve
     port = re.search(r"http://127.0.0.1:(\d+)", printed()).group(1)
-    command = [sys.executable, "-m", "components.cli", "serve", repository, "--http-port", port, "--log", tmp_path / "log"]
+    command = [sys.executable, "-m", "components.cli", "serve", tmp_path / "model_repository"]
+    command += ["--http-port", port, "--log", tmp_path / "log"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"error: 127.0.0.1:{port}: something listens there already\n"

@@ -38,9 +38,12 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
         keep_freed_memory()
+        config = json.loads(args["model_config"])
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
-        budget = json.loads(args["model_config"])["parameters"]["token_budget"]["string_value"]
+        else:
+            torch.set_num_threads(max(1, torch.get_num_threads() // config["instance_group"][0]["count"]))
+        budget = config["parameters"]["token_budget"]["string_value"]
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         self.model = RewardModel.load(folder, token_budget=int(budget))
         self.log = ServedLog(os.environ.get(FOLDER), self.model.version)
