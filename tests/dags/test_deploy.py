@@ -67,6 +67,7 @@ def server(checkout, environ):
     finally:
         process.terminate()
         process.wait(60)
+    assert "lost its process" not in (checkout.parent / "serve.log").read_text(), "versions came and went in order"
 
 
 def serving(url: str) -> str:
