@@ -103,10 +103,11 @@ test-services: setup orchestrator
 
 # Airflow lives in an environment of its own; so do the tests of the DAGs. DAG deploy comes last: to a real Triton go the models
 # of the whole run before it.
+DEPLOY := tests/dags/test_deploy.py
 test-dags: setup orchestrator
 	.venv-ml/bin/python -m components.serving.install
 	AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false .venv-orchestrator/bin/python -m pytest -rP \
-		--confcutdir=tests/dags tests/dags/test_[!d]*.py tests/dags/test_deploy.py
+		--confcutdir=tests/dags $(filter-out $(DEPLOY),$(wildcard tests/dags/test_*.py)) $(DEPLOY)
 
 # Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
 # real API server, where there is one (../shared/kubernetes) and we are root.
