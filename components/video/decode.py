@@ -39,11 +39,6 @@ class VideoInfo:
     duration: float  # seconds, frames / fps
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Read a clip's headers and its packets, decoding only the first frame. VideoError if it cannot be used."""
-    return _look(path)[0]
-
-
 @dataclass(frozen=True)
 class Shown:
     """Number of frames, and place of each packet's time stamp in the order in which frames are shown; no places where
@@ -51,6 +46,11 @@ class Shown:
 
     frames: int
     places: dict[int, int]
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read a clip's headers and its packets, decoding only the first frame. VideoError if it cannot be used."""
+    return _look(path)[0]
 
 
 class ClipReader:
