@@ -56,8 +56,8 @@ def main(
         scoring(Path(folder))
     for count in (2, 8, params.reward.training.batch_size):
         training_step(model, params.reward, count)
-    for size in (32, 256):
-        epoch(model, params.reward, size, frames=9)
+    for size, frames, clips in ((32, 9, CLIPS), (256, 9, CLIPS), (480, 81, CLIPS // 5)):
+        epoch(model, params.reward, size, frames, clips)
 
 
 def scoring(folder: Path) -> None:
@@ -105,13 +105,13 @@ def training_step(model: VideoReward, params: RewardParams, count: int) -> None:
     say(f"training step, {count} pairs", f"two forwards {two / 5:.3f} s", f"A and B joined {one / 5:.3f} s", ratio, 1.2)
 
 
-def epoch(model: VideoReward, params: RewardParams, size: int, frames: int) -> None:
-    """A later epoch of training on 100 pairs of files: frames from the cache against decoding again."""
+def epoch(model: VideoReward, params: RewardParams, size: int, frames: int, clips: int) -> None:
+    """A later epoch of training on pairs of `clips` files: frames from the cache against decoding again."""
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     quiet = SimpleNamespace(progress=lambda items, *_, **__: items)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        names, prompts = zip(*shapes_clips(VIDEOS, CLIPS, size, frames), strict=True)
-        pairs = made_pairs([name.name for name in names], list(prompts[: CLIPS // 2]))
+        names, prompts = zip(*shapes_clips(VIDEOS, clips, size, frames), strict=True)
+        pairs = made_pairs([name.name for name in names], list(prompts[: clips // 2]))
 
         def decode() -> dict[str, np.ndarray]:
             with ThreadPoolExecutor(params.decode_threads) as pool:
