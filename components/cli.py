@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
@@ -174,9 +173,13 @@ def profile(
     """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed)."""
     chosen = chosen_profile(name)
     current = Path("params.yaml")
-    known = [yaml.safe_load(path.read_text()) for path in PROFILES.glob("*.yaml")]
-    if current.exists() and not force and yaml.safe_load(current.read_text()) not in known:
-        raise BadInput(current, "it was edited and equals no profile; save it, or use --force")
+    if current.exists() and not force:
+        from components.params import load_params
+
+        edited = load_params(current)  # names a wrong key first
+        if edited not in [load_params(path) for path in PROFILES.glob("*.yaml")]:
+            why = "it was edited and equals no profile; `dvc repro` runs it as it is, --force overwrites it"
+            raise BadInput(current, why)
     shutil.copyfile(chosen, current)
     print(f"params.yaml is now profile {name}")
 

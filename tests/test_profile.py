@@ -1,0 +1,58 @@
+"""`reelign profile`: a file of infra/profiles in place of params.yaml, and what a person has edited is never lost."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from components.cli import PROFILES, app
+from components.errors import BadInput
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A folder with the profiles; its params.yaml, which is the profile shapes."""
+    (tmp_path / "infra").mkdir()
+    (tmp_path / PROFILES).symlink_to(PROFILES.resolve())
+    monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text((PROFILES / "shapes.yaml").read_text())
+    return params
+
+
+def profile(*arguments: str) -> None:
+    CliRunner().invoke(app, ["profile", *arguments], catch_exceptions=False)
+
+
+def test_takes_the_place_of_another_profile(checkout):
+    profile("smoke")
+    assert checkout.read_text() == (PROFILES / "smoke.yaml").read_text()
+
+
+def test_a_missing_params_file_is_no_obstacle(checkout):
+    checkout.unlink()
+    profile("examples")
+    assert checkout.read_text() == (PROFILES / "examples.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ("own_clips: 3", "own_clips: 4", "equals no profile"),
+        ("own_clips: 3", "own_clip: 3", "key 'source.shapes.own_clip': unknown key"),
+        ("seed: 17", "seed: [", "not YAML"),
+    ],
+)
+def test_what_was_edited_stays_unless_forced(checkout, old, new, said):
+    edited = checkout.read_text().replace(old, new)
+    checkout.write_text(edited)
+    with pytest.raises(BadInput, match=said):
+        profile("smoke")
+    assert checkout.read_text() == edited
+    profile("smoke", "--force")
+    assert checkout.read_text() == (PROFILES / "smoke.yaml").read_text()
+
+
+def test_an_unknown_profile_names_those_there_are(checkout):
+    with pytest.raises(BadInput, match="smoke"):
+        profile("smok")
