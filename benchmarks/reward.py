@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
@@ -34,6 +35,7 @@ from components.video.encode import write_video
 from components.video.frames import FramePlan
 
 CLIPS = 200
+FRAMES = 9
 REPEATS = 3
 DIMENSIONS = ["VQ", "MQ", "TA"]
 
@@ -56,13 +58,13 @@ def main(
         scoring(Path(folder))
     for count in (2, 8, params.reward.training.batch_size):
         training_step(model, params.reward, count)
-    for size, frames, clips in ((32, 9, CLIPS), (256, 9, CLIPS), (480, 81, CLIPS // 5)):
+    for size, frames, clips in ((32, FRAMES, CLIPS), (256, FRAMES, CLIPS), (480, 81, CLIPS // 5)):
         epoch(model, params.reward, size, frames, clips)
 
 
 def scoring(folder: Path) -> None:
     """200 clips of the shapes world: the engine against decode, preprocess and forward, one after the other."""
-    items = shapes_clips(folder, CLIPS, 32, 9)
+    items = shapes_clips(folder, CLIPS, 32, FRAMES)
     model = shapes_model()
 
     def one_by_one() -> list[np.ndarray]:
@@ -177,11 +179,13 @@ def reference_videos(model: RewardModel, videos: list[Path], fps: float, max_pix
 
 
 def shapes_clips(folder: Path, count: int, size: int, frames: int) -> list[tuple[Path, str]]:
-    """Files of the shapes world and their prompts."""
+    """Files of the shapes world and their prompts; long clips cover the way of the world's nine frames more slowly."""
     rng, scenes, items = np.random.default_rng(0), all_scenes(), []
     for number in range(count):
         scene = scenes[rng.integers(len(scenes))]
-        write_video(folder / f"{number}.mp4", render(concrete(scene, rng, size, frames), size, frames), 8)
+        clip = concrete(scene, rng, size, FRAMES)
+        clip = replace(clip, velocity=tuple(v * (FRAMES - 1) / (frames - 1) for v in clip.velocity))
+        write_video(folder / f"{number}.mp4", render(clip, size, frames), 8)
         items.append((folder / f"{number}.mp4", prompt_of(scene)))
     return items
 
