@@ -18,6 +18,7 @@ from typing import Annotated
 import psutil
 import typer
 
+from components.ending import end
 from components.errors import BadInput, exit_codes
 from components.serving.server import answers, is_free
 
@@ -171,13 +172,7 @@ def stop(name: str) -> None:
     """End a service and all that it started: in order if it can, within STOP_SECONDS in any case."""
     process = running(name)
     if process is not None:
-        family = [process, *process.children(recursive=True)]
-        process.send_signal(record(name)["stop"])
-        psutil.wait_procs([process], STOP_SECONDS)
-        _, left = psutil.wait_procs(family, 2)
-        for survivor in left:
-            survivor.kill()
-        psutil.wait_procs(left, 10)
+        end(process, signal.Signals(record(name)["stop"]), STOP_SECONDS)
     (FOLDER / f"{name}.json").unlink()
 
 

@@ -16,7 +16,9 @@ import pytest
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
 import httpx
+import psutil
 
+from components.ending import end
 from components.serving.ports import free_ports
 from tests.dags.conftest import BIN
 
@@ -73,8 +75,10 @@ def process(log: Path, command: list[str], folder: Path, environ: dict[str, str]
     try:
         yield started
     finally:
-        started.send_signal(signal.SIGINT)  # SIGTERM would leave the children of `standalone` behind
-        started.wait(120)
+        # SIGTERM would leave the children of `standalone` behind. It waits for its tasks, whatever becomes of them: one that
+        # stayed would take runs of the tests that follow for its own.
+        end(psutil.Process(started.pid), signal.SIGINT, 60)
+        started.wait()
 
 
 def until(holds: Callable[[], Any], seconds: float) -> Any:
