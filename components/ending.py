@@ -7,7 +7,7 @@ import psutil
 
 
 def end(process: psutil.Process, how: signal.Signals, seconds: float) -> None:
-    """Ask for the end in order by signal `how`; after `seconds` end it, and whatever of its children is left, in any case."""
+    """Ask for the end in order by signal `how`; after `seconds` end it and what is left of its children in any case."""
     family = [process, *process.children(recursive=True)]
     process.send_signal(how)
     psutil.wait_procs([process], seconds)
