@@ -1,9 +1,11 @@
 """params.yaml is typed: what is wrong in it is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import modify_yaml
 
 from components.errors import BadInput
 from components.params import load_params
@@ -15,6 +17,16 @@ PROFILES = sorted(Path("infra/profiles").glob("*.yaml"))
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_every_profile_is_valid_and_named_after_its_file(path):
     assert load_params(path).profile == path.stem
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_dvc_can_write_a_profile(path, tmp_path):
+    """As `dvc exp run -S KEY=VALUE` does: in its own style, without quotes; a URL in braces would not be read back."""
+    file = shutil.copyfile(path, tmp_path / "params.yaml")
+    with modify_yaml(file) as values:
+        values["seed"] += 1
+    changed = load_params(file)
+    assert changed == load_params(path).model_copy(update={"seed": changed.seed})
 
 
 def test_the_checked_in_params_are_the_shapes_profile():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.cores import in_parts
 from components.engine import Engine, Row, map_chunks
 from components.generator.wan import Generator, velocity
 from components.params import SamplingParams
@@ -55,18 +56,18 @@ class ClassifierFree:
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """[B, C, T', H', W'], both passes in one forward."""
-        times = x.new_full((len(x),), t)
+        times, flow = x.new_full((len(x),), t), partial(velocity, self.transformer)
         if self.scale == 1:
-            return velocity(self.transformer, x, times, self.text)
+            return in_parts(flow, x, times, self.text)
         text = torch.cat([self.empty.expand_as(self.text), self.text])
-        without, with_text = velocity(self.transformer, x.repeat(2, 1, 1, 1, 1), times.repeat(2), text).chunk(2)
+        without, with_text = in_parts(flow, x.repeat(2, 1, 1, 1, 1), times.repeat(2), text).chunk(2)
         return without + self.scale * (with_text - without)
 
     def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
         """The same where v(text) is known already."""
         if self.scale == 1:
             return with_text
-        without = velocity(self.transformer, x, times, self.empty.expand_as(self.text))
+        without = in_parts(partial(velocity, self.transformer), x, times, self.empty.expand_as(self.text))
         return without + self.scale * (with_text - without)
 
 

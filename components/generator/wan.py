@@ -4,6 +4,7 @@ Any diffusers WanPipeline folder serves. Convention everywhere: x_t = (1 - t) x0
 t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and latents_std, [B, C, T', H', W'].
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from components.cores import in_parts
 from components.errors import BadInput
 from components.params import Dtype
 from components.pretrain_params import WanShape
@@ -52,7 +54,7 @@ class Generator:
 
     def encode_video(self, clips: np.ndarray) -> torch.Tensor:
         """uint8 [B, T, H, W, 3] to normalised latents (the mode of the posterior)."""
-        return self.normalise(self.vae.encode(pixels(clips).to(self.vae.device)).latent_dist.mode())
+        return self.normalise(in_parts(self._encode, pixels(clips).to(self.vae.device)))
 
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         mean, std = self._statistics(raw)
@@ -61,8 +63,15 @@ class Generator:
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Normalised latents to uint8 [B, T, H, W, 3]."""
         mean, std = self._statistics(latents)
-        clips = self.vae.decode(latents * std + mean).sample
+        clips = in_parts(self._decode, latents * std + mean)
         return ((clips.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy(force=True)
+
+    # The VAE keeps what causal convolutions remember in attributes: a call has its own, beside the same weights.
+    def _encode(self, clips: torch.Tensor) -> torch.Tensor:
+        return copy.copy(self.vae).encode(clips).latent_dist.mode()
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return copy.copy(self.vae).decode(latents).sample
 
     def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.vae.config
@@ -134,8 +143,6 @@ def load_lora(transformer: WanTransformer3DModel, folder: str | Path) -> None:
 
 def save_generator(generator: Generator, folder: str | Path) -> None:
     """Write a folder that WanPipeline.from_pretrained loads, weights in half precision."""
-    import copy
-
     pipeline = WanPipeline(
         tokenizer=generator.tokenizer,
         text_encoder=copy.deepcopy(generator.text_encoder).half(),

@@ -144,33 +144,35 @@ def latent_reward(stage: Stage) -> None:
     version = pd.DataFrame(read_table(SCORES)).reward_model.iloc[0]
     save_latent_reward(model, folder, {"generator": base, "reward_model": version})
     write_rows(folder / "training.csv", rows)
-    record = by_noise(model, data, validation, names, stage.seed("by noise"))
-    record["by_source"] = {}
+    found, pairs = by_noise(model, data, validation, stage.seed("by noise")), np.concatenate(validation)
+    record = figures(data.labels[pairs], found, names) | {"bins": BINS, "by_source": {}}
     for source in np.unique(sources[held]).tolist():  # who labelled; people also saw clips of other generators
-        groups = data.by_prompt(np.flatnonzero(held & (sources == source)))
-        found = by_noise(model, data, groups, names, stage.seed("by noise"))["accuracy_by_noise_bin"]
-        record["by_source"][source] = {"pairs": sum(map(len, groups)), "accuracy_by_noise_bin": found}
+        own = sources[pairs] == source
+        part = figures(data.labels[pairs[own]], found[:, own], names)
+        record["by_source"][source] = {"pairs": int(own.sum()), "accuracy_by_noise_bin": part["accuracy_by_noise_bin"]}
     write_json(stage.output("metrics/latent_reward.json"), record | {"pairs": count})
 
 
 @torch.no_grad()
-def by_noise(model: LatentReward, data: Comparisons, groups: list[np.ndarray], names: list[str], seed: int) -> dict:
-    """How the model ranks the pairs of `groups` in each of BINS equal parts of t, a dimension: accuracy without ties, and
-    the slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
-    right, slopes, errors = ({name: [] for name in names} for _ in range(3))
+def by_noise(model: LatentReward, data: Comparisons, groups: list[np.ndarray], seed: int) -> np.ndarray:
+    """Differences of score of the pairs of `groups` in each of BINS equal parts of t [BINS, n, D + 1]."""
     draw = torch.Generator().manual_seed(seed)
-    pairs = np.concatenate(groups)
-    for b in range(BINS):
-        t = (b + torch.rand(len(groups), generator=draw)) / BINS
-        found = data.differences(model, groups, t, draw)
+    levels = ((b + torch.rand(len(groups), generator=draw)) / BINS for b in range(BINS))
+    return np.stack([data.differences(model, groups, t, draw) for t in levels])
+
+
+def figures(labels: np.ndarray, found: np.ndarray, names: list[str]) -> dict:
+    """How differences [BINS, n, D + 1] rank pairs with these labels [n, D + 1] in each part of t, a dimension: accuracy
+    without ties, and the slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
+    right, slopes, errors = ({name: [] for name in names} for _ in range(3))
+    for differences in found:
         for d, name in enumerate(names):
-            labels = data.labels[pairs, d]
-            curve = calibration(np.where(np.abs(labels) == 1, labels, 0), found[:, d])
-            known = accuracy(labels, found[:, d])
+            curve = calibration(np.where(np.abs(labels[:, d]) == 1, labels[:, d], 0), differences[:, d])
+            known = accuracy(labels[:, d], differences[:, d])
             right[name].append(None if np.isnan(known) else known)
             slopes[name].append(curve["slope"])
             errors[name].append(curve["error"])
-    return {"accuracy_by_noise_bin": right, "calibration": {"slope": slopes, "error": errors}, "bins": BINS}
+    return {"accuracy_by_noise_bin": right, "calibration": {"slope": slopes, "error": errors}}
 
 
 def accuracy(labels: np.ndarray, differences: np.ndarray) -> float:

@@ -1,13 +1,16 @@
 """The generator: real diffusers classes, saved and read back, and our velocity and sampler equal to WanPipeline's."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
 
+from components.cores import in_parts
 from components.errors import BadInput
 from components.generator.sampler import ClassifierFree, Job, draw, euler, loaded, noise_of, solve, timesteps
-from components.generator.wan import load_generator, save_generator
+from components.generator.wan import load_generator, save_generator, velocity
 from tests.generator.small import tiny_generator
 
 
@@ -118,3 +121,27 @@ def test_guidance_scale_one_is_the_plain_model(generator, bare_stage):
     noise = torch.stack([noise_of(job.seed, generator.latent_shape(5, 16, 16)) for job in JOBS])
     with torch.no_grad():
         torch.testing.assert_close(solve(generator, JOBS, sampling), euler(plain, noise, timesteps(2, 3.0)))
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_parts_of_a_batch_share_nothing(generator, four_threads, monkeypatch):
+    """Coded, decoded and moved side by side, clips are those of one at a time: what the VAE remembers is each call's own."""
+    latents = torch.randn(20, *generator.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(1))
+    text = generator.encode_text([f"a {colour} circle" for colour in ("red", "blue") * 10])
+    batch = latents, torch.linspace(0.1, 0.9, 20), text
+    clips = np.concatenate([generator.decode(one) for one in latents.split(1)])
+    coded = torch.cat([generator.encode_video(one) for one in np.split(clips, 20)])
+    flow = torch.cat([velocity(generator.transformer, *one) for one in zip(*(x.split(1) for x in batch), strict=True)])
+    monkeypatch.setattr("components.cores.PART", 3)
+    for _ in range(5):
+        assert np.abs(generator.decode(latents).astype(int) - clips).max() <= 1  # a rounding
+        torch.testing.assert_close(generator.encode_video(clips), coded)
+        torch.testing.assert_close(in_parts(partial(velocity, generator.transformer), *batch), flow)

@@ -1,0 +1,67 @@
+"""Parts of a batch on cores of their own."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.cores import PART, in_parts
+
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(count))
+
+
+@given(count=st.integers(0, 5 * PART), threads=st.integers(1, 4))
+def test_every_row_comes_back_in_its_place(count, threads):
+    torch.set_num_threads(threads)
+    a, b = rows(count), torch.arange(count).float()
+    with torch.no_grad():
+        found = in_parts(lambda a, b: a * b[:, None], a, b)
+    assert torch.equal(found, a * b[:, None])
+    assert torch.get_num_threads() == threads
+
+
+def test_a_part_has_one_core_and_at_most_part_rows():
+    torch.set_num_threads(3)
+    seen = []
+
+    def note(part):
+        seen.append((len(part), torch.get_num_threads(), torch.is_grad_enabled()))
+        return part
+
+    with torch.no_grad():
+        in_parts(note, rows(2 * PART + 5))
+    assert sorted(seen) == [(5, 1, False), (PART, 1, False), (PART, 1, False)]
+
+
+def test_gradients_and_single_parts_are_worked_on_at_once():
+    weight = torch.ones(3, requires_grad=True)
+    in_parts(lambda part: part * weight, rows(3 * PART)).sum().backward()
+    torch.testing.assert_close(weight.grad, rows(3 * PART).sum(0))
+    calls = []
+    with torch.no_grad():
+        in_parts(lambda part: calls.append(len(part)) or part, rows(PART))
+    assert calls == [PART]
+
+
+def test_an_error_of_a_part_comes_through_and_gives_the_cores_back():
+    torch.set_num_threads(2)
+
+    def fail(part):
+        if part[0, 0] == 1:
+            raise ValueError("no such row")
+        return part
+
+    bad = torch.zeros(3 * PART, 1)
+    bad[2 * PART] = 1
+    with torch.no_grad(), pytest.raises(ValueError, match="no such row"):
+        in_parts(fail, bad)
+    assert torch.get_num_threads() == 2
