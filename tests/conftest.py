@@ -56,6 +56,16 @@ def bare_stage(tmp_path):
     return BareStage(tmp_path / "state")
 
 
+@pytest.fixture
+def four_threads():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_configure():
     hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
     hypothesis.settings.load_profile("tests")

@@ -8,29 +8,19 @@ from hypothesis import strategies as st
 from components.cores import PART, in_parts
 
 
-@pytest.fixture(autouse=True)
-def all_cores():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def rows(count: int) -> torch.Tensor:
     return torch.randn(count, 3, generator=torch.Generator().manual_seed(count))
 
 
-@given(count=st.integers(0, 5 * PART), threads=st.integers(1, 4))
-def test_every_row_comes_back_in_its_place(count, threads):
-    torch.set_num_threads(threads)
+@given(count=st.integers(0, 5 * PART))
+def test_every_row_comes_back_in_its_place(count):
     a, b = rows(count), torch.arange(count).float()
     with torch.no_grad():
         found = in_parts(lambda a, b: a * b[:, None], a, b)
     assert torch.equal(found, a * b[:, None])
-    assert torch.get_num_threads() == threads
 
 
-def test_a_part_has_one_core_and_at_most_part_rows():
-    torch.set_num_threads(3)
+def test_a_part_has_one_core_and_at_most_part_rows(four_threads):
     seen = []
 
     def note(part):
@@ -39,6 +29,7 @@ def test_a_part_has_one_core_and_at_most_part_rows():
 
     with torch.no_grad():
         in_parts(note, rows(2 * PART + 5))
+    assert torch.get_num_threads() == 4
     assert sorted(seen) == [(5, 1, False), (PART, 1, False), (PART, 1, False)]
 
 
@@ -52,9 +43,7 @@ def test_gradients_and_single_parts_are_worked_on_at_once():
     assert calls == [PART]
 
 
-def test_an_error_of_a_part_comes_through_and_gives_the_cores_back():
-    torch.set_num_threads(2)
-
+def test_an_error_of_a_part_comes_through_and_gives_the_cores_back(four_threads):
     def fail(part):
         if part[0, 0] == 1:
             raise ValueError("no such row")
@@ -64,4 +53,4 @@ def test_an_error_of_a_part_comes_through_and_gives_the_cores_back():
     bad[2 * PART] = 1
     with torch.no_grad(), pytest.raises(ValueError, match="no such row"):
         in_parts(fail, bad)
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 4

@@ -8,10 +8,13 @@ with r a reward model that reads noisy latents. Classifier-free guidance comes f
 factor is infinite and x_t holds nothing to judge.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from components.cores import in_parts
 from components.errors import BadInput, NonFinite
 from components.generator.sampler import ClassifierFree, Velocity
 from components.generator.wan import velocity
@@ -48,7 +51,8 @@ def flow_nrg(
         if shared and reward.frozen:
             v, gradient = velocity_and_gradient(flow, reward, x, t, each)
         else:
-            v, gradient = flow(x, t), reward_gradient(reward, x, t, text, each)
+            v = flow(x, t)
+            gradient = in_parts(lambda x, text, each: reward_gradient(reward, x, t, text, each), x, text, each)
         return v - bounded(params.scale * t / (1 - t) * gradient, v, params.max_norm)
 
     return guided
@@ -78,23 +82,26 @@ def velocity_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`flow`'s velocity, and reward_gradient from the tokens of the same pass: those after the last block that the reward
     model reads keep their graph back to x, and go on into the later blocks without it."""
-    kept = []
+    kept = threading.local()  # parts of the batch come by side by side
 
     def keep(_block: torch.nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
-        kept.append(tokens)
+        kept.tokens = tokens
         return tokens.detach()
 
-    times = x.new_full((len(x),), t)
-    hook = flow.transformer.blocks[len(reward.trunk.blocks) - 1].register_forward_hook(keep)
-    try:
+    def part(x: torch.Tensor, text: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        times = x.new_full((len(x),), t)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            with_text = velocity(flow.transformer, leaf, times, flow.text)
-            total = (reward.read(kept[0]) * weights).sum()
+            with_text = velocity(flow.transformer, leaf, times, text)
+            total = (reward.read(kept.tokens) * weights).sum()
             gradient = finite(torch.autograd.grad(total, leaf)[0], t)
+        return torch.stack([replace(flow, text=text).guided(x, times, with_text), gradient], dim=1)
+
+    hook = flow.transformer.blocks[len(reward.trunk.blocks) - 1].register_forward_hook(keep)
+    try:
+        return in_parts(part, x, flow.text, weights).unbind(1)
     finally:
         hook.remove()
-    return flow.guided(x, times, with_text), gradient
 
 
 def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:

@@ -123,14 +123,6 @@ def test_guidance_scale_one_is_the_plain_model(generator, bare_stage):
         torch.testing.assert_close(solve(generator, JOBS, sampling), euler(plain, noise, timesteps(2, 3.0)))
 
 
-@pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
 @torch.no_grad()
 def test_parts_of_a_batch_share_nothing(generator, four_threads, monkeypatch):
     """Coded, decoded and moved side by side, clips are those of one at a time: what the VAE remembers is each call's own."""

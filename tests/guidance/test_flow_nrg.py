@@ -1,5 +1,7 @@
 """Flow-NRG against flows and rewards whose answer is known, and the latent reward model's contract."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
@@ -133,6 +135,25 @@ def test_a_shared_trunk_guides_as_one_of_its_own_would(scale):
         torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(own, flow(x, 0.6)), "the guidance does something"
     assert not transformer.blocks[0]._forward_hooks, "nothing stays on the generator"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@torch.no_grad()
+def test_parts_of_a_batch_are_guided_as_clips_alone(frozen, four_threads, monkeypatch):
+    transformer = tiny_generator().transformer
+    text, empty = torch.randn(14, 16, 16), torch.randn(1, 16, 16)
+    x, flow = torch.randn(14, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, 3.0)
+    reward = small_reward(transformer, frozen)
+    weights = [{"TA": n / 7, "VQ": 0.3} for n in range(14)]
+    alone = []
+    for n in range(14):
+        one = replace(flow, text=text[[n]])
+        alone.append(flow_nrg(one, reward, one.text, params(weights=weights[n]))(x[[n]], 0.6))
+    monkeypatch.setattr("components.cores.PART", 3)
+    for _ in range(5):
+        together = flow_nrg(flow, reward, text, params(weights={"VQ": 1.0}), weights=weights)(x, 0.6)
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert not transformer.blocks[0]._forward_hooks
 
 
 def test_a_shared_trunk_holds_no_weights_of_its_own(tmp_path):
