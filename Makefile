@@ -27,13 +27,12 @@ kfp: .venv-kfp/installed
 
 .venv-%/installed: docker/locks/%.txt $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --clear --python 3.11 .venv-$*
-	$(UV) pip install --quiet $(COMPILE_$*) --python .venv-$*/bin/python -r $< $(TORCH_$*)
+	$(UV) pip install --quiet --compile-bytecode --python .venv-$*/bin/python -r $< $(TORCH_$*)
 	$(UV) pip install --quiet --no-deps --python .venv-$*/bin/python --editable .
 	touch $@
+# Bytecode is compiled here: in many containers Python writes none, and each stage would compile 4,000 modules anew.
 # torch is not in the lock: its build depends on the machine, and brings its own CUDA libraries or none.
 TORCH_ml := torch==2.13.0
-# Airflow gives a DAG half a minute to be read. The ml environment's modules are compiled as they are used, a fifth of them.
-COMPILE_orchestrator := --compile-bytecode
 
 demo: setup
 	reelign profile $(PROFILE)
