@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-PART = 16  # rows of a batch that one core works on
+PART = 8  # rows of a batch that one core works on
 
 
 def in_parts(function: Callable[..., torch.Tensor], *batch: torch.Tensor) -> torch.Tensor:
