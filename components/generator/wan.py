@@ -24,6 +24,7 @@ from components.pretrain_params import WanShape
 
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
+CLIPS = 16  # that a core codes at a time: convolutions of fewer are slower, and round otherwise
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Generator:
 
     def encode_video(self, clips: np.ndarray) -> torch.Tensor:
         """uint8 [B, T, H, W, 3] to normalised latents (the mode of the posterior)."""
-        return self.normalise(in_parts(self._encode, pixels(clips).to(self.vae.device)))
+        return self.normalise(in_parts(self._encode, pixels(clips).to(self.vae.device), part=CLIPS))
 
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         mean, std = self._statistics(raw)
@@ -63,7 +64,7 @@ class Generator:
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Normalised latents to uint8 [B, T, H, W, 3]."""
         mean, std = self._statistics(latents)
-        clips = in_parts(self._decode, latents * std + mean)
+        clips = in_parts(self._decode, latents * std + mean, part=CLIPS)
         return ((clips.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy(force=True)
 
     # The VAE keeps what causal convolutions remember in attributes: a call has its own, beside the same weights.

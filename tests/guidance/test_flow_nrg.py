@@ -139,17 +139,16 @@ def test_a_shared_trunk_guides_as_one_of_its_own_would(scale):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @torch.no_grad()
-def test_parts_of_a_batch_are_guided_as_clips_alone(frozen, four_threads, monkeypatch):
+def test_parts_of_a_batch_are_guided_as_clips_alone(frozen, four_threads):
     transformer = tiny_generator().transformer
-    text, empty = torch.randn(14, 16, 16), torch.randn(1, 16, 16)
-    x, flow = torch.randn(14, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, 3.0)
+    text, empty = torch.randn(28, 16, 16), torch.randn(1, 16, 16)
+    x, flow = torch.randn(28, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, 3.0)
     reward = small_reward(transformer, frozen)
-    weights = [{"TA": n / 7, "VQ": 0.3} for n in range(14)]
+    weights = [{"TA": n / 28, "VQ": 0.3} for n in range(28)]
     alone = []
-    for n in range(14):
+    for n in range(28):
         one = replace(flow, text=text[[n]])
         alone.append(flow_nrg(one, reward, one.text, params(weights=weights[n]))(x[[n]], 0.6))
-    monkeypatch.setattr("components.cores.PART", 3)
     for _ in range(5):
         together = flow_nrg(flow, reward, text, params(weights={"VQ": 1.0}), weights=weights)(x, 0.6)
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
