@@ -3,6 +3,7 @@
     python benchmarks/guidance.py speed                   two small transformers on the CPU
     python benchmarks/guidance.py speed --size 1.3b       Wan 2.1's 1.3B architecture with random weights, on a GPU
     python benchmarks/guidance.py study                   in a finished `make demo`: win rates over weights and models
+    python benchmarks/guidance.py ablation                there too: noise-aware against clean over three seeds
 
 `speed` compares the time and peak memory of a sampling step, in one run:
 
@@ -15,7 +16,7 @@ Trunks have a quarter of the blocks. Each measurement has a process of its own; 
 
 `study` runs stage tradeoff on all of the demo's evaluation clips: with the paper's weights and each dimension alone, by the
 demo's latent reward model, by one that was trained on clean latents only, and by one on a frozen trunk; and best of several.
-It goes on where it was.
+`ablation` trains the first two anew for each seed, and guides by each dimension alone. Both go on where they were.
 """
 
 import json
@@ -24,6 +25,7 @@ import statistics
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -31,10 +33,11 @@ import typer
 import yaml
 from alignment import SHAPES, timed
 from diffusers import WanTransformer3DModel
-from methods import stage, workspace
+from methods import stage, summary, workspace
 from turns import middle, take_turns
 
-from components.evaluation.win_rates import DIMENSIONS, win_rate
+from components.evaluation.tradeoff import PLAIN
+from components.evaluation.win_rates import DIMENSIONS, Interval, win_rate
 from components.generator.sampler import ClassifierFree
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
@@ -101,7 +104,8 @@ def measure(size: str, way: str) -> dict:
 
 
 # The paper's weights (Table 5, VQ:MQ:TA), and each dimension alone.
-WEIGHTS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.1, 0.1, 0.8), (0.1, 0.1, 0.6), (0.5, 0.5, 0))
+ALONE = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+WEIGHTS = (*ALONE, (0.1, 0.1, 0.8), (0.1, 0.1, 0.6), (0.5, 0.5, 0))
 NOISE_AWARE, CLEAN = "noise-aware", "clean"
 MODELS = {  # changes of params.yaml, section latent_reward
     NOISE_AWARE: {},
@@ -117,25 +121,56 @@ def study() -> None:
     """Print a line for each model and setting of guidance: win rates against plain sampling, and time as a multiple of its.
 
     Each model has a folder in .reelign/guidance where stages latent_reward and tradeoff run with params of its own."""
-    clips = {model: settings_of(model) for model in MODELS}
+    clips = {model: clips_of(model, WEIGHTS, BEST if model == NOISE_AWARE else ()) for model in MODELS}
     print("\nnoise-aware against clean, clip by clip:")
-    for setting in sorted(set(clips[NOISE_AWARE].setting) & set(clips[CLEAN].setting) - {"plain"}):
-        ours, theirs = (clips[model].query("setting == @setting") for model in (NOISE_AWARE, CLEAN))
-        prompts = ours.prompt_id.to_numpy()
-        rates = {name: win_rate(ours[f"gold_{name}"], theirs[f"gold_{name}"], prompts) for name in DIMENSIONS}
-        print(f"{setting:24} gold  " + "  ".join(f"{d} {v.value:.3f} [{v.low:.2f}, {v.high:.2f}]" for d, v in rates.items()))
+    for setting in sorted(set(clips[NOISE_AWARE].setting) & set(clips[CLEAN].setting) - {PLAIN}):
+        rates = {name: against(clips[NOISE_AWARE], setting, clips[CLEAN], setting, name) for name in DIMENSIONS}
+        print(f"{setting:24} gold  " + "  ".join(f"{d} {shown(rate)}" for d, rate in rates.items()))
 
 
-def settings_of(model: str) -> pd.DataFrame:
+@app.command()
+def ablation(seeds: Annotated[str, typer.Option(help="Of whole runs of training and sampling.")] = "17,18,19") -> None:
+    """Print gold win rates of both models against plain sampling, and of noise-aware against clean clip by clip: each seed's
+    with its interval over prompts, and the mean over seeds with the t interval of that mean."""
+    clips = [[clips_of(m, ALONE, seed=int(seed)) for m in (NOISE_AWARE, CLEAN)] for seed in seeds.split(",")]
+    for dimension, weights in zip(DIMENSIONS, ALONE, strict=False):
+        setting = ":".join(map(str, weights))
+        for judged in (dimension, "Overall"):
+            comparisons = {
+                "noise-aware against plain": [against(aware, setting, aware, PLAIN, judged) for aware, _ in clips],
+                "clean against plain": [against(clean, setting, clean, PLAIN, judged) for _, clean in clips],
+                "noise-aware against clean": [against(aware, setting, clean, setting, judged) for aware, clean in clips],
+            }
+            for name, rates in comparisons.items():
+                mean = summary(np.array([rate.value for rate in rates]))
+                print(f"{setting} gold {judged:8} {name:26} {mean}   " + "  ".join(map(shown, rates)))
+
+
+def against(ours: pd.DataFrame, setting: str, theirs: pd.DataFrame, other: str, dimension: str) -> Interval:
+    """Gold win rate of a setting's clips against another's of the same prompts and noise."""
+    left, right = (clips[clips.setting == name] for clips, name in ((ours, setting), (theirs, other)))
+    if list(left["clip"]) != list(right["clip"]):
+        raise ValueError(f"clips of {setting} and {other} are not of the same prompts and seeds")
+    column = f"gold_{dimension}"
+    return win_rate(left[column].to_numpy(), right[column].to_numpy(), left.prompt_id.to_numpy())
+
+
+def shown(rate: Interval) -> str:
+    return f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = None) -> pd.DataFrame:
     """Clips of stage tradeoff with this model, made where they are not yet, and printed as rates."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["latent_reward"] |= MODELS[model]
-    best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in BEST]
-    weights = [dict(zip(DIMENSIONS, map(float, row), strict=False)) for row in WEIGHTS]
+    best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in best]
+    weights = [dict(zip(DIMENSIONS, map(float, row), strict=False)) for row in weights]
     everything = params["sample"]["prompts"] * params["sample"]["seeds_per_prompt"]
-    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best if model == NOISE_AWARE else []}
-    common = COMMON if MODELS[model] else (*COMMON, "models/latent_reward")
-    folder = workspace(WORK / model.replace(" ", "_"), common)
+    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best}
+    demos = not MODELS[model] and seed in (None, params["seed"])
+    params["seed"] = params["seed"] if seed is None else seed
+    name = model.replace(" ", "_") + ("" if seed is None else f"_{seed}")
+    folder = workspace(WORK / name, (*COMMON, "models/latent_reward") if demos else COMMON)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     if not (folder / "models/latent_reward").exists():
         stage(folder, "components.guidance.train")
@@ -143,13 +178,13 @@ def settings_of(model: str) -> pd.DataFrame:
         stage(folder, "components.evaluation.tradeoff")
     clips = pd.read_parquet(folder / "data/tradeoff.parquet")
     seconds = clips.groupby("setting").seconds.mean()
-    print(f"\n{model}: {clips['clip'].nunique()} clips, plain sampling {seconds['plain']:.2f} s a clip", flush=True)
-    for name, entry in json.loads((folder / "metrics/tradeoff.json").read_text())["settings"].items():
+    print(f"\n{name}: {clips['clip'].nunique()} clips, plain sampling {seconds[PLAIN]:.2f} s a clip", flush=True)
+    for setting, entry in json.loads((folder / "metrics/tradeoff.json").read_text())["settings"].items():
         cells = []
         for by, rates in entry["win_rate"].items():
             said = " ".join(f"{d} {r['value']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for d, r in rates.items())
             cells.append(f"{by} {said}")
-        print(f"{name:24} {seconds[name] / seconds['plain']:.2f}x  " + "  |  ".join(cells), flush=True)
+        print(f"{setting:24} {seconds[setting] / seconds[PLAIN]:.2f}x  " + "  |  ".join(cells), flush=True)
     return clips
 
 
