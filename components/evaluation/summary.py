@@ -34,6 +34,8 @@ def summary(profile: str, root: Path = Path(".")) -> str:
         lines += [f"  not made: what is there is of the profile {alignment['profile']}", "", "Report: not made"]
         return "\n".join(lines)
     lines += _alignment(alignment, metrics("base_generator"))
+    lines += ["", "LATENT REWARD MODEL on prompts unseen in training: accuracy without ties by noise, t from"]
+    lines += _latent_reward(metrics("latent_reward"))
     lines += ["", f"Report: {report.resolve()}" if report.exists() else "Report: not made"]
     return "\n".join(lines)
 
@@ -131,6 +133,14 @@ def _between(alignment: dict) -> list[str]:
     cells = [[NAMES[row], *(tested(cell) if cell else "" for cell in found)] for row, found in rows]
     lines = ["", f"  Overall by {judge}, row against column; * after Holm's correction over this table"]
     return lines + table(["", *(f"{NAMES[column]} " for column in columns)], cells)
+
+
+def _latent_reward(latent: dict | None) -> list[str]:
+    if latent is None:
+        return ["  not made: metrics/latent_reward.json is absent"]
+    starts = [f"{place / latent['bins']:g}" for place in range(latent["bins"])]
+    rows = [[name, *map(percent, found)] for name, found in latent["accuracy_by_noise_bin"].items()]
+    return table([f"{latent['pairs']['validation']} pairs", *starts], rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from tests.evaluation.fixtures import make_other_stages, make_samples, metrics_o
 
 def test_an_empty_checkout_is_said_to_be_empty(tmp_path):
     text = summary("shapes", tmp_path)
-    assert text.count("not made") == 4
+    assert text.count("not made") == 5
 
 
 def test_labels_and_bench_alone_are_enough(tmp_path):
@@ -43,6 +43,14 @@ def test_alignment_shows_both_judges_and_alarms(tmp_path):
     assert "Samples are missing" not in text
     other = summary("examples", tmp_path)
     assert "of the profile shapes" in other and "HACKING" not in other
+
+
+def test_the_latent_reward_model_is_shown_at_each_noise_level(tmp_path):
+    bins = {"VQ": [0.75, None, 0.5, 0.5], "Overall": [0.8, 0.7, 0.6, 0.5]}
+    write(tmp_path / "metrics/latent_reward.json", {"bins": 4, "accuracy_by_noise_bin": bins, "pairs": {"validation": 41}})
+    lines = [line.split() for line in summary("shapes", tmp_path).splitlines()]
+    assert ["41", "pairs", "0", "0.25", "0.5", "0.75"] in lines
+    assert ["VQ", "75.0%", "-", "50.0%", "50.0%"] in lines and ["Overall", "80.0%", "70.0%", "60.0%", "50.0%"] in lines
 
 
 def test_a_star_is_what_stands_after_holm_and_missing_samples_are_said(tmp_path):
