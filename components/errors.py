@@ -24,14 +24,16 @@ class BadInput(Exception):
 
 
 class NonFinite(Exception):
-    """A loss, gradient or score became NaN or infinite: training stops, no number is made of it. Exit code 3."""
+    """A loss, gradient or clip became NaN or infinite: the work stops, no number is made of it. `step`: of a training, whose
+    last checkpoint is kept. Exit code 3."""
 
-    def __init__(self, what: str, step: int):
+    def __init__(self, what: str, step: int | None = None):
         super().__init__(what, step)
 
     def __str__(self) -> str:
         what, step = self.args
-        return f"{what} is not finite at step {step}; the last checkpoint before it is kept"
+        after = "" if step is None else f" at step {step}; the last checkpoint before it is kept"
+        return f"{what} is not finite{after}"
 
 
 class Unreachable(Exception):

@@ -14,13 +14,15 @@ import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResidualBlock
+from diffusers.utils import logging
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from components.cores import in_parts
-from components.errors import BadInput
+from components.errors import BadInput, NonFinite
 from components.params import Dtype
 from components.pretrain_params import WanShape
+from components.weights import load_pretrained
 
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
@@ -62,9 +64,12 @@ class Generator:
         return (raw - mean) / std
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Normalised latents to uint8 [B, T, H, W, 3]."""
+        """Normalised latents to uint8 [B, T, H, W, 3]; NonFinite where there is no picture in them."""
         mean, std = self._statistics(latents)
         clips = in_parts(self._decode, latents * std + mean, part=CLIPS)
+        for place, clip in enumerate(clips):
+            if not torch.isfinite(clip).all():
+                raise NonFinite(f"clip {place + 1} of {len(clips)} drawn together")
         return ((clips.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy(force=True)
 
     # The VAE keeps what causal convolutions remember in attributes: a call has its own, beside the same weights.
@@ -115,8 +120,8 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
         if dtype == "float32":
             transformer.fuse_lora()
             transformer.unload_lora()
-    vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=getattr(torch, dtype))
+    vae = load_pretrained(AutoencoderKLWan, folder / "vae")
+    text_encoder = load_pretrained(UMT5EncoderModel, folder / "text_encoder", getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     for module in (transformer, vae, text_encoder):
         module.requires_grad_(False).eval().to(PartialState().device)
@@ -125,14 +130,15 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
 
 def load_transformer(folder: str | Path, dtype: Dtype = "float32") -> WanTransformer3DModel:
     """The transformer alone, all that training on cached latents and text needs, on the CPU."""
-    transformer = WanTransformer3DModel.from_pretrained(Path(folder) / "transformer", torch_dtype=getattr(torch, dtype))
+    logging.set_verbosity_error()  # what diffusers says of tensors, load_pretrained says in one line
+    transformer = load_pretrained(WanTransformer3DModel, Path(folder) / "transformer", getattr(torch, dtype))
     return transformer.requires_grad_(False).eval()
 
 
 def load_early(folder: str | Path) -> dict[str, torch.nn.Module]:
     """The early checkpoint that pretraining keeps beside the finished model: {"transformer", "text_encoder"}."""
     early = Path(folder) / "early"
-    text_encoder = UMT5EncoderModel.from_pretrained(early / "text_encoder", dtype=torch.float32)
+    text_encoder = load_pretrained(UMT5EncoderModel, early / "text_encoder")
     return {"transformer": load_transformer(early), "text_encoder": text_encoder.requires_grad_(False).eval()}
 
 

@@ -106,7 +106,7 @@ def velocity_and_gradient(
 
 def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:
     if not torch.isfinite(gradient).all():
-        raise NonFinite(f"reward gradient at t = {t:.3f}", 0)
+        raise NonFinite(f"reward gradient at t = {t:.3f}")
     return gradient
 
 

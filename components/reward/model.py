@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
-from transformers.utils import logging
 
 from components.errors import BadInput
 from components.params import LoraParams
@@ -22,6 +20,7 @@ from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
 from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import read_json, write_json
+from components.weights import load_pretrained
 
 FACTS = "video_reward.json"
 Positions = Literal["plain", "multimodal"]
@@ -151,32 +150,17 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
         raise BadInput(
             folder / "head.safetensors", f"is {tuple(head.shape)}, not {tuple(model.head.weight.shape)}", key="weight"
         )
+    if not torch.isfinite(head).all():
+        raise BadInput(folder / "head.safetensors", "a weight is not finite", key="weight")
     with torch.no_grad():
         model.head.weight.copy_(head)
         model.reward_tokens.copy_(backbone.get_input_embeddings().weight[prompts.reward_ids])
-    for name, value in model.named_parameters():
-        if not torch.isfinite(value).all():
-            raise BadInput(folder, "a weight is not finite", key=name)
     return model.eval(), facts
 
 
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL folder or hub id, in float32. BadInput when a tensor is missing, left over or of another shape: by itself
-    transformers would go on with random weights in its place."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
-    try:
-        backbone, report = Qwen2VLForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(folder, f"no Qwen2-VL here: {str(error).splitlines()[0]}") from error
-    for name, given, wanted in sorted(report["mismatched_keys"]):
-        raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
-    for kind, why in (("missing_keys", "missing"), ("unexpected_keys", "a tensor that this model has no place for")):
-        for name in sorted(report[kind]):
-            raise BadInput(folder, why, key=name)
-    return backbone
+    """A Qwen2-VL folder or hub id, in float32."""
+    return load_pretrained(Qwen2VLForConditionalGeneration, folder)
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -1,14 +1,16 @@
 """The generator: real diffusers classes, saved and read back, and our velocity and sampler equal to WanPipeline's."""
 
+import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 
 from components.cores import in_parts
-from components.errors import BadInput
+from components.errors import BadInput, NonFinite
 from components.generator.sampler import ClassifierFree, Job, draw, euler, loaded, noise_of, solve, timesteps
 from components.generator.wan import load_generator, save_generator, velocity
 from tests.generator.small import tiny_generator
@@ -27,7 +29,7 @@ def generator(folder):
 
 
 def test_text_is_embedded_as_the_pipeline_does(folder, generator):
-    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     ours = generator.encode_text(["a red circle moving up", ""])
     theirs, empty = pipeline.encode_prompt("a red circle moving up", max_sequence_length=16)
     torch.testing.assert_close(ours[:1], theirs.float())
@@ -35,7 +37,7 @@ def test_text_is_embedded_as_the_pipeline_does(folder, generator):
 
 
 def test_our_sampler_gives_the_pipelines_clip(folder, generator):
-    pipeline = WanPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
     noise = noise_of(5, generator.latent_shape(5, 16, 16))[None]
     clip = pipeline(
         "a blue circle moving down", height=16, width=16, num_frames=5, num_inference_steps=4, guidance_scale=3.0,
@@ -65,6 +67,57 @@ def test_a_size_that_does_not_divide_is_named(generator, size):
 def test_a_folder_that_is_no_pipeline(tmp_path):
     with pytest.raises(BadInput, match=r"model_index\.json"):
         load_generator(tmp_path)
+
+
+PARTS = {
+    "transformer": "blocks.0.attn1.to_q.weight",
+    "vae": "decoder.conv_in.weight",
+    "text_encoder": "encoder.block.0.layer.0.SelfAttention.q.weight",
+}
+CHANGES = {
+    "missing": lambda tensors, name: tensors.pop(name),
+    "no place for": lambda tensors, name: tensors.update({"extra.weight": torch.ones(2)}),
+    r"is \(7,\), not": lambda tensors, name: tensors.update({name: torch.ones(7)}),
+    "not finite": lambda tensors, name: tensors[name].view(-1)[3:4].fill_(float("nan")),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("said", CHANGES)
+def test_a_tensor_that_is_wrong_is_named_with_its_part(folder, tmp_path, part, said):
+    """transformers and diffusers put random weights in the place of some of these, and the clips would be judged."""
+    copied = shutil.copytree(folder, tmp_path / "generator")
+    (file,) = (copied / part).glob("*.safetensors")
+    tensors = load_file(file)
+    CHANGES[said](tensors, PARTS[part])
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(BadInput, match=rf"generator/{part}, key '[^']+'.*: .*{said}"):
+        load_generator(copied)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_cut_off_or_not_there(folder, tmp_path, part):
+    copied = shutil.copytree(folder, tmp_path / "generator")
+    (file,) = (copied / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(BadInput, match=rf"generator/{part}: no \w+ here"):
+        load_generator(copied)
+    file.unlink()
+    with pytest.raises(BadInput, match=rf"generator/{part}: no \w+ here"):
+        load_generator(copied)
+
+
+def test_a_clip_that_is_not_finite_is_no_clip(generator, bare_stage, tmp_path):
+    def diverges(generator, jobs, sampling):
+        x = solve(generator, jobs, sampling)
+        x[1, 0, 0, 0, 0] = torch.inf
+        return x
+
+    jobs = [Job(name, "a red circle moving up", seed) for seed, name in enumerate("abc")]
+    sampling = bare_stage.params.sampling.model_copy(update={"steps": 2, "height": 16, "width": 16, "frames": 5})
+    with pytest.raises(NonFinite, match=r"clip 2 of 3 drawn together is not finite$"):
+        draw(bare_stage, loaded(generator, diverges), jobs, sampling, tmp_path / "videos")
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 def test_timesteps():
