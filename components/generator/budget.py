@@ -122,7 +122,7 @@ def architecture(params: Params) -> dict[str, Any]:
 
 def models(configs: dict[str, Any], dtype: str) -> tuple[WanTransformer3DModel, AutoencoderKLWan, UMT5EncoderModel]:
     with torch.device("meta"):
-        transformer = WanTransformer3DModel.from_config(configs["transformer"], torch_dtype=getattr(torch, dtype))
+        transformer = WanTransformer3DModel.from_config(configs["transformer"])
         vae = AutoencoderKLWan.from_config(configs["vae"])
         text_encoder = UMT5EncoderModel(UMT5Config(**configs["text_encoder"]))
     for p in transformer.parameters():

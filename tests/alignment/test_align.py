@@ -175,7 +175,7 @@ def test_lora_round_trip_through_diffusers(transformer, tmp_path):
         with adapters_off(model):
             assert torch.equal(velocity(model, x, t, text), base)
         save_lora(model, tmp_path / "lora")
-        pipeline = WanPipeline.from_pretrained(tmp_path / "base", torch_dtype=torch.float32)
+        pipeline = WanPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
         pipeline.load_lora_weights(tmp_path / "lora")
         torch.testing.assert_close(velocity(pipeline.transformer, x, t, text), tuned)
         merged = load_generator(tmp_path / "base", tmp_path / "lora").transformer

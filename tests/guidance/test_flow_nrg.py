@@ -183,7 +183,7 @@ def test_each_clip_of_a_batch_has_its_own_weights():
 def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     generator = tiny_generator()
     save_generator(generator, tmp_path)
-    pipeline = FlowNRGPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    pipeline = FlowNRGPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     if scheduler is UniPCMultistepScheduler:
         pipeline.scheduler = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
