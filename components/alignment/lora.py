@@ -10,6 +10,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from components.errors import BadInput
+from components.generator.wan import LORA, read_lora
 from components.params import AlignParams, LoraParams
 from components.stage import read_json
 
@@ -40,7 +41,7 @@ def make_lean(transformer: WanTransformer3DModel, params: AlignParams) -> None:
 
 def resume_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
     """Give the LoRA of add_lora the weights in `folder`; BadInput where they are of another rank or other layers."""
-    weights = {key.removeprefix("transformer."): value for key, value in WanPipeline.lora_state_dict(folder).items()}
+    weights = {key.removeprefix("transformer."): value for key, value in read_lora(folder)[0].items()}
     own = get_peft_model_state_dict(transformer)
     wrong = sorted(key for key in own.keys() | weights.keys() if key not in own or key not in weights)
     wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
@@ -78,7 +79,7 @@ def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
         transformer_lora_layers=get_peft_model_state_dict(transformer),
         transformer_lora_adapter_metadata=config,
     )
-    sort_header(folder / "pytorch_lora_weights.safetensors")
+    sort_header(folder / LORA)
 
 
 def sort_header(file: Path) -> None:

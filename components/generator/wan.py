@@ -15,6 +15,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResidualBlock
 from diffusers.utils import logging
+from peft import get_peft_model_state_dict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
@@ -24,6 +25,7 @@ from components.params import Dtype
 from components.pretrain_params import WanShape
 from components.weights import load_pretrained
 
+LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
 CLIPS = 16  # that a core codes at a time: convolutions of fewer are slower, and round otherwise
@@ -130,7 +132,7 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
 
 def load_transformer(folder: str | Path, dtype: Dtype = "float32") -> WanTransformer3DModel:
     """The transformer alone, all that training on cached latents and text needs, on the CPU."""
-    logging.set_verbosity_error()  # what diffusers says of tensors, load_pretrained says in one line
+    logging.set_verbosity(logging.CRITICAL)  # what diffusers says of tensors is said here in one line
     transformer = load_pretrained(WanTransformer3DModel, Path(folder) / "transformer", getattr(torch, dtype))
     return transformer.requires_grad_(False).eval()
 
@@ -143,9 +145,34 @@ def load_early(folder: str | Path) -> dict[str, torch.nn.Module]:
 
 
 def load_lora(transformer: WanTransformer3DModel, folder: str | Path) -> None:
-    """Attach a LoRA in diffusers' format (`pytorch_lora_weights.safetensors`)."""
-    weights, metadata = WanPipeline.lora_state_dict(folder, return_lora_metadata=True)
-    WanPipeline.load_lora_into_transformer(weights, transformer, metadata=metadata)
+    """Attach a LoRA in diffusers' format; BadInput where a tensor of it has no place or no partner, or another shape."""
+    file, (weights, metadata) = Path(folder) / LORA, read_lora(folder)
+    try:
+        WanPipeline.load_lora_into_transformer(dict(weights), transformer, metadata=metadata)
+    except RuntimeError as error:  # torch's, of shapes
+        raise BadInput(file, f"does not fit the transformer: {str(error).splitlines()[-1].strip()}") from error
+    (adapter,) = transformer.active_adapters()
+    own = {f"transformer.{name}" for name in get_peft_model_state_dict(transformer, adapter_name=adapter)}
+    for name in sorted(weights.keys() ^ own):
+        raise BadInput(file, "missing" if name in own else "a tensor that this model has no place for", key=name)
+
+
+def read_lora(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict | None]:
+    """A LoRA's tensors by name, `transformer.` before it, and its metadata; BadInput where it cannot be read, is empty or
+    not finite."""
+    file = Path(folder) / LORA
+    if not file.exists():
+        raise BadInput(file, "no such file")
+    try:
+        weights, metadata = WanPipeline.lora_state_dict(folder, return_lora_metadata=True)
+    except (OSError, ValueError) as error:
+        raise BadInput(file, f"unreadable: {str(error).splitlines()[0]}") from error
+    if not weights:
+        raise BadInput(file, "no tensor in it")
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise BadInput(file, "a weight is not finite", key=name)
+    return weights, metadata
 
 
 def save_generator(generator: Generator, folder: str | Path) -> None:
