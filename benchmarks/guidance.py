@@ -125,7 +125,7 @@ def study() -> None:
     print("\nnoise-aware against clean, clip by clip:")
     for setting in sorted(set(clips[NOISE_AWARE].setting) & set(clips[CLEAN].setting) - {PLAIN}):
         rates = {name: against(clips[NOISE_AWARE], setting, clips[CLEAN], setting, name) for name in DIMENSIONS}
-        print(f"{setting:24} gold  " + "  ".join(f"{d} {shown(rate)}" for d, rate in rates.items()))
+        print(f"{setting:24} gold  " + "  ".join(f"{d} {shown(rate.as_json())}" for d, rate in rates.items()))
 
 
 @app.command()
@@ -143,7 +143,7 @@ def ablation(seeds: Annotated[str, typer.Option(help="Of whole runs of training 
             }
             for name, rates in comparisons.items():
                 mean = summary(np.array([rate.value for rate in rates]))
-                print(f"{setting} gold {judged:8} {name:26} {mean}   " + "  ".join(map(shown, rates)))
+                print(f"{setting} gold {judged:8} {name:26} {mean}   " + "  ".join(shown(rate.as_json()) for rate in rates))
 
 
 def against(ours: pd.DataFrame, setting: str, theirs: pd.DataFrame, other: str, dimension: str) -> Interval:
@@ -155,8 +155,10 @@ def against(ours: pd.DataFrame, setting: str, theirs: pd.DataFrame, other: str, 
     return win_rate(left[column].to_numpy(), right[column].to_numpy(), left.prompt_id.to_numpy())
 
 
-def shown(rate: Interval) -> str:
-    return f"{rate.value:.3f} [{rate.low:.2f}, {rate.high:.2f}]"
+def shown(rate: dict) -> str:
+    """An estimate of a metrics file: 0.623 [0.58, 0.67]."""
+    low, high = rate["ci95"]
+    return f"{rate['value']:.3f} [{low:.2f}, {high:.2f}]"
 
 
 def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = None) -> pd.DataFrame:
@@ -180,10 +182,7 @@ def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = No
     seconds = clips.groupby("setting").seconds.mean()
     print(f"\n{name}: {clips['clip'].nunique()} clips, plain sampling {seconds[PLAIN]:.2f} s a clip", flush=True)
     for setting, entry in json.loads((folder / "metrics/tradeoff.json").read_text())["settings"].items():
-        cells = []
-        for by, rates in entry["win_rate"].items():
-            said = " ".join(f"{d} {r['value']:.3f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}]" for d, r in rates.items())
-            cells.append(f"{by} {said}")
+        cells = [f"{by} " + " ".join(f"{d} {shown(r)}" for d, r in rates.items()) for by, rates in entry["win_rate"].items()]
         print(f"{setting:24} {seconds[setting] / seconds[PLAIN]:.2f}x  " + "  |  ".join(cells), flush=True)
     return clips
 
