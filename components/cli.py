@@ -4,8 +4,10 @@ The pipeline itself is run by `dvc repro`; a stage by `python -m components.<are
 by the commands that need them, so that `--help` answers at once.
 """
 
+import math
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +23,6 @@ from components.serving.commands import deploy, monitor, serve
 from components.stage_commands import run_stage, run_with
 
 app = typer.Typer(
-    help="Turn human preferences between generated videos into better video generators.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +40,21 @@ app.command()(monitor)
 app.command("run-stage")(run_stage)
 app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
 PROFILES = Path("infra/profiles")
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"reelign {version('reelign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Turn human preferences between generated videos into better video generators."""
 
 
 @app.command()
@@ -107,7 +123,9 @@ def generate(
         list[str] | None,
         typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6; once for all clips, or once for each --prompt."),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="Strength of the guidance; default: params.yaml, nrg.scale.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Strength of the guidance.", show_default="params.yaml, nrg.scale", min=1e-6)
+    ] = None,
     best_of: Annotated[
         int,
         typer.Option(min=1, help="Draw so many for each clip and keep the best; by whom: params.yaml, best_of_n.judge."),
@@ -119,12 +137,16 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips of the same names.")] = False,
 ) -> None:
     """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes and
-    steps: params.yaml."""
+    steps: params.yaml. A JSON file beside each clip has its prompt, seed, settings and the digests of its models."""
+    from dataclasses import asdict
+
     from components.generator.sampler import Job
     from components.guidance.solvers import Drawer
     from components.params import load_params
+    from components.stage import folder_digest, write_json
     from components.video.encode import write_video
 
     params = load_params()
@@ -135,34 +157,54 @@ def generate(
     weights = [parse_weights(text) for text in guide or []]
     guidance, reward = None, None
     if guide:
+        check_dimensions(weights, latent_reward)
         guidance, reward = params.nrg.model_copy(update={} if scale is None else {"scale": scale}), latent_reward
     elif best_of > 1:
         guidance = params.best_of_n.model_copy(update={"n": best_of})
         reward = video_reward if guidance.judge == "video_reward" else latent_reward
-    parts, solver = Drawer(str(generator), lora and str(lora), guidance=guidance, reward=reward and str(reward))()
-
     each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
     jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]
+    there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
+    if there and not overwrite:
+        raise BadInput(there[0], "is there already; --overwrite replaces it, --seed and --out draw others")
+    parts, solver = Drawer(str(generator), lora and str(lora), guidance=guidance, reward=reward and str(reward))()
+
+    models = {name: folder for name, folder in {"generator": generator, "lora": lora, "reward": reward}.items() if folder}
+    made = {name: {"path": str(path), "digest": folder_digest(path)} for name, path in models.items()}
+    made |= {"sampling": params.sampling.model_dump(), "guidance": guidance and guidance.model_dump()}
     for start in range(0, len(jobs), params.sampling.batch_size):
         batch = jobs[start : start + params.sampling.batch_size]
         clips = parts.decode(solver(parts, batch, params.sampling))
         for job, clip in zip(batch, clips, strict=True):
             write_video(out / f"{job.clip}.mp4", clip, params.sampling.fps)
+            write_json(out / f"{job.clip}.json", made | asdict(job))
             print(f"{out / job.clip}.mp4  {job.prompt}")
 
 
 def parse_weights(text: str) -> dict[str, float]:
     """ "VQ=0.2,TA=0.8" -> {"VQ": 0.2, "TA": 0.8}."""
-    weights = {}
+    weights: dict[str, float] = {}
     for part in text.split(","):
-        name, equals, value = part.partition("=")
+        name, equals, value = (word.strip() for word in part.partition("="))
         try:
-            weights[name.strip()] = float(value)
+            weight = float(value) if name and equals else math.nan
         except ValueError:
-            equals = ""
-        if not equals:
+            weight = math.nan
+        if not math.isfinite(weight):
             raise BadInput("--guide", f"'{part}' is not DIMENSION=WEIGHT")
+        if name in weights:
+            raise BadInput("--guide", f"weighs {name} twice")
+        weights[name] = weight
     return weights
+
+
+def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> None:
+    """BadInput where --guide weighs a dimension that the latent reward model does not score."""
+    from components.stage import read_json
+
+    known = read_json(latent_reward / "latent_reward.json")["dimensions"]
+    for name in (name for own in weights for name in own if name not in known):
+        raise BadInput("--guide", f"{latent_reward} scores {', '.join(known)}", key=name)
 
 
 @app.command()
@@ -212,8 +254,8 @@ def doctor(
     profile: Annotated[
         str | None, typer.Option(help="What aligning with this profile takes, in place of the checks.")
     ] = None,
-    tflops: Annotated[float | None, typer.Option(help="Sustained, a GPU [default: measured here].", min=1e-3)] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB a GPU [default: this machine's].", min=0.1)] = None,
+    tflops: Annotated[float | None, typer.Option(help="Sustained, a GPU.", show_default="measured here", min=1e-3)] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB a GPU.", show_default="this machine's", min=0.1)] = None,
     gpus: Annotated[int, typer.Option(help="GPUs that share the work (infra/accelerate/fsdp.yaml).", min=1)] = 1,
 ) -> None:
     """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory.

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import secrets
+import signal
 import sys
 import tempfile
 import threading
@@ -19,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from components.errors import INTERRUPTED
+from components.files import whole_file
 from components.memory import keep_freed_memory
 
 Row = dict[str, Any]
@@ -91,9 +94,8 @@ def _text(op: Callable[[list[Row]], list[Row]], rows: list[Row]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    unfinished = file.with_suffix(f".{os.getpid()}.partial")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)
+    with whole_file(file) as partial:
+        partial.write_text(text)
 
 
 def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int) -> Iterator[list[Row]]:
@@ -117,8 +119,10 @@ def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Ro
 
 
 def _begin_worker() -> None:
-    """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed."""
+    """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed. Ctrl-C
+    reaches the whole group: the parent reports it, a worker ends in silence."""
     keep_freed_memory()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

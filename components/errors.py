@@ -1,9 +1,11 @@
 """The ways in which a command fails on purpose; each has its own exit code."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 
 # Both keep what they were given as their args: an exception is pickled as its args, to come back from a worker process.
@@ -45,14 +47,51 @@ class Unreachable(Exception):
 
 
 NO = 5  # exit code where nothing failed and the answer is no: no drift was found, a challenger is refused
+INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What a place can be that a user named, and that no code of ours can mend.
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """One line and an exit code of its own in place of a traceback, for errors made for the user's eyes."""
-    try:
-        yield
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES[type(error)])
+class exit_codes:
+    """One line and an exit code of its own in place of a traceback, for errors made for the user's eyes, for a disk that is
+    full or closed to writing, and for Ctrl-C. Every other exception passes through."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        for known, code in EXIT_CODES.items():
+            if isinstance(error, known):
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(code)
+        if (found := disk_error(error)) is not None:
+            line, code = found
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(code)
+
+
+def disk_error(error: BaseException) -> tuple[str, int] | None:
+    """(line, exit code) where an exception, or what caused it, is that the disk is full (4: make room, run it again) or that
+    a path cannot be written or read (2); None for all else."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in FULL | UNUSABLE:
+            place = cause.filename or f"disk of {Path.cwd()}"
+            return f"{place}: {os.strerror(cause.errno)}", 4 if cause.errno in FULL else 2
+        # Libraries that write without Python: safetensors, SQLite below MLflow.
+        if "(os error 28)" in str(cause) or "database or disk is full" in str(cause):
+            return f"disk of {Path.cwd()}: {os.strerror(errno.ENOSPC)}", 4
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -11,7 +11,6 @@ others have to fit to the last digest. Both folders lie in DVC's cache and besid
 """
 
 import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from urllib.parse import quote
 import yaml
 
 from components.errors import BadInput
+from components.files import whole_file
 
 Entry = dict[str, Any]
 
@@ -188,7 +188,5 @@ def read_entry(file: Path) -> Entry | None:
 
 def write_whole(file: Path, text: str) -> None:
     """Write a file in one move; tasks of one DAG run do it side by side."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".", delete=False) as stream:
-        stream.write(text)
-    os.replace(stream.name, file)
+    with whole_file(file) as partial:
+        partial.write_text(text)

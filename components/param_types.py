@@ -47,16 +47,64 @@ Read = TypeVar("Read", bound=Section)
 
 
 def read_section(path: Path, section: type[Read]) -> Read:
-    """A YAML file as a section; BadInput names the key that is unknown, missing or wrong."""
+    """A YAML file as a section; BadInput names the line and the key that is unknown, missing, doubled or wrong."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8-sig")
+        root = yaml.compose(text, yaml.CSafeLoader)
+        values = yaml.load(text, yaml.CSafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        why = ", ".join(filter(None, (error.context, error.problem)))
+        raise BadInput(path, f"not YAML: {why}", row=mark and mark.line + 1) from error
+    except yaml.YAMLError as error:  # a character that YAML forbids
         raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(path, "not UTF-8 text") from error
+    if not isinstance(values, dict):
+        raise BadInput(path, "holds no keys" if values is None else f"holds {values!r:.40}, not keys with values")
+    refuse_doubled(path, root)
     try:
         return section.model_validate(values)
     except ValidationError as error:
         # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
         why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-        raise BadInput(path, why, key=key or None) from error
+        row, key = place_of(root, first["loc"])
+        raise BadInput(path, why, row=row, key=key or None) from error
+
+
+def refuse_doubled(path: Path, node: yaml.Node) -> None:
+    """BadInput where a key comes twice: YAML would take the last one without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise BadInput(path, f"the key is in line {seen[key.value]} already", row=line, key=str(key.value))
+            seen[str(key.value)] = line
+            refuse_doubled(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            refuse_doubled(path, value)
+
+
+def place_of(node: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
+    """(line, dotted key) of a place as pydantic names it; the line of its section where the key itself is not there.
+    pydantic also names which member of a union it took (`source.s3.folder`): that is no key."""
+    line, names = node.start_mark.line + 1, []
+    for depth, part in enumerate(loc):
+        child = child_of(node, part)
+        if child is not None:
+            line, node = child
+        if child is not None or depth == len(loc) - 1:
+            names.append(str(part))
+    return line, ".".join(names)
+
+
+def child_of(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
+    """(line, node) of an item or of a key's value."""
+    if isinstance(node, yaml.SequenceNode):
+        items = {place: (item.start_mark.line + 1, item) for place, item in enumerate(node.value)}
+        return items.get(part)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next(((key.start_mark.line + 1, value) for key, value in pairs if key.value == part), None)

@@ -20,6 +20,7 @@ import numpy as np
 import yaml
 
 from components.errors import BadInput, exit_codes
+from components.files import whole_file
 from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
 from components.memory import keep_freed_memory
@@ -207,18 +208,11 @@ def folder_digest(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON with sorted keys; NaN and infinities are refused, as no reader may take them for a number."""
+    """Write JSON with sorted keys, whole or not at all; NaN and infinities are refused, as no reader may take them for a
+    number."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
-
-
-def write_whole(path: str | Path, value: Any) -> None:
-    """write_json, whole or not at all."""
-    partial = Path(f"{path}.partial")
-    write_json(partial, value)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text + "\n")
 
 
 def read_json(path: str | Path) -> Any:

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 Commit = Annotated[
-    str | None, typer.Option(envvar="REELIGN_COMMIT", help="Of this repository [default: HEAD, params.yaml as it is].")
+    str | None, typer.Option(envvar="REELIGN_COMMIT", help="Of this repository.", show_default="HEAD, params.yaml as it is")
 ]
 ProfileOfCommit = Annotated[
-    str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit [default: params.yaml].")
+    str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit.", show_default="params.yaml")
 ]
 
 

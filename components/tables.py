@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.errors import BadInput
+from components.files import whole_file
 
 
 def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
@@ -17,9 +18,9 @@ def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Sch
     for row in rows:
         if row.keys() != set(schema.names):
             raise KeyError(f"{path}: columns {sorted(row.keys() ^ set(schema.names))} are in the row or the schema only")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from torch import nn
 from torch.distributed.nn.functional import all_gather
 
 from components.errors import BadInput, NonFinite
+from components.files import whole_file
 from components.params import TrainingParams
 from components.processes import Whole, full, launched_together, part_like
 from components.stage import Stage
@@ -275,10 +275,9 @@ def _state(trainable: dict, optimizer: Any, ema: dict, progress: Progress) -> di
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    # In place of the old one only when it is whole: a kill while writing must leave the old.
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    # To an open file: with a name alone torch loses the error that the disk gave.
+    with whole_file(path) as partial, open(partial, "wb") as stream:
+        torch.save(state, stream)
 
 
 def _restore(path: Path, trainable: dict, optimizer: Any, ema: dict) -> Progress:

@@ -20,6 +20,7 @@ INFRASTRUCTURE = {
         "align_params",
         "data_params",
         "errors",
+        "files",
         "graph",
         "lock",
         "memory",

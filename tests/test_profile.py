@@ -39,8 +39,8 @@ def test_a_missing_params_file_is_no_obstacle(checkout):
     "old, new, said",
     [
         ("own_clips: 3", "own_clips: 4", "equals no profile"),
-        ("own_clips: 3", "own_clip: 3", "key 'source.shapes.own_clip': unknown key"),
-        ("seed: 17", "seed: [", "not YAML"),
+        ("own_clips: 3", "own_clip: 3", "key 'source.own_clip': unknown key"),
+        ("seed: 17", "seed: [", r"params.yaml, row \d+: not YAML: while parsing"),
     ],
 )
 def test_what_was_edited_stays_unless_forced(checkout, old, new, said):

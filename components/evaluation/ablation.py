@@ -16,6 +16,7 @@ import jinja2
 
 from components.errors import BadInput
 from components.evaluation.sections import estimate
+from components.files import whole_file
 
 METRICS = "metrics/reward_bench.json"
 KINDS = {"accuracy_without_ties": "without ties", "accuracy_with_ties": "with ties"}
@@ -88,5 +89,5 @@ def write_page(out: Path, variants: list[Variant]) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined)
     css = jinja2.utils.markupsafe.Markup((here / "report.css").read_text())
     page = environment.get_template("ablation.html.j2").render(css=css, header=header, rows=rows, pairs=pairs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page)
+    with whole_file(out) as partial:
+        partial.write_text(page)

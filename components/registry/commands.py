@@ -19,13 +19,14 @@ def promote(
     ] = "video_reward",
     challenger: Annotated[
         str | None,
-        typer.Option(envvar="REELIGN_CHALLENGER", help="Number or alias [default: the alias challenger]."),
+        typer.Option(envvar="REELIGN_CHALLENGER", help="Number or alias.", show_default="the alias challenger"),
     ] = None,
     champion: Annotated[
-        str | None, typer.Option(help="Number or alias [default: the alias champion]; another one needs --dry-run.")
+        str | None,
+        typer.Option(help="Number or alias; one that is not champion needs --dry-run.", show_default="the alias champion"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and move nothing.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The evidence's file [default: registry/evidence-...json].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The evidence's file.", show_default="registry/evidence-...json")] = None,
 ) -> None:
     """Make the challenger champion if it has earned it: nothing lost on any dimension, something surely gained.
 

@@ -18,7 +18,7 @@ from components.params import Params
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
 from components.registry.versions import CHAMPION, FILES, Version, aliases, fetch, find, registered_name
-from components.stage import write_whole
+from components.stage import write_json
 from components.tracking import CHALLENGER, FACTS, git_commit
 
 PENDING = "promotion.pending"
@@ -100,11 +100,11 @@ def promote(
     evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress)
     if dry_run:
         if out:
-            write_whole(out, evidence)
+            write_json(out, evidence)
         return Outcome(evidence, out, None)
     stamp = evidence["made"].replace("-", "").replace(":", "").removesuffix("+0000")
     file = out or FOLDER / f"evidence-{model}-{new.version}-{stamp}.json"
-    write_whole(file, evidence)
+    write_json(file, evidence)
     store(client, new, file, table, evidence)
     if evidence["verdict"]["promote"]:
         pending = {"to": str(new.version), "from": old and str(old.version), "made": evidence["made"]}

@@ -11,7 +11,7 @@ import typer
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SERVED = Path(".reelign/served")
-Port = Annotated[int | None, typer.Option(min=1, max=65535, help="[default: a free one]")]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, show_default="a free one")]
 
 
 def serve(
@@ -76,12 +76,12 @@ def deploy(
     model: Annotated[
         str | None,
         typer.Option(
-            help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder [default: video_reward/champion]; "
-            "with --rollback, only if this is what serves."
+            help="MODEL/VERSION or MODEL/ALIAS of the registry, or a folder; with --rollback, only if this is what serves.",
+            show_default="video_reward/champion",
         ),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Videos to compare on, columns path and prompt [default: clips of test pairs].")
+        Path | None, typer.Option(help="Videos to compare on, columns path and prompt.", show_default="clips of test pairs")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="How many clips of test pairs.")] = 16,
     slowest: Annotated[
@@ -147,7 +147,7 @@ def monitor(
     from components.errors import NO, BadInput
     from components.params import load_params
     from components.serving import monitor as monitoring
-    from components.stage import write_whole
+    from components.stage import write_json
 
     if plot is not None and plot.suffix != ".png":
         raise BadInput(plot, "the name of a plot ends in .png")
@@ -161,7 +161,7 @@ def monitor(
     if plot is not None:
         monitoring.draw(found, reference, plot)
     if out is not None:
-        write_whole(out, record)
+        write_json(out, record)
     print("\n".join(monitoring.as_lines(record)))
     if record["verdict"] != "drift":
         raise typer.Exit(NO)

@@ -106,5 +106,5 @@ def test_beta_and_temperature_are_positive(tmp_path, method, key, value):
     params = load_params().model_dump()
     params["align"][method][key] = value
     (tmp_path / "params.yaml").write_text(json.dumps(params))
-    with pytest.raises(BadInput, match=rf"params.yaml, key 'align.{method}.{key}': Input should be greater than 0"):
+    with pytest.raises(BadInput, match=rf"params.yaml, row \d+, key 'align.{method}.{key}': Input should be greater than 0"):
         load_params(tmp_path / "params.yaml")

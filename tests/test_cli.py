@@ -1,0 +1,74 @@
+"""The command line: help that shows all that is written, a version, and clips that carry where they came from."""
+
+import json
+import re
+from importlib.metadata import version
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from components.cli import app, check_dimensions, parse_weights
+from components.errors import BadInput
+from components.generator.wan import save_generator
+from components.params import load_params
+from components.stage import folder_digest
+from tests.generator.small import tiny_generator
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def commands(group, path=()):
+    for name, command in getattr(group, "commands", {}).items():
+        yield (*path, name), command
+        yield from commands(command, (*path, name))
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_help_keeps_every_word_in_brackets(path):
+    """Rich reads [words] as markup and drops them: a default that is no value belongs into show_default."""
+    command = ALL[path]
+    texts = [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]
+    shown = re.sub(r"[\s│]", "", run(*path, "--help").output)
+    for text in texts:
+        for bracketed in re.findall(r"\[[a-z ][^\]]*\]", text):
+            assert re.sub(r"\s", "", bracketed) in shown
+
+
+def test_version():
+    found = run("--version")
+    assert (found.exit_code, found.output) == (0, f"reelign {version('reelign')}\n")
+
+
+@pytest.mark.parametrize("text", ["VQ", "VQ=", "=1", "VQ=a", "VQ=nan", "VQ=inf", "VQ=1,,TA=1", "VQ=1,VQ=2", ""])
+def test_weights_that_are_none(text):
+    with pytest.raises(BadInput, match=r"--guide: "):
+        parse_weights(text)
+
+
+def test_a_dimension_that_the_model_lacks_is_blamed_on_the_option(tmp_path):
+    (tmp_path / "latent_reward.json").write_text('{"dimensions": ["VQ", "TA"]}')
+    check_dimensions([{"VQ": 1.0}, {"TA": 0.5}], tmp_path)
+    with pytest.raises(BadInput, match=r"--guide, key 'XX': .* scores VQ, TA"):
+        check_dimensions([{"VQ": 1.0}, {"XX": 0.5}], tmp_path)
+
+
+def test_a_drawn_clip_says_what_it_was_drawn_with(tmp_path):
+    save_generator(tiny_generator(), tmp_path / "generator")
+    out = tmp_path / "clips"
+    draw = ("generate", "--prompt", "a red circle", "--generator", str(tmp_path / "generator"), "--out", str(out))
+    assert run(*draw, "--seed", "3").exit_code == 0
+    (record,) = (json.loads(file.read_text()) for file in out.glob("*.json"))
+    assert record["prompt"] == "a red circle" and record["seed"] == 3
+    assert record["generator"]["digest"] == folder_digest(tmp_path / "generator")
+    assert record["sampling"] == load_params().sampling.model_dump() and record["guidance"] is None
+    (clip,) = out.glob("*.mp4")
+    before = clip.read_bytes()
+    with pytest.raises(BadInput, match=r"000_3\.mp4: is there already"):
+        run(*draw, "--seed", "3")
+    assert run(*draw, "--seed", "3", "--overwrite").exit_code == 0 and clip.read_bytes() == before

@@ -1,0 +1,69 @@
+"""Files appear whole or not at all, whatever library writes them and however it ends."""
+
+import resource
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from components.errors import disk_error
+from components.files import whole_file
+from components.stage import write_json
+from components.tables import write_table
+from components.training import _save
+from components.video.encode import write_video
+
+LIMIT = 20_000  # bytes that a file may have, in place of a disk that is full
+VALUES = np.random.default_rng(1).random(9000)
+NOISE = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def small_files():
+    """A process that cannot write more than LIMIT bytes to a file: as a full disk, an error of write(2)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def write_tensors(path):
+    with whole_file(path) as partial:
+        save_file({"a": torch.zeros(LIMIT)}, partial)
+
+
+WRITERS = {
+    "json": lambda path: write_json(path, ["a"] * LIMIT),
+    "table": lambda path: write_table(path, [{"a": float(value)} for value in VALUES], A),
+    "video": lambda path: write_video(path, NOISE, 8),
+    "checkpoint": lambda path: _save(path, {"a": torch.zeros(LIMIT)}),
+}
+A = pa.schema([pa.field("a", pa.float64())])
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(kind, tmp_path, small_files):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        WRITERS[kind](path)
+    assert disk_error(caught.value)[1] == 4
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_a_folder_that_is_not_there(tmp_path):
+    with whole_file(tmp_path / "new/folder/file") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / "new/folder/file").read_text() == "whole"
+    assert len(list((tmp_path / "new/folder").iterdir())) == 1
