@@ -202,7 +202,7 @@ def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> No
     """BadInput where --guide weighs a dimension that the latent reward model does not score."""
     from components.stage import read_json
 
-    known = read_json(latent_reward / "latent_reward.json")["dimensions"]
+    known = read_json(latent_reward / "latent_reward.json", "dimensions")["dimensions"]
     for name in (name for own in weights for name in own if name not in known):
         raise BadInput("--guide", f"{latent_reward} scores {', '.join(known)}", key=name)
 
