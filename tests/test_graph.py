@@ -18,6 +18,7 @@ INFRASTRUCTURE = {
     for name in (
         "__init__",
         "align_params",
+        "csv_files",
         "data_params",
         "errors",
         "graph",
@@ -30,6 +31,7 @@ INFRASTRUCTURE = {
         "stage",
         "tracking",
         "tables",
+        "text_files",
     )
 }
 

@@ -213,10 +213,6 @@ def as_annotation(file: Path, number: int, work: Work, task: Task, questions: Se
         labels=labels,
         model_A=task.model_A or None,
         model_B=task.model_B or None,
-        fps_A=None,
-        num_frames_A=None,
-        fps_B=None,
-        num_frames_B=None,
         ratings_A=ratings["A"],
         ratings_B=ratings["B"],
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from components.cli import app
 from components.curation.source import read_labels
 from components.errors import BadInput
 from components.preferences.pairs import labelled_pair
+from components.preferences.paths import stored_file
 from components.preferences.schema import group_by_pair, read_annotations, write_annotations
 from tests.annotation.conftest import QUESTIONS, Exported, work, write_csv
 
@@ -288,7 +290,9 @@ def test_what_is_ready_goes_through_the_stages(clips, exported):
     out = clips.videos / "annotations.csv"
     assert run(export, "--folder", exported.folder, "--out", out, "--ready").exit_code == 0
     annotations = read_annotations(out)
-    assert sorted(read_labels(out, str(out)).clips) == sorted(path for path, _, _ in clips.rows)
+    assert sorted(read_labels(out, str(out), clips.videos, partial(stored_file, clips.videos)).clips) == sorted(
+        path for path, _, _ in clips.rows
+    )
     rows = [labelled_pair(views) for views in group_by_pair(out, annotations)[0]]
     assert [(row["VQ"], row["TA"], row["decided_by"]) for row in rows] == [(1, 1, "majority")] * 6
     models = {path: model for path, _, model in clips.rows}

@@ -35,12 +35,14 @@ class PlainStage:
         scores: Path = NO_SCORES,
         engine: str = "local",
         workers: int = 1,
+        dimensions: tuple[str, ...] = ("VQ", "MQ", "TA"),
     ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="folder", folder=str(folder), csv="labels.csv"),
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
+            reward=SimpleNamespace(dimensions=dimensions),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 

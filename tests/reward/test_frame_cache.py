@@ -22,7 +22,18 @@ CLIPS = {f"clip{n}": np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3),
 
 def pairs(*paths: str) -> Pairs:
     few = list(paths)
-    return Pairs(Path("pairs.parquet"), few, few, few, few, few, few, np.zeros((len(few), 1)), np.zeros((2, len(few), 1)))
+    return Pairs(
+        Path("pairs.parquet"),
+        few,
+        few,
+        few,
+        few,
+        few,
+        few,
+        np.zeros((len(few), 1)),
+        np.zeros((2, len(few), 1)),
+        [2] * len(few),
+    )
 
 
 @pytest.fixture
