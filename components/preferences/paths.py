@@ -22,13 +22,16 @@ def clip_path(text: str, root: str | Path | None = None) -> str:
 
 
 def _below(text: str, root: str | Path | None) -> str:
-    """The text without `root`, as given or absolute, where it begins with that; links are followed for the comparison."""
-    if root is None or not (text.startswith("/") or "://" in text):
+    """The text without `root`, where it begins with that or with another name of the same folder."""
+    if root is None:
         return text
-    roots = [str(root)] if "://" in str(root) else [os.path.abspath(root), os.path.realpath(root)]
-    for start in roots:
-        if text.startswith(f"{start.rstrip('/')}/"):
-            return text[len(start.rstrip("/")) + 1 :]
+    start = f"{str(root).rstrip('/')}/"
+    if text.startswith(start) and (text.startswith("/") or "://" in text):
+        return text.removeprefix(start)
+    if text.startswith("/"):
+        for parent in PurePosixPath(text).parents:
+            if os.path.realpath(parent) == os.path.realpath(root):
+                return text.removeprefix(f"{parent}/")
     return text
 
 

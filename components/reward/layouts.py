@@ -74,7 +74,8 @@ class Layout:
 
     def missing(self, header: Sequence[str]) -> list[str]:
         """Columns that the header lacks; of several labels any one will do."""
-        lacking = [] if set(self.labels) & set(header) else list(self.labels)
+        labelled = not self.labels or set(self.labels) & set(header)
+        lacking = [] if labelled else [" or ".join(self.labels)]
         return [*(column for column in (*self.paths, "prompt") if column not in header), *lacking]
 
 
@@ -89,9 +90,7 @@ GENAI = Layout(
     published=1_891,
 )
 ONE_LABEL = Layout("the one-label layout", ("path_A", "path_B"), ("model_A", "model_B"), ("label",), LABELS, answer=OVERALL)
-CHOSEN = Layout(
-    "chosen and rejected", ("chosen", "rejected"), ("chosen_model", "rejected_model"), (), {"A": 1}, answer=OVERALL
-)
+CHOSEN = Layout("chosen and rejected", ("chosen", "rejected"), ("model_A", "model_B"), (), {"A": 1}, answer=OVERALL)
 LAYOUTS = (VIDEOGEN, GENAI, ONE_LABEL, CHOSEN)
 
 
@@ -178,7 +177,7 @@ def _one_label(file: Path, layout: Layout, answer: str, videos: Path | None) -> 
     lines, prompts, labels, votes, repeats = [], [], [], Counter(), 0
     paths, models, addresses = ([], []), ([], []), {}
     known: dict[Pair, int] = {}  # place of each pair
-    for line, cells in read_rows(file, (*layout.paths, "prompt", *layout.labels), layout.models):
+    for line, cells in read_rows(file, (*layout.paths, "prompt", *layout.labels), layout.models, aliases=ALIASES):
         prompt = read_prompt(file, line, cells)
         vote = cells[layout.labels[0]] if layout.labels else "A"
         if vote not in layout.votes:
