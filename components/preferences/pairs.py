@@ -58,11 +58,13 @@ def pairs(stage: Stage) -> None:
 
 
 def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
-    """BadInput where nobody answered a dimension that the reward model is to learn."""
-    there = [name for name in DIMENSIONS if any(view.labels[name] is not None for view in annotations)]
+    """BadInput where nobody answered or rated a dimension that the reward model is to learn."""
+    there = {name for view in annotations for name in DIMENSIONS if view.labels[name] is not None}
+    rated = {name for view in annotations for name in DIMENSIONS if view.ratings_A[name] is not None}
     for dimension in dimensions:
-        if dimension not in there:
-            why = f"no labels of this dimension of reward.dimensions; there are labels of {', '.join(there)}"
+        if dimension not in there | rated:
+            labelled = ", ".join(name for name in DIMENSIONS if name in there)
+            why = f"no labels of this dimension of reward.dimensions; there are labels of {labelled}"
             raise BadInput(ANNOTATIONS, why, key=dimension)
 
 

@@ -60,13 +60,6 @@ def read_pairs(split: str, dimensions: list[str]) -> Pairs:
     )
 
 
-def need_labels(pairs: Pairs, dimensions: list[str]) -> None:
-    """BadInput where no pair has a label of a dimension."""
-    for dimension, column in zip(dimensions, pairs.labels.T, strict=True):
-        if (column == NO_LABEL).all():
-            raise BadInput(pairs.file, "no pair has a label of this dimension of reward.dimensions", key=dimension)
-
-
 def shuffled(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     """Pairs with the labels and ratings of others. Where all labels stand on one side, as those of chosen and rejected clips
     do, others' labels are the same ones: there sides are drawn, too."""

@@ -19,7 +19,7 @@ from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
 from components.reward.model import FACTS, VideoReward, load_backbone, load_tokenizer, load_video_reward
-from components.reward.pairs import NO_LABEL, Pairs, need_labels, need_ratings, read_pairs, shuffled
+from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
 from components.reward.score import Input, Unscored, make_input, raw_scores, score_names, with_overall
@@ -35,7 +35,6 @@ def reward(stage: Stage) -> None:
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
     judged = read_pairs("validation", score_names(params.dimensions))
-    need_labels(train, params.dimensions)
     if params.loss in NEED_RATINGS:
         need_ratings(train, params.dimensions)
     clips = cached_clips(stage, [train, validation], plan, params.decode_threads)

@@ -349,6 +349,26 @@ def test_a_changed_threshold_decodes_nothing(folder):
     assert read_table("data/clips.parquet") == before
 
 
+@pytest.mark.parametrize("value", ["", "nan", "inf", "good"])
+def test_a_score_that_is_no_number_passes_no_rule(folder, tmp_path, value):
+    """A blank one became NaN, which is neither below nor above anything."""
+    table = tmp_path / "scores.csv"
+    rows = ["0_A.mp4,p,ok,,1.5,1.5,aa11,plan", f"0_B.mp4,p,ok,,{value},1,aa11,plan"]
+    table.write_text("\n".join(["path,prompt,status,reason,VQ,Overall,reward_model,frame_plan", *rows]) + "\n")
+    stage = PlainStage(folder, {"reward_VQ": Rule(min=0, max=None)}, scores=table)
+    source(stage)
+    measure(stage)
+    with pytest.raises(BadInput, match=rf"scores.csv, row 3, key 'VQ': status ok, but '{value}' is not a finite number"):
+        curate(stage)
+    table.write_text(table.read_text().replace("status", "state"))
+    with pytest.raises(BadInput, match=r"scores.csv, row 1, key 'status': missing column"):
+        curate(stage)
+    table.write_bytes(b"PAR1")
+    stage.params.curate = CurateParams(scores=str(table.rename(tmp_path / "scores.parquet")), rules={})
+    with pytest.raises(BadInput, match=r"scores.parquet: not a Parquet file, or a damaged one"):
+        curate(stage)
+
+
 def test_rewards_join_as_columns_and_filter(folder, tmp_path):
     """A clip that could not be scored, or was not, has no reward and passes no rule on one."""
     good = "0_A.mp4,p,ok,,1.5,1.5,aa11,plan"

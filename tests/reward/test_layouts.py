@@ -130,6 +130,58 @@ def test_what_cannot_be_read_is_named(tmp_path):
     assert "for none of this model's scores: sharpness, Overall" in refusal(videogen, ["sharpness"])
 
 
+def test_chosen_and_rejected_clips_are_answered_by_overall(tmp_path):
+    header = ["prompt", "chosen", "rejected", "chosen_model"]
+    file = write(tmp_path / "x.csv", header, ["a cat", "a.mp4", "b.mp4", "m1"], ["a cat", "c.mp4", "a.mp4", ""])
+    pairs = read_benchmark(file, DIMENSIONS)
+    assert pairs.labels["preference"].tolist() == [1, 1] and pairs.score_of == {"preference": "Overall"}
+    assert pairs.paths == (["a.mp4", "c.mp4"], ["b.mp4", "a.mp4"]) and pairs.models[0] == ["m1", "unknown"]
+    assert read_benchmark(file, ["Overall"]).score_of == {"preference": "Overall"}
+    assert "row 3, key 'chosen': contradicts row 2" in refusal(
+        write(file, header, ["a cat", "a.mp4", "b.mp4", ""], ["a cat", "b.mp4", "a.mp4", ""]), DIMENSIONS
+    )
+
+
+def test_labels_of_some_questions_are_measured(tmp_path):
+    file = write(tmp_path / "x.csv", ["path_A", "path_B", "prompt", "Overall"], ["a.mp4", "b.mp4", "a cat", "B"])
+    pairs = read_benchmark(file, DIMENSIONS)
+    assert {name: found.tolist() for name, found in pairs.labels.items()} == {"Overall": [-1]}
+    assert (pairs.layout.name, pairs.layout.published) == ("labels by question", None)
+
+
+def test_a_pair_that_stands_there_more_than_once_counts_once(tmp_path):
+    """As in VideoAlign's own example, whose three pairs stand there four times each; sides may be exchanged."""
+    row, turned = ["a.mp4", "b.mp4", "a cat", "A"], ["b.mp4", "./a.mp4", "A  cat", "B"]
+    file = write(tmp_path / "x.csv", ONE_HEADER, row, ["a.mp4", "b.mp4", "a dog", "A"], turned, row)
+    pairs = read_benchmark(file, DIMENSIONS)
+    assert (pairs.rows, pairs.repeats, pairs.votes) == ([2, 3], 2, {"preference": {"A": 2}})
+    for other in ("B", "same"):
+        said = refusal(write(file, ONE_HEADER, row, ["a.mp4", "b.mp4", "a cat", other]), DIMENSIONS)
+        assert said == f"{file}, row 3, key 'label': contradicts row 2"
+    row = ["a.mp4", "b.mp4", "m1", "m2", "a cat", "A", "same", "B", "A"]
+    pairs = read_benchmark(write(file, VIDEOGEN_HEADER, row, row, row), DIMENSIONS)
+    assert (pairs.rows, pairs.repeats) == ([2], 2)
+    assert "contradicts row 2" in refusal(write(file, VIDEOGEN_HEADER, row, [*row[:5], "B", *row[6:]]), DIMENSIONS)
+
+
+def test_three_annotators_of_a_pair_are_one_label(tmp_path):
+    header = ["path_A", "path_B", "prompt", "annotator", "VQ", "MQ", "TA"]
+    rows = [["a.mp4", "b.mp4", "a cat", name, label, "A", "A"] for name, label in zip("123", "ABA", strict=True)]
+    pairs = read_benchmark(write(tmp_path / "x.csv", header, *rows), DIMENSIONS)
+    assert pairs.rows == [2] and pairs.labels["VQ"].tolist() == [1]
+    assert "all three differ" in refusal(
+        write(tmp_path / "x.csv", header, *rows[:2], [*rows[2][:4], "same", "A", "A"]), DIMENSIONS
+    )
+
+
+def test_paths_below_videos_are_found_whole_and_in_either_unicode_form(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "cafe\u0301.mp4").write_text("")
+    file = write(tmp_path / "x.csv", ONE_HEADER, [f"{videos}/a.mp4", "caf\u00e9.mp4", "a cat", "A"])
+    assert read_benchmark(file, DIMENSIONS, None, videos).paths == (["a.mp4"], ["cafe\u0301.mp4"])
+
+
 def test_the_first_pair_with_a_bad_video_is_named_with_how_many_others(tmp_path):
     pairs = read_benchmark(one_label(tmp_path / "x.csv", "A", "A", "A"), DIMENSIONS)
     refuse(pairs, {})
