@@ -65,7 +65,7 @@ class Benchmark:
 @dataclass(frozen=True)
 class Result:
     """A dimension's value and the number of videos that it is of (of Diversity: prompts, of 20 videos each); `file` is where
-    the package wrote it, None for what was computed here. Where the package found no video of it, `n` is 0, the value NaN."""
+    the package wrote it, None for what was computed here. Where the package found no video of it, `n` is 0."""
 
     value: float
     n: int

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from components.errors import BadInput
 from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
@@ -30,6 +31,13 @@ OVERALL = "Overall"
 def score_names(dimensions: Sequence[str]) -> list[str]:
     """Names of a model's scores: its dimensions, and Overall unless that is one of them."""
     return list(dict.fromkeys([*dimensions, OVERALL]))
+
+
+def need_scores(known: Iterable[str], names: Sequence[str]) -> None:
+    """BadInput where a model's scores, `known`, lack one of `names`."""
+    if missing := [name for name in names if name not in set(known)]:
+        why = f"VideoReward has no score {', '.join(missing)}, and methods are compared by {', '.join(names)}"
+        raise BadInput("params.yaml", f"{why}: train it on all, or stop at reward_bench", key="reward.dimensions")
 
 
 def with_overall(normalised: np.ndarray, dimensions: Sequence[str]) -> np.ndarray:

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from components.cli import app
+from components.errors import BadInput
+from components.preferences.schema import DIMENSIONS
 from components.reward.bench import reward_bench
 from components.reward.pairs import read_pairs, shuffled
-from components.reward.score import RewardModel, as_table, score_names, with_overall
+from components.reward.score import RewardModel, as_table, need_scores, score_names, with_overall
 from components.reward.tokens import TEMPLATES
 from components.reward.train import reward
 from components.serving.monitor import read_reference
@@ -82,6 +84,13 @@ def test_shuffled_labels_of_one_side_are_drawn(work):
     assert set(pairs.labels.ravel()) == {1} and set(many.ravel()) <= {1, -1}
     found = {tuple(shuffled(pairs, np.random.default_rng(seed)).labels.ravel()) for seed in range(20)}
     assert len(found) > 1 and set(pairs.labels.ravel()) == {1}
+
+
+def test_methods_are_compared_by_all_dimensions():
+    """What stops is evaluation, with a line: sampling has no use for scores."""
+    need_scores(score_names(["VQ", "MQ", "TA"]), DIMENSIONS)
+    with pytest.raises(BadInput, match=r"key 'reward.dimensions': VideoReward has no score VQ, MQ, TA, and methods are"):
+        need_scores(score_names(OVERALL), DIMENSIONS)
 
 
 def test_overall_is_the_sum_unless_it_is_a_dimension():
