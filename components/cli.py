@@ -98,7 +98,7 @@ def vbench(
     if videos:
         if bench.FLICKERING not in benchmark.dimensions:
             raise BadInput("--version 2", f"{benchmark.name} has no dimension without weights: give --results alone")
-        if bench.FLICKERING in found:
+        if bench.FLICKERING in found and found[bench.FLICKERING].n:
             raise BadInput(found[bench.FLICKERING].file, "has it already: give no videos", key=bench.FLICKERING)
         from tqdm import tqdm
 

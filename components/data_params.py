@@ -40,7 +40,8 @@ class ShapesSource(Section):
 
 
 class FolderSource(Section):
-    """A folder in VideoAlign's layout: `csv` lies in `folder` and names videos relative to it."""
+    """A folder of pairs: `csv` (components/preferences/schema.py says which columns) lies in `folder` and names videos
+    relative to it."""
 
     kind: Literal["folder"]
     folder: str

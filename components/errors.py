@@ -22,7 +22,14 @@ class BadInput(Exception):
             place += f", row {row}"
         if key is not None:
             place += f", key '{key}'"
-        return f"{place}: {why}"
+        return visible(f"{place}: {why}")
+
+
+def visible(text: str) -> str:
+    """The text in one line, with an escape (\\u200b) for each character that shows as nothing or as a plain space."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )
 
 
 class NonFinite(Exception):

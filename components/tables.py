@@ -25,12 +25,14 @@ def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Sch
 
 def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[str, Any]]:
     """All rows as dicts (null is None); BadInput when the file is missing or has not the columns of `schema`."""
-    if not Path(path).exists():
-        raise BadInput(path, "missing")
+    if not Path(path).is_file():
+        raise BadInput(path, "a folder, not a file" if Path(path).exists() else "missing")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise BadInput(path, f"not a Parquet file: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(
+            path, f"not a Parquet file, or a damaged one: {(str(error) or 'no reason given').splitlines()[0]}"
+        ) from error
     if schema is not None:
         for field in schema:
             if field.name not in table.schema.names:

@@ -155,7 +155,7 @@ def signature(folder: Path, params: Params) -> dict[str, Any]:
     """What a registered model takes and gives."""
     if (folder / FACTS).exists():
         facts = json.loads((folder / FACTS).read_text())
-        scores = [*facts["dimensions"], "Overall"]
+        scores = list(dict.fromkeys([*facts["dimensions"], "Overall"]))
         return {
             "inputs": {"video": "a file, or uint8 [T, H, W, 3] and its fps", "prompt": "text"},
             "outputs": {"raw": facts["dimensions"], "normalised": scores},

@@ -72,7 +72,7 @@ def reward(folder: Path) -> dict:
     clips = [rng.integers(0, 256, (2, 16, 16 + 8 * (n % 2), 3), np.uint8) for n in range(48)]
     inputs = [make_input(net, clip, "a red circle"[: 3 + n % 9]) for n, clip in enumerate(clips)]
     names = [str(n) for n in range(24)]
-    pairs = Pairs(Path("pairs"), *[names] * 6, labels, np.zeros((2, 24, 3), np.float32))
+    pairs = Pairs(Path("pairs"), *[names] * 6, labels, np.zeros((2, 24, 3), np.float32), [2] * 24)
     training = settings(batch_size=4, steps=12, learning_rate=1e-3, log_every=1, ema_decay=None)
     rows = fit(
         BareStage(folder),

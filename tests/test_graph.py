@@ -18,6 +18,7 @@ INFRASTRUCTURE = {
     for name in (
         "__init__",
         "align_params",
+        "csv_files",
         "data_params",
         "errors",
         "files",
@@ -31,6 +32,7 @@ INFRASTRUCTURE = {
         "stage",
         "tracking",
         "tables",
+        "text_files",
     )
 }
 

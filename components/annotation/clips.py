@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from components.csv_files import read_rows
 from components.errors import BadInput
-from components.preferences.schema import Pair, clip_path, pair_of, read_rows
+from components.preferences.paths import clip_path, stored_file
+from components.preferences.schema import Pair, pair_of, read_prompt
 from components.preferences.split import prompt_key
 
 PAIR_COLUMNS = ("path_A", "path_B", "prompt", "model_A", "model_B", "uncertainty")
@@ -39,18 +41,17 @@ def read_clips(file: Path, videos: Path) -> list[Clip]:
     written: dict[str, Clip] = {}
     for row, cells in read_rows(file, ["path", "prompt", "model"]):
         try:
-            path = clip_path(cells["path"])
+            path = clip_path(cells["path"], videos)
         except ValueError as error:
             raise BadInput(file, str(error), row=row, key="path") from error
+        path = stored_file(videos, path) or path
         if path in clips:
             raise BadInput(file, f"{path} is in row {clips[path].row} already", row=row, key="path")
         if not (videos / path).is_file():
             raise BadInput(file, f"no such video: {videos / path}", row=row, key="path")
         if not (videos / path).resolve().is_relative_to(root):
             raise BadInput(file, f"{videos / path} is a link that leaves the folder", row=row, key="path")
-        if not cells["prompt"]:
-            raise BadInput(file, "empty prompt", row=row, key="prompt")
-        clip = Clip(row, path, cells["prompt"], cells["model"])
+        clip = Clip(row, path, read_prompt(file, row, cells), cells["model"])
         first = written.setdefault(clip.key, clip)
         if first.prompt != clip.prompt:
             why = f"row {first.row} has this prompt with other white space, case or Unicode form"

@@ -99,7 +99,7 @@ def import_labels(
     from components.annotation import importing
     from components.preferences.schema import REVIEWER, write_annotations
 
-    if labels.suffix == ".json":
+    if labels.suffix.lower() == ".json":
         if folder is None:
             raise BadInput("--folder", "a JSON export needs the folder whose key un-blinds it")
         found = importing.import_studio(labels, folder, reviewer or [])

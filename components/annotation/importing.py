@@ -4,21 +4,22 @@ What becomes of what Label Studio knows:
 
 - a submitted annotation is a row, by the key's sides; a changed one counts as it is now (Label Studio keeps no other);
 - a draft was never submitted, and a skipped task was not answered: neither is a label, both are counted aloud;
+- the interface may have more in it, such as a box for comments: what stands there is no label either, and is counted;
 - two annotations of one person on one task are one where they agree and bad input where they do not;
 - people become their numbers in Label Studio, so that no mail address travels on with the data; who reviews is said by
   number or address, and is called "reviewer".
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from components.annotation.tasks import QUESTIONS, Task, read_key, read_settings
+from components.csv_files import read_header
 from components.errors import BadInput
 from components.preferences.agreement import ANNOTATORS_PER_PAIR, awaits, decide
 from components.preferences.schema import (
@@ -30,8 +31,10 @@ from components.preferences.schema import (
     group_by_pair,
     read_annotations,
 )
+from components.text_files import read_json
 
 ANSWERS = {"A": 1, "tie": 0, "B": -1}
+RATINGS = {f"rating_{side}_{question}": (side, question) for side in "AB" for question in QUESTIONS}
 
 
 class Person(BaseModel):
@@ -39,11 +42,16 @@ class Person(BaseModel):
     email: str | None = None
 
 
-class Result(BaseModel):
-    """One answer of an annotation."""
+def none_is_empty(value: Any) -> Any:
+    """Label Studio, and what people make of its exports, write null where there is nothing."""
+    return [] if value is None else value
 
-    from_name: str
-    value: dict[str, Any]
+
+class Result(BaseModel):
+    """One answer of an annotation; a relation between two answers has neither name nor value."""
+
+    from_name: str | None = None
+    value: dict[str, Any] | None = None
 
 
 class Work(BaseModel):
@@ -51,8 +59,8 @@ class Work(BaseModel):
 
     id: int
     completed_by: int | Person | None
-    was_cancelled: bool = False
-    result: list[Result]
+    was_cancelled: bool | None = False
+    result: Annotated[list[Result], BeforeValidator(none_is_empty)]
     lead_time: float | None = None
 
     @property
@@ -65,8 +73,8 @@ class StudioTask(BaseModel):
 
     id: int
     data: dict[str, Any]
-    annotations: list[Work]
-    drafts: list[Any] = []
+    annotations: Annotated[list[Work], BeforeValidator(none_is_empty)]
+    drafts: Annotated[list[Any], BeforeValidator(none_is_empty)] = []
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,7 @@ class Imported:
 
 def read_studio(file: Path) -> list[StudioTask]:
     """The tasks of a JSON export. BadInput names task and key."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(file, "missing") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(file, f"not JSON: {error}") from error
+    raw = read_json(file)
     if not isinstance(raw, list):
         raise BadInput(file, "not a list of tasks, as Label Studio's export format JSON is")
     tasks = []
@@ -121,7 +124,7 @@ def import_studio(file: Path, folder: Path, reviewers: Sequence[str]) -> Importe
             raise BadInput(where(file, studio.id), f"the same pair as task {seen[task.task]}", key="data.task")
         seen[task.task] = studio.id
         left_out["drafts, never submitted"] += len(studio.drafts)
-        left_out["skipped"] += sum(work.was_cancelled for work in studio.annotations)
+        left_out["skipped"] += sum(bool(work.was_cancelled) for work in studio.annotations)
         views = task_views(file, studio, task, questions, reviewers, left_out)
         rows += [(place[task.task], view) for view in views]
     return Imported([view for _, view in sorted(rows, key=lambda row: row[0])], left_out)
@@ -130,7 +133,7 @@ def import_studio(file: Path, folder: Path, reviewers: Sequence[str]) -> Importe
 def known_task(file: Path, studio: StudioTask, key: dict[str, Task]) -> Task:
     """The key's task, which must be what the export shows: else its answers are about something else."""
     name = studio.data.get("task")
-    if name not in key:
+    if not isinstance(name, str) or name not in key:
         raise BadInput(where(file, studio.id), f"'{name}' is no task of this folder's key.csv", key="data.task")
     task = key[name]
     if studio.data.get("prompt") != task.prompt:
@@ -160,7 +163,7 @@ def task_views(
             raise BadInput(where(file, studio.id), why, key="completed_by")
         reviews = {str(work.person.id), work.person.email} & set(reviewers)
         name = REVIEWER if reviews else str(work.person.id)
-        view = as_annotation(file, studio.id, work, task, questions, name)
+        view = as_annotation(file, studio.id, work, task, questions, name, left_out)
         earlier, said = by_person.setdefault(name, (work, view))
         if earlier is work:
             continue
@@ -175,29 +178,28 @@ def task_views(
     return [by_person[name][1] for name in [*names, REVIEWER] if name in by_person]
 
 
-def as_annotation(file: Path, number: int, work: Work, task: Task, questions: Sequence[str], annotator: str) -> Annotation:
-    """One person's answers on one task; `row` is the task's number in Label Studio. A reviewer may leave questions out."""
+def as_annotation(
+    file: Path, number: int, work: Work, task: Task, questions: Sequence[str], annotator: str, left_out: Counter[str]
+) -> Annotation:
+    """One person's answers on one task; `row` is the task's number in Label Studio. A reviewer may leave questions out.
+    Answers to what is no question of ours are counted in `left_out`."""
     labels: dict[str, int | None] = dict.fromkeys(DIMENSIONS)
     ratings = {side: dict.fromkeys(DIMENSIONS) for side in "AB"}
     answered = set()
     for result in work.result:
         name = result.from_name
+        if name not in (*DIMENSIONS, *RATINGS):
+            left_out[f"answers to {name}" if name else "relations"] += 1
+            continue
         if name in answered:
             raise BadInput(where(file, number), f"answered twice in annotation {work.id}", key=name)
         answered.add(name)
-        if name in questions:
-            choice = result.value.get("choices")
-            if not isinstance(choice, list) or len(choice) != 1 or choice[0] not in ANSWERS:
-                why = f"annotation {work.id} says {choice}, not one of {', '.join(ANSWERS)}"
-                raise BadInput(where(file, number), why, key=name)
-            labels[name] = ANSWERS[choice[0]]
-        elif name in {f"rating_{side}_{question}" for side in "AB" for question in QUESTIONS}:
-            stars = result.value.get("rating")
-            if type(stars) is not int or not LOWEST <= stars <= HIGHEST:
-                why = f"annotation {work.id} rates {stars}, not {LOWEST} to {HIGHEST}"
-                raise BadInput(where(file, number), why, key=name)
-            _, side, question = name.split("_")
-            ratings[side][question] = float(stars)
+        value = result.value or {}
+        if name in RATINGS:
+            side, question = RATINGS[name]
+            ratings[side][question] = stars_of(where(file, number), work, name, value)
+        elif name in questions:
+            labels[name] = choice_of(where(file, number), work, name, value)
         else:
             raise BadInput(where(file, number), f"annotation {work.id} answers a question nobody asked", key=name)
     if annotator != REVIEWER:
@@ -213,17 +215,35 @@ def as_annotation(file: Path, number: int, work: Work, task: Task, questions: Se
         labels=labels,
         model_A=task.model_A or None,
         model_B=task.model_B or None,
-        fps_A=None,
-        num_frames_A=None,
-        fps_B=None,
-        num_frames_B=None,
         ratings_A=ratings["A"],
         ratings_B=ratings["B"],
     )
 
 
+def choice_of(place: str, work: Work, name: str, value: dict[str, Any]) -> int | None:
+    """The label of an answer, None where it was taken back."""
+    choice = value.get("choices", "nothing")
+    if choice is None or choice == []:
+        return None
+    if not isinstance(choice, list) or len(choice) != 1 or choice[0] not in list(ANSWERS):
+        raise BadInput(place, f"annotation {work.id} says {choice}, not one of {', '.join(ANSWERS)}", key=name)
+    return ANSWERS[choice[0]]
+
+
+def stars_of(place: str, work: Work, name: str, value: dict[str, Any]) -> float | None:
+    """The stars of an answer, None where they were taken back. Some exports have 4.0 for 4."""
+    stars = value.get("rating", "nothing")
+    if stars is None:
+        return None
+    if type(stars) not in (int, float) or stars not in range(LOWEST, HIGHEST + 1):
+        raise BadInput(place, f"annotation {work.id} rates {stars}, not {LOWEST} to {HIGHEST}", key=name)
+    return float(stars)
+
+
 def import_csv(file: Path) -> Imported:
     """Annotations of a CSV, checked against each other; rows that repeat an earlier one are left out."""
+    if "annotation_id" in read_header(file):
+        raise BadInput(file, "Label Studio's CSV export, which does not say which clips were shown: export as JSON", row=1)
     annotations = read_annotations(file)
     pairs, dropped = group_by_pair(file, annotations)
     kept = {view.row for views in pairs for view in views}

@@ -153,5 +153,6 @@ def pull(folder: Path, url: str) -> list[dict]:
     for task in tasks:
         for annotation in task["annotations"]:
             number = annotation["completed_by"]
-            annotation["completed_by"] = None if number is None else {"id": number, "email": people.get(number)}
+            if isinstance(number, int):  # some servers give the person already
+                annotation["completed_by"] = {"id": number, "email": people.get(number)}
     return tasks

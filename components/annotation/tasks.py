@@ -23,9 +23,10 @@ from pathlib import Path
 
 from components.annotation.clips import Clip, all_pairs, generators, name_of, read_clips, read_pairs
 from components.annotation.media import check_video, copy_blind
+from components.csv_files import read_rows
 from components.errors import BadInput
 from components.param_types import Section, read_section
-from components.preferences.schema import Pair, pair_of, read_rows
+from components.preferences.schema import Pair, pair_of
 
 HERE = Path(__file__).parent
 VIDEOS = Path("media/videos")  # below FOLDER

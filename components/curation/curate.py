@@ -12,6 +12,8 @@ from components.curation.duplicates import find_duplicates
 from components.curation.manifest import CLIPS_SCHEMA, MEASURES_SCHEMA, numbers
 from components.errors import BadInput
 from components.params import Rule
+from components.preferences.paths import clip_path
+from components.reward.score_rows import MADE_BY, score_in, score_rows
 from components.stage import Stage, run_stage, write_json
 from components.tables import read_table, write_table
 
@@ -64,29 +66,27 @@ def curate(stage: Stage) -> None:
 def read_scores(file: Path) -> tuple[dict[str, dict], dict[str, pa.DataType]]:
     """Scores by clip from a table that `reelign score --out` wrote, and the columns they bring: reward_VQ and so on.
 
-    Paths are relative to the source's videos, or to the checkout. A video that could not be scored has no row here, so
-    that no rule on a score lets it pass. BadInput when a clip is scored twice.
+    Paths are relative to the source's videos, or to the checkout, or absolute. A video that could not be scored has no row
+    here, so that no rule on a score lets it pass. BadInput when a clip is scored twice, or a score is no finite number.
     """
-    import pandas as pd
-
-    if not file.exists():
-        raise BadInput(file, "missing")
-    table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-    for column in ("path", "status"):
-        if column not in table:
-            raise BadInput(file, "missing column", row=1, key=column)
-    measured = [column for column in table if column not in NOT_SCORES]
-    columns = {f"reward_{column}": pa.float64() for column in measured}
-    if measured:
-        columns["reward_model"] = pa.string()
     scores: dict[str, dict] = {}
-    for row, entry in enumerate(table.to_dict("records"), start=2):
-        clip = str(entry["path"]).removeprefix(VIDEOS)
+    columns: dict[str, pa.DataType] = {}
+    for row, cells in score_rows(file, ("path", "status")):
+        measured = [column for column in cells if column not in NOT_SCORES]
+        if measured and "reward_model" not in cells:
+            raise BadInput(file, f"missing column; {MADE_BY}", key="reward_model")
+        columns = {f"reward_{column}": pa.float64() for column in measured}
+        if measured:
+            columns["reward_model"] = pa.string()
+        try:
+            clip = clip_path(cells["path"], VIDEOS).removeprefix(VIDEOS)
+        except ValueError as error:
+            raise BadInput(file, str(error), row=row, key="path") from error
         if clip in scores:
             raise BadInput(file, f"{clip} is scored twice", row=row, key="path")
-        if entry["status"] == "ok":
-            scores[clip] = {f"reward_{column}": float(entry[column]) for column in measured}
-            scores[clip]["reward_model"] = entry["reward_model"]
+        if cells["status"] == "ok":
+            scores[clip] = {f"reward_{column}": score_in(file, row, cells, column) for column in measured}
+            scores[clip]["reward_model"] = cells["reward_model"]
     return scores, columns
 
 

@@ -1,7 +1,7 @@
 """Stage source: bring videos, prompts and annotations into data/source, from the shapes world, a folder or a bucket.
 
-Wherever it comes from, data/source looks the same: videos/, prompts.csv (column prompt) and annotations.csv in the
-layout of components/preferences/schema.py, with paths relative to videos/.
+Wherever it comes from, data/source looks the same: videos/, prompts.csv (column prompt) and annotations.csv in Reelign's
+layout (components/preferences/schema.py), with paths relative to videos/.
 
 `source.folder` is a dependency in dvc.yaml, a bucket's prefix as well: DVC compares the ETags below it with those of
 dvc.lock, so that `dvc repro` runs this stage when, and only when, the bucket has changed.
@@ -14,16 +14,18 @@ import shutil
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from components.errors import BadInput
 from components.params import S3Source
+from components.preferences.paths import clip_path, stored_file, stored_names
 from components.preferences.schema import (
     Annotation,
-    clip_path,
     group_by_pair,
     read_annotations,
+    read_columns,
     write_annotations,
     write_prompts,
 )
@@ -64,7 +66,7 @@ def source(stage: Stage) -> None:
 
 
 def import_folder(stage: Stage, folder: Path, csv: str) -> None:
-    """Copy a folder of VideoAlign's layout: a CSV of labelled pairs, and the videos that it names relative to itself.
+    """Copy a folder: a CSV of labelled pairs, and the videos below the folder that it names.
 
     Other files of the folder stay where they are.
     """
@@ -73,13 +75,10 @@ def import_folder(stage: Stage, folder: Path, csv: str) -> None:
     file = folder / csv
     if not file.resolve().is_relative_to(folder.resolve()):
         raise BadInput(file, "a link that leaves the folder")
-    labels = read_labels(file, str(file))
+    labels = read_labels(file, str(file), folder, partial(stored_file, folder))
     for clip, (row, column) in labels.clips.items():
-        path = folder / clip
-        if not path.is_file():
-            raise BadInput(file, f"no such video: {path}", row=row, key=column)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BadInput(file, f"{path} is a link that leaves the folder", row=row, key=column)
+        if not (folder / clip).resolve().is_relative_to(folder.resolve()):
+            raise BadInput(file, f"{folder / clip} is a link that leaves the folder", row=row, key=column)
     write_source(stage, labels, {clip: folder / clip for clip in labels.clips}, shutil.copyfile, {"kind": "folder"})
 
 
@@ -124,24 +123,24 @@ def fetch_named(stage: Stage, bucket: "Prefix", csv: str) -> tuple[Labels, dict[
     if csv not in listing:
         raise BadInput(file, "no such object")
     bucket.fetch([listing[csv]], stage.progress)
-    labels = read_labels(bucket.file(listing[csv]), file)
-    for clip, (row, column) in labels.clips.items():
-        if clip not in listing:
-            raise BadInput(file, f"no such object: {bucket.url}/{clip}", row=row, key=column)
+    labels = read_labels(bucket.file(listing[csv]), file, bucket.url, stored_names(listing))
     items = {path: listing[path] for path in (csv, *labels.clips)}
     bucket.fetch(items.values(), stage.progress)
     bucket.hold(items)
     return labels, items
 
 
-def read_labels(path: Path, file: str) -> Labels:
-    """The CSV at `path`, which errors call `file`. Rows of one annotator that repeat each other are dropped and counted."""
-    pairs, dropped = group_by_pair(file, read_annotations(path, file))
+def read_labels(path: Path, file: str, root: str | Path, find: Callable[[str], str | None]) -> Labels:
+    """The CSV at `path`, which errors call `file`, with each clip's path below `root` as find(path) says that it is stored.
+    Rows of one annotator that repeat each other are dropped and counted. BadInput names a clip that is not there."""
+    columns = read_columns(path, file).paths
+    views = [found_clips(file, view, columns, root, find) for view in read_annotations(path, file, root)]
+    pairs, dropped = group_by_pair(file, views)
     annotations = sorted((view for views in pairs for view in views), key=lambda view: view.row)
     clips: dict[str, tuple[int, str]] = {}
     spelt: dict[str, str] = {}
     for view in annotations:
-        for column, clip in (("path_A", view.path_A), ("path_B", view.path_B)):
+        for column, clip in zip(columns, (view.path_A, view.path_B), strict=True):
             clips.setdefault(clip, (view.row, column))
             # Some file systems and servers take both forms for one file, others do not.
             other = spelt.setdefault(unicodedata.normalize("NFC", clip), clip)
@@ -153,6 +152,20 @@ def read_labels(path: Path, file: str) -> Labels:
         if clip in folders:
             raise BadInput(file, f"'{clip}' is also the folder of another video", row=row, key=column)
     return Labels(file, annotations, len(pairs), dropped, clips)
+
+
+def found_clips(
+    file: str, view: Annotation, columns: tuple[str, str], root: str | Path, find: Callable[[str], str | None]
+) -> Annotation:
+    """The view with its paths as they are stored below `root`; `columns` are those of the CSV that name them."""
+    stored = []
+    for column, path in zip(columns, (view.path_A, view.path_B), strict=True):
+        found = find(path)
+        if found is None:
+            what = "object" if "://" in str(root) else "video"
+            raise BadInput(file, f"no such {what}: {root}/{path}", row=view.row, key=column)
+        stored.append(found)
+    return replace(view, path_A=stored[0], path_B=stored[1])
 
 
 def write_source(

@@ -84,11 +84,14 @@ def with_reward(clips: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Add reward_<dimension> (normalised scores) to clips, joined by the order of rows.
 
     Raises:
-        BadInput: a clip has no score, or one that is not finite.
+        BadInput: a clip has no score, or one that is not finite; the model lacks one of DIMENSIONS.
     """
+    from components.reward.score import need_scores
+
     failed = (scores["status"] != "ok").to_numpy()
     if failed.any():
         raise BadInput(clips[failed].iloc[0]["video"], f"VideoReward has no score: {scores[failed].iloc[0]['reason']}")
+    need_scores(scores, DIMENSIONS)
     for dimension in DIMENSIONS:
         values = scores[dimension].to_numpy(dtype=np.float64)
         bad = ~np.isfinite(values)

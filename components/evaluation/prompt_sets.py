@@ -9,9 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from components.alignment.candidates import chosen_prompts
+from components.csv_files import read_rows
 from components.errors import BadInput
 from components.params import NO_PROMPT_SET, Params, SplitParams
-from components.preferences.schema import read_prompts, read_rows
+from components.preferences.schema import read_prompt, read_prompts
 from components.preferences.split import near_groups, prompt_key, split_prompts
 from components.simulation.world import scene_of
 from components.stage import Stage
@@ -56,12 +57,11 @@ def evaluation_prompts(stage: Stage) -> list[tuple[str, str]]:
 
 
 def read_prompt_set(file: Path, column: str) -> list[Prompt]:
-    """The rows of a CSV, their text that of `column`. BadInput names an empty prompt, a missing column, an empty file."""
+    """The rows of a CSV, their text that of `column`. BadInput names a prompt that cannot be used, a missing column, an
+    empty file."""
     prompts = []
     for row, cells in read_rows(file, [column], COLUMNS):
-        text = cells[column]
-        if not text:
-            raise BadInput(file, "empty prompt", row=row, key=column)
+        text = read_prompt(file, row, cells, column)
         prompt_id = sha256(prompt_key(text).encode()).hexdigest()[:16]
         prompts.append(Prompt(row, prompt_id, text, {name: cells[name] for name in COLUMNS if cells.get(name)}))
     if not prompts:

@@ -17,7 +17,7 @@ from components.evaluation.win_rates import DIMENSIONS, win_rate
 from components.generator.sampler import Job
 from components.guidance.solvers import Drawer
 from components.params import BestOfNParams, NrgParams, Params
-from components.reward.score import Clip, RewardModel, Unscored
+from components.reward.score import Clip, RewardModel, Unscored, need_scores, score_names
 from components.simulation.judge import judge
 from components.stage import Stage, run_stage, write_json
 from components.tables import read_table
@@ -29,8 +29,10 @@ PLAIN = "plain"
 
 def tradeoff(stage: Stage) -> None:
     params = stage.params
+    model = RewardModel.load(VIDEO)
+    need_scores(score_names(model.dimensions), DIMENSIONS)
     drawers, jobs = settings(params), chosen_jobs(stage, params.tradeoff.clips)
-    rows = draw_in_turns(stage, drawers, jobs, RewardModel.load(VIDEO), params.evaluate.judge == "gold")
+    rows = draw_in_turns(stage, drawers, jobs, model, params.evaluate.judge == "gold")
     clips = pd.DataFrame(rows)
     judges = ["gold", "reward"] if params.evaluate.judge == "gold" else ["reward"]
     sides = dict(list(clips.groupby("setting", sort=False)))

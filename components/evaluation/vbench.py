@@ -7,7 +7,6 @@ gives is named as absent, and scores that it is part of are null. The packages' 
 Names, weights, minima and maxima: Vchitect/VBench, scripts/constant.py and VBench-2.0/scripts/constant.py.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 
 from components.errors import BadInput
+from components.text_files import read_json
 from components.video.decode import ClipReader, VideoError
 
 RESULT_FILES = "*_eval_results.json"
@@ -65,7 +65,7 @@ class Benchmark:
 @dataclass(frozen=True)
 class Result:
     """A dimension's value and the number of videos that it is of (of Diversity: prompts, of 20 videos each); `file` is where
-    the package wrote it, None for what was computed here."""
+    the package wrote it, None for what was computed here. Where the package found no video of it, `n` is 0."""
 
     value: float
     n: int
@@ -178,19 +178,15 @@ def read_results(paths: Iterable[Path], benchmark: Benchmark) -> dict[str, Resul
             raise BadInput(path, f"no {RESULT_FILES} in it")
         for file in files:
             for name, result in _read_file(file, benchmark).items():
-                if name in found:
+                if name in found and found[name].n and result.n:
                     raise BadInput(file, f"{found[name].file} has it too", key=name)
-                found[name] = result
+                if name not in found or result.n:
+                    found[name] = result
     return found
 
 
 def _read_file(file: Path, benchmark: Benchmark) -> dict[str, Result]:
-    if not file.exists():
-        raise BadInput(file, "missing")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(file, f"not JSON: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise BadInput(file, f"not a result file of {benchmark.name}: no dimensions")
     return {key.replace(" ", "_"): _read_entry(file, key, entry, benchmark) for key, entry in content.items()}
@@ -205,6 +201,8 @@ def _read_entry(file: Path, key: str, entry: object, benchmark: Benchmark) -> Re
         case [int() | float() as value, [_, *_] as videos]:
             # VBench-2.0 marks a video that it could not judge with -1 and leaves it out of the mean.
             count = sum(not (isinstance(video, dict) and video.get("video_results") == -1) for video in videos)
+        case [None | float() as value, []] if value is None or math.isnan(value):
+            return Result(math.nan, 0, file)  # none of the videos' names is that of a prompt of this dimension
         case _:
             raise BadInput(file, "not [mean, [a result for each video]]", key=key)
     # Cosines may be a little below 0. Of an empty list the package's mean is NaN; older ones had imaging quality up to 100.
@@ -216,6 +214,8 @@ def _read_entry(file: Path, key: str, entry: object, benchmark: Benchmark) -> Re
 def summarise(benchmark: Benchmark, results: dict[str, Result]) -> dict:
     """What a report shows, as JSON: each dimension with its origin, each group's score and Total, in [0, 1] unless a value
     lies outside its minimum and maximum. A score is null as long as a dimension of it is absent; `absent` names these."""
+    unmatched = [name for name, result in results.items() if not result.n]
+    results = {name: result for name, result in results.items() if result.n}
     dimensions = {
         name: {
             "value": results[name].value,
@@ -244,7 +244,7 @@ def summarise(benchmark: Benchmark, results: dict[str, Result]) -> dict:
         "dimensions": dimensions,
         "scores": scores,
         "absent": absent,
-        "notes": [NOTE] if ours else [],
+        "notes": ([NOTE] if ours else []) + [f"{name}: the package found no video of it" for name in unmatched],
     }
 
 

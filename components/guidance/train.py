@@ -109,7 +109,7 @@ def latent_reward(stage: Stage) -> None:
     model.trunk.requires_grad_(params.trunk == "full")
     if params.trunk == "lora":
         add_lora(model.trunk, params.lora, stage.seed("lora"))
-    names = [*params.dimensions, "Overall"]
+    names = list(dict.fromkeys([*params.dimensions, "Overall"]))
     train, validation = (data.by_prompt(np.flatnonzero(side)) for side in (~held, held))
     count = {"train": int((~held).sum()), "validation": int(held.sum())}
     pair_loss = partial(bradley_terry_ties, theta=params.theta) if params.loss == "btt" else bradley_terry

@@ -18,7 +18,9 @@ CLIPS = Path("data/clips.parquet")
 
 
 def pairs(stage: Stage) -> None:
-    views, dropped = group_by_pair(ANNOTATIONS, read_annotations(ANNOTATIONS))
+    annotations = read_annotations(ANNOTATIONS)
+    need_labels(annotations, stage.params.reward.dimensions)
+    views, dropped = group_by_pair(ANNOTATIONS, annotations)
     if dropped:
         stage.say(f"{dropped} rows repeat an earlier row of the same annotator and pair: dropped")
     clips = {clip["clip"]: clip for clip in read_table(CLIPS, CLIPS_SCHEMA)}
@@ -53,6 +55,17 @@ def pairs(stage: Stage) -> None:
     stage.log({"pairs": len(rows)} | {f"tie_share/{key}": value["tie_share"] for key, value in known(report).items()})
     sizes = ", ".join(f"{name} {count['pairs']}" for name, count in counts.items())
     stage.say(f"{len(rows)} pairs over {report['prompts']} prompts: {sizes}")
+
+
+def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
+    """BadInput where nobody answered or rated a dimension that the reward model is to learn."""
+    there = {name for view in annotations for name in DIMENSIONS if view.labels[name] is not None}
+    rated = {name for view in annotations for name in DIMENSIONS if view.ratings_A[name] is not None}
+    for dimension in dimensions:
+        if dimension not in there | rated:
+            labelled = ", ".join(name for name in DIMENSIONS if name in there)
+            why = f"no labels of this dimension of reward.dimensions; there are labels of {labelled}"
+            raise BadInput(ANNOTATIONS, why, key=dimension)
 
 
 def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:

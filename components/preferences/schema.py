@@ -1,19 +1,23 @@
-"""Annotations as CSV: Reelign's layout and VideoAlign's, read by one strict reader. A bad row is BadInput by its line.
+"""Annotations as CSV, Reelign's layout and those of others, read strictly: a bad row is BadInput by its line.
 
-Columns: path_A, path_B, prompt, VQ, MQ, TA, and, where known, annotator, Overall, model_A, model_B (or A_model,
-B_model, as VideoGen-RewardBench has them), fps_A, num_frames_A, fps_B, num_frames_B, and ratings of each clip by itself,
-1 to 5, under VideoAlign's names: MOS_A_VQ, MOS_B_VQ and so on. Other columns are not read. One row is one annotator's
-view of one pair; a file without the column `annotator` holds final labels, annotator "given".
+Columns of the pair: path_A, path_B, prompt, and labels (A, B, same) of any of VQ, MQ, TA and Overall, or one column `label`,
+which is Overall's. Or chosen, rejected, prompt: the chosen clip is A, and Overall is A. Where known also annotator, model_A,
+model_B (or A_model, B_model, as VideoGen-RewardBench has them), and ratings of each clip by itself, 1 to 5, under
+VideoAlign's names: MOS_A_VQ, MOS_B_VQ and so on. Other columns are not read. One row is one annotator's view of one pair; a
+file without the column `annotator` holds final labels, annotator "given".
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 
+from components.csv_files import read_header, read_rows
 from components.errors import BadInput
+from components.preferences.paths import clip_path
 from components.preferences.split import prompt_key
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -21,10 +25,11 @@ LABELS = {"A": 1, "B": -1, "same": 0}
 LABEL_TEXT = {value: text for text, value in LABELS.items()}
 GIVEN = "given"
 REVIEWER = "reviewer"
-REQUIRED = ("path_A", "path_B", "prompt", "VQ", "MQ", "TA")
+SIDES = ("path_A", "path_B")
+CHOSEN = ("chosen", "rejected")
 LOWEST, HIGHEST = 1, 5  # of a rating
-NAME_BYTES, PATH_BYTES = 255, 1024  # the longest name of a file, and the longest key of a bucket
-ALIASES = {"A_model": "model_A", "B_model": "model_B"}
+ALIASES = {"A_model": "model_A", "B_model": "model_B", "chosen_model": "model_A", "rejected_model": "model_B"}
+SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")  # of Qwen2-VL's tokenizer, <|im_end|>, and of the reward model, <|VQ_reward|>
 
 
 def rating_columns(side: str) -> list[str]:
@@ -70,10 +75,6 @@ class Annotation:
     labels: dict[str, int | None]
     model_A: str | None
     model_B: str | None
-    fps_A: float | None
-    num_frames_A: int | None
-    fps_B: float | None
-    num_frames_B: int | None
     ratings_A: dict[str, float | None]
     ratings_B: dict[str, float | None]
 
@@ -97,10 +98,6 @@ class Annotation:
             labels={dimension: None if label is None else -label for dimension, label in self.labels.items()},
             model_A=self.model_B,
             model_B=self.model_A,
-            fps_A=self.fps_B,
-            fps_B=self.fps_A,
-            num_frames_A=self.num_frames_B,
-            num_frames_B=self.num_frames_A,
             ratings_A=self.ratings_B,
             ratings_B=self.ratings_A,
         )
@@ -111,14 +108,49 @@ SPREAD = {"labels": DIMENSIONS, "ratings_A": rating_columns("A"), "ratings_B": r
 ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column in SPREAD.get(field.name, (field.name,)))
 
 
-def read_annotations(path: str | Path, file: str | Path | None = None) -> list[Annotation]:
+@dataclass(frozen=True)
+class Columns:
+    """Where a CSV has a pair's two clips, and the label of each dimension that it has."""
+
+    paths: tuple[str, str]
+    labels: dict[str, str]
+
+
+def read_annotations(path: str | Path, file: str | Path | None = None, root: str | Path | None = None) -> list[Annotation]:
     """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong, and
-    the file as `file` where it is known by another name than that of its copy at `path`."""
+    the file as `file` where it is known by another name than that of its copy at `path`. Absolute paths of clips are taken
+    where they are below `root`."""
     file = file or path
-    annotations = [_annotation(file, line, cells) for line, cells in read_rows(path, REQUIRED, ANNOTATION_COLUMNS, file)]
-    if not annotations:
+    columns = read_columns(path, file)
+    required = [*columns.paths, "prompt", *columns.labels.values()]
+    rows = list(read_rows(path, required, ANNOTATION_COLUMNS, file, ALIASES))
+    if not rows:
         raise BadInput(file, "no annotations")
-    return annotations
+    # A dimension that no row has a label of is one that nobody was asked about: its column is as good as absent.
+    asked = {name: column for name, column in columns.labels.items() if any(not _absent(row[column]) for _, row in rows)}
+    columns = replace(columns, labels=asked or columns.labels)
+    return [_annotation(file, line, cells, columns, root) for line, cells in rows]
+
+
+def read_columns(path: str | Path, file: str | Path) -> Columns:
+    """The columns of pairs that the CSV at `path` has; BadInput, of `file`, where it has none, or those of two layouts."""
+    header = read_header(path, file, ALIASES)
+    dimensions = {name: name for name in DIMENSIONS if name in header}
+    if not set(CHOSEN) & set(header):
+        # `label` beside dimensions may be anything.
+        return Columns(SIDES, dimensions or ({"Overall": "label"} if "label" in header else _no_labels(file, header)))
+    if others := [name for name in (*SIDES, *dimensions, "label") if name in header]:
+        why = f"chosen and rejected say which clip is better, so that nothing tells what {', '.join(others)} are for"
+        raise BadInput(file, why, row=1, key=others[0])
+    return Columns(CHOSEN, {})
+
+
+def _no_labels(file: str | Path, header: Sequence[str]) -> dict[str, str]:
+    if missing := [name for name in SIDES if name not in header]:
+        why = f"missing column: a pair is path_A and path_B, or chosen and rejected; the header has {', '.join(header)}"
+        raise BadInput(file, why, row=1, key=missing[0])
+    why = f"no column of labels: {', '.join(DIMENSIONS)} (one or more), or label; the header has {', '.join(header)}"
+    raise BadInput(file, why, row=1)
 
 
 def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> None:
@@ -135,13 +167,8 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """Prompts of a CSV with a column `prompt`, in order. BadInput names the line of an empty one."""
-    prompts = []
-    for line, cells in read_rows(file, ["prompt"]):
-        if not cells["prompt"]:
-            raise BadInput(file, "empty prompt", row=line, key="prompt")
-        prompts.append(cells["prompt"])
-    return prompts
+    """Prompts of a CSV with a column `prompt`, in order. BadInput names the line of one that cannot be used."""
+    return [read_prompt(file, line, cells) for line, cells in read_rows(file, ["prompt"])]
 
 
 def write_prompts(file: str | Path, prompts: Iterable[str]) -> None:
@@ -180,131 +207,79 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
     return [list(views.values()) for views in pairs.values()], dropped
 
 
-def clip_path(text: str) -> str:
-    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or no file can be
-    called so."""
-    path = PurePosixPath(text)
-    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or path == PurePosixPath("."):
-        raise ValueError(f"'{text}' is not a path inside the folder")
-    too_long = len(text.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.parts)
-    if too_long or any(ord(letter) < 32 for letter in text):
-        raise ValueError(f"{text[:60]!r} is no name for a file: it is too long or has control characters")
-    return str(path)
+def read_prompt(file: str | Path, line: int, cells: dict[str, str], column: str = "prompt") -> str:
+    """The prompt of a row; BadInput where it is empty or has a special token of the reward model, whose read-out that
+    could move."""
+    prompt = cells[column]
+    if not prompt:
+        raise BadInput(file, "empty prompt", row=line, key=column)
+    if token := SPECIAL_TOKEN.search(prompt):
+        raise BadInput(file, f"the prompt holds the special token {token[0]}", row=line, key=column)
+    return prompt
 
 
-def read_rows(
-    path: str | Path, required: Iterable[str], optional: Iterable[str] = (), file: str | Path | None = None
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line the record starts on, cell by column) of each record of a CSV that is not a blank line, white space round
-    cells taken off. BadInput, of `file`, where it is no CSV, lacks a required column or has one of those named twice."""
-    file = file or path
-    rows = _records(path, file)
-    header = [ALIASES.get(name, name) for name in next(rows, (1, []))[1]]
-    for column in required:
-        if column not in header:
-            raise BadInput(file, "missing column", row=1, key=column)
-    for column in (*required, *optional):
-        if header.count(column) > 1:
-            raise BadInput(file, "column appears twice", row=1, key=column)
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise BadInput(file, f"{len(cells)} cells, the header has {len(header)}", row=line)
-        yield line, dict(zip(header, cells, strict=True))
-
-
-def read_header(file: str | Path) -> list[str]:
-    """Columns of a CSV, under our names for those that have two; BadInput where it is none."""
-    return [ALIASES.get(name, name) for name in next(_records(file, file), (1, []))[1]]
-
-
-def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line the record starts on, cells) of each record that is not a blank line; errors name `file`."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            line = 1
-            for cells in reader:
-                if cells and not (len(cells) == 1 and not cells[0].strip()):
-                    yield line, [cell.strip() for cell in cells]
-                line = reader.line_num + 1
-    except FileNotFoundError as error:
-        raise BadInput(file, "missing") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(file, "not UTF-8 text") from error
-    except csv.Error as error:
-        raise BadInput(file, f"not CSV: {error}", row=line) from error
-
-
-def _annotation(file: str | Path, line: int, cells: dict[str, str]) -> Annotation:
-    if not cells["prompt"]:
-        raise BadInput(file, "empty prompt", row=line, key="prompt")
+def _annotation(file: str | Path, line: int, cells: dict[str, str], columns: Columns, root: str | Path | None) -> Annotation:
+    prompt = read_prompt(file, line, cells)
     paths = {}
-    for column in ("path_A", "path_B"):
+    for side, column in zip(("path_A", "path_B"), columns.paths, strict=True):
         try:
-            paths[column] = clip_path(cells[column])
+            paths[side] = clip_path(cells[column], root)
         except ValueError as error:
             raise BadInput(file, str(error), row=line, key=column) from error
     if paths["path_A"] == paths["path_B"]:
-        raise BadInput(file, "a clip is compared with itself", row=line, key="path_B")
+        raise BadInput(file, "a clip is compared with itself", row=line, key=columns.paths[1])
     annotator = cells.get("annotator", GIVEN)
     if not annotator:
         raise BadInput(file, "empty annotator", row=line, key="annotator")
+    labels = {dimension: _label(file, line, cells, columns, dimension, annotator) for dimension in DIMENSIONS}
+    if annotator != REVIEWER and not any(label is not None for label in labels.values()):
+        raise BadInput(file, "no label", row=line, key=next(iter(columns.labels.values()), None))
     return Annotation(
         row=line,
         **paths,
-        prompt=cells["prompt"],
+        prompt=prompt,
         annotator=annotator,
-        labels={dimension: _label(file, line, cells, dimension, annotator) for dimension in DIMENSIONS},
+        labels=labels,
         model_A=cells.get("model_A") or None,
         model_B=cells.get("model_B") or None,
-        fps_A=_number(file, line, cells, "fps_A"),
-        num_frames_A=_whole(file, line, cells, "num_frames_A"),
-        fps_B=_number(file, line, cells, "fps_B"),
-        num_frames_B=_whole(file, line, cells, "num_frames_B"),
         ratings_A=_ratings(file, line, cells, "A"),
         ratings_B=_ratings(file, line, cells, "B"),
     )
 
 
-def _label(file: str | Path, line: int, cells: dict[str, str], dimension: str, annotator: str) -> int | None:
-    text = cells.get(dimension, "")
+def _label(
+    file: str | Path, line: int, cells: dict[str, str], columns: Columns, dimension: str, annotator: str
+) -> int | None:
+    if columns.paths == CHOSEN:
+        return LABELS["A"] if dimension == "Overall" else None
+    column = columns.labels.get(dimension)
+    if column is None:
+        return None
+    text = cells[column]
     # Overall is not asked for everywhere, and a reviewer may answer only what the others disagree on.
-    if not text and (dimension == "Overall" or annotator == REVIEWER):
+    if _absent(text) and (dimension == "Overall" or annotator == REVIEWER):
         return None
     if text not in LABELS:
-        raise BadInput(file, f"label '{text}' is not A, B or same", row=line, key=dimension)
+        raise BadInput(file, f"label '{text}' is not A, B or same", row=line, key=column)
     return LABELS[text]
 
 
 def _ratings(file: str | Path, line: int, cells: dict[str, str], side: str) -> dict[str, float | None]:
-    ratings = {}
+    ratings: dict[str, float | None] = {}
     for dimension, column in zip(DIMENSIONS, rating_columns(side), strict=True):
-        value = ratings[dimension] = _float(file, line, cells, column)
-        if value is not None and not LOWEST <= value <= HIGHEST:
-            raise BadInput(file, f"rating '{cells[column]}' is not from {LOWEST} to {HIGHEST}", row=line, key=column)
+        text = cells.get(column, "")
+        ratings[dimension] = None
+        if _absent(text):
+            continue
+        try:
+            value = ratings[dimension] = float(text)
+        except ValueError as error:
+            raise BadInput(file, f"'{text}' is not a number", row=line, key=column) from error
+        if not LOWEST <= value <= HIGHEST:
+            raise BadInput(file, f"rating '{text}' is not from {LOWEST} to {HIGHEST}", row=line, key=column)
     return ratings
 
 
-def _float(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
-    text = cells.get(column, "")
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise BadInput(file, f"'{text}' is not a number", row=line, key=column) from error
-
-
-def _number(file: str | Path, line: int, cells: dict[str, str], column: str) -> float | None:
-    value = _float(file, line, cells, column)
-    if value is not None and not 0 < value < float("inf"):
-        raise BadInput(file, f"'{cells[column]}' is not a positive number", row=line, key=column)
-    return value
-
-
-def _whole(file: str | Path, line: int, cells: dict[str, str], column: str) -> int | None:
-    """A whole number; VideoAlign writes `126.0`."""
-    value = _number(file, line, cells, column)
-    if value is not None and value != int(value):
-        raise BadInput(file, f"'{cells[column]}' is not a whole number", row=line, key=column)
-    return None if value is None else int(value)
+def _absent(text: str) -> bool:
+    """Whether a cell has nothing to say; pandas and R write NA where there is no value."""
+    return text.casefold() in ("", "na", "n/a", "nan", "none", "null")

@@ -24,7 +24,7 @@ from components.reward.check import check_reward, load_items
 from components.reward.figures import figures
 from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.reward.published import LATEST
-from components.reward.score import OVERALL, RewardModel, Unscored
+from components.reward.score import OVERALL, RewardModel, Unscored, score_names
 from components.reward.score_files import ModelFiles, score_files, state_folder
 from components.stage import folder_digest, read_json
 from components.tables import spread
@@ -44,7 +44,7 @@ def compare_rewards(
     if champion and facts[champion.digest]["dimensions"] != dimensions:
         other = ", ".join(facts[champion.digest]["dimensions"])
         raise BadInput(str(challenger), f"scores {', '.join(dimensions)}, {champion} {other}: they cannot be compared")
-    questions = [*dimensions, OVERALL]
+    questions = score_names(dimensions)
     pairs = read_pairs("test", questions)
     for version in (challenger, champion):
         if version:
@@ -85,7 +85,7 @@ def compare_rewards(
 
 
 def score_pairs(version: Version, pairs: Pairs, questions: list[str], progress: Progress) -> np.ndarray:
-    """Normalised scores of A and B, [2, N, D + 1], Overall last. What is scored is kept: the next comparison on these pairs
+    """Normalised scores of A and B, [2, N, questions]. What is scored is kept: the next comparison on these pairs
     scores its challenger alone. BadInput where a video has no score."""
     items = [(VIDEOS / path, prompt) for path, prompt in pairs.sides()]
     files = ModelFiles(str(version.folder), None, LATEST)
@@ -93,7 +93,7 @@ def score_pairs(version: Version, pairs: Pairs, questions: list[str], progress: 
     for place, score in enumerate(scores):
         if isinstance(score, Unscored):
             key = "path_A" if place < len(pairs) else "path_B"
-            raise BadInput(pairs.file, f"{version}: {score.reason}", row=place % len(pairs), key=key)
+            raise pairs.refusal(place % len(pairs), f"{version}: {score.reason}", key)
     rows = [{**score.normalised, OVERALL: score.overall} for score in scores]
     return np.array([[row[name] for name in questions] for row in rows]).reshape(2, len(pairs), -1)
 

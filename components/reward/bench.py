@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.errors import BadInput
 from components.reward.figures import figures, summary
 from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
-from components.reward.score import OVERALL, RewardModel, score_table
+from components.reward.score import RewardModel, score_names, score_table
 from components.stage import Stage, run_stage, write_json
 
 MODEL = Path("models/video_reward")
@@ -17,7 +16,7 @@ MODEL = Path("models/video_reward")
 def reward_bench(stage: Stage) -> None:
     params = stage.params.reward_bench
     model = RewardModel.load(MODEL)
-    names = [*model.dimensions, OVERALL]
+    names = score_names(model.dimensions)
     pairs = read_pairs("test", names)
     scores = pair_scores(stage, model, pairs)  # [2, N, D + 1]
     table = pair_table(pairs, names, scores)
@@ -38,7 +37,7 @@ def reward_bench(stage: Stage) -> None:
 
 
 def pair_scores(stage: Stage, model: RewardModel, pairs: Pairs) -> np.ndarray:
-    """Normalised scores of A and B with Overall last, [2, N, D + 1]; BadInput when a video cannot be scored: a
+    """Normalised scores of A and B, [2, N, names], of score_names; BadInput when a video cannot be scored: a
     benchmark over fewer pairs would be another benchmark."""
     sides = pairs.sides()
     table = score_table(stage, model, pd.DataFrame(sides, columns=["path", "prompt"]), VIDEOS)
@@ -46,8 +45,8 @@ def pair_scores(stage: Stage, model: RewardModel, pairs: Pairs) -> np.ndarray:
     if len(failed):
         place = int(failed.index[0])
         key = "path_A" if place < len(pairs) else "path_B"
-        raise BadInput(pairs.file, failed["reason"].iloc[0], row=place % len(pairs), key=key)
-    return table[[*model.dimensions, OVERALL]].to_numpy().reshape(2, len(pairs), -1)
+        raise pairs.refusal(place % len(pairs), failed["reason"].iloc[0], key)
+    return table[score_names(model.dimensions)].to_numpy().reshape(2, len(pairs), -1)
 
 
 def pair_table(pairs: Pairs, names: list[str], scores: np.ndarray) -> pd.DataFrame:

@@ -142,6 +142,7 @@ def protocol(pairs: Labelled, threshold_from: str, thresholds: Mapping[str, floa
         "answered_by_in_paper": pairs.layout.answer if pairs.layout.published else None,
         "labels_read_as": {text: LABEL_TEXT[value] for text, value in pairs.layout.votes.items()},
         "labels": pairs.votes,
+        "repeated_rows": pairs.repeats,
         "without_ties": "pairs labelled A or B; equal scores are wrong",
         "with_ties": "A, B and same; same is said of scores that differ by the tie threshold or less",
         "tie_threshold": source,
@@ -154,8 +155,9 @@ def as_lines(found: dict[str, Any], pairs: int) -> list[str]:
     read = ", ".join(f"{text} is {value}" for text, value in found["labels_read_as"].items() if text != value)
     answers = [f"{question} by {score}" for question, score in found["answered_by"].items() if question != score]
     paper = f" (in the paper by {found['answered_by_in_paper']})" if found["answered_by_in_paper"] else ""
+    repeats = f" ({found['repeated_rows']} rows repeat an earlier one and do not count)" if found["repeated_rows"] else ""
     return [
-        f"{found['layout']}'s columns: {pairs} pairs{published}{'; ' + read if read else ''}",
+        f"{found['layout']}'s columns: {pairs} pairs{repeats}{published}{'; ' + read if read else ''}",
         f"answered: {', '.join(answers) or 'each label by the score of its name'}{paper}",
         f"tie threshold: {found['tie_threshold']}",
     ]

@@ -117,7 +117,10 @@ def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list
 def bench_reward(
     csv: Annotated[
         Path,
-        typer.Argument(help="Pairs: VideoGen-RewardBench, GenAI-Bench, or path_A, path_B, prompt, label (A, B, same)."),
+        typer.Argument(
+            help="Pairs: VideoGen-RewardBench, GenAI-Bench, path_A, path_B, prompt, label (A, B, same), or chosen,"
+            " rejected, prompt."
+        ),
     ],
     videos: Annotated[
         Path | None, typer.Option(help="Folder that the CSV's paths are relative to; not needed with --scores.")
@@ -167,12 +170,12 @@ def bench_reward(
             raise BadInput("reelign bench-reward", "--scores has all scores: no --engine or --workers with it")
         known = benchmark.read_scores(scores)
         dimensions = next(list(score.raw) for score in known.values() if hasattr(score, "raw"))
-        pairs = read_benchmark(csv, dimensions, answer)
+        pairs = read_benchmark(csv, dimensions, answer, videos)
         found = benchmark.find_scores(pairs, scores, known, videos)
     else:
         if videos is None:
             raise BadInput("reelign bench-reward", "give --videos, or --scores")
-        pairs = read_benchmark(csv, files.facts()["dimensions"], answer)
+        pairs = read_benchmark(csv, files.facts()["dimensions"], answer, videos)
         benchmark.check_videos(pairs, videos)
         items = [(videos / path, prompt) for path, prompt in pairs.items()]
         results = score_files(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from components.errors import BadInput
 from components.reward.pairs import VIDEOS, Pairs
 from components.reward.score import Unscored, ahead, planned_frames
 from components.stage import SCRATCH, Stage, folder_digest
@@ -30,11 +29,11 @@ UNWRITTEN = 1 << 26  # bytes of frames that a kill may cost
 def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:
     """Each distinct clip of the pairs as the frame plan wants it, by path: read-only np.memmap [T, H, W, 3] uint8. What
     the cache lacks is decoded first. BadInput when a clip cannot be read; what came before it stays in the cache."""
-    first: dict[str, tuple[Path, int, str]] = {}
+    first: dict[str, tuple[Pairs, int, str]] = {}
     for part in pairs:
         for key, paths in (("path_A", part.paths_a), ("path_B", part.paths_b)):
-            for row, path in enumerate(paths):
-                first.setdefault(path, (part.file, row, key))
+            for place, path in enumerate(paths):
+                first.setdefault(path, (part, place, key))
     digests = {}
     with FrameCache(cache_folder(plan)) as cache, ThreadPoolExecutor(threads) as pool:
 
@@ -46,8 +45,8 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
         found = ahead(pool, read, first, 4 * threads)
         for path, (digest, clip) in zip(first, stage.progress(found, "decoding", total=len(first)), strict=True):
             if isinstance(clip, Unscored):
-                file, row, key = first[path]
-                raise BadInput(file, clip.reason, row=row, key=key)
+                part, place, key = first[path]
+                raise part.refusal(place, clip.reason, key)
             if clip is not None:
                 cache.add(digest, clip)
             digests[path] = digest

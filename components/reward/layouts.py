@@ -1,16 +1,20 @@
-"""Files of labelled pairs of videos that `reelign bench-reward` reads: three layouts, told apart by the header.
+"""Files of labelled pairs of videos that `reelign bench-reward` reads: four layouts, told apart by the header.
 
 Each with its protocol:
 
     layout                columns                                   a label            the score that answers it
     VideoGen-RewardBench  path_A path_B prompt VQ MQ TA [Overall]   A B same, one a    the one of the same name
                           [A_model B_model]; VideoAlign's own too   question
+                          (any of the four labels will do)
     GenAI-Bench           left_video right_video prompt vote_type   leftvote A,        TA alone, as in the paper;
                           left_model right_model                    rightvote B,       another with --answer
                                                                     both others same
     one label             path_A path_B prompt label                A B same           Overall; another with --answer
                           [model_A model_B]
+    chosen and rejected   chosen rejected prompt                    chosen is better   Overall; another with --answer
+                          [chosen_model rejected_model]
 
+A pair that stands in several rows, its sides exchanged or not, counts once; rows that contradict each other are refused.
 Every layout is told by the same figures (components/reward/figures.py). Without ties: over pairs labelled A or B, equal
 scores being wrong. With ties: three classes, "same" being said within a threshold, from the model's validation pairs or
 fitted on these very pairs, as leaderboards do.
@@ -27,16 +31,29 @@ layout is ours.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from components.csv_files import read_header, read_rows
 from components.errors import BadInput
-from components.preferences.schema import LABEL_TEXT, LABELS, clip_path, read_annotations, read_header, read_rows
+from components.preferences.agreement import decide
+from components.preferences.paths import clip_path, stored_file
+from components.preferences.schema import (
+    ALIASES,
+    DIMENSIONS,
+    LABEL_TEXT,
+    LABELS,
+    Pair,
+    group_by_pair,
+    pair_of,
+    read_annotations,
+    read_prompt,
+)
 from components.reward.pairs import NO_LABEL
-from components.reward.score import OVERALL
+from components.reward.score import OVERALL, score_names
 
 Item = tuple[str, str]  # path as in the CSV, prompt
 
@@ -56,12 +73,13 @@ class Layout:
     published: int | None = None
 
     def missing(self, header: Sequence[str]) -> list[str]:
-        return [column for column in (*self.paths, "prompt", *self.labels) if column not in header]
+        """Columns that the header lacks; of several labels any one will do."""
+        labelled = not self.labels or set(self.labels) & set(header)
+        lacking = [] if labelled else [" or ".join(self.labels)]
+        return [*(column for column in (*self.paths, "prompt") if column not in header), *lacking]
 
 
-VIDEOGEN = Layout(
-    "VideoGen-RewardBench", ("path_A", "path_B"), ("model_A", "model_B"), ("VQ", "MQ", "TA"), LABELS, published=26_457
-)
+VIDEOGEN = Layout("VideoGen-RewardBench", ("path_A", "path_B"), ("model_A", "model_B"), DIMENSIONS, LABELS, published=26_457)
 GENAI = Layout(
     "GenAI-Bench",
     ("left_video", "right_video"),
@@ -72,13 +90,15 @@ GENAI = Layout(
     published=1_891,
 )
 ONE_LABEL = Layout("the one-label layout", ("path_A", "path_B"), ("model_A", "model_B"), ("label",), LABELS, answer=OVERALL)
-LAYOUTS = (VIDEOGEN, GENAI, ONE_LABEL)
+CHOSEN = Layout("chosen and rejected", ("chosen", "rejected"), ("model_A", "model_B"), (), {"A": 1}, answer=OVERALL)
+LAYOUTS = (VIDEOGEN, GENAI, ONE_LABEL, CHOSEN)
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Pairs of a CSV. `labels`: question to [N] int (1 A, -1 B, 0 same, NO_LABEL); `score_of`: question to the score that
-    answers it; `rows`: line of the file of each pair; `votes`: question to how often each label stands there."""
+    answers it; `rows`: line of the file of each pair; `votes`: question to how often each label stands there; `repeats`: how
+    many rows say again what an earlier one said of the pair, and do not count."""
 
     file: Path
     layout: Layout
@@ -89,6 +109,7 @@ class Labelled:
     labels: dict[str, np.ndarray]
     score_of: dict[str, str]
     votes: dict[str, dict[str, int]]
+    repeats: int
 
     def items(self) -> list[Item]:
         """Each distinct video and prompt, once."""
@@ -107,73 +128,84 @@ def refuse(pairs: Labelled, reasons: Mapping[Item, str]) -> None:
                 raise BadInput(pairs.file, why + more, row=line, key=key)
 
 
-def read_benchmark(file: Path, dimensions: list[str], answer: str | None = None) -> Labelled:
-    """Pairs of any layout. `answer`: the score that answers the one label, where the layout has one. BadInput names line and
-    column, or what the header lacks for each layout."""
-    header = read_header(file)
+def read_benchmark(file: Path, dimensions: list[str], answer: str | None = None, videos: Path | None = None) -> Labelled:
+    """Pairs of any layout. `answer`: the score that answers the one label, where the layout has one; `videos`: the folder
+    that paths are relative to, or below. BadInput names line and column, or what the header lacks for each layout."""
+    header = read_header(file, aliases=ALIASES)
     fits = [layout for layout in LAYOUTS if not layout.missing(header)]
     if not fits:
         lacks = "; ".join(f"{', '.join(layout.missing(header))} for {layout.name}" for layout in LAYOUTS)
         raise BadInput(file, f"no layout of pairs: the header lacks {lacks}", row=1)
     if len(fits) > 1:
         raise BadInput(file, f"the header fits {' and '.join(layout.name for layout in fits)}: leave one's columns", row=1)
-    layout, scores = fits[0], [*dimensions, OVERALL]
+    layout, scores = fits[0], score_names(dimensions)
     if layout.answer is None:
         if answer is not None:
             raise BadInput("--answer", f"{file} is of {layout.name}: each label is answered by the score of its name")
-        return _questions(file, scores)
+        return _questions(file, scores, videos)
     if (answer or layout.answer) not in scores:
         raise BadInput("--answer", f"'{answer or layout.answer}' is no score of this model: {', '.join(scores)}")
-    return _one_label(file, layout, answer or layout.answer)
+    return _one_label(file, layout, answer or layout.answer, videos)
 
 
-def _questions(file: Path, scores: list[str]) -> Labelled:
-    views = read_annotations(file)
-    wanted = [name for name in scores if any(view.labels.get(name) is not None for view in views)]
+def _questions(file: Path, scores: list[str], videos: Path | None) -> Labelled:
+    annotations = read_annotations(file, root=videos)
+    pairs, repeats = group_by_pair(file, annotations)
+    views = [of_pair[0] for of_pair in pairs]
+    decided = [of_pair[0].labels if len(of_pair) == 1 else decide(file, of_pair)[0] for of_pair in pairs]
+    wanted = [name for name in scores if any(labels.get(name) is not None for labels in decided)]
     if not wanted:
         raise BadInput(file, f"has a label for none of this model's scores: {', '.join(scores)}")
-    labels = {
-        name: np.array([NO_LABEL if view.labels[name] is None else view.labels[name] for view in views]) for name in wanted
-    }
+    labels = {name: np.array([NO_LABEL if of[name] is None else of[name] for of in decided]) for name in wanted}
     votes = {name: Counter(LABEL_TEXT.get(label, "none") for label in labels[name].tolist()) for name in wanted}
+    whole = {"VQ", "MQ", "TA"} <= {name for name in DIMENSIONS if any(of[name] is not None for of in decided)}
     return Labelled(
         file,
-        VIDEOGEN,
+        VIDEOGEN if whole else replace(VIDEOGEN, name="labels by question", published=None),
         [view.row for view in views],
         [view.prompt for view in views],
-        ([view.path_A for view in views], [view.path_B for view in views]),
+        tuple([_stored(videos, getattr(view, column)) for view in views] for column in VIDEOGEN.paths),
         ([view.model_A or "unknown" for view in views], [view.model_B or "unknown" for view in views]),
         labels,
         {name: name for name in wanted},
         {name: dict(count) for name, count in votes.items()},
+        repeats,
     )
 
 
-def _one_label(file: Path, layout: Layout, answer: str) -> Labelled:
-    (column,) = layout.labels
-    lines, prompts, labels, votes = [], [], [], Counter()
+def _one_label(file: Path, layout: Layout, answer: str, videos: Path | None) -> Labelled:
+    lines, prompts, labels, votes, repeats = [], [], [], Counter(), 0
     paths, models, addresses = ([], []), ([], []), {}
-    for line, cells in read_rows(file, (*layout.paths, "prompt", column), layout.models):
-        if not cells["prompt"]:
-            raise BadInput(file, "empty prompt", row=line, key="prompt")
-        if cells[column] not in layout.votes:
-            raise BadInput(file, f"'{cells[column]}' is not {', '.join(layout.votes)}", row=line, key=column)
-        for side, key in enumerate(layout.paths):
-            paths[side].append(_video(file, line, key, cells[key], addresses))
-            models[side].append(cells.get(layout.models[side]) or "unknown")
-        if paths[0][-1] == paths[1][-1]:
+    known: dict[Pair, int] = {}  # place of each pair
+    for line, cells in read_rows(file, (*layout.paths, "prompt", *layout.labels), layout.models, aliases=ALIASES):
+        prompt = read_prompt(file, line, cells)
+        vote = cells[layout.labels[0]] if layout.labels else "A"
+        if vote not in layout.votes:
+            raise BadInput(file, f"'{vote}' is not {', '.join(layout.votes)}", row=line, key=layout.labels[0])
+        a, b = (_video(file, line, key, cells[key], addresses, videos) for key in layout.paths)
+        if a == b:
             raise BadInput(file, "a clip is compared with itself", row=line, key=layout.paths[1])
+        place = known.setdefault(pair_of(prompt, a, b), len(lines))
+        if place < len(lines):
+            same_sides = layout.votes[vote] if a == paths[0][place] else -layout.votes[vote]
+            if same_sides != labels[place]:
+                raise BadInput(file, f"contradicts row {lines[place]}", row=line, key=(*layout.labels, layout.paths[0])[0])
+            repeats += 1
+            continue
+        for side, path in enumerate((a, b)):
+            paths[side].append(path)
+            models[side].append(cells.get(layout.models[side]) or "unknown")
         lines.append(line)
-        prompts.append(cells["prompt"])
-        labels.append(layout.votes[cells[column]])
-        votes[cells[column]] += 1
+        prompts.append(prompt)
+        labels.append(layout.votes[vote])
+        votes[vote] += 1
     if not lines:
         raise BadInput(file, "no pairs")
     answers = {"preference": np.array(labels)}, {"preference": answer}, {"preference": dict(votes)}
-    return Labelled(file, layout, lines, prompts, paths, models, *answers)
+    return Labelled(file, layout, lines, prompts, paths, models, *answers, repeats)
 
 
-def _video(file: Path, line: int, key: str, text: str, addresses: dict[str, str]) -> str:
+def _video(file: Path, line: int, key: str, text: str, addresses: dict[str, str], videos: Path | None) -> str:
     """A path below --videos. An address (https://...) is read as the name of its file, of which `addresses` keeps whose it
     is: two of one name would be scored as one video."""
     name = text
@@ -182,6 +214,11 @@ def _video(file: Path, line: int, key: str, text: str, addresses: dict[str, str]
         if addresses.setdefault(name, text) != text:
             raise BadInput(file, f"{name} is the file of {addresses[name]} too", row=line, key=key)
     try:
-        return clip_path(name)
+        return _stored(videos, clip_path(name, videos))
     except ValueError as error:
         raise BadInput(file, str(error), row=line, key=key) from error
+
+
+def _stored(videos: Path | None, path: str) -> str:
+    """The path as it is stored below `videos`; as it is where it is not there, which is said later, of all."""
+    return path if videos is None else stored_file(videos, path) or path

@@ -1,6 +1,6 @@
 """Labelled pairs, as reward training and its benchmark read them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from components.errors import BadInput
 from components.tables import read_table
 
 VIDEOS = Path("data/source/videos")
+ANNOTATIONS = Path("data/source/annotations.csv")
 NO_LABEL = 22  # the reference's code for "not labelled"; any number but 1, -1 and 0 would do
 
 
@@ -26,6 +27,7 @@ class Pairs:
     models_b: list[str]
     labels: np.ndarray
     ratings: np.ndarray
+    rows: list[int]  # of ANNOTATIONS, the first of each pair
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -33,6 +35,10 @@ class Pairs:
     def sides(self) -> list[tuple[str, str]]:
         """(path, prompt) of all A, then of all B."""
         return [*zip(self.paths_a, self.prompts, strict=True), *zip(self.paths_b, self.prompts, strict=True)]
+
+    def refusal(self, place: int, why: str, key: str) -> BadInput:
+        """The error that names the pair at `place` by the row that people know."""
+        return BadInput(ANNOTATIONS, why, row=self.rows[place], key=key)
 
 
 def read_pairs(split: str, dimensions: list[str]) -> Pairs:
@@ -49,7 +55,21 @@ def read_pairs(split: str, dimensions: list[str]) -> Pairs:
     labels = [[NO_LABEL if row[name] is None else row[name] for name in dimensions] for row in rows]
     column = {name: [row[name] for row in rows] for name in ("pair_id", "prompt", "path_A", "path_B")}
     models = [[row[name] or "unknown" for row in rows] for name in ("model_A", "model_B")]
-    return Pairs(file, *column.values(), *models, np.array(labels), np.array(ratings, np.float32))
+    return Pairs(
+        file, *column.values(), *models, np.array(labels), np.array(ratings, np.float32), [row["rows"][0] for row in rows]
+    )
+
+
+def shuffled(pairs: Pairs, rng: np.random.Generator) -> Pairs:
+    """Pairs with the labels and ratings of others. Where all labels stand on one side, as those of chosen and rejected clips
+    do, others' labels are the same ones: there sides are drawn, too."""
+    order = rng.permutation(len(pairs))
+    labels, ratings = pairs.labels[order], pairs.ratings[:, order]
+    for column in labels.T:
+        if len(set(column.tolist()) & {1, -1}) == 1:
+            decided = np.abs(column) == 1
+            column[decided] *= rng.choice([1, -1], decided.sum())
+    return replace(pairs, labels=labels, ratings=ratings)
 
 
 def rating_column(side: str, dimension: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from components.errors import BadInput
 from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
@@ -27,6 +28,25 @@ WINDOW = 128  # videos that are decoded ahead and sorted by length together
 OVERALL = "Overall"
 
 
+def score_names(dimensions: Sequence[str]) -> list[str]:
+    """Names of a model's scores: its dimensions, and Overall unless that is one of them."""
+    return list(dict.fromkeys([*dimensions, OVERALL]))
+
+
+def need_scores(known: Iterable[str], names: Sequence[str]) -> None:
+    """BadInput where a model's scores, `known`, lack one of `names`."""
+    if missing := [name for name in names if name not in set(known)]:
+        why = f"VideoReward has no score {', '.join(missing)}, and methods are compared by {', '.join(names)}"
+        raise BadInput("params.yaml", f"{why}: train it on all, or stop at reward_bench", key="reward.dimensions")
+
+
+def with_overall(normalised: np.ndarray, dimensions: Sequence[str]) -> np.ndarray:
+    """Normalised scores [..., D] to those of score_names: their sum is Overall, unless Overall is a dimension itself."""
+    if OVERALL in dimensions:
+        return normalised
+    return np.concatenate([normalised, normalised.sum(-1, keepdims=True)], -1)
+
+
 @dataclass(frozen=True)
 class Clip:
     """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second."""
@@ -38,7 +58,8 @@ class Clip:
 @dataclass(frozen=True)
 class Score:
     """Scores of one video under one prompt, by dimension. `normalised` is (raw - mean) / std of the validation set;
-    `overall` is the sum of the normalised ones, as in the reference implementation."""
+    `overall` is the sum of the normalised ones, as in the reference implementation, or the model's own Overall where that is
+    one of its dimensions."""
 
     raw: dict[str, float]
     normalised: dict[str, float]
@@ -132,7 +153,7 @@ class RewardModel:
         return Score(
             raw=dict(zip(self.dimensions, raw.tolist(), strict=True)),
             normalised=dict(zip(self.dimensions, normalised.tolist(), strict=True)),
-            overall=float(normalised.sum()),
+            overall=float(with_overall(normalised, self.dimensions)[score_names(self.dimensions).index(OVERALL)]),
             model_version=self.version,
             frame_plan=str(self.plan),
         )
@@ -233,9 +254,9 @@ def as_table(
         if isinstance(score, Unscored):
             table.append(row | {"status": "failed", "reason": score.reason})
             continue
-        row |= {"status": "ok", "reason": None, OVERALL: score.overall, **score.normalised}
+        row |= {"status": "ok", "reason": None, **score.normalised, OVERALL: score.overall}
         row |= {f"raw_{name}": value for name, value in score.raw.items()}
         table.append(row | {"reward_model": score.model_version, "frame_plan": score.frame_plan})
     raw = [f"raw_{name}" for name in dimensions]
-    columns = ["path", "prompt", "status", "reason", *raw, *dimensions, OVERALL, "reward_model", "frame_plan"]
+    columns = ["path", "prompt", "status", "reason", *raw, *score_names(dimensions), "reward_model", "frame_plan"]
     return pd.DataFrame(table, columns=columns)

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
+from components.csv_files import read_rows
 from components.engine import Engine, Row, map_chunks
 from components.errors import BadInput
+from components.preferences.paths import stored_file
 from components.reward.model import FACTS
 from components.reward.published import find_checkpoint, is_published, published_dimensions
 from components.reward.score import RewardModel, Score, Unscored, as_table, distinct_videos
@@ -28,16 +29,17 @@ WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: wh
 
 def read_list(csv: Path) -> list[tuple[Path, str]]:
     """(video, prompt) of a CSV with the columns path, relative to its folder, and prompt; BadInput names row and key."""
-    if not csv.exists():
-        raise BadInput(csv, "missing")
-    table = pd.read_csv(csv, dtype=str, keep_default_na=False)
-    for column in ("path", "prompt"):
-        if column not in table:
-            raise BadInput(csv, "missing column", row=1, key=column)
-        empty = table[column].str.strip() == ""
-        if empty.any():
-            raise BadInput(csv, "empty", row=int(empty.to_numpy().argmax()) + 2, key=column)
-    return [(csv.parent / path, text) for path, text in zip(table.path, table.prompt, strict=True)]
+    items = []
+    for row, cells in read_rows(csv, ["path", "prompt"]):
+        for column in ("path", "prompt"):
+            if not cells[column]:
+                raise BadInput(csv, "empty", row=row, key=column)
+        # A file that is not there stays as it is written: its line of the result says so.
+        found = stored_file(csv.parent, cells["path"]) or cells["path"]
+        items.append((csv.parent / found, cells["prompt"]))
+    if not items:
+        raise BadInput(csv, "no videos")
+    return items
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,20 @@
 """Rows of a table that `reelign score --out` wrote, for all who read one; without torch."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from components.csv_files import read_rows
 from components.errors import BadInput
-from components.preferences.schema import read_rows
 from components.tables import read_table
 
 MADE_BY = "`reelign score --csv FILE --out TABLE` writes it"
 
 
-def score_rows(file: Path) -> Iterable[tuple[int, dict]]:
-    """(row, cell by column) of a table of scores; rows of a .csv are lines, those of a .parquet count from 0."""
-    wanted = ["path", "prompt", "status"]
-    if file.suffix == ".csv":
+def score_rows(file: Path, wanted: Sequence[str] = ("path", "prompt", "status")) -> Iterable[tuple[int, dict]]:
+    """(row, cell by column) of a table of scores; rows of a .csv are lines, those of a .parquet count from 0. BadInput where
+    a column of `wanted` is missing."""
+    if file.suffix.lower() != ".parquet":
         return read_rows(file, wanted)
     rows = read_table(file)
     for column in wanted:

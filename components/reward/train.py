@@ -5,7 +5,6 @@ A and B of a pair go through the model in one forward pass. The reward's scale i
 mean and standard deviation of the validation clips make it comparable between dimensions and models.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
 from components.reward.model import FACTS, VideoReward, load_backbone, load_tokenizer, load_video_reward
-from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs
+from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
-from components.reward.score import OVERALL, Input, Unscored, make_input, raw_scores
+from components.reward.score import Input, Unscored, make_input, raw_scores, score_names, with_overall
 from components.stage import Stage, folder_digest, run_stage
 from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan
@@ -35,13 +34,12 @@ def reward(stage: Stage) -> None:
     model = build(params)
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
-    judged = read_pairs("validation", [*params.dimensions, OVERALL])
+    judged = read_pairs("validation", score_names(params.dimensions))
     if params.loss in NEED_RATINGS:
         need_ratings(train, params.dimensions)
     clips = cached_clips(stage, [train, validation], plan, params.decode_threads)
     if params.shuffle_labels:  # the control: with these nothing can be learnt
-        order = stage.rng("shuffle labels").permutation(len(train))
-        train = replace(train, labels=train.labels[order], ratings=train.ratings[:, order])
+        train = shuffled(train, stage.rng("shuffle labels"))
 
     prepare(model, params)
     inputs = pair_inputs(model, train, clips)
@@ -53,9 +51,9 @@ def reward(stage: Stage) -> None:
     scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
     distinct = distinct_scores(scores, validation)
     mean, std = normalisation(distinct, validation)
-    differences = difference_columns(scores, std)
+    differences = with_overall((scores[0] - scores[1]) / std, params.dimensions)
     thresholds, accuracies = {}, {}
-    for column, name in enumerate([*params.dimensions, OVERALL]):
+    for column, name in enumerate(score_names(params.dimensions)):
         known = judged.labels[:, column] != NO_LABEL
         target, difference = judged.labels[known, column], differences[known, column]
         thresholds[name] = fit_tie_threshold(target, difference)[0] if known.any() else None
@@ -158,7 +156,7 @@ def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray]) 
     for place, (path, prompt) in enumerate(pairs.sides()):
         made = make_input(model, clips[path], prompt)
         if isinstance(made, Unscored):
-            raise BadInput(pairs.file, made.reason, row=place % len(pairs), key="prompt")
+            raise pairs.refusal(place % len(pairs), made.reason, "prompt")
         inputs.append(made)
     return inputs
 
@@ -194,15 +192,9 @@ def normalisation(scores: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndar
 def reference(normalised: np.ndarray, dimensions: list[str]) -> dict[str, Any]:
     """How normalised scores [C, D] and Overall, their sum, are distributed: 0%, 1%, ... 100%. What is served is compared
     with it (components/serving/monitor.py)."""
-    columns = np.column_stack([normalised, normalised.sum(1)])
+    columns = with_overall(normalised, dimensions)
     quantiles = np.quantile(columns, np.linspace(0, 1, 101), axis=0).round(4) + 0.0  # no -0.0
-    return {"clips": len(columns), "quantiles": dict(zip([*dimensions, OVERALL], quantiles.T.tolist(), strict=True))}
-
-
-def difference_columns(scores: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """score(A) - score(B) of normalised scores, [N, D + 1]: each dimension, then Overall, their sum."""
-    difference = (scores[0] - scores[1]) / std
-    return np.column_stack([difference, difference.sum(1)])
+    return {"clips": len(columns), "quantiles": dict(zip(score_names(dimensions), quantiles.T.tolist(), strict=True))}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import secrets
 from types import ModuleType
 from typing import Any
 
-from components.reward.score import OVERALL, RewardModel
+from components.reward.score import OVERALL, RewardModel, score_names
 
 REQUESTS, SCORES = "reelign_requests_total", "reelign_score"
 FRAMES, LOST = "reelign_frames_total", "reelign_served_log_lost_total"
@@ -42,7 +42,7 @@ class Metrics:
         self.requests = {name: requests.Metric(labels=labels | {"outcome": name}) for name in ("scored", "refused")}
         self.frames = {name: frames.Metric(labels=labels | {"video": name}) for name in ("frames", "file")}
         self.lost = lost.Metric(labels=labels)
-        names = [*model.dimensions, OVERALL]
+        names = score_names(model.dimensions)
         self.scores = {name: scores.Metric(labels=labels | {"dimension": name}, buckets=BUCKETS) for name in names}
 
     def count(self, lines: list[dict[str, Any]], lost: int) -> None:

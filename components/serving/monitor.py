@@ -76,7 +76,7 @@ def read_reference(model: Path) -> Reference:
         key = ".".join(map(str, ("reference", *first["loc"])))
         raise BadInput(model / FACTS, first["msg"], key=key) from error
     # In the order of the dimensions: JSON of models is sorted.
-    order = [*facts["dimensions"], OVERALL]
+    order = list(dict.fromkeys([*facts["dimensions"], OVERALL]))
     if reference.quantiles.keys() != set(order):
         raise BadInput(
             model / FACTS, f"has {', '.join(reference.quantiles)}, not {', '.join(order)}", key="reference.quantiles"

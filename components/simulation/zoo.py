@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from components.engine import map_rows
-from components.params import WorldParams
 from components.preferences.schema import DIMENSIONS, LABELS, Annotation, write_annotations, write_prompts
 from components.simulation.annotators import Ratings, label_pair, panel, realism
 from components.simulation.judge import judge
@@ -65,9 +64,7 @@ def make_zoo(stage: Stage) -> None:
             labels, ratings = label_pair(a["gold"], b["gold"], people, rng)
             answers.append(labels)
             golds.append((a["gold"], b["gold"]))
-            annotations += [
-                view_of(prompt, a, b, name, given, ratings.get(name, {}), world) for name, given in labels.items()
-            ]
+            annotations += [view_of(prompt, a, b, name, given, ratings.get(name, {})) for name, given in labels.items()]
     write_annotations(stage.output("data/source/annotations.csv"), annotations)
     write_prompts(stage.output("data/source/prompts.csv"), [prompt_of(scene) for scene in all_scenes()])
     human = realism(answers, golds)
@@ -143,9 +140,7 @@ def make_and_judge(clip: dict[str, Any], videos: str, size: int, frames: int, fp
     return {name: float(value) for name, value in judge(read_frames(path), clip["prompt"]).scores().items()}
 
 
-def view_of(
-    prompt: str, a: dict, b: dict, annotator: str, given: dict[str, str], ratings: Ratings, world: WorldParams
-) -> Annotation:
+def view_of(prompt: str, a: dict, b: dict, annotator: str, given: dict[str, str], ratings: Ratings) -> Annotation:
     """One annotator's row; a reviewer answers disputed questions only, and rates nothing."""
     return Annotation(
         row=0,
@@ -156,10 +151,6 @@ def view_of(
         labels={name: LABELS[given[name]] if name in given else None for name in DIMENSIONS},
         model_A=a["model"],
         model_B=b["model"],
-        fps_A=float(world.fps),
-        num_frames_A=world.frames,
-        fps_B=float(world.fps),
-        num_frames_B=world.frames,
         ratings_A={name: ratings[name][0] if ratings else None for name in DIMENSIONS},
         ratings_B={name: ratings[name][1] if ratings else None for name in DIMENSIONS},
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,10 +15,12 @@ from components.cli import app
 from components.curation.source import read_labels
 from components.errors import BadInput
 from components.preferences.pairs import labelled_pair
+from components.preferences.paths import stored_file
 from components.preferences.schema import group_by_pair, read_annotations, write_annotations
 from tests.annotation.conftest import QUESTIONS, Exported, work, write_csv
 
 ALL_A = dict.fromkeys(QUESTIONS, "A")
+ALL_ONE = dict.fromkeys(QUESTIONS, 1) | {"Overall": None}
 ANSWER = st.sampled_from(["A", "tie", "B"])
 
 
@@ -124,10 +127,15 @@ def changed(tasks: list[dict], at: str, value: object) -> list[dict]:
             "task 100, key 'MQ': annotation 7011 says ['C'], not one of A, tie",
         ),
         ("0.annotations.0.result.1.value.choices", ["A", "B"], "key 'MQ': annotation 7011 says ['A', 'B']"),
-        ("0.annotations.0.result.1.value.choices", [], "key 'MQ': annotation 7011 says []"),
-        ("0.annotations.0.result.1.value", {"text": "A"}, "key 'MQ': annotation 7011 says None"),
+        ("0.annotations.0.result.1.value.choices", [], "key 'MQ': annotation 7011 of '11' has no answer"),
+        ("0.annotations.0.result.1.value.choices", None, "key 'MQ': annotation 7011 of '11' has no answer"),
+        ("0.annotations.0.result.1.value.choices", [["A"]], "key 'MQ': annotation 7011 says [['A']]"),
+        ("0.annotations.0.result.1.value", {"text": "A"}, "key 'MQ': annotation 7011 says nothing"),
+        ("0.annotations.0.result.1.value", None, "key 'MQ': annotation 7011 says nothing"),
+        ("0.annotations.0.result", None, "key 'VQ': annotation 7011 of '11' has no answer"),
         ("0.annotations.0.result.1.from_name", "VQ", "key 'VQ': answered twice in annotation 7011"),
-        ("0.annotations.0.result.1.from_name", "beauty", "key 'beauty': annotation 7011 answers a question nobody asked"),
+        ("0.annotations.0.result.1.from_name", "beauty", "key 'MQ': annotation 7011 of '11' has no answer"),
+        ("0.data.task", ["0"], "key 'data.task': '['0']' is no task of this folder's key.csv"),
         ("0.annotations.0.result.1.from_name", "Overall", "key 'Overall': annotation 7011 answers a question nobody asked"),
         ("0.annotations.0.result", [], "key 'VQ': annotation 7011 of '11' has no answer"),
         ("0.annotations.0.completed_by", None, "key 'completed_by': annotation 7011 has no author"),
@@ -151,6 +159,40 @@ def test_bad_exports_are_named(exported, at, value, said):
     assert (found := refusal(import_studio, file, exported.folder, [])).startswith(f"{file}, task ") and said in found
 
 
+def test_what_else_the_interface_has_is_no_label_and_is_counted(exported):
+    """A box for comments, marks on a clip, a relation between two of them: the interface is the team's to change."""
+    tasks = exported.studio({11: ALL_A | {"rating_A_VQ": 4.0}, 12: ALL_A})
+    box = {"from_name": "comment", "to_name": "prompt", "type": "textarea", "value": {"text": ["flickers", "late"]}}
+    mark = {"from_name": "moments", "to_name": "video_A", "type": "timelinelabels", "value": {"ranges": [{"start": 1}]}}
+    for task in tasks:
+        task["annotations"][0]["result"] += [box, mark, mark, {"type": "relation", "from_id": "a", "to_id": "b"}]
+    found = import_studio(exported.write(tasks), exported.folder, [])
+    assert [view.labels for view in found.annotations] == [ALL_ONE] * 12
+    assert found.annotations[0].ratings_A["VQ"] == 4.0
+    assert +found.left_out == {"answers to comment": 6, "answers to moments": 12, "relations": 6}
+
+
+def test_fields_with_nothing_in_them_may_be_null(exported):
+    """As exports of other releases, and of scripts, have them; a rating that was taken back is one that was never given."""
+    tasks = exported.studio({11: ALL_A | {"rating_A_VQ": None}, 12: ALL_A})
+    for task in tasks:
+        task |= {"drafts": None, "predictions": None, "comment_count": 0}
+        task["annotations"][0] |= {"was_cancelled": None, "lead_time": None, "parent_prediction": None}
+        task["annotations"].append(work(13, {}, was_cancelled=True) | {"result": None})
+    tasks[5]["annotations"] = None
+    file = exported.write(tasks)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    found = import_studio(file, exported.folder, [])
+    assert len(found.annotations) == 10 and +found.left_out == {"skipped": 5}
+    assert found.annotations[0].ratings_A["VQ"] is None
+
+
+def test_an_export_as_csv_is_told_from_annotations(tmp_path):
+    header = ["VQ", "MQ", "TA", "annotation_id", "annotator", "id", "lead_time", "prompt", "task", "video_A", "video_B"]
+    file = write_csv(tmp_path / "export.csv", header, [])
+    assert "Label Studio's CSV export" in refusal(import_csv, file)
+
+
 def test_prompts_are_the_same_to_the_letter(exported):
     tasks = exported.studio({11: ALL_A})
     place = next(place for place, task in enumerate(tasks) if "ä" in task["data"]["prompt"])
@@ -158,7 +200,7 @@ def test_prompts_are_the_same_to_the_letter(exported):
     assert f"task {100 + place}, key 'data.prompt'" in refusal(import_studio, exported.write(tasks), exported.folder, [])
 
 
-@pytest.mark.parametrize("stars", [0, 6, "5", 2.5, True, None])
+@pytest.mark.parametrize("stars", [0, 6, "5", 2.5, True, float("inf")])
 def test_bad_stars_are_named(exported, stars):
     tasks = exported.studio({11: ALL_A | {"rating_B_VQ": stars}})
     assert f"task 100, key 'rating_B_VQ': annotation 7011 rates {stars}" in refusal(
@@ -178,7 +220,7 @@ def test_doubles_are_named(exported):
     )
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("{}", "not a list of tasks"), (None, "missing")])
+@pytest.mark.parametrize(("text", "said"), [("{", "row 1: not JSON"), ("{}", "not a list of tasks"), (None, "missing")])
 def test_bad_files_are_named(exported, text, said):
     file = exported.folder / "bad.json"
     if text is not None:
@@ -288,7 +330,9 @@ def test_what_is_ready_goes_through_the_stages(clips, exported):
     out = clips.videos / "annotations.csv"
     assert run(export, "--folder", exported.folder, "--out", out, "--ready").exit_code == 0
     annotations = read_annotations(out)
-    assert sorted(read_labels(out, str(out)).clips) == sorted(path for path, _, _ in clips.rows)
+    assert sorted(read_labels(out, str(out), clips.videos, partial(stored_file, clips.videos)).clips) == sorted(
+        path for path, _, _ in clips.rows
+    )
     rows = [labelled_pair(views) for views in group_by_pair(out, annotations)[0]]
     assert [(row["VQ"], row["TA"], row["decided_by"]) for row in rows] == [(1, 1, "majority")] * 6
     models = {path: model for path, _, model in clips.rows}

@@ -21,7 +21,7 @@ UNRATED = dict.fromkeys(DIMENSIONS)
 def say(pair: int, annotator: str, *labels: int | None, prompt: str | None = None) -> Annotation:
     given = dict(zip(DIMENSIONS, (*labels, None), strict=True))
     where = (f"old/{pair}.mp4", f"new/{pair}.mp4", prompt or f"prompt {pair}", annotator)
-    return Annotation(2, *where, given, "old", "new", None, None, None, None, UNRATED, UNRATED)
+    return Annotation(2, *where, given, "old", "new", UNRATED, UNRATED)
 
 
 def draw_annotations(pairs: int, habits: dict[str, float], seed: int = 0) -> list[Annotation]:

@@ -35,12 +35,14 @@ class PlainStage:
         scores: Path = NO_SCORES,
         engine: str = "local",
         workers: int = 1,
+        dimensions: tuple[str, ...] = ("VQ", "MQ", "TA"),
     ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="folder", folder=str(folder), csv="labels.csv"),
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
+            reward=SimpleNamespace(dimensions=dimensions),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 
@@ -141,11 +143,98 @@ def test_links_within_the_folder_are_followed(folder):
     assert not made.is_symlink() and made.read_bytes() == (folder / "elsewhere.mp4").read_bytes()
 
 
-@pytest.mark.parametrize("path", ["../given/videos/0_A.mp4", "videos/../../given/videos/0_A.mp4", "{folder}/videos/0_A.mp4"])
+@pytest.mark.parametrize("path", ["../given/videos/0_A.mp4", "videos/../../given/videos/0_A.mp4", "{folder}/../0_A.mp4"])
 def test_a_path_that_leaves_the_folder_is_refused_even_where_it_comes_back(folder, path):
     path = path.format(folder=folder)
     labels(folder, [*rows_of(folder), f"videos/0_B.mp4,{path},prompt 3,A,same,B,8.0,8.0,8.0,8.0"])
     with pytest.raises(BadInput, match=rf"labels.csv, row 5, key 'path_B': '{path}' is not a path inside the folder"):
+        source(PlainStage(folder))
+
+
+def test_an_absolute_path_of_a_file_in_the_folder_is_that_file(folder, tmp_path, monkeypatch):
+    """Tools that list a folder write whole paths; by a link to the folder as well as by its own name."""
+    (tmp_path / "link").symlink_to(folder)
+    rows = [row.replace("videos/0_A", f"{folder}/videos/0_A").replace("./videos/0_B", f"{tmp_path}/link/videos/0_B")
+            for row in rows_of(folder)]  # fmt: skip
+    labels(folder, rows)
+    for given in (folder, tmp_path / "link", "../given"):
+        source(PlainStage(given))
+        text = Path("data/source/annotations.csv").read_text()
+        assert "\n0_A.mp4," in text and str(tmp_path) not in text
+    labels(folder, [rows_of(folder)[0].replace(str(folder), str(tmp_path / "other")), *rows[1:]])
+    with pytest.raises(BadInput, match=r"row 2, key 'path_A': '.*other/videos/0_A.mp4' is not a path inside the folder"):
+        source(PlainStage(folder))
+
+
+def test_a_name_in_another_unicode_form_is_the_file_that_is_there(folder):
+    """As from a zip archive that macOS made: names are decomposed there, and composed in a CSV that was typed."""
+    composed, decomposed = "videos/caf\u00e9/\u00e9.mp4", "videos/cafe\u0301/e\u0301.mp4"
+    (folder / decomposed).parent.mkdir()
+    (folder / "videos/0_A.mp4").rename(folder / decomposed)
+    labels(folder, [row.replace("videos/0_A.mp4", composed) for row in rows_of(folder)])
+    run(PlainStage(folder))
+    assert Path(f"data/source/{decomposed}").exists()
+    labels(folder, [*rows_of(folder), f"{decomposed},videos/1_B.mp4,prompt 3,A,same,B,8,8,8,8"])
+    source(PlainStage(folder))
+    assert json.loads(Path("metrics/source.json").read_text())["videos"] == 6
+
+
+def test_what_nothing_reads_stops_nothing(folder):
+    labels(folder, [row.replace("8.0,8.0,8.0,8.0", "NA,n/a,,fast") for row in rows_of(folder)])
+    assert run(PlainStage(folder))["pairs"] == 3
+
+
+def preferences(folder: Path, header: str, rows: list[str]) -> None:
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "labelled"),
+    [
+        ("chosen,rejected,prompt", "videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n}", {"Overall": 1}),
+        ("prompt,rejected,chosen", "prompt {n},videos/{n}_B.mp4,{folder}/videos/{n}_A.mp4", {"Overall": 1}),
+        ("path_A,path_B,prompt,label", "videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n},B", {"Overall": -1}),
+        ("path_A,path_B,prompt,Overall", "videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n},same", {"Overall": 0}),
+        ("path_A,path_B,prompt,MQ", "videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n},A", {"MQ": 1}),
+        ("path_A,path_B,VQ,prompt,TA,MQ", "videos/{n}_A.mp4,videos/{n}_B.mp4,,prompt {n},A,NA", {"TA": 1}),
+    ],
+)
+def test_any_set_of_labels_becomes_pairs(folder, header, row, labelled):
+    preferences(folder, header, [row.format(n=n, folder=folder) for n in range(3)])
+    report = run(PlainStage(folder, dimensions=tuple(labelled)))
+    found = {name: part["labelled"] for name, part in report["dimensions"].items()}
+    assert found == {name: 3 if name in labelled else 0 for name in ("VQ", "MQ", "TA", "Overall")}
+    for name in ("train", "validation", "test"):
+        (pair,) = read_table(f"data/pairs/{name}.parquet", PAIRS_SCHEMA)
+        assert {key: pair[key] for key in labelled} == labelled and pair["path_A"].endswith("_A.mp4")
+
+
+def test_labels_that_the_reward_model_needs_and_nobody_gave_are_named(folder):
+    preferences(folder, "chosen,rejected,prompt", [f"videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n}" for n in range(3)])
+    why = r"annotations.csv, key 'VQ': no labels of this dimension of reward.dimensions; there are labels of Overall"
+    with pytest.raises(BadInput, match=why):
+        run(PlainStage(folder))
+
+
+def test_errors_name_the_columns_that_the_csv_has(folder):
+    preferences(folder, "chosen,rejected,prompt", ["videos/0_A.mp4,videos/9_B.mp4,prompt 0"])
+    with pytest.raises(BadInput, match=r"labels.csv, row 2, key 'rejected': no such video: .*videos/9_B.mp4"):
+        source(PlainStage(folder))
+    preferences(folder, "chosen,rejected,prompt", ["../0_A.mp4,videos/9_B.mp4,prompt 0"])
+    with pytest.raises(BadInput, match=r"row 2, key 'chosen': '../0_A.mp4' is not a path inside the folder"):
+        source(PlainStage(folder))
+    preferences(folder, "chosen,rejected,prompt,VQ", [])
+    with pytest.raises(BadInput, match=r"row 1, key 'VQ': chosen and rejected say which clip is better"):
+        source(PlainStage(folder))
+    row = "videos/0_A.mp4,videos/0_B.mp4,prompt 0"
+    preferences(folder, "chosen,rejected,prompt", [row, "videos/0_B.mp4,videos/0_A.mp4,prompt 0"])
+    with pytest.raises(BadInput, match=r"row 3, key 'Overall': annotator 'given' contradicts row 2"):
+        source(PlainStage(folder))
+    preferences(folder, "path_A,path_B,prompt,winner", [row + ",A"])
+    with pytest.raises(BadInput, match=r"row 1: no column of labels: VQ, MQ, TA, Overall \(one or more\), or label"):
+        source(PlainStage(folder))
+    preferences(folder, "chosen,prompt", [])
+    with pytest.raises(BadInput, match=r"row 1, key 'rejected': missing column: the header has 'chosen', 'prompt'"):
         source(PlainStage(folder))
 
 
@@ -258,6 +347,26 @@ def test_a_changed_threshold_decodes_nothing(folder):
     shutil.rmtree("data/source/videos")
     curate(PlainStage(folder, {"brightness": Rule(min=None, max=2)}))
     assert read_table("data/clips.parquet") == before
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "good"])
+def test_a_score_that_is_no_number_passes_no_rule(folder, tmp_path, value):
+    """A blank one became NaN, which is neither below nor above anything."""
+    table = tmp_path / "scores.csv"
+    rows = ["0_A.mp4,p,ok,,1.5,1.5,aa11,plan", f"0_B.mp4,p,ok,,{value},1,aa11,plan"]
+    table.write_text("\n".join(["path,prompt,status,reason,VQ,Overall,reward_model,frame_plan", *rows]) + "\n")
+    stage = PlainStage(folder, {"reward_VQ": Rule(min=0, max=None)}, scores=table)
+    source(stage)
+    measure(stage)
+    with pytest.raises(BadInput, match=rf"scores.csv, row 3, key 'VQ': status ok, but '{value}' is not a finite number"):
+        curate(stage)
+    table.write_text(table.read_text().replace("status", "state"))
+    with pytest.raises(BadInput, match=r"scores.csv, row 1, key 'status': missing column"):
+        curate(stage)
+    table.write_bytes(b"PAR1")
+    stage.params.curate = CurateParams(scores=str(table.rename(tmp_path / "scores.parquet")), rules={})
+    with pytest.raises(BadInput, match=r"scores.parquet: not a Parquet file, or a damaged one"):
+        curate(stage)
 
 
 def test_rewards_join_as_columns_and_filter(folder, tmp_path):

@@ -100,6 +100,7 @@ def test_a_prompt_that_comes_again_is_taken_once(stage):
         (ROWS, ("prompt", "short", "prompt_zh"), "prompt_shorter", r"row 1, key 'prompt_shorter': missing column"),
         (ROWS, ("prompt", "prompt", "prompt_zh"), "prompt", r"row 1, key 'prompt': column appears twice"),
         ([*ROWS, (" ", "a", "b")], COLUMNS, "prompt", r"row 7, key 'prompt': empty prompt"),
+        ([*ROWS, ("a <|im_end|>", "a", "b")], COLUMNS, "prompt", r"row 7, key 'prompt': the prompt holds the special token"),
         ([*ROWS, ("a",)], COLUMNS, "prompt_zh", r"row 7: 1 cells, the header has 3"),
     ],
 )

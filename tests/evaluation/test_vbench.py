@@ -133,6 +133,18 @@ def test_videos_that_vbench_2_could_not_judge_do_not_count(tmp_path):
     assert read_results([file], VBENCH_2)["Human_Clothes"].n == 2
 
 
+def test_a_dimension_of_no_video_is_absent_and_said(tmp_path):
+    """VBench writes [NaN, []] where no video has the name of one of the dimension's prompts."""
+    none = {name: [float("nan"), []] for name in ("scene", FLICKERING)} | {"color": [None, []]}
+    files = [write_results(tmp_path / f"{i}.json", part) for i, part in enumerate((none, {"color": entry(0.5, 4)}, none))]
+    found = read_results(files, VBENCH)
+    assert found["color"] == Result(0.5, 4, files[1]) and found["scene"].n == 0
+    done = run(clip(tmp_path / "a.mp4"), "--results", files[0], "--out", tmp_path / "out.json")
+    assert done.exit_code == 0 and "note: scene: the package found no video of it" in done.stdout
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert list(written["dimensions"]) == [FLICKERING] and "scene" in written["absent"]["Semantic"]
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -15,7 +15,7 @@ LABEL = st.sampled_from([-1, 0, 1])
 def view(annotator: str, *labels: int | None, row: int = 2) -> Annotation:
     given = dict(zip(DIMENSIONS, labels, strict=True))
     unrated = dict.fromkeys(DIMENSIONS)
-    return Annotation(row, "a.mp4", "b.mp4", "a cat", annotator, given, "old", "new", 8.0, 9, 8.0, 9, unrated, unrated)
+    return Annotation(row, "a.mp4", "b.mp4", "a cat", annotator, given, "old", "new", unrated, unrated)
 
 
 @st.composite

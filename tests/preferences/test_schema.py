@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from components.errors import BadInput
 from components.preferences.pairs import labelled_pair
-from components.preferences.schema import clip_path, group_by_pair, read_annotations, read_header, write_annotations
+from components.preferences.paths import clip_path
+from components.preferences.schema import group_by_pair, read_annotations, write_annotations
 
 EXAMPLE = Path(__file__).parents[2] / "../shared/data/videoalign/example.csv"
 HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
@@ -38,7 +39,7 @@ def test_videoalign_example():
     first = pairs[0][0]
     assert (first.path_A, first.path_B) == ("videos/example_1_A.mp4", "videos/example_1_B.mp4")
     assert first.labels == {"VQ": -1, "MQ": -1, "TA": 1, "Overall": None}
-    assert (first.annotator, first.num_frames_A, first.fps_B, first.model_A) == ("given", 126, 30.0, None)
+    assert (first.annotator, first.model_A, first.ratings["MOS_A_VQ"]) == ("given", None, None)
 
 
 def test_blank_lines_and_quoted_line_breaks_keep_line_numbers(tmp_path):
@@ -86,7 +87,7 @@ def test_ratings_go_with_their_clips(tmp_path):
     [
         ("0", "rating '0' is not from 1 to 5"),
         ("5.5", "rating '5.5' is not from 1 to 5"),
-        ("nan", "rating 'nan' is not from 1 to 5"),
+        ("inf", "rating 'inf' is not from 1 to 5"),
         ("good", "'good' is not a number"),
     ],
 )
@@ -126,12 +127,10 @@ def test_byte_order_mark_is_no_part_of_a_name(tmp_path):
         ("./videos/b", "../b", ", row 3, key 'path_B': '../b.mp4' is not a path inside the folder"),
         ("videos/a", "/videos/a", ", row 3, key 'path_A': '/videos/a.mp4' is not a path inside the folder"),
         ("./videos/b", "./videos/a", ", row 3, key 'path_B': a clip is compared with itself"),
-        ("126.0", "126.5", ", row 3, key 'num_frames_A': '126.5' is not a whole number"),
-        ("24.0", "fast", ", row 3, key 'fps_A': 'fast' is not a number"),
-        ("30.0", "0", ", row 3, key 'fps_B': '0' is not a positive number"),
-        ("30.0", "nan", ", row 3, key 'fps_B': 'nan' is not a positive number"),
+        ("a girl, sitting", "a <|im_end|> girl", ", row 3, key 'prompt': the prompt holds the special token <|im_end|>"),
+        ("a girl, sitting", "<|VQ_reward|>", ", row 3, key 'prompt': the prompt holds the special token <|VQ_reward|>"),
         (",152.0", "", ", row 3: 9 cells, the header has 10"),
-        ('sitting"', "sitting", ", row 3: not CSV: unexpected end of data"),
+        ('sitting"', "sitting", ", row 3: not CSV: a quote opens here and is never closed"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, old, new, said):
@@ -142,13 +141,13 @@ def test_a_bad_row_is_named(tmp_path, old, new, said):
 def test_a_bad_file_is_named(tmp_path):
     assert refusal(tmp_path / "none.csv") == ": missing"
     assert refusal(written(tmp_path)) == ": no annotations"
-    assert refusal(written(tmp_path, GOOD, header=HEADER.replace("MQ", "mq"))) == ", row 1, key 'MQ': missing column"
-    assert refusal(written(tmp_path, GOOD, header=HEADER.replace("MQ", "VQ"))) == ", row 1, key 'MQ': missing column"
+    said = ", row 1, key 'MQ': missing column: the header has 'mq'"
+    assert refusal(written(tmp_path, GOOD, header=HEADER.replace("MQ", "mq"))) == said
+    said = ", row 1, key 'VQ': column appears twice"
+    assert refusal(written(tmp_path, GOOD, header=HEADER.replace("MQ", "VQ"))) == said
     assert refusal(written(tmp_path, GOOD + ",A", header=HEADER + ",VQ")) == ", row 1, key 'VQ': column appears twice"
-    (tmp_path / "latin.csv").write_bytes(HEADER.encode() + b"\na.mp4,b.mp4,caf\xe9,A,B,same,,,,\n")
-    assert refusal(tmp_path / "latin.csv") == ": not UTF-8 text"
     (tmp_path / "empty.csv").write_text("")
-    assert "missing column" in refusal(tmp_path / "empty.csv")
+    assert refusal(tmp_path / "empty.csv") == ": empty: a CSV begins with a line of column names"
     assert "key 'annotator': empty annotator" in refusal(written(tmp_path, "a.mp4,b.mp4,a cat,,A,A,A,A,,", header=OWN))
 
 
@@ -199,13 +198,3 @@ def test_a_path_that_is_taken_stays_in_its_folder(text):
 
 def test_paths_in_plain_form():
     assert clip_path("./videos//a.mp4") == "videos/a.mp4"
-
-
-def test_the_header_has_our_names(tmp_path):
-    file = tmp_path / "x.csv"
-    file.write_text("\ufeffpath_A, A_model ,x\n")
-    assert read_header(file) == ["path_A", "model_A", "x"]
-    file.write_text("")
-    assert read_header(file) == []
-    file.write_bytes(b"path_A\xff\n")
-    assert "not UTF-8" in refusal(file, read_header)

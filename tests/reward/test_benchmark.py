@@ -315,7 +315,7 @@ def test_a_killed_run_goes_on(folder, scored, tmp_path):
 def test_a_file_that_fits_no_layout_is_one_line(tmp_path, scored):
     file = write(tmp_path / "x.csv", ["video1", "video2", "prompt", "winner"], [])
     with pytest.raises(
-        BadInput, match=r"row 1: no layout of pairs: the header lacks path_A, path_B, VQ, MQ, TA for VideoGen"
+        BadInput, match=r"row 1: no layout of pairs: the header lacks path_A, path_B, VQ or MQ or TA or Overall for VideoGen"
     ):
         read_benchmark(file, DIMENSIONS)
     assert "no layout of pairs" in refusal(file, f"--scores={scored / 'scores.parquet'}")

@@ -22,7 +22,8 @@ CLIPS = {f"clip{n}": np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3),
 
 def pairs(*paths: str) -> Pairs:
     few = list(paths)
-    return Pairs(Path("pairs.parquet"), few, few, few, few, few, few, np.zeros((len(few), 1)), np.zeros((2, len(few), 1)))
+    labels, ratings = np.zeros((len(few), 1)), np.zeros((2, len(few), 1))
+    return Pairs(Path("pairs.parquet"), *[few] * 6, labels, ratings, [2 + place for place in range(len(few))])
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_another_plan_and_another_clip_are_decoded_anew(videos, bare_stage):
 def test_a_clip_that_cannot_be_read_is_named_and_costs_nothing_of_the_others(videos, bare_stage):
     (VIDEOS / "broken.mp4").write_bytes(b"no video")
     for missing, why in (("gone.mp4", "no such file"), ("broken.mp4", "unreadable")):
-        with pytest.raises(BadInput, match=rf"pairs\.parquet, row 1, key 'path_A': .*{why}"):
+        with pytest.raises(BadInput, match=rf"annotations\.csv, row 3, key 'path_A': .*{why}"):
             cached_clips(bare_stage, [pairs("0.mp4", missing)], PLAN, threads=1)
     assert videos.count("0.mp4") == 1
 

@@ -28,7 +28,7 @@ def handful(dimensions: list[str]) -> tuple[Pairs, dict[str, np.ndarray]]:
     labels[0, 0], ratings[:, 0, 0] = NO_LABEL, 0
     paths_a, paths_b = list(clips)[:COUNT], list(clips)[COUNT:]
     names = [f"pair {n}" for n in range(COUNT)]
-    return Pairs(Path("pairs"), names, names, paths_a, paths_b, names, names, labels, ratings), clips
+    return Pairs(Path("pairs"), names, names, paths_a, paths_b, names, names, labels, ratings, [2] * len(names)), clips
 
 
 def learn_by_heart(dimensions=DIMENSIONS, loss="btt", **model_options) -> None:

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from components.params import WorldParams
 from components.preferences.pairs import labelled_pair
 from components.preferences.schema import read_annotations, write_annotations
 from components.simulation.annotators import (
@@ -114,11 +113,10 @@ def test_ratings_agree_with_labels():
 
 def test_rows_of_a_pair_carry_ratings_to_the_file(tmp_path):
     """Sides as shown; the reviewer's row has none."""
-    world = WorldParams(size=32, frames=9, fps=8)
     a, b = ({"path": f"{name}.mp4", "model": name} for name in ("good", "bad"))
     answers, ratings = label_pair(flat(1.0), flat(0.0), panel(), np.random.default_rng(0))
-    rows = [view_of("a cat", a, b, name, answers[name], ratings[name], world) for name in answers]
-    rows.append(view_of("a cat", a, b, REVIEWER, {"VQ": "A"}, {}, world))
+    rows = [view_of("a cat", a, b, name, answers[name], ratings[name]) for name in answers]
+    rows.append(view_of("a cat", a, b, REVIEWER, {"VQ": "A"}, {}))
     write_annotations(tmp_path / "annotations.csv", rows)
     read = read_annotations(tmp_path / "annotations.csv")
     assert [view.ratings_A["VQ"] for view in read[:3]] == [ratings[name]["VQ"][0] for name in answers]

@@ -1,0 +1,68 @@
+"""Paths of clips as tables name them, always relative to a folder or to a bucket's prefix."""
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+NAME_BYTES, PATH_BYTES = 255, 1024  # the longest name of a file, and the longest key of a bucket
+
+
+def clip_path(text: str, root: str | Path | None = None) -> str:
+    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or no file can be
+    called so. An absolute path, or an address, is taken where it is below `root`."""
+    inside = _below(text, root)
+    path = PurePosixPath(inside)
+    if not inside or path.is_absolute() or ".." in path.parts or "\\" in inside or path == PurePosixPath("."):
+        raise ValueError(f"'{text}' is not a path inside the folder")
+    too_long = len(inside.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.parts)
+    if too_long or any(ord(letter) < 32 for letter in inside):
+        raise ValueError(f"{text[:60]!r} is no name for a file: it is too long or has control characters")
+    return str(path)
+
+
+def _below(text: str, root: str | Path | None) -> str:
+    """The text without `root`, where it begins with that or with another name of the same folder."""
+    if root is None:
+        return text
+    start = f"{str(root).rstrip('/')}/"
+    if text.startswith(start) and (text.startswith("/") or "://" in text):
+        return text.removeprefix(start)
+    if text.startswith("/"):
+        for parent in PurePosixPath(text).parents:
+            if os.path.realpath(parent) == os.path.realpath(root):
+                return text.removeprefix(f"{parent}/")
+    return text
+
+
+def stored_names(names: Iterable[str]) -> Callable[[str], str | None]:
+    """Finds a path among `names` as it is stored there: the same one, or the only one that differs by its Unicode form alone
+    (macOS and some archives write `é` as two characters). None where there is none."""
+    exact = set(names)
+    forms: dict[str, list[str]] = {}
+    for name in sorted(exact):
+        forms.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+
+    def find(path: str) -> str | None:
+        if path in exact:
+            return path
+        alike = forms.get(unicodedata.normalize("NFC", path), [])
+        return alike[0] if len(alike) == 1 else None
+
+    return find
+
+
+def stored_file(folder: Path, path: str) -> str | None:
+    """The path of a file below `folder` as it is stored there (see stored_names), or None."""
+    if (folder / path).is_file():
+        return path
+    found = PurePosixPath()
+    for part in PurePosixPath(path).parts:
+        try:
+            name = stored_names(os.listdir(folder / found))(part)
+        except OSError:
+            return None
+        if name is None:
+            return None
+        found /= name
+    return str(found) if (folder / found).is_file() else None

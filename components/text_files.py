@@ -1,0 +1,87 @@
+"""Text that people give us, CSV or JSON: read as UTF-8, and where it is none, what it is instead and how to save it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from components.errors import BadInput
+
+# First bytes of files that are given in place of text.
+MAGIC = {
+    b"PK\x03\x04": "a zip archive or a workbook of Excel",
+    b"\xd0\xcf\x11\xe0": "a workbook of old Excel (.xls)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself (`git lfs pull` fetches that)",
+}
+UTF16 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+SAVE = "save it as UTF-8"
+
+
+def read_text(path: str | Path, file: str | Path | None = None) -> str:
+    """The text of a UTF-8 file, with its line ends, without a byte order mark. BadInput, of `file` where it is known by
+    another name than `path`, where it cannot be read or is something else, with the line of a byte that is not UTF-8."""
+    file = file or path
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput(file, "missing") from error
+    except IsADirectoryError as error:
+        raise BadInput(file, "a folder, not a file") from error
+    except OSError as error:
+        raise BadInput(file, f"cannot be read: {error.strerror}") from error
+    for start, what in MAGIC.items():
+        if raw.startswith(start):
+            raise BadInput(file, f"not text but {what}")
+    if raw[4:8] == b"ftyp":
+        raise BadInput(file, "not text but a video or picture")
+    if raw[:2] in UTF16 or _looks_like_utf16(raw):
+        raise BadInput(file, f"UTF-16 text: {SAVE} (in Excel 'CSV UTF-8', or `iconv -f UTF-16 -t UTF-8`)")
+    if b"\0" in raw:
+        raise BadInput(file, "a NUL byte, which no text has: the file is damaged", row=_line(raw, raw.index(b"\0")))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(file, _not_utf8(raw, error), row=_line(raw, error.start)) from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; BadInput as of read_text, and with the line of the first thing that is no JSON."""
+    text = read_text(path)
+    if not text.strip():
+        raise BadInput(path, "not JSON: empty")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        more = " (one object a line: JSON Lines?)" if error.msg == "Extra data" else ""
+        raise BadInput(path, f"not JSON: {error.msg}{more}", row=error.lineno) from error
+    except RecursionError as error:
+        raise BadInput(path, "not JSON that can be read: nested too deeply") from error
+
+
+def _looks_like_utf16(raw: bytes) -> bool:
+    """Whether every other byte is 0, as in Latin text without a byte order mark."""
+    start = raw[:200]
+    return len(start) > 3 and max(start[0::2].count(0), start[1::2].count(0)) > 0.4 * len(start)
+
+
+def _line(raw: bytes, place: int) -> int:
+    """The line that a byte stands on, from 1; line ends may be CR, LF or both."""
+    return len(re.findall(rb"\r\n?|\n", raw[:place])) + 1
+
+
+def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    if error.reason == "unexpected end of data" and error.end == len(raw):
+        return "ends within a character: is the file cut off?"
+    # The word around it, as the commonest other encoding has it: the reader of the message knows whether that is right.
+    begin = max((raw.rfind(mark, 0, error.start) for mark in (b" ", b",", b";", b"\t", b"\n", b"\r", b'"')), default=-1) + 1
+    word = re.split(rb'[ ,;\t\r\n"]', raw[max(begin, error.start - 30) : error.start + 30])[0].decode("cp1252", "replace")
+    why = f"not UTF-8 text: byte {hex(raw[error.start])}"
+    return f"{why}; in Windows-1252 it is '{word}': {SAVE} (in Excel 'CSV UTF-8', or `iconv -f WINDOWS-1252 -t UTF-8`)"

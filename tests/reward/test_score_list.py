@@ -1,0 +1,39 @@
+"""`reelign score --csv`: a list of videos is read by the one strict reader, before any model is."""
+
+import pytest
+from typer.testing import CliRunner
+
+from components.cli import app
+from components.errors import BadInput
+from components.reward.score_files import read_list
+
+
+def test_paths_are_those_of_the_folder(tmp_path):
+    (tmp_path / "cafe\u0301.mp4").write_text("")
+    file = tmp_path / "clips.csv"
+    file.write_text('\ufeffprompt,path,model\n"a cat, sitting",a.mp4,m\n,,\na dog,caf\u00e9.mp4,\n007,/elsewhere/b.mp4,\n')
+    assert [(str(path).removeprefix(f"{tmp_path}/"), prompt) for path, prompt in read_list(file)] == [
+        ("a.mp4", "a cat, sitting"),
+        ("cafe\u0301.mp4", "a dog"),
+        ("/elsewhere/b.mp4", "007"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path,prompt\na.mp4,a cat, sitting\nb.mp4,a dog, running\n", ", row 2: 3 cells, the header has 2"),
+        ('path,prompt\na.mp4,"a cat\n', ", row 2: not CSV: a quote opens here and is never closed"),
+        ("", ": empty"),
+        ("path,prompt\n", ": no videos"),
+        ("path,prompt\na.mp4,caf\xe9\n", ", row 2: not UTF-8 text: byte 0xe9; in Windows-1252 it is 'caf\xe9'"),
+        ("path,prompt,prompt\na.mp4,a cat,a dog\n", ", row 1, key 'prompt': column appears twice"),
+        ("path,prompt\na.mp4,\n", ", row 2, key 'prompt': empty"),
+        ("path,prompt\n\n\n,a cat\n", ", row 4, key 'path': empty"),
+    ],
+)
+def test_a_list_that_is_none_is_one_line(tmp_path, content, said):
+    file = tmp_path / "clips.csv"
+    file.write_bytes(content.encode("latin1"))
+    result = CliRunner().invoke(app, ["score", f"--csv={file}", "--model=nowhere"])
+    assert isinstance(result.exception, BadInput) and str(result.exception).startswith(f"{file}{said}")
