@@ -4,7 +4,6 @@ A stage is a function of one `Stage`; `run_stage` is its `__main__`. What DVC, A
 the same `python -m components.<area>.<stage>`.
 """
 
-import contextlib
 import gc
 import hashlib
 import json
@@ -222,6 +221,13 @@ def write_whole(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads(Path(path).read_text())
-    raise BadInput(path, "missing")
+    """The value in a JSON file of UTF-8; BadInput where it is missing, cut off or otherwise no JSON."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):
+            raise BadInput(path, "begins with a byte order mark; save it as UTF-8 without one")
+        return json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(path, "missing") from None
+    except ValueError as error:  # of JSON or of UTF-8
+        raise BadInput(path, f"not JSON: {error}") from error
