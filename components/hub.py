@@ -8,7 +8,6 @@ from components.stage import folder_digest
 
 # Weights are read as safetensors, configurations as JSON and text; what else a repository holds is left there.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # of models on the hub, by the beginning of a name
 
 
 def fetch(model: str, folder: Path) -> tuple[str, str]:
@@ -36,10 +35,3 @@ def fetch(model: str, folder: Path) -> tuple[str, str]:
     # The client's own notes, with dates: a digest must not depend on them.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return commit, folder_digest(folder)
-
-
-def how_to_fetch(folder: str | Path) -> str:
-    """Why a model's folder cannot be used that is not there, with the command that brings it."""
-    name = Path(folder).name
-    owner = next((owner for start, owner in OWNERS.items() if name.startswith(start)), "OWNER")
-    return f"not there; `reelign fetch {owner}/{name} --to {folder}` brings it from the hub"

@@ -25,6 +25,7 @@ from components.memory import keep_freed_memory
 from components.params import Params, load_params
 from components.tracking import ChildRun
 
+OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by how names of models begin
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
 
 
@@ -170,9 +171,19 @@ def input_digests(name: str, definition: dict[str, Any]) -> dict[str, str]:
             continue
         if not Path(dep).exists():
             maker = next((stage for stage in stage_names() if dep in stage_definition(stage)["outs"]), None)
-            raise BadInput(dep, f"missing; stage {name} needs it" + (f" (dvc repro {maker} makes it)" if maker else ""))
+            makes = f"dvc repro {maker} makes it" if maker else how_to_get(dep)
+            raise BadInput(dep, f"missing; stage {name} needs it ({makes})")
         digests[dep] = folder_digest(dep)
     return digests
+
+
+def how_to_get(folder: str | Path) -> str:
+    """What brings a folder that params.yaml names: the command for a model of the hub, else a person."""
+    name = Path(folder).name
+    for start, owner in OWNERS.items():
+        if name.startswith(start):
+            return f"`reelign fetch {owner}/{name} --to {folder}` brings it from the hub"
+    return "params.yaml names it: put it there, or name another; `reelign fetch OWNER/NAME --to FOLDER` brings a model"
 
 
 def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -220,14 +231,19 @@ def write_whole(path: str | Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file of UTF-8; BadInput where it is missing, cut off or otherwise no JSON."""
+def read_json(path: str | Path, *keys: str) -> Any:
+    """JSON of a file; BadInput where it is missing, is none, or is no object with these `keys`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if text.startswith("\ufeff"):
-            raise BadInput(path, "begins with a byte order mark; save it as UTF-8 without one")
-        return json.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(path, "missing") from None
-    except ValueError as error:  # of JSON or of UTF-8
-        raise BadInput(path, f"not JSON: {error}") from error
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(path, "missing") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(path, f"not JSON: {error.msg}", row=error.lineno) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(path, "not UTF-8 text") from error
+    if keys and not isinstance(value, dict):
+        raise BadInput(path, "is no JSON object")
+    for key in keys:
+        if key not in value:
+            raise BadInput(path, "missing key", key=key)
+    return value

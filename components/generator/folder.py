@@ -10,8 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from components.errors import BadInput
-from components.hub import how_to_fetch
-from components.stage import read_json
+from components.stage import how_to_get, read_json
 
 INDEX = "model_index.json"
 # The class that a part's config.json names, and where it names it.
@@ -31,8 +30,8 @@ PROBED_TOKENS = 16
 
 def check_folder(folder: Path, key: str | None = None) -> None:
     """BadInput where `folder` is no WanPipeline with one transformer, or lacks a file of it. key: of params.yaml."""
-    if not folder.is_dir():
-        raise BadInput(folder, how_to_fetch(folder), key=key)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise BadInput(folder, f"not there; {how_to_get(folder)}", key=key)
     if not (folder / INDEX).exists():
         raise BadInput(folder, _what_else(folder), key=key)
     index = _read_object(folder / INDEX)
