@@ -26,7 +26,12 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
     logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,  # a name is looked up in the hub's cache; `reelign fetch` alone goes to the hub
         )
     except UNREADABLE as error:
         raise BadInput(folder, f"no {kind.__name__} here: {first_line(error)}") from error
@@ -44,7 +49,7 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; BadInput where there is none, or none that can pad."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # what tokenizers raises is nothing narrower
         raise BadInput(folder, f"no tokenizer here: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:

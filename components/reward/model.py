@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from components.errors import BadInput
 from components.params import LoraParams
@@ -20,7 +20,7 @@ from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
 from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import read_json, write_json
-from components.weights import load_pretrained
+from components.weights import load_pretrained, load_tokenizer
 
 FACTS = "video_reward.json"
 Positions = Literal["plain", "multimodal"]
@@ -161,7 +161,3 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL folder or hub id, in float32."""
     return load_pretrained(Qwen2VLForConditionalGeneration, folder)
-
-
-def load_tokenizer(folder: str | Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder)
