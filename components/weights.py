@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -44,6 +45,14 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
         if not torch.isfinite(value).all():
             raise BadInput(folder, "a weight is not finite", key=name)
     return model
+
+
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """A safetensors file; BadInput where it is missing or cut off."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(file, f"no safetensors: {first_line(error)}" if file.exists() else "missing") from error
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

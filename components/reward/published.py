@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from components.errors import BadInput
 from components.reward.model import VideoReward, load_backbone
 from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
 from components.reward.published_config import CONFIG, ModelConfig, RunConfig, find_base, read_config
 from components.stage import folder_digest, read_json
-from components.weights import load_tokenizer
+from components.weights import load_tensors, load_tokenizer
 
 LATEST = -1
 MIN_PIXELS = 128 * 28 * 28  # a frame, of the published preprocessing; a smaller max_pixels wins where both bind
@@ -114,10 +112,7 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     adapter = folder / "adapter_model.safetensors"
     if not adapter.exists():
         raise BadInput(folder, "neither model.pth nor adapter_model.safetensors is here")
-    try:
-        factors = load_file(adapter)
-    except SafetensorError as error:
-        raise BadInput(adapter, f"unreadable: {error}") from error
+    factors = load_tensors(adapter)
     return merge_lora(factors | _read_pth(folder / "non_lora_state_dict.pth"), read_json(own, "r", "lora_alpha"), adapter)
 
 

@@ -347,5 +347,5 @@ def test_a_damaged_adapter(run):
             load_published(run, TEMPLATE)
     config.write_text(whole)
     adapter.write_bytes(adapter.read_bytes()[:900])
-    with pytest.raises(BadInput, match=r"adapter_model\.safetensors: unreadable"):
+    with pytest.raises(BadInput, match=r"adapter_model\.safetensors: no safetensors"):
         load_published(run, TEMPLATE)
