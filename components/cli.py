@@ -212,7 +212,10 @@ def profile(
     name: Annotated[str, typer.Argument(help="A file of infra/profiles without .yaml, e.g. shapes or examples.")],
     force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
 ) -> None:
-    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed)."""
+    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed). It says
+    which folders that the profile starts from are not there yet, and makes them, empty."""
+    from components.doctor import make_missing_inputs
+
     chosen = chosen_profile(name)
     current = Path("params.yaml")
     if current.exists() and not force:
@@ -224,6 +227,8 @@ def profile(
             raise BadInput(current, why)
     shutil.copyfile(chosen, current)
     print(f"params.yaml is now profile {name}")
+    for line in make_missing_inputs():
+        print(line)
 
 
 @app.command("export-kfp")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.errors import BadInput, Unreachable
-from components.params import load_params
+from components.params import Params, load_params
 
 LOCK = Path("docker/locks/ml.txt")
 CHECKED = ("torch", "transformers", "diffusers", "peft", "accelerate", "mlflow", "dvc", "av", "pydantic")
@@ -112,9 +112,27 @@ def inputs() -> str:
             from components.curation.s3 import Prefix
 
             Prefix(folder, workers=1, patience=5, say=print).listing()
-        elif not Path(folder).exists():
-            raise Trouble(f"{folder} is missing (params.yaml names it)")
+    for folder, how in missing_inputs(current):
+        raise Trouble(f"{folder} is not there; {how}")
     return f"{current.source.folder}, {current.base_generator.folder}, {current.reward.base}"
+
+
+def missing_inputs(params: Params) -> list[tuple[str, str]]:
+    """The folders that params name and that are not here, or empty, and what brings each; buckets are left out."""
+    from components.stage import how_to_get
+
+    folders = (params.base_generator.folder, params.source.folder, params.reward.base)
+    local = [folder for folder in folders if not folder.startswith("s3://")]
+    return [(folder, how_to_get(folder)) for folder in local if not any(Path(folder).glob("*"))]
+
+
+def make_missing_inputs() -> list[str]:
+    """A line for each missing input. The folder is made, empty: DVC ends at a missing one before any stage runs, with an
+    error number; at an empty one the stage itself says what brings it."""
+    missing = missing_inputs(load_params())
+    for folder, _ in missing:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return [f"{folder} is not there yet; {how}" for folder, how in missing]
 
 
 def disk() -> str:

@@ -26,6 +26,7 @@ from components.memory import keep_freed_memory
 from components.params import Params, load_params
 from components.tracking import ChildRun
 
+OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by how names of models begin
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
 
 
@@ -171,9 +172,19 @@ def input_digests(name: str, definition: dict[str, Any]) -> dict[str, str]:
             continue
         if not Path(dep).exists():
             maker = next((stage for stage in stage_names() if dep in stage_definition(stage)["outs"]), None)
-            raise BadInput(dep, f"missing; stage {name} needs it" + (f" (dvc repro {maker} makes it)" if maker else ""))
+            makes = f"dvc repro {maker} makes it" if maker else how_to_get(dep)
+            raise BadInput(dep, f"missing; stage {name} needs it ({makes})")
         digests[dep] = folder_digest(dep)
     return digests
+
+
+def how_to_get(folder: str | Path) -> str:
+    """What brings a folder that params.yaml names: the command for a model of the hub, else a person."""
+    name = Path(folder).name
+    for start, owner in OWNERS.items():
+        if name.startswith(start):
+            return f"`reelign fetch {owner}/{name} --to {folder}` brings it from the hub"
+    return "params.yaml names it: put it there, or name another; `reelign fetch OWNER/NAME --to FOLDER` brings a model"
 
 
 def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) -> str:

@@ -4,10 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from components.errors import BadInput
+
+# What these libraries raise at files that are cut off, and at configurations with a wrong value.
+UNREADABLE = (
+    *(OSError, ValueError, SafetensorError, StrictDataclassError),
+    *(TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
+)
 
 
 def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -18,10 +27,15 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
     logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,  # a name is looked up in the hub's cache; `reelign fetch` alone goes to the hub
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadInput(folder, f"no {kind.__name__} here: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise BadInput(folder, f"no {kind.__name__} here: {first_line(error)}") from error
     for name, given, wanted in sorted(report["mismatched_keys"]):
         raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
     for found, why in (("missing_keys", "missing"), ("unexpected_keys", "a tensor that this model has no place for")):
@@ -31,3 +45,27 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
         if not torch.isfinite(value).all():
             raise BadInput(folder, "a weight is not finite", key=name)
     return model
+
+
+def load_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """A safetensors file; BadInput where it is missing or cut off."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(file, f"no safetensors: {first_line(error)}" if file.exists() else "missing") from error
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id; BadInput where there is none, or none that can pad."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # what tokenizers raises is nothing narrower
+        raise BadInput(folder, f"no tokenizer here: {first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise BadInput(folder, "has no pad_token (tokenizer_config.json names it)", key="pad_token")
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from components.cli import PROFILES, app
 from components.errors import BadInput
+from components.generator.folder import check_folder
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ def test_what_was_edited_stays_unless_forced(checkout, old, new, said):
 def test_an_unknown_profile_names_those_there_are(checkout):
     with pytest.raises(BadInput, match="smoke"):
         profile("smok")
+
+
+def test_what_a_profile_starts_from_and_is_not_there(checkout):
+    """DVC ends at a missing folder with an error number, so the folder is there, empty, for the stage to speak of."""
+    result = CliRunner().invoke(app, ["profile", "wan2.1-1.3b"], catch_exceptions=False)
+    for model in ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Qwen/Qwen2-VL-2B-Instruct"):
+        folder = f"downloads/{model.split('/')[1]}"
+        assert f"{folder} is not there yet; `reelign fetch {model} --to {folder}` brings it" in result.output
+        assert (checkout.parent / folder).is_dir()
+    assert "preferences is not there yet; params.yaml names it: put it there" in result.output
+    with pytest.raises(BadInput, match=r"downloads/Wan2\.1-T2V-1\.3B-Diffusers.*`reelign fetch Wan-AI/"):
+        check_folder(Path("downloads/Wan2.1-T2V-1.3B-Diffusers"))

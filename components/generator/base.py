@@ -1,6 +1,7 @@
 """Stage `base_generator`: pins the generator that everything after it starts from, and measures it.
 
-The folder is any WanPipeline folder; its digest is recorded and, where params give one, must match. In the shapes world
+The folder is any WanPipeline folder; its digest is recorded and, where params give one, must match. It is copied as it is,
+scheduler included: ours is components/generator/sampler.py, whatever the folder's. In the shapes world
 the gold judge says how often the generator gets a training prompt wholly right, so that nobody aligns a generator that is
 perfect already or hopeless.
 """
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from components.errors import BadInput
-from components.generator.wan import check_folder, load_generator
+from components.generator.folder import check_folder, scheduler_of
+from components.generator.wan import Generator, load_generator
 from components.stage import Stage, folder_digest, run_stage, write_json
 
 
@@ -23,15 +25,21 @@ def base_generator(stage: Stage) -> None:
     if params.digest not in (None, digest):
         why = f"its digest is {digest}, params.yaml expects {params.digest}"
         raise BadInput(source, why, key="base_generator.digest")
+    generator = load_generator(source, dtype=params.dtype)  # one that cannot draw is not pinned
     folder = stage.output("models/base_generator")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("early"))
+    shift = stage.params.sampling.shift
+    stage.say(
+        f"clips are drawn by Euler steps with shift {shift}: FlowMapEulerDiscreteScheduler(shift={shift}) of diffusers"
+    )
+    stage.say(f"the folder keeps its own scheduler, {scheduler_of(folder)}")
     record = {"folder": params.folder, "digest": digest}
     if params.probe_prompts:
-        record |= probe(stage, folder)
+        record |= probe(stage, generator)
     write_json(stage.output("metrics/base_generator.json"), record)
 
 
-def probe(stage: Stage, folder: Path) -> dict[str, float]:
+def probe(stage: Stage, generator: Generator) -> dict[str, float]:
     """Gold verdicts of clips of training prompts (the evaluation prompts stay unseen)."""
     from components.generator.pretrain import training_scenes
     from components.generator.sampler import Job, draw, loaded
@@ -43,7 +51,6 @@ def probe(stage: Stage, folder: Path) -> dict[str, float]:
     chosen = stage.rng("probe").choice(len(scenes), stage.params.base_generator.probe_prompts, replace=False)
     jobs = [Job(f"{i:05d}", prompt_of(scenes[i]), stage.seed("probe", int(i))) for i in chosen]
     videos = stage.state() / "probe"
-    generator = load_generator(folder, dtype=stage.params.base_generator.dtype)
     draw(stage, loaded(generator), jobs, stage.params.sampling, videos, what="drawn")
     verdicts = [judge(read_frames(videos / f"{job.clip}.mp4"), job.prompt) for job in jobs]
     result = {name: float(np.mean([getattr(v, name) for v in verdicts])) for name in ("VQ", "MQ", "TA", "prompt_right")}

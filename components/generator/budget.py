@@ -24,6 +24,7 @@ from components.errors import BadInput
 from components.evaluation.prompt_sets import count_prompts
 from components.generator.wan import LONGEST_TEXT, velocity
 from components.params import Params, TrainingParams
+from components.stage import read_json
 
 ARCHITECTURES = Path("infra/architectures")  # of generators that are not on this machine, <profile>.json
 PARTS = ("transformer", "vae", "text_encoder")
@@ -112,8 +113,8 @@ def architecture(params: Params) -> dict[str, Any]:
     where it is not here yet."""
     folder, known = Path(params.base_generator.folder), ARCHITECTURES / f"{params.profile}.json"
     if (folder / "model_index.json").exists():
-        words = json.loads((folder / "tokenizer/tokenizer_config.json").read_text())["model_max_length"]
-        configs = {part: json.loads((folder / part / "config.json").read_text()) for part in PARTS}
+        words = read_json(folder / "tokenizer/tokenizer_config.json", "model_max_length")["model_max_length"]
+        configs = {part: read_json(folder / part / "config.json") for part in PARTS}
         return {**configs, "words": min(words, LONGEST_TEXT)}
     if not known.exists():
         raise BadInput(folder, f"not there, and {known} does not say what it is", key="base_generator.folder")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from components.generator.card import write_card
 from components.generator.wan import Generator, pixels, save_generator, small_generator, velocity
 from components.params import Params, TrainingParams
 from components.preferences.split import split_of
@@ -48,7 +49,8 @@ def pretrain_generator(stage: Stage) -> None:
     clips, captions = collection(stage, scenes, settings.clips, settings.chosen)
     latents = encode_all(stage, generator, clips)
     rows = fit_flow(stage, generator, latents, captions, settings.refine, settings.prompt_dropout, "refine")
-    save_generator(generator, folder)
+    save_generator(generator, folder, params.sampling.shift)
+    write_card(folder, settings.shape.text_tokens, params.sampling)
     record = {
         "clips": len(clips),
         "prompts": len(scenes),

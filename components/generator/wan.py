@@ -5,25 +5,26 @@ t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and late
 """
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResidualBlock
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils import logging
 from peft import get_peft_model_state_dict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from components.cores import in_parts
 from components.errors import BadInput, NonFinite
+from components.generator.folder import check_folder, check_text_encoder
 from components.params import Dtype
 from components.pretrain_params import WanShape
-from components.weights import load_pretrained
+from components.weights import load_pretrained, load_tokenizer
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
@@ -50,11 +51,16 @@ class Generator:
         return self.transformer.config.in_channels, (frames - 1) // time + 1, height // space, width // space
 
     def encode_text(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings [B, L, D]; beyond a prompt's own tokens they are zero, as in WanPipeline."""
+        """Text embeddings [B, L, D] of prompts cleaned as WanPipeline cleans them; beyond a prompt's own tokens they are
+        zero, as there. NonFinite where the encoder gives no number."""
         length = min(self.tokenizer.model_max_length, LONGEST_TEXT)
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        cleaned = [prompt_clean(prompt) for prompt in prompts]
+        tokens = self.tokenizer(cleaned, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         tokens = tokens.to(self.text_encoder.device)
         hidden = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        for prompt, embedding in zip(prompts, hidden, strict=True):
+            if not torch.isfinite(embedding).all():
+                raise NonFinite(f"the text embedding of {prompt!r}")
         return hidden * tokens.attention_mask[..., None]
 
     def encode_video(self, clips: np.ndarray) -> torch.Tensor:
@@ -99,15 +105,6 @@ def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tenso
     return transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0].to(latents.dtype)
 
 
-def check_folder(folder: Path, key: str | None = None) -> None:
-    """BadInput where `folder` is no WanPipeline with one transformer."""
-    index = folder / "model_index.json"
-    if not index.exists():
-        raise BadInput(folder, "not a diffusers pipeline folder (no model_index.json)", key=key)
-    if (json.loads(index.read_text()).get("transformer_2") or [None])[0] is not None:
-        raise BadInput(folder, "has two transformers (Wan 2.2 A14B); Wan 2.1 and Wan 2.2 TI2V-5B have one", key=key)
-
-
 def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dtype = "float32") -> Generator:
     """Read a WanPipeline folder without gradients, onto the GPU where there is one; the VAE is always in float32.
 
@@ -124,9 +121,10 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
             transformer.unload_lora()
     vae = load_pretrained(AutoencoderKLWan, folder / "vae")
     text_encoder = load_pretrained(UMT5EncoderModel, folder / "text_encoder", getattr(torch, dtype))
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder / "tokenizer")
     for module in (transformer, vae, text_encoder):
         module.requires_grad_(False).eval().to(PartialState().device)
+    check_text_encoder(text_encoder, tokenizer, folder)
     return Generator(transformer, vae, text_encoder, tokenizer)
 
 
@@ -175,14 +173,15 @@ def read_lora(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict | None]
     return weights, metadata
 
 
-def save_generator(generator: Generator, folder: str | Path) -> None:
-    """Write a folder that WanPipeline.from_pretrained loads, weights in half precision."""
+def save_generator(generator: Generator, folder: str | Path, shift: float = 1.0) -> None:
+    """Write a folder that WanPipeline.from_pretrained loads, weights in half precision; its scheduler takes the steps of
+    components/generator/sampler.py. (FlowMatchEuler would shift twice, and end its steps elsewhere.)"""
     pipeline = WanPipeline(
         tokenizer=generator.tokenizer,
         text_encoder=copy.deepcopy(generator.text_encoder).half(),
         vae=copy.deepcopy(generator.vae).half(),
         transformer=copy.deepcopy(generator.transformer).half(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler=FlowMapEulerDiscreteScheduler(shift=shift),
     )
     pipeline.save_pretrained(folder)
 

@@ -1,4 +1,5 @@
-"""Flow-NRG for those who sample with diffusers: a WanPipeline that takes a latent reward model and weights.
+"""Flow-NRG for those who sample with diffusers: a WanPipeline that takes a latent reward model and weights. Text has the
+length that the generator was trained on (components/generator/pipeline.py).
 
     pipeline = FlowNRGPipeline.from_pretrained("models/base_generator")
     reward = load_latent_reward("models/latent_reward", pipeline.transformer, folder_digest("models/base_generator"))
@@ -11,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
 from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
+from components.generator.pipeline import ShortTextWanPipeline
 from components.generator.wan import TIMESTEPS
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward
 from components.params import NrgParams
 
 
-class FlowNRGPipeline(WanPipeline):
+class FlowNRGPipeline(ShortTextWanPipeline):
     """WanPipeline with reward guidance after classifier-free guidance."""
 
     @torch.no_grad()
@@ -43,6 +44,7 @@ class FlowNRGPipeline(WanPipeline):
             max_sequence_length=max_sequence_length,
             device=self._execution_device,
         )
+        text = text.to(self.transformer.dtype)  # as the pipeline does
         step, said = self.scheduler.step, None
 
         def guided_step(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from components.errors import BadInput
 from components.params import LoraParams
@@ -20,9 +20,10 @@ from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
 from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import read_json, write_json
-from components.weights import load_pretrained
+from components.weights import load_pretrained, load_tensors, load_tokenizer
 
 FACTS = "video_reward.json"
+NEEDED = ("head_trained", "template", "dimensions", "readout", "head", "positions", "frame_plan", "normalisation")
 Positions = Literal["plain", "multimodal"]
 
 
@@ -139,13 +140,13 @@ class VideoReward(nn.Module):
 def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
     """The model of a folder and its facts; BadInput where it is none, or where its head has never been trained."""
     folder = Path(folder)
-    facts = read_json(folder / FACTS)
+    facts = read_json(folder / FACTS, *NEEDED)
     if not facts["head_trained"]:
         raise BadInput(folder / FACTS, "this head was never trained: its scores would be noise", key="head_trained")
     backbone = load_backbone(folder)
     prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], facts["readout"])
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
-    head = load_file(folder / "head.safetensors")["weight"]
+    head = load_tensors(folder / "head.safetensors").get("weight", torch.empty(0))
     if head.shape != model.head.weight.shape:
         raise BadInput(
             folder / "head.safetensors", f"is {tuple(head.shape)}, not {tuple(model.head.weight.shape)}", key="weight"
@@ -161,7 +162,3 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL folder or hub id, in float32."""
     return load_pretrained(Qwen2VLForConditionalGeneration, folder)
-
-
-def load_tokenizer(folder: str | Path) -> Any:
-    return AutoTokenizer.from_pretrained(folder)

@@ -4,37 +4,43 @@
     RUN/checkpoint-N/adapter_model.safetensors  LoRA, beside adapter_config.json and non_lora_state_dict.pth, or
     RUN/checkpoint-N/model.pth                  every tensor, LoRA merged, kept apart, or never there
 
-Tensors carry the names of transformers 4.45, with or without PEFT's around them. `model_name_or_path` names the base model:
-a path as given, the same beside RUN, or a hub id. The prompt template is not part of the layout: the user gives its file.
+Tensors carry the names of transformers 4.45, or those of 4.52 and later, with or without PEFT's around them.
+`model_name_or_path` names the base model (published_config.py, `find_base`). The prompt template is not part of the layout:
+the user gives its file.
 """
 
-import json
 import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from components.errors import BadInput
-from components.reward.model import VideoReward, load_backbone, load_tokenizer
+from components.reward.model import VideoReward, load_backbone
 from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
-from components.stage import folder_digest
+from components.reward.published_config import CONFIG, ModelConfig, RunConfig, find_base, read_config
+from components.stage import folder_digest, read_json
+from components.weights import load_tensors, load_tokenizer
 
-CONFIG = "model_config.json"
 LATEST = -1
 MIN_PIXELS = 128 * 28 * 28  # a frame, of the published preprocessing; a smaller max_pixels wins where both bind
 READOUTS: dict[str, Readout] = {"special": "special", "last": "last", "mean": "mean_but_last"}  # by `reward_token`
 LORA = re.compile(r"(.*)\.lora_(A|B)(?:\.default)?\.weight")
+STEP = re.compile(r"checkpoint-(\d+)")
+WRAPPERS = ("state_dict", "model_state_dict", "module", "model")  # keys under which trainers put the tensors of a .pth
 
 
 def is_published(folder: Path) -> bool:
+    """Whether this is a run's folder; BadInput for a checkpoint inside of one."""
+    if (found := STEP.fullmatch(folder.name)) and (folder.parent / CONFIG).exists():
+        why = f"a checkpoint of a run: give the run's folder, {folder.parent} (--step {found[1]} chooses this one)"
+        raise BadInput(folder, why)
     return (folder / CONFIG).exists()
 
 
 def published_dimensions(folder: Path) -> list[str]:
-    return list(_read_config(folder / CONFIG)["data_config"]["eval_dim"])
+    return read_config(folder / CONFIG).data.eval_dim
 
 
 def load_published(folder: Path, template: str | Path | None, step: int = LATEST) -> tuple[VideoReward, dict[str, Any]]:
@@ -44,33 +50,32 @@ def load_published(folder: Path, template: str | Path | None, step: int = LATEST
     BadInput names the file, and the tensor or key in it, that is missing, left over, of another shape or not finite.
     """
     file = folder / CONFIG
-    config = _read_config(file)
+    config = read_config(file)
     if template is None:
         raise BadInput(file, "this layout has no prompt template: give its file (--template)")
-    dimensions = list(config["data_config"]["eval_dim"])
-    readout, adds_tokens = _readout(file, config["model_config"]), config["model_config"]["use_special_tokens"]
-    base = _base(folder, config["model_config"]["model_name_or_path"])
+    dimensions, adds_tokens, outputs = config.data.eval_dim, config.model.use_special_tokens, config.model.output_dim
+    readout = _readout(file, config.model)
+    if outputs != len(dimensions) and (outputs, readout) != (1, "special"):
+        raise BadInput(file, f"{outputs} outputs for {len(dimensions)} dimensions", key="model_config.output_dim")
+    base = find_base(file, config.model.model_name_or_path)
     prompts = _prompts(load_tokenizer(base), template, dimensions, readout, adds_tokens)
     backbone = load_backbone(base)
     if adds_tokens:
         # The reference gives the embedding a row a token of the tokenizer; Qwen2-VL's own is padded, so it shrinks.
         backbone.resize_token_embeddings(len(prompts.tokenizer), mean_resizing=False)
 
-    outputs = config["model_config"]["output_dim"]
-    if outputs != len(dimensions) and (outputs, readout) != (1, "special"):
-        raise BadInput(file, f"{outputs} outputs for {len(dimensions)} dimensions", key="model_config.output_dim")
     model = VideoReward(backbone, prompts, "shared" if outputs == 1 else "per_dimension", "plain")
     checkpoint = find_checkpoint(folder, step)
     _fill(model, checkpoint, read_checkpoint(checkpoint), adds_tokens)
     return model.eval(), _facts(model, config, checkpoint, template)
 
 
-def _readout(file: Path, config: dict[str, Any]) -> Readout:
+def _readout(file: Path, config: ModelConfig) -> Readout:
     """Where the run reads its scores; BadInput where the reference itself could not."""
-    name = config["reward_token"]
+    name = config.reward_token
     if name not in READOUTS:
         raise BadInput(file, f"'{name}' is none of {', '.join(READOUTS)}", key="model_config.reward_token")
-    if name == "special" and not config["use_special_tokens"]:
+    if name == "special" and not config.use_special_tokens:
         why = "false, and reward_token 'special' reads at special tokens"
         raise BadInput(file, why, key="model_config.use_special_tokens")
     return READOUTS[name]
@@ -91,42 +96,53 @@ def _prompts(
 
 def find_checkpoint(folder: Path, step: int) -> Path:
     """checkpoint-`step`, or the one with the highest number (12 comes after 9)."""
-    steps = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()}
+    steps = {int(found[1]): path for path in folder.glob("checkpoint-*") if (found := STEP.fullmatch(path.name))}
     if not steps:
         raise BadInput(folder, "no checkpoint-N here")
     return steps.get(step, steps[max(steps)])
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint under plain names of transformers 4.45 (visual.*, model.*, rm_head.*), LoRA merged in
-    as `<name>.delta`: what to add to a weight that may lie in the base model."""
-    whole = folder / "model.pth"
+    """All tensors of a checkpoint under the names of transformers 5 (model.visual.*, model.language_model.*, rm_head.*),
+    LoRA merged in as `<name>.delta`: what to add to a weight that may lie in the base model."""
+    whole, own = folder / "model.pth", folder / "adapter_config.json"
     if whole.exists():
-        config = _read_json(folder / "adapter_config.json") if (folder / "adapter_config.json").exists() else None
-        return merge_lora(_read_pth(whole), config or _read_config(folder.parent / CONFIG)["peft_lora_config"], whole)
+        config = read_json(own, "r") if own.exists() else read_config(folder.parent / CONFIG).peft_lora_config
+        return merge_lora(_read_pth(whole), config, whole)
     adapter = folder / "adapter_model.safetensors"
     if not adapter.exists():
         raise BadInput(folder, "neither model.pth nor adapter_model.safetensors is here")
-    tensors = load_file(adapter)
-    return merge_lora(
-        tensors | _read_pth(folder / "non_lora_state_dict.pth"), _read_json(folder / "adapter_config.json"), adapter
-    )
+    factors = load_tensors(adapter)
+    return merge_lora(factors | _read_pth(folder / "non_lora_state_dict.pth"), read_json(own, "r", "lora_alpha"), adapter)
 
 
 def merge_lora(tensors: dict[str, torch.Tensor], config: dict[str, Any], file: Path) -> dict[str, torch.Tensor]:
-    """Strip PEFT's wrapping from the names; each pair of A [r, in] and B [out, r] becomes one `.delta` [out, in]."""
-    rank, alpha = config.get("r", config.get("lora_r")), config.get("lora_alpha")
+    """Strip wrappings from the names; each pair of A [r, in] and B [out, r] becomes one `.delta` [out, in].
+
+    config: PEFT's adapter_config.json, or the run's peft_lora_config.
+    """
     plain, factors = {}, {}
     for name, tensor in tensors.items():
-        name = name.removeprefix("base_model.model.")
-        if found := LORA.fullmatch(name):
-            factors.setdefault(found[1], {})[found[2]] = tensor.float()
-        else:
-            plain[name.replace(".base_layer.", ".")] = tensor
+        bare = re.sub(r"^(module\.|_orig_mod\.|base_model\.model\.)+", "", name)
+        if bare.count(".original_module."):  # PEFT's copy of a module from before it was trained as a whole
+            continue
+        if found := LORA.fullmatch(bare):
+            factors.setdefault(_modern(found[1]), {})[found[2]] = tensor.float()
+            continue
+        place = _modern(bare.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."))
+        if place in plain:
+            raise BadInput(file, "there twice, under names of two versions", key=name)
+        plain[place] = tensor
+    rank, alpha = config.get("r", config.get("lora_r")), config.get("lora_alpha")
+    if factors and not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)):
+        raise BadInput(file, f"holds LoRA, and its config has rank {rank!r} and alpha {alpha!r}")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if factors and config.get(key):
+            raise BadInput(file.parent / "adapter_config.json", "rank or alpha by layer is not read", key=key)
     for name, pair in factors.items():
         if set(pair) != {"A", "B"}:
             raise BadInput(file, f"LoRA has only {'/'.join(pair)} of A and B", key=name)
-        if len(pair["A"]) != rank or pair["B"].shape[1] != rank:
+        if len(pair["A"]) != rank or pair["B"].shape[1:] != (rank,):
             raise BadInput(file, f"LoRA of rank {len(pair['A'])}, its config says {rank}", key=name)
         scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
         plain[f"{name}.weight.delta"] = scale * pair["B"] @ pair["A"]
@@ -142,7 +158,7 @@ def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]
             if not torch.isfinite(tensor).all():
                 raise BadInput(checkpoint, "a weight is not finite", key=name)
             delta = name.endswith(".delta")
-            place = _modern(name.removesuffix(".delta"))
+            place = name.removesuffix(".delta")
             target = model.head.weight if place == "rm_head.weight" else places.get(place)
             if target is None:
                 raise BadInput(checkpoint, "a tensor that this model has no place for", key=name)
@@ -150,84 +166,59 @@ def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]
                 raise BadInput(checkpoint, f"is {tuple(tensor.shape)}, not {tuple(target.shape)}", key=name)
             target.add_(tensor) if delta else target.copy_(tensor)
         model.reward_tokens.copy_(places[embedding][model.prompts.reward_ids])
-    given = {_modern(name) for name in tensors}
     required = {"rm_head.weight"} | {name for name in places if ".visual." in name}
     if embedding_trained:
         required.add(embedding)
-    if missing := sorted(required - given):
+    if missing := sorted(required - tensors.keys()):
         raise BadInput(checkpoint, "missing: this part was trained", key=missing[0])
 
 
 def _modern(name: str) -> str:
-    """transformers 5's name of a tensor of Qwen2-VL that has transformers 4.45's."""
+    """transformers 5's name of a tensor of Qwen2-VL that has transformers 4.45's, or 5's already."""
     if name.startswith("visual."):
         return f"model.{name}"
+    if name.startswith(("model.visual.", "model.language_model.")):
+        return name
     if name.startswith("model."):
         return f"model.language_model.{name.removeprefix('model.')}"
     return name
 
 
-def _facts(model: VideoReward, config: dict[str, Any], checkpoint: Path, template: str | Path) -> dict[str, Any]:
-    data, dimensions = config["data_config"], config["data_config"]["eval_dim"]
-    norms = config.get("inference_config") or {}
-    identity = {"mean": 0.0, "std": 1.0}  # without inference_config the reference leaves scores as they are
+def _facts(model: VideoReward, config: RunConfig, checkpoint: Path, template: str | Path) -> dict[str, Any]:
+    data = config.data
     return {
-        "dimensions": list(dimensions),
+        "dimensions": data.eval_dim,
         "readout": model.prompts.readout,
         "head": "shared" if len(model.head.weight) == 1 else "per_dimension",
         "head_trained": True,
-        "loss": config["model_config"]["loss_type"],
+        "loss": config.model.loss_type,
         "positions": "plain",
         "template": model.prompts.template,
         "frame_plan": {
-            "fps": data["fps"] if data["num_frames"] is None else None,
-            "frames": data["num_frames"],
+            "fps": data.fps if data.num_frames is None else None,
+            "frames": data.num_frames,
             "min_pixels": MIN_PIXELS,
-            "max_pixels": data["max_frame_pixels"],
+            "max_pixels": data.max_frame_pixels,
             "factor": model.patch_shape.factor,
-            "sampling": data["sample_type"],
+            "sampling": data.sample_type,
         },
-        "normalisation": {
-            name: {"mean": norms[f"{name}_mean"], "std": norms[f"{name}_std"]} if norms else identity for name in dimensions
-        },
-        "tie_thresholds": dict.fromkeys([*dimensions, "Overall"]),
+        "normalisation": config.normalisation(),
+        "tie_thresholds": dict.fromkeys([*data.eval_dim, "Overall"]),
         "provenance": {"published": str(checkpoint), "template": str(template), "digest": folder_digest(checkpoint)},
     }
-
-
-def _base(folder: Path, name: str) -> str | Path:
-    """Where the base model is: the path as given, the same name beside the run's folder, or else a hub id."""
-    beside = folder.resolve().parent / name
-    return name if Path(name).exists() or not beside.exists() else beside
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    config = _read_json(file)
-    needed = {
-        "data_config": ("eval_dim", "fps", "num_frames", "max_frame_pixels", "sample_type"),
-        "model_config": ("model_name_or_path", "output_dim", "loss_type", "reward_token", "use_special_tokens"),
-    }
-    for section, keys in needed.items():
-        for key in keys:
-            if key not in config.get(section, {}):
-                raise BadInput(file, "missing", key=f"{section}.{key}")
-    return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise BadInput(file, "missing")
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise BadInput(file, f"not JSON: {error}") from error
 
 
 def _read_pth(file: Path) -> dict[str, torch.Tensor]:
     if not file.exists():
         raise BadInput(file, "missing")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        value = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         # Anything but tensors could run code while it is read.
         raise BadInput(file, "not a file of tensors and nothing else") from error
+    for key in WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    if not isinstance(value, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
+        raise BadInput(file, "not a mapping of names to tensors")
+    return value

@@ -18,14 +18,15 @@ from components.reward.accuracy import fit_tie_threshold, without_ties
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
-from components.reward.model import FACTS, VideoReward, load_backbone, load_tokenizer, load_video_reward
+from components.reward.model import FACTS, VideoReward, load_backbone, load_video_reward
 from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
 from components.reward.score import Input, Unscored, make_input, raw_scores, score_names, with_overall
-from components.stage import Stage, folder_digest, run_stage
+from components.stage import Stage, folder_digest, how_to_get, run_stage
 from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan
+from components.weights import load_tokenizer
 
 
 def reward(stage: Stage) -> None:
@@ -107,8 +108,10 @@ def build(params: RewardParams) -> VideoReward:
             if facts[key] != wanted[key]:
                 raise BadInput("params.yaml", f"{base} was trained with {facts[key]!r}", key=f"reward.{key}")
         return model.train()
-    prompts = PromptBuilder(load_tokenizer(params.base), template, params.dimensions, params.readout)
-    return VideoReward(load_backbone(params.base), prompts, params.head, params.positions)
+    if not any(base.glob("*")):
+        raise BadInput(base, f"not there; {how_to_get(base)}", key="reward.base")
+    prompts = PromptBuilder(load_tokenizer(base), template, params.dimensions, params.readout)
+    return VideoReward(load_backbone(base), prompts, params.head, params.positions)
 
 
 def prepare(model: VideoReward, params: RewardParams) -> None:

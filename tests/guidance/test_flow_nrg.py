@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -179,7 +179,7 @@ def test_each_clip_of_a_batch_has_its_own_weights():
     assert torch.equal(mixed[2], toy_flow(x, 0.5)[2]), "weights of 0 change no bit, also among others"
 
 
-@pytest.mark.parametrize("scheduler", [FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize("scheduler", [FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler])
 def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     generator = tiny_generator()
     save_generator(generator, tmp_path)
@@ -190,14 +190,14 @@ def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     reward = small_reward(pipeline.transformer, frozen=False)
     noise = torch.randn(1, *generator.latent_shape(5, 16, 16))
     settings = {"height": 16, "width": 16, "num_frames": 5, "num_inference_steps": 4, "guidance_scale": 3.0}
-    settings |= {"latents": noise, "max_sequence_length": 16, "output_type": "latent", "return_dict": False}
-    plain = WanPipeline.__call__(pipeline, "a red circle", **settings)[0]
+    settings |= {"latents": noise, "output_type": "latent", "return_dict": False}
+    plain = WanPipeline(**pipeline.components)("a red circle", max_sequence_length=16, **settings)[0]
     drawn = {
         weight: pipeline("a red circle", reward=reward, nrg=params(weights={"TA": weight}), **settings)[0]
         for weight in (0.0, 1.0)
     }
     assert torch.equal(drawn[0.0], plain) and not torch.allclose(drawn[1.0], plain)
-    if scheduler is FlowMatchEulerDiscreteScheduler:
+    if scheduler is FlowMapEulerDiscreteScheduler:
         text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
         with torch.no_grad():
             flow = flow_nrg(
@@ -205,3 +205,18 @@ def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
             )
             ours = euler(flow, noise, pipeline.scheduler.sigmas.tolist())
         torch.testing.assert_close(drawn[1.0], ours, rtol=1e-3, atol=1e-4)
+
+
+def test_the_pipeline_as_its_docstring_calls_it(tmp_path):
+    """No dtype, no length of text: transformers then loads the text encoder in the half precision of its file."""
+    generator = tiny_generator()
+    save_generator(generator, tmp_path, shift=3.0)
+    pipeline = FlowNRGPipeline.from_pretrained(tmp_path)
+    reward, nrg = small_reward(pipeline.transformer, frozen=False), params(weights={"TA": 1.0})
+    noise = torch.randn(1, *generator.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(1))
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "latents": noise, "output_type": "latent"}
+    drawn = pipeline("a red circle", reward=reward, nrg=nrg, height=16, width=16, num_frames=5, **settings).frames
+    text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
+    with torch.no_grad():
+        flow = flow_nrg(ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, nrg)
+        torch.testing.assert_close(drawn, euler(flow, noise, timesteps(4, 3.0)), rtol=1e-2, atol=1e-2)

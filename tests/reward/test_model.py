@@ -218,3 +218,23 @@ def test_weights_that_cannot_be_read(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(BadInput, match="no Qwen2VLForConditionalGeneration here"):
         load_video_reward(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("head.safetensors", None, r"head\.safetensors: missing"),
+        ("head.safetensors", b"\x10\0", r"head\.safetensors: no safetensors"),
+        ("video_reward.json", b'{"head_trained": tr', r"video_reward\.json, row 1: not JSON"),
+        ("video_reward.json", b"[]", r"video_reward\.json: is no JSON object"),
+        ("video_reward.json", b'{"head_trained": true}', r"video_reward\.json, key 'template': missing key"),
+        ("tokenizer.json", b'{"model": ', "model: no tokenizer here"),
+        ("config.json", b"{}", "no Qwen2VLForConditionalGeneration here"),
+    ],
+)
+def test_a_file_of_the_folder_that_is_damaged(tmp_path, file, content, said):
+    folder = saved_model(tmp_path / "model")
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+    with pytest.raises(BadInput, match=said) as raised:
+        load_video_reward(folder)
+    assert "\n" not in str(raised.value)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from components.errors import BadInput
-from components.reward.model import load_tokenizer
 from components.reward.prompt import PromptBuilder, read_template, reward_token
 from components.reward.tokens import TEMPLATES, train_tokenizer
+from components.weights import load_tokenizer
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
 REFERENCE = Path(__file__).parents[3] / "shared/data/reference-open"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_what_the_layout_lacks_is_said(run, tmp_path):
     adapter = run / "checkpoint-12/adapter_model.safetensors"
     factors = load_file(adapter)
     save_file({name: factor for name, factor in factors.items() if "layers.0.mlp.up_proj.lora_B" not in name}, adapter)
-    with pytest.raises(BadInput, match=r"adapter_model.safetensors, key 'model.layers.0.mlp.up_proj': LoRA has only A"):
+    with pytest.raises(BadInput, match=r"key 'model\.language_model\.layers\.0\.mlp\.up_proj': LoRA has only A"):
         load_published(run, TEMPLATE)
     (run / "checkpoint-12/non_lora_state_dict.pth").write_bytes(b"not a pickle")
     with pytest.raises(BadInput, match="not a file of tensors"):
@@ -203,3 +204,148 @@ def test_version_and_dimensions_are_known_without_the_weights(step):
     model = RewardModel.load(files.folder, template=files.template, step=step)
     assert (files.version(), files.facts()["dimensions"]) == (model.version, model.dimensions)
     assert not any(model.facts["tie_thresholds"].values()) and files.facts()["tie_thresholds"] == {}
+
+
+@pytest.fixture
+def whole(tmp_path) -> Path:
+    """A copy of a run of whole tensors beside its base model."""
+    shutil.copytree(OPEN / "ckpt_b", tmp_path / "ckpt_b")
+    shutil.copytree(OPEN / "base", tmp_path / "base", dirs_exist_ok=True)
+    return tmp_path / "ckpt_b"
+
+
+def newer(name: str) -> str:
+    """The name that transformers 4.52 and later give a tensor."""
+    for old, new in (("visual.", "model.visual."), ("model.layers", "model.language_model.layers")):
+        name = re.sub(rf"^((?:base_model\.model\.)?){re.escape(old)}", rf"\1{new}", name)
+    for part in ("embed_tokens", "norm"):
+        name = re.sub(rf"^((?:base_model\.model\.)?)model\.{part}\b", rf"\1model.language_model.{part}", name)
+    return name
+
+
+def scores_of(run: Path) -> dict[str, float]:
+    ramp = np.linspace(0, 255, 4 * 56 * 56 * 3).reshape(4, 56, 56, 3).astype(np.uint8)
+    (score,) = RewardModel.load(run, template=TEMPLATE).score([(Clip(ramp, 2.0), "a cat")])
+    return score.raw
+
+
+def test_names_of_later_versions_of_transformers(run, whole):
+    """As 4.52 and later save them: LoRA beside trained parts, and every tensor in one file."""
+    before = scores_of(run)
+    adapter, rest = run / "checkpoint-12/adapter_model.safetensors", run / "checkpoint-12/non_lora_state_dict.pth"
+    save_file({newer(name): tensor for name, tensor in load_file(adapter).items()}, adapter)
+    old = torch.load(rest, weights_only=True)
+    assert newer(EMBEDDING) != EMBEDDING and newer(VISUAL) != VISUAL
+    torch.save({newer(name): tensor for name, tensor in old.items()}, rest)
+    assert scores_of(run) == before
+    torch.save({newer(name): tensor for name, tensor in old.items()} | {VISUAL: old[VISUAL]}, rest)
+    with pytest.raises(BadInput, match="there twice, under names of two versions"):
+        load_published(run, TEMPLATE)
+
+    before, file = scores_of(whole), whole / "checkpoint-15/model.pth"
+    tensors = torch.load(file, weights_only=True)
+    torch.save({newer(name): tensor for name, tensor in tensors.items()}, file)
+    assert scores_of(whole) == before
+
+
+@pytest.mark.parametrize("wrapped", ["state_dict", "module", "model_state_dict", "prefix"])
+def test_tensors_as_trainers_wrap_them(run, wrapped):
+    before, file = scores_of(run), run / "checkpoint-12/non_lora_state_dict.pth"
+    tensors = torch.load(file, weights_only=True)
+    if wrapped == "prefix":
+        torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, file)
+    else:
+        torch.save({wrapped: tensors, "epoch": 3}, file)
+    assert scores_of(run) == before
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, {"state_dict": {"a": None}}, torch.ones(2)])
+def test_a_pth_of_something_else(run, value):
+    torch.save(value, run / "checkpoint-12/non_lora_state_dict.pth")
+    with pytest.raises(BadInput, match="not a mapping of names to tensors"):
+        load_published(run, TEMPLATE)
+
+
+NORMS = {f"{name}_{of}": 1.5 for name in ("VQ", "MQ", "TA") for of in ("mean", "std")}
+CONFIGS = {
+    "a list": (lambda c: [c], "not a JSON object of sections"),
+    "a section a list": (lambda c: c | {"data_config": []}, "key 'data_config': is"),
+    "norms of some": (
+        lambda c: c | {"inference_config": {"VQ_mean": 1.0, "VQ_std": 2.0}},
+        "key 'inference_config.MQ_mean': missing, and others are there",
+    ),
+    "a norm of text": (lambda c: c | {"inference_config": NORMS | {"TA_std": "x"}}, "key 'inference_config.TA_std': is 'x'"),
+    "a width of nothing": (
+        lambda c: c | {"inference_config": NORMS | {"TA_std": 0}},
+        "TA_std': not positive",
+    ),
+    "no rate": (lambda c: data(c, fps=None, num_frames=None), r"key 'data_config\.fps': null, and num_frames too"),
+    "rate of text": (lambda c: data(c, fps="two"), r"key 'data_config\.fps': is 'two'"),
+    "one frame": (lambda c: data(c, num_frames=1), r"key 'data_config\.num_frames': is 1"),
+    "another sampling": (lambda c: data(c, sample_type="random"), r"key 'data_config\.sample_type': is 'random'"),
+    "no dimension": (lambda c: data(c, eval_dim=[]), r"key 'data_config\.eval_dim': is \[\]"),
+    "dimensions by number": (lambda c: data(c, eval_dim=[1, 2]), r"key 'data_config\.eval_dim\.0': is 1"),
+    "a dimension twice": (lambda c: data(c, eval_dim=["VQ", "VQ"]), "names a dimension twice"),
+    "pixels": (lambda c: data(c, max_frame_pixels=0), r"key 'data_config\.max_frame_pixels': is 0"),
+}
+
+
+def data(config: dict, **changes) -> dict:
+    return config | {"data_config": config["data_config"] | changes}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_that_cannot_be_is_one_line(run, case):
+    edit, said = CONFIGS[case]
+    file = run / "model_config.json"
+    file.write_text(json.dumps(edit(json.loads(file.read_text()))))
+    with pytest.raises(BadInput, match=rf"model_config\.json.*{said}") as raised:
+        load_published(run, TEMPLATE)
+    assert "\n" not in str(raised.value)
+
+
+def test_one_dimension_as_text(run, tmp_path):
+    """The reference takes `eval_dim: VQ` as one dimension, not as V and Q."""
+    file = run / "model_config.json"
+    file.write_text(json.dumps(data(json.loads(file.read_text()), eval_dim="VQ")))
+    assert ModelFiles(str(run), str(TEMPLATE), -1).facts()["dimensions"] == ["VQ"]
+    (tmp_path / "one.txt").write_text("Rate {text_prompt}: <|VQ_reward|>")
+    change(run, **{EMBEDDING: torch.load(run / "checkpoint-12/non_lora_state_dict.pth", weights_only=True)[EMBEDDING][:-2]})
+    _, facts = load_published(run, tmp_path / "one.txt")
+    assert facts["dimensions"] == ["VQ"] and list(facts["normalisation"]) == ["VQ"]
+
+
+@pytest.mark.parametrize("name", ["Qwen/base", "/home/somebody/models/base", "../../base"])
+def test_a_base_model_of_another_machine_is_looked_for_beside_the_run(run, tmp_path, name):
+    before = scores_of(run)
+    configure(run, model_name_or_path=name)
+    assert scores_of(run) == before
+    shutil.rmtree(tmp_path / "base")
+    fetch = "Qwen/base" if name.startswith("Qwen") else "OWNER/base"
+    with pytest.raises(BadInput, match=rf"nor beside the run.*`reelign fetch {fetch} --to downloads/base`"):
+        load_published(run, TEMPLATE)
+
+
+def test_a_checkpoint_in_place_of_its_run(run):
+    with pytest.raises(BadInput, match=rf"checkpoint-12: a checkpoint of a run: give the run's folder, {run} \(--step 12"):
+        RewardModel.load(run / "checkpoint-12", template=TEMPLATE)
+    with pytest.raises(BadInput, match="give the run's folder"):
+        ModelFiles(str(run / "checkpoint-12"), str(TEMPLATE), -1).facts()
+
+
+def test_a_damaged_adapter(run):
+    checkpoint = run / "checkpoint-12"
+    config, adapter = checkpoint / "adapter_config.json", checkpoint / "adapter_model.safetensors"
+    whole = config.read_text()
+    for values, said in (
+        ({"r": None}, "its config has rank None and alpha 16"),
+        ({"r": 4}, "LoRA of rank 8, its config says 4"),
+        ({"alpha_pattern": {"layers.0": 4}}, r"adapter_config\.json, key 'alpha_pattern'"),
+    ):
+        config.write_text(json.dumps(json.loads(whole) | values))
+        with pytest.raises(BadInput, match=said):
+            load_published(run, TEMPLATE)
+    config.write_text(whole)
+    adapter.write_bytes(adapter.read_bytes()[:900])
+    with pytest.raises(BadInput, match=r"adapter_model\.safetensors: no safetensors"):
+        load_published(run, TEMPLATE)
