@@ -180,7 +180,13 @@ def profile(
         if edited not in [load_params(path) for path in PROFILES.glob("*.yaml")]:
             why = "it was edited and equals no profile; `dvc repro` runs it as it is, --force overwrites it"
             raise BadInput(current, why)
-    shutil.copyfile(chosen, current)
+    if not current.exists() or current.read_bytes() != chosen.read_bytes():
+        from components.pipeline_run import refuse_while_running
+
+        refuse_while_running(Path.cwd())
+        partial = current.with_suffix(".partial")
+        shutil.copyfile(chosen, partial)
+        partial.replace(current)
     print(f"params.yaml is now profile {name}")
 
 

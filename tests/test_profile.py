@@ -39,7 +39,7 @@ def test_a_missing_params_file_is_no_obstacle(checkout):
     "old, new, said",
     [
         ("own_clips: 3", "own_clips: 4", "equals no profile"),
-        ("own_clips: 3", "own_clip: 3", "key 'source.shapes.own_clip': unknown key"),
+        ("own_clips: 3", "own_clip: 3", "key 'source.own_clip': unknown key"),
         ("seed: 17", "seed: [", "not YAML"),
     ],
 )
