@@ -1,7 +1,7 @@
 """What sections of params are made of: frozen, and an unknown or missing key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -57,6 +57,19 @@ def read_section(path: Path, section: type[Read]) -> Read:
     except ValidationError as error:
         # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(keys_of(first["loc"], values))
         why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        why = why.removeprefix("Value error, ")
         raise BadInput(path, why, key=key or None) from error
+
+
+def keys_of(places: tuple[str | int, ...], values: Any) -> list[str]:
+    """The keys of a file that pydantic's places mean: among them is the `kind` of a section, which is no key."""
+    keys = []
+    for place in places:
+        if isinstance(values, dict) and values.get("kind") == place:
+            values = {key: value for key, value in values.items() if key != "kind"}
+            continue
+        keys.append(str(place))
+        values = values.get(place) if isinstance(values, dict) else None
+    return keys
