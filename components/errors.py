@@ -44,7 +44,8 @@ class Unreachable(Exception):
         super().__init__(f"{where}: {why}")
 
 
-NO = 5  # exit code where nothing failed and the answer is no: no drift was found, a challenger is refused
+NO = 5  # exit code where nothing failed and the answer is no: scores have drifted, a challenger is refused
+UNKNOWN = 6  # exit code where nothing failed and there is too little to tell
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
 
 

@@ -36,7 +36,7 @@ def may_ask(ti: TaskInstance, run: str, cooldown: float) -> bool:
 def add_tasks(params: Params) -> None:
     """Make the tasks of the DAG that is being made."""
     settings = params.orchestration
-    words = ["monitor", "--live", folder("live", settings), "--served", folder("served", settings)]
+    words = ["monitor", "--require-drift", "--live", folder("live", settings), "--served", folder("served", settings)]
     drift = Command(words, settings.resources, folders=["live", "served"])
     drifted = make_task("drift", drift, settings, skip_on_exit_code=NO, pre_execute=skip_late)
     once = ShortCircuitOperator(
