@@ -170,7 +170,10 @@ def profile(
     name: Annotated[str, typer.Argument(help="A file of infra/profiles without .yaml, e.g. shapes or examples.")],
     force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
 ) -> None:
-    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed)."""
+    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed).
+
+    Refused while a pipeline run is under way here: its later stages would read other params.
+    """
     chosen = chosen_profile(name)
     current = Path("params.yaml")
     if current.exists() and not force:
