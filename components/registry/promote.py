@@ -162,7 +162,7 @@ def as_lines(evidence: dict[str, Any], dry_run: bool) -> list[str]:
     for dimension, kinds in (evidence["differences"] or {}).items():
         cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)}" for kind, cell in kinds.items() if cell]
         what = "" if evidence["kind"] == "generator" else "difference of "
-        lines.append(f"  {dimension}: {what}{', '.join(cells) or 'too few labels'}")
+        lines.append(f"  {dimension}: {what}{', '.join(cells) or 'no labels'}")
     lines += [f"  gain: {gain}" for gain in verdict["gains"]] + [f"  {reason}" for reason in verdict["reasons"]]
     said = (
         {True: "promoted", False: "not promoted"} if not dry_run else {True: "would be promoted", False: "would be refused"}
