@@ -16,6 +16,7 @@ import typer
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
+from components.files import whole_file
 from components.memory import keep_freed_memory
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model, score
@@ -212,8 +213,11 @@ def profile(
     name: Annotated[str, typer.Argument(help="A file of infra/profiles without .yaml, e.g. shapes or examples.")],
     force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
 ) -> None:
-    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed). It says
-    which folders that the profile starts from are not there yet, and makes them, empty."""
+    """Put a profile in place: copy infra/profiles/NAME.yaml over params.yaml (`dvc repro` then runs what changed).
+
+    Folders that the profile starts from and that are not there yet are named, and made, empty. Refused while a pipeline run
+    is under way here: its later stages would read other params.
+    """
     from components.doctor import make_missing_inputs
 
     chosen = chosen_profile(name)
@@ -225,7 +229,12 @@ def profile(
         if edited not in [load_params(path) for path in PROFILES.glob("*.yaml")]:
             why = "it was edited and equals no profile; `dvc repro` runs it as it is, --force overwrites it"
             raise BadInput(current, why)
-    shutil.copyfile(chosen, current)
+    if not current.exists() or current.read_bytes() != chosen.read_bytes():
+        from components.pipeline_run import refuse_while_running
+
+        refuse_while_running(Path.cwd())
+        with whole_file(current) as partial:
+            shutil.copyfile(chosen, partial)
     print(f"params.yaml is now profile {name}")
     for line in make_missing_inputs():
         print(line)

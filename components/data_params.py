@@ -1,8 +1,9 @@
 """Sections of params.yaml on where clips and labels come from, and which are kept."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.param_types import Count, Dimension, Fraction, Positive, Section
 
@@ -53,10 +54,21 @@ class S3Source(Section):
     environment or ~/.aws, where DVC finds the same ones."""
 
     kind: Literal["s3"]
-    folder: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/]+)*$")]  # s3://bucket/prefix
+    folder: str  # s3://bucket/prefix; a slash at the end means the same
     csv: str
     workers: Count  # transfers at a time
     patience: Positive  # seconds without an answer before the stage gives up
+
+    @field_validator("folder")
+    @classmethod
+    def folder_is_a_prefix(cls, folder: str) -> str:
+        folder = folder.removesuffix("/")
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[^/]+)*", folder):
+            raise ValueError(
+                f"'{folder}' is not s3://bucket/prefix: a bucket's name has small letters, digits, dots and hyphens, "
+                "and a prefix no empty part"
+            )
+        return folder
 
 
 class Rule(Section):

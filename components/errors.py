@@ -53,7 +53,8 @@ class Unreachable(Exception):
         super().__init__(f"{where}: {why}")
 
 
-NO = 5  # exit code where nothing failed and the answer is no: no drift was found, a challenger is refused
+NO = 5  # exit code where nothing failed and the answer is no: scores have drifted, a challenger is refused
+UNKNOWN = 6  # exit code where nothing failed and there is too little to tell
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

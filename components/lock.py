@@ -6,31 +6,67 @@ puts the copy back where the lock was cut: at most the stage that was just done 
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from components.graph import stage_definition, stage_names
 
 LOCK = Path("dvc.lock")
 COPY = Path(".reelign/dvc.lock")
 
 
 def is_whole(lock: Path) -> bool:
-    """Whether a lock was written to its end: DVC ends it with a line break, and it is YAML."""
+    """Whether a lock was written to its end.
+
+    One that was cut is no YAML or ends within a line; or, cut at the end of a line, it ends within its last stage, or lacks
+    stages of the pipeline that the copy has. What git has at HEAD is whole: stages may have been fewer there.
+    """
     text = lock.read_text()
-    try:
-        yaml.load(text, yaml.CSafeLoader)
-    except yaml.YAMLError:
+    stages = entries(text)
+    if stages is None or not text.endswith("\n"):
         return False
-    return text.endswith("\n")
+    kept = entries(COPY.read_text()) if COPY.exists() else {}
+    lost = (kept.keys() & {*stage_names()}) - stages.keys()
+    return (bool(stages) and not lost and ends_whole(stages)) or text == committed(lock)
+
+
+def entries(text: str) -> dict[str, Any] | None:
+    """The stages of a lock; None where it is no YAML, or not one of a lock."""
+    try:
+        lock = yaml.load(text, yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return None
+    return (lock.get("stages") or {}) if isinstance(lock, dict) else None
+
+
+def ends_whole(stages: dict[str, Any]) -> bool:
+    """Whether the last stage of a lock has all that DVC writes of it: outs come last, and of each its size, a folder's with
+    the number of its files."""
+    name, entry = list(stages.items())[-1]
+    outs = (entry or {}).get("outs") or []
+    made = {*stage_definition(name)["outs"]} if name in stage_names() else set()
+    if not outs or made - {out.get("path") for out in outs}:
+        return False
+    (*_, last) = outs
+    return "size" in last and ("nfiles" in last or not str(last.get("md5")).endswith(".dir"))
+
+
+def committed(lock: Path) -> str | None:
+    """The lock as git has it at HEAD, if it does."""
+    found = subprocess.run(["git", "show", f"HEAD:./{lock.name}"], cwd=lock.parent, capture_output=True, text=True)
+    return found.stdout if found.returncode == 0 else None
 
 
 def keep_copy() -> None:
-    """Copy the lock, if there is one, in one move."""
-    if LOCK.exists() and is_whole(LOCK):
+    """Copy the lock in one move; without a lock there is nothing to go back to."""
+    if not LOCK.exists():
+        COPY.unlink(missing_ok=True)
+    elif is_whole(LOCK):
         COPY.parent.mkdir(exist_ok=True)
-        partial = COPY.with_suffix(f".{os.getpid()}")  # processes of one stage do it side by side
-        shutil.copyfile(LOCK, partial)
-        partial.replace(COPY)
+        copy_whole(LOCK, COPY)
 
 
 def put_back() -> None:
@@ -38,11 +74,18 @@ def put_back() -> None:
     if not LOCK.exists() or is_whole(LOCK):
         return
     if COPY.exists():
-        shutil.copyfile(COPY, LOCK)
+        copy_whole(COPY, LOCK)
         print("dvc.lock was cut short by a kill: put back as the last stage found it")
     else:
         LOCK.unlink()
         print("dvc.lock was cut short by a kill in the first stage: removed")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy in one move; processes of one stage do it side by side."""
+    partial = COPY.with_suffix(f".{os.getpid()}")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What sections of params are made of: frozen, and an unknown or missing key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,6 +69,7 @@ def read_section(path: Path, section: type[Read]) -> Read:
         # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        why = why.removeprefix("Value error, ")
         row, key = place_of(root, first["loc"])
         raise BadInput(path, why, row=row, key=key or None) from error
 

@@ -24,7 +24,8 @@ from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
 from components.memory import keep_freed_memory
 from components.params import Params, load_params
-from components.tracking import ChildRun
+from components.pipeline_run import hold_params, refuse_change
+from components.tracking import ChildRun, chosen_params
 
 OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by how names of models begin
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
@@ -121,10 +122,12 @@ class Stage:
             finally:
                 shutil.rmtree(self._partial, ignore_errors=True)
             return
+        hold_params(self.params)
         self._run = ChildRun(self.name, self.digest, self.definition, self.params, self.inputs)
         status, made = "FAILED", {}
         try:
             body(self)
+            self._refuse_change()
             self._commit()
             made = {str(path): folder_digest(path) for path in self._outputs}
             status = "FINISHED"
@@ -133,6 +136,11 @@ class Stage:
             self._run.close(status, time.monotonic() - self._started, made)
         shutil.rmtree(SCRATCH / "state" / self.name, ignore_errors=True)
         self.say(f"done in {time.monotonic() - self._started:.1f} s")
+
+    def _refuse_change(self) -> None:
+        """BadInput where params.yaml no longer says what this stage ran with: DVC would write it into dvc.lock."""
+        before, now = (chosen_params(params, self.definition["params"]) for params in (self.params, load_params()))
+        refuse_change(self.name, before, now)
 
     def _commit(self) -> None:
         missing = [str(final) for final, partial in self._outputs.items() if not partial.exists()]

@@ -18,6 +18,7 @@ from typing import Any
 
 from components.errors import Unreachable
 from components.params import Params
+from components.pipeline_run import dvc_run
 from components.tables import read_table
 
 STORE = "sqlite:///mlflow.db"
@@ -207,12 +208,8 @@ def execution_id() -> str:
         return os.environ["AIRFLOW_CTX_DAG_RUN_ID"]
     import psutil
 
-    for process in [psutil.Process(), *psutil.Process().parents()]:
-        words = process.cmdline()
-        if any(Path(word).name == "dvc" for word in words[:3]):
-            return hashlib.sha256(f"{process.pid}:{process.create_time()}".encode()).hexdigest()[:16]
-    own = psutil.Process()
-    return hashlib.sha256(f"{own.pid}:{own.create_time()}".encode()).hexdigest()[:16]
+    process = dvc_run() or psutil.Process()
+    return hashlib.sha256(f"{process.pid}:{process.create_time()}".encode()).hexdigest()[:16]
 
 
 def chosen_params(params: Params, keys: list[str]) -> dict[str, Any]:

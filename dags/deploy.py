@@ -3,7 +3,6 @@ only."""
 
 from typing import Any
 
-import pendulum
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import DAG, Param, TriggerRule
@@ -49,7 +48,6 @@ with DAG(
     dag_id="deploy",
     description="Promote the challenger if it has earned it, and let Triton serve it",
     schedule=NEW_REWARD_MODEL,
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
     params={

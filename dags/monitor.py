@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 import pendulum
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronTriggerTimetable, TaskInstance, Variable
+from airflow.sdk import DAG, TaskInstance, Variable
 
 from components.errors import NO
 from components.params import Params, load_params
 from dags.runners import REPOSITORY, Command, folder, make_task
+from dags.timing import on_time, skip_late
 
 RETRAIN = "retrain"
 ASKED = "reelign_drift_asked"  # variable: when, and as which run, drift last asked for a retraining
@@ -35,9 +36,9 @@ def may_ask(ti: TaskInstance, run: str, cooldown: float) -> bool:
 def add_tasks(params: Params) -> None:
     """Make the tasks of the DAG that is being made."""
     settings = params.orchestration
-    words = ["monitor", "--live", folder("live", settings), "--served", folder("served", settings)]
+    words = ["monitor", "--require-drift", "--live", folder("live", settings), "--served", folder("served", settings)]
     drift = Command(words, settings.resources, folders=["live", "served"])
-    drifted = make_task("drift", drift, settings, skip_on_exit_code=NO)
+    drifted = make_task("drift", drift, settings, skip_on_exit_code=NO, pre_execute=skip_late)
     once = ShortCircuitOperator(
         task_id="may_ask",
         python_callable=may_ask,
@@ -59,8 +60,7 @@ def add_tasks(params: Params) -> None:
 with DAG(
     dag_id="monitor",
     description="Ask for a retraining where served scores have drifted",
-    schedule=CronTriggerTimetable("7 * * * *", timezone="UTC"),
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=on_time("7 * * * *"),
     catchup=False,
     max_active_runs=1,
     tags=["reelign"],

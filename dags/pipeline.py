@@ -8,6 +8,7 @@ from airflow.sdk import DAG, BaseOperator
 from components.graph import edges, stage_names
 from components.params import load_params
 from dags.runners import REPOSITORY, make_stage
+from dags.timing import skip_late
 
 
 def add_stages(dag: DAG) -> dict[str, BaseOperator]:
@@ -19,7 +20,9 @@ def add_stages(dag: DAG) -> dict[str, BaseOperator]:
     finally:
         os.chdir(here)
     dag.max_active_tasks = settings.parallel
-    tasks = {name: make_stage(name, settings, dag=dag) for name in names}
+    after_others = {after for _, after in order}
+    hooks = {name: None if name in after_others else skip_late for name in names}
+    tasks = {name: make_stage(name, settings, dag=dag, pre_execute=hooks[name]) for name in names}
     for before, after in order:
         tasks[before] >> tasks[after]
     return tasks

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import pendulum
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, Param, task
 
 from dags.assets import NEW_PREFERENCES, NEW_REWARD_MODEL
 from dags.pipeline import add_stages
+from dags.timing import on_time
 
 
 @task(outlets=[NEW_REWARD_MODEL])
@@ -18,8 +18,7 @@ def new_reward_model(params: dict[str, Any], outlet_events: Any) -> None:
 with DAG(
     dag_id="retrain",
     description="Retrain VideoReward, align the generator with it, evaluate (dvc.yaml)",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 3 * * 0", timezone="UTC"), assets=[NEW_PREFERENCES]),
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    schedule=AssetOrTimeSchedule(timetable=on_time("0 3 * * 0"), assets=[NEW_PREFERENCES]),
     catchup=False,
     max_active_runs=1,  # labels that come while one runs wait, together, for the next
     params={

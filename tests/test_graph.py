@@ -28,6 +28,7 @@ INFRASTRUCTURE = {
         "operation_params",
         "param_types",
         "params",
+        "pipeline_run",
         "pretrain_params",
         "stage",
         "tracking",

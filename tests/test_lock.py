@@ -1,30 +1,97 @@
 """A lock that a kill cut short is put back as the last stage found it."""
 
+import contextlib
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.lock import is_whole, keep_copy, put_back
+from components.lock import COPY, LOCK, is_whole, keep_copy, put_back
 
-TEXT = (Path(__file__).parents[1] / "dvc.lock").read_text()
+REPOSITORY = Path(__file__).parents[1]
+TEXT = (REPOSITORY / "dvc.lock").read_text()
+STAGES = yaml.load(TEXT, yaml.CSafeLoader)["stages"]
+ENDS = [at for at, letter in enumerate(TEXT, 1) if letter == "\n"][:-1]  # of lines
+
+
+def before(stage: str) -> str:
+    """The lock up to a stage."""
+    return TEXT[: TEXT.index(f"\n  {stage}:\n") + 1]
+
+
+def pipeline(folder: Path) -> Path:
+    """A folder with this pipeline's definition, where a lock may lie; no git."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(REPOSITORY / name, folder / name)
+    return folder / "dvc.lock"
 
 
 @pytest.fixture
 def lock(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return Path("dvc.lock")
+    return Path(pipeline(tmp_path).name)
 
 
-@given(st.integers(0, len(TEXT) - 1))
-def test_a_cut_is_seen_unless_it_is_at_the_end_of_a_line(tmp_path_factory, at):
-    file = tmp_path_factory.getbasetemp() / "cut.lock"
-    file.write_text(TEXT[:at])
-    assert not is_whole(file) or TEXT[at - 1] == "\n"
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory) -> Path:
+    """A folder with a lock and a copy of all of it."""
+    folder = tmp_path_factory.mktemp("copied")
+    pipeline(folder).write_text(TEXT)
+    with contextlib.chdir(folder):
+        keep_copy()
+    return folder
 
 
-@pytest.mark.parametrize("left", ["", TEXT[:8192], TEXT[:16384], "schema: '2.0'\nstages:\n  a:\n   b\n  c: ["])
+@settings(max_examples=12)
+@given(st.one_of(st.integers(0, len(TEXT) - 1), st.sampled_from(ENDS)))
+def test_a_cut_is_seen_wherever_it_is(copied, at):
+    with contextlib.chdir(copied):
+        LOCK.write_text(TEXT[:at])
+        assert not is_whole(LOCK)
+
+
+def test_a_cut_of_the_stage_that_was_just_done_is_seen_though_no_copy_has_it(lock):
+    """The first stages of a new lock; the last of them makes a folder."""
+    names = list(STAGES)
+    last = next(n for n, name in enumerate(names) if n > 3 and STAGES[name]["outs"][-1].get("md5", "").endswith(".dir"))
+    whole = before(names[last + 1])
+    lock.write_text(before(names[last]))
+    keep_copy()
+    lock.write_text(whole)
+    assert is_whole(lock)
+    cuts = [at for at in ENDS if len(before(names[last])) < at < len(whole)]
+    for at in [*cuts[::20], *cuts[-12:]]:
+        lock.write_text(whole[:at])
+        assert not is_whole(lock), whole[at - 60 : at]
+
+
+def test_fewer_stages_are_whole_where_git_has_them_or_the_lock_was_removed(lock):
+    lock.write_text(TEXT)
+    keep_copy()
+    fewer, least = before([*STAGES][5]), before([*STAGES][2])
+    lock.write_text(fewer)
+    assert not is_whole(lock)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "--quiet"], ["add", "dvc.lock"], ["commit", "--quiet", "--message", "fewer"]):
+        subprocess.run([*git, *words], check=True)
+    put_back()
+    assert lock.read_text() == fewer
+    keep_copy()
+    assert COPY.read_text() == fewer
+    lock.unlink()  # to begin anew
+    keep_copy()
+    lock.write_text(least)
+    put_back()
+    assert lock.read_text() == least
+
+
+@pytest.mark.parametrize(
+    "left", ["", TEXT[:8192], TEXT[:16384], "schema: '2.0'\nstages:\n  a:\n   b\n  c: [", TEXT[: ENDS[900]], "a line\n"]
+)
 def test_a_cut_lock_is_put_back(lock, left, capsys):
     lock.write_text(TEXT)
     keep_copy()

@@ -64,14 +64,30 @@ S3 = {"kind": "s3", "folder": "s3://bucket/a/b", "csv": "labels.csv", "workers":
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket", "s3://my.bucket-1/a b/é"])
-def test_a_bucket_is_a_source(tmp_path, folder):
-    assert load_params(write(tmp_path, lambda v: v.update(source=S3 | {"folder": folder}))).source.folder == folder
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_bucket_is_a_source(tmp_path, folder, end):
+    assert load_params(write(tmp_path, lambda v: v.update(source=S3 | {"folder": folder + end}))).source.folder == folder
 
 
-@pytest.mark.parametrize("folder", ["bucket/a", "s3://", "s3://bucket/", "s3://bucket/a//b", "S3://bucket", "s3://Bucket/a"])
+@pytest.mark.parametrize("folder", ["bucket/a", "s3://", "s3:///", "s3://bucket/a//b", "S3://bucket", "s3://Bucket/a"])
 def test_a_bucket_that_is_no_address_is_named(tmp_path, folder):
-    with pytest.raises(BadInput, match=r"key 'source.folder': String should match pattern '\^s3://"):
+    with pytest.raises(BadInput, match=rf"key 'source.folder': '{folder.removesuffix('/')}' is not s3://bucket/prefix: "):
         load_params(write(tmp_path, lambda v: v.update(source=S3 | {"folder": folder})))
+
+
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [
+        (S3 | {"worker": 8}, "source.worker"),
+        (S3 | {"workers": 0}, "source.workers"),
+        ({"kind": "folder", "folder": "a"}, "source.csv"),
+        ({"kind": "folder", "folder": 3, "csv": "a.csv"}, "source.folder"),
+        ({"kind": "bucket"}, "source"),
+    ],
+)
+def test_a_key_is_named_as_the_file_has_it(tmp_path, source, key):
+    with pytest.raises(BadInput, match=f", key '{key}': "):
+        load_params(write(tmp_path, lambda v: v.update(source=source)))
 
 
 @pytest.mark.parametrize("readout", ["single_special", "last", "mean"])

@@ -81,6 +81,18 @@ def test_a_failed_stage_leaves_no_output_and_says_why(checkout, failure, code, s
     assert not (checkout / "out").exists() and not (checkout / ".reelign/partial/toy").exists()
 
 
+def test_params_that_changed_meanwhile_are_refused_as_dvc_would_write_them_into_its_lock(checkout):
+    change = GOOD + "from pathlib import Path\np = Path('params.yaml')\np.write_text(p.read_text()"
+    result = run(checkout, change + ".replace('seed: 17', 'seed: 18', 1))")
+    assert result.returncode == 2
+    assert result.stderr.endswith(
+        "error: params.yaml: it was changed while stage toy ran with it (key 'seed'); put it back, or run `dvc repro` anew "
+        "with it as it is now\n"
+    )
+    assert not (checkout / "out").exists()
+    assert run(checkout, change + " + '# a note')").returncode == 0
+
+
 def test_state_survives_a_failure_and_belongs_to_inputs_and_params(checkout):
     remember = """
     f = stage.state() / "f"

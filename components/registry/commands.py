@@ -49,7 +49,7 @@ def promote(
             lambda items, what, total: tqdm(items, what, total, unit=" videos", disable=None),
             lambda text: print(text, file=sys.stderr),
         )  # fmt: skip
-    for line in as_lines(outcome.evidence) if outcome.evidence else []:
+    for line in as_lines(outcome.evidence, dry_run) if outcome.evidence else []:
         print(line)
     if outcome.file:
         print(f"evidence: {outcome.file}")

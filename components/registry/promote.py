@@ -150,14 +150,31 @@ def finish(client: Any, model: str, say: Callable[[str], None]) -> dict[str, Any
     return stale
 
 
-def as_lines(evidence: dict[str, Any]) -> list[str]:
-    """The verdict for a terminal, reasons and gains a line each."""
+def as_lines(evidence: dict[str, Any], dry_run: bool) -> list[str]:
+    """The figures and the verdict for a terminal: accuracies by dimension with their intervals, what they differ by, then
+    gains and reasons."""
     verdict = evidence["verdict"]
     names = [evidence[side] and evidence[side]["version"] for side in ("challenger", "champion")]
     against = names[1] or ("base" if evidence["kind"] == "generator" else "no champion")
     lines = [f"{names[0]} against {against}"]
+    if evidence["kind"] == "reward model":
+        lines += [line for name in filter(None, names) for line in accuracies(name, evidence["figures"][name])]
     for dimension, kinds in (evidence["differences"] or {}).items():
         cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)}" for kind, cell in kinds.items() if cell]
-        lines.append(f"  {dimension}: {', '.join(cells)}")
+        what = "" if evidence["kind"] == "generator" else "difference of "
+        lines.append(f"  {dimension}: {what}{', '.join(cells) or 'no labels'}")
     lines += [f"  gain: {gain}" for gain in verdict["gains"]] + [f"  {reason}" for reason in verdict["reasons"]]
-    return [*lines, "promoted" if verdict["promote"] else "not promoted"]
+    said = (
+        {True: "promoted", False: "not promoted"} if not dry_run else {True: "would be promoted", False: "would be refused"}
+    )
+    return [*lines, said[verdict["promote"]]]
+
+
+def accuracies(name: str, found: dict[str, Any]) -> list[str]:
+    """A line a dimension of a reward model's figures on the test pairs."""
+    lines = []
+    for dimension, entry in found["dimensions"].items():
+        kinds = {kind: entry[kind] for kind in gate.KINDS if entry[kind]["value"] is not None}
+        cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)} over {cell['n']} pairs" for kind, cell in kinds.items()]
+        lines.append(f"  {name} {dimension}: {', '.join(cells) or 'no labelled pair'}")
+    return lines

@@ -136,15 +136,18 @@ def monitor(
     served: Annotated[Path, typer.Option(help="The log of served requests, as `reelign serve` keeps it.")] = SERVED,
     out: Annotated[Path | None, typer.Option(help="Also write the record, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw both distributions: a .png file.")] = None,
+    require_drift: Annotated[
+        bool,
+        typer.Option("--require-drift", help="Exit code 0 only where there is drift, 5 otherwise: for what acts on drift."),
+    ] = False,
 ) -> None:
     """Have served scores drifted from those of the model's validation clips? Limits are in params.yaml, monitoring.
 
-    Exit code 0 where they have; 5 where they have not, or where too few were served to tell (as grep, which says 0 where it
-    has found something).
+    Exit code 0: no drift; 5: drift; 6: too few requests to tell.
     """
     from datetime import UTC, datetime
 
-    from components.errors import NO, BadInput
+    from components.errors import NO, UNKNOWN, BadInput
     from components.params import load_params
     from components.serving import monitor as monitoring
     from components.stage import write_json
@@ -163,8 +166,10 @@ def monitor(
     if out is not None:
         write_json(out, record)
     print("\n".join(monitoring.as_lines(record)))
-    if record["verdict"] != "drift":
-        raise typer.Exit(NO)
+    code = {"no drift": 0, "drift": NO, "too few": UNKNOWN}[record["verdict"]]
+    if require_drift:
+        code = 0 if code == NO else NO
+    raise typer.Exit(code)
 
 
 def model_folder(model: str) -> Path:

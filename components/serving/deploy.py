@@ -78,18 +78,24 @@ def verify(url: str, model: Path, sample: Sequence[tuple[Path, str]], params: Pa
 
 
 def rollback(url: str, repository: Path, params: PackageParams, model: Path | None = None) -> int | None:
-    """Let the version serve again that served before; its number. BadInput where none is kept.
+    """Let the version serve again that served before the one that serves; its number. A switch that was cut short is
+    finished. BadInput where no earlier version is loaded: what a rollback has taken away does not come back by another.
 
-    With a model folder only if that is what serves, else None: who asks twice does not get it back."""
-    serving = serving_version(repository)
-    kept = [version for version in loaded_by_config(repository) if version != serving]
-    if not kept:
-        raise BadInput(repository, f"only version {serving} is here: nothing to roll back to")
+    With a model folder only if that is what serves, else None, as where a task is tried again."""
+    serving, versions = serving_version(repository), loaded_by_config(repository)
+    earlier = [version for version in versions if version < serving]  # numbers rise with each deployment
+    why = f"version {serving} serves, and none that served before it is loaded: nothing to roll back to"
+    if len(versions) == 1:
+        raise BadInput(repository, why)
     with asking(url) as client:
-        if model is not None and folder_digest(model) not in served(client):
+        digests = served(client)
+        if model is not None and folder_digest(model) not in digests:
             return None
-        switch(client, repository, params, kept[0])
-    return kept[0]
+        if not earlier and len(digests) == 1:
+            raise BadInput(repository, why)
+        target = earlier[-1] if earlier else serving
+        switch(client, repository, params, target)
+    return target
 
 
 def switch(client: triton.InferenceServerClient, repository: Path, params: PackageParams, version: int) -> None:
@@ -143,7 +149,12 @@ def check(video: Path, expected: Score | Unscored, answer: Score | Unscored) -> 
         raise Rejected(f"{video}: no score to compare: {getattr(expected, 'reason', getattr(answer, 'reason', ''))}")
     difference = max(abs(answer.normalised[name] - value) for name, value in expected.normalised.items())
     if answer.model_version != expected.model_version or not difference <= TOLERANCE:
-        raise Rejected(f"{video}: served {answer}, offline {expected}")
+        raise Rejected(f"{video}: served {in_words(answer)}, offline {in_words(expected)}")
+
+
+def in_words(score: Score) -> str:
+    values = ", ".join(f"{name} {value:.6f}" for name, value in score.normalised.items())
+    return f"{values} by model {score.model_version}"
 
 
 def score_with(client: triton.InferenceServerClient, model: str, version: str, video: Path, prompt: str) -> Score | Unscored:

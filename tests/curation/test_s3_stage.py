@@ -79,7 +79,7 @@ def test_exit_codes_are_those_of_bad_input_and_of_a_server_that_is_away(bucket, 
     said = run(checkout, *STAGE, code=4)
     assert f"error: {bucket.url}: no answer for 0.5 s" in said and "Traceback" not in said
     (checkout / "params.yaml").write_text(params.replace(bucket.url, "bucket/set"))
-    assert "error: params.yaml, row 8, key 'source.folder': String should match" in run(checkout, *STAGE, code=2)
+    assert "error: params.yaml, row 8, key 'source.folder': " in run(checkout, *STAGE, code=2)
 
 
 def test_dvc_sees_that_the_bucket_changed_and_fetches_what_is_new(bucket, proxy, small, videos, checkout):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,13 @@ def test_a_model_that_learnt_nothing_is_not_even_the_first_champion(here):
     client = connect()
     outcome = call(dry_run=True)
     assert reasons(outcome) >= {"accuracy"} and outcome.file is None and not Path("registry").exists()
+    lines = promote_module.as_lines(outcome.evidence, dry_run=True)
+    assert lines[0] == "video_reward/1 against no champion" and lines[-1] == "would be refused"
+    for name in ("VQ", "MQ", "TA", "Overall"):
+        figures = rf"  video_reward/1 {name}: accuracy without ties 0\.\d+ \[0\.\d+, 0\.\d+\] over \d+ pairs"
+        assert [line for line in lines if re.match(figures, line)]
     outcome = call()
+    assert promote_module.as_lines(outcome.evidence, dry_run=False) == [*lines[:-1], "not promoted"]
     assert aliases(client, MODEL) == {"challenger": "1"} and PENDING not in tags(client)
     evidence = json.loads(outcome.file.read_text())
     assert evidence["verdict"]["promote"] is False and evidence["champion"] is None
@@ -152,6 +159,9 @@ def test_the_command_says_in_a_line_what_is_wrong(here):
 
 def test_refused_is_no_failure_and_a_crash_is_no_refusal(here):
     register(random_model(here / "refused", scale=3.0))
+    result = command(here, "promote", "--dry-run")
+    assert result.returncode == 5 and result.stdout.endswith("would be refused\n")
+    assert re.search(r"difference of accuracy without ties -?0\.\d+ \[", result.stdout), result.stdout
     result = command(here, "promote")
     assert result.returncode == 5 and "not promoted" in result.stdout
     # Named by the variables of a DAG's task; the champion named as challenger is what a second try finds.
@@ -192,7 +202,7 @@ def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
         train(40)
         better = call()
         for outcome in (worse, same, better):
-            print("\n".join(promote_module.as_lines(outcome.evidence)))
+            print("\n".join(promote_module.as_lines(outcome.evidence, dry_run=False)))
         assert better.evidence["verdict"] == {"promote": True, "reasons": [], "gains": better.evidence["verdict"]["gains"]}
         assert better.evidence["verdict"]["gains"] and aliases(client, MODEL) == {"champion": "4"}
         figures = json.loads(client.get_model_version(MODEL, "4").tags["reward_bench.figures"])

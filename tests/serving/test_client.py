@@ -1,17 +1,22 @@
 """The client against a real Triton server: the local scores over both protocols, errors by name, and when it asks again."""
 
+import ast
 import asyncio
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, RewardModel, Score, Unscored
-from components.serving.client import Manners, RewardClient, Unanswered, may_go_again, score_remote, split_url
+from components.serving.client import Manners, RewardClient, Unanswered, file_tensors, may_go_again, score_remote, split_url
 from components.serving.server import free_ports
+from tests.conftest import REPOSITORY
 from tests.serving.conftest import clip
 
 
@@ -45,6 +50,28 @@ def test_served_scores_are_the_local_scores(url, send, model_folder, videos):
 def test_bytes_in_memory_are_scored_as_the_file(url, videos, model_folder):
     (local,) = RewardModel.load(model_folder).score([(videos[0], "a red circle")])
     assert_same(score_remote(url, [(videos[0].read_bytes(), "a red circle")])[0], local)
+
+
+@pytest.mark.serving
+def test_any_client_sends_and_reads_text_as_the_readme_shows(server, videos, model_folder, tmp_path, monkeypatch, capsys):
+    """And one that sends BYTES is told so by Triton, before the backend sees it."""
+    (local,) = RewardModel.load(model_folder).score([(videos[0], "a red circle")])
+    readme = (REPOSITORY / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(import numpy[^`]*video_reward_file[^`]*)```", readme)
+    shutil.copyfile(videos[0], tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("127.0.0.1:8000", server.http), {})
+    normalised, overall = re.fullmatch(r"(\{.*\}) (\S+)\n", capsys.readouterr().out).groups()
+    assert ast.literal_eval(normalised) == pytest.approx(local.normalised, abs=1e-5)
+    assert float(overall) == pytest.approx(local.overall, abs=1e-5)
+
+    prompt = triton_http.InferInput("prompt", [1, 1], "BYTES")
+    prompt.set_data_from_numpy(np.array([[b"a red circle"]], object))
+    video = file_tensors(triton_http, videos[0].read_bytes(), "")[0]
+    with triton_http.InferenceServerClient(server.http) as client:
+        with pytest.raises(InferenceServerException, match=r"'prompt' data-type is 'BYTES'.*'UINT8'"):
+            client.infer("video_reward_file", [video, prompt])
+        exec(example.replace("127.0.0.1:8000", server.http), {})
 
 
 @pytest.mark.serving

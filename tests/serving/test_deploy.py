@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 import time
@@ -94,6 +95,9 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
             assert loaded_by_config(live) == [2, 3]
             assert rollback(url, live, PARAMS) == 2
             answered_by(second)
+            with pytest.raises(BadInput, match="version 2 serves, and none that served before it is loaded"):
+                rollback(url, live, PARAMS)
+            answered_by(second)
         failed = [result for result in load.results if not isinstance(result, Score)]
         assert not failed, failed[:3]
         models = {folder_digest(folder): RewardModel.load(folder) for folder in (model_folder, second, third)}
@@ -147,6 +151,8 @@ def test_what_is_wrong_never_serves(model_folder, videos, tmp_path, monkeypatch)
         assert told.exit_code == 0 and "version 2 serves" in told.stdout
         told = CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--rollback"])
         assert told.exit_code == 0 and "version 1 serves again" in told.stdout
+        told = CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--rollback"])
+        assert isinstance(told.exception, BadInput) and told.exit_code != 0 and serving_version(live) == 1
 
 
 @pytest.mark.serving
@@ -161,8 +167,10 @@ def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
         url = f"http://{server.http}"
         assert deployment.serves_already(url, live, second, PARAMS) is None
         assert deployment.serves_already(url, live, model_folder, PARAMS) == 1
-        with pytest.raises(Rejected, match=r"served .*, offline"):
+        with pytest.raises(Rejected) as caught:
             deployment.verify(url, second, sample, PARAMS)
+        side = r"VQ -?\d+\.\d{6}, MQ -?\d+\.\d{6}, TA -?\d+\.\d{6} by model [0-9a-f]{16}"
+        assert re.fullmatch(rf"{re.escape(str(videos[0]))}: served {side}, offline {side}", str(caught.value))
         deployment.verify(url, model_folder, sample, PARAMS)
 
         assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
@@ -181,6 +189,10 @@ def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
         assert rollback(url, live, PARAMS, second) == 1
         assert rollback(url, live, PARAMS, second) is None and serving_version(live) == 1
         deployment.verify(url, model_folder, sample, PARAMS)
+        front.write_text(deployment.front_config(live, "video_reward_file", PARAMS, 2))
+        triton_http.InferenceServerClient(server.http).load_model("video_reward_file")  # as if killed in the rollback
+        assert rollback(url, live, PARAMS) == 1
+        deployment.verify(url, model_folder, sample, PARAMS)
 
 
 def test_a_server_that_is_away_is_named(model_folder, tmp_path):
@@ -196,5 +208,5 @@ def repository_of(folder, model_folder):
 
 def test_nothing_to_roll_back_to_is_bad_input(model_folder, tmp_path):
     write_repository(tmp_path, model_folder, PARAMS)
-    with pytest.raises(BadInput, match="only version 1 is here"):
+    with pytest.raises(BadInput, match="version 1 serves, and none"):
         rollback("http://127.0.0.1:1", tmp_path, PARAMS)

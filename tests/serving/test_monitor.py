@@ -175,14 +175,17 @@ def test_the_command_says_it_by_its_exit_code(model, tmp_path):
     version, rng = folder_digest(model), np.random.default_rng(3)
     (tmp_path / "served").mkdir()
     result = told()
-    assert result.exit_code == 5 and result.stdout.splitlines()[-1] == "too few to tell: 0 clips, at least 200 are wanted"
+    assert told("--require-drift").exit_code == 5
+    assert result.exit_code == 6 and result.stdout.splitlines()[-1] == "too few to tell: 0 clips, at least 200 are wanted"
     serve(tmp_path / "served", version, rng.normal(size=(250, 3)))
     result = told("--out", tmp_path / "record.json", "--plot", tmp_path / "plot.png")
-    assert result.exit_code == 5 and result.stdout.splitlines()[-1] == "no drift"
+    assert result.exit_code == 0 and result.stdout.splitlines()[-1] == "no drift"
+    assert told("--require-drift").exit_code == 5
     assert json.loads((tmp_path / "record.json").read_text())["verdict"] == "no drift"
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     serve(tmp_path / "served", version, rng.normal(size=(500, 3)) + 1)
     result = told("--out", tmp_path / "record.json")
-    assert result.exit_code == 0 and result.stdout.splitlines()[-1].startswith("drift of VQ, MQ, TA")
+    assert told("--require-drift").exit_code == 0
+    assert result.exit_code == 5 and result.stdout.splitlines()[-1].startswith("drift of VQ, MQ, TA")
     assert json.loads((tmp_path / "record.json").read_text())["drifted"][:3] == DIMENSIONS
     assert isinstance(told("--plot", "plot.pdf").exception, BadInput)

@@ -1,0 +1,157 @@
+"""Params of a pipeline run stay those that it began with: beside a real `dvc repro` of two small stages."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from components.cli import PROFILES, app
+from components.errors import BadInput
+from components.pipeline_run import under_way
+
+REPOSITORY = Path(__file__).parents[1]
+DVC = Path(sys.executable).with_name("dvc")
+# Of a stage what this is about. The first one waits for the file `go`.
+CHECKS = """
+import sys, time
+from pathlib import Path
+from components.errors import exit_codes
+from components.params import load_params
+from components.pipeline_run import hold_params
+with exit_codes():
+    hold_params(load_params())
+    Path(f"{sys.argv[1]}.begun").touch()
+    while sys.argv[1] == "first" and not Path("go").exists():
+        time.sleep(0.05)
+    Path(f"{sys.argv[1]}.txt").write_text("made")
+"""
+STAGE = """
+import sys, time
+from pathlib import Path
+from components.stage import run_stage
+def toy(stage):
+    Path(f"{stage.name}.begun").touch()
+    while stage.name == "first" and not Path("go").exists():
+        time.sleep(0.05)
+    stage.output(f"{stage.name}.txt").write_text("made")
+run_stage(sys.argv[1], toy)
+"""
+DVC_YAML = """
+stages:
+  first: {cmd: python toy.py first, params: [seed], outs: [first.txt]}
+  second: {cmd: python toy.py second, deps: [first.txt], params: [align.dpo.beta], outs: [second.txt]}
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    (tmp_path / "infra").mkdir()
+    (tmp_path / PROFILES).symlink_to(PROFILES.resolve())
+    (tmp_path / "toy.py").write_text(CHECKS)
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    shutil.copyfile(REPOSITORY / PROFILES / "shapes.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PATH", f"{DVC.parent}:{os.environ['PATH']}")
+    (tmp_path / ".dvc").mkdir()
+    shutil.copyfile(REPOSITORY / ".dvc/config", tmp_path / ".dvc/config")
+    with open(tmp_path / ".dvc/config", "a") as config:
+        config.write("    no_scm = true\n")
+    return tmp_path
+
+
+@pytest.fixture
+def repro(checkout):
+    """Begin `dvc repro`; it is in its first stage then."""
+    started = []
+
+    def begin() -> subprocess.Popen:
+        (checkout / "first.begun").unlink(missing_ok=True)
+        process = subprocess.Popen([DVC, "repro"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while not (checkout / "first.begun").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.05)
+        return process
+
+    yield begin
+    (checkout / "go").touch()  # ends a stage whose `dvc` is gone
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def go(process: subprocess.Popen) -> str:
+    """Let the run go on to its end; what it printed."""
+    Path("go").touch()
+    return process.communicate(timeout=60)[0]
+
+
+def profile(name: str) -> None:
+    CliRunner().invoke(app, ["profile", name], catch_exceptions=False)
+
+
+def change(old: str, new: str) -> None:
+    text = Path("params.yaml").read_text()
+    assert old in text
+    Path("params.yaml").write_text(text.replace(old, new, 1))
+
+
+def test_a_profile_is_refused_while_a_run_is_under_way_and_taken_after_it(checkout, repro):
+    profile("shapes")
+    process = repro()
+    before = (checkout / "params.yaml").read_bytes()
+    with pytest.raises(BadInput, match=rf"^params.yaml: a pipeline run is under way here \(process {process.pid}"):
+        profile("smoke")
+    assert (checkout / "params.yaml").read_bytes() == before
+    profile("shapes")  # what it is already
+    assert under_way(REPOSITORY / "tests") == [], "other checkouts are free"
+    printed = go(process)
+    assert process.returncode == 0, printed
+    profile("smoke")
+    assert (checkout / "params.yaml").read_bytes() == (PROFILES / "smoke.yaml").read_bytes()
+    assert not list(checkout.glob("*.partial"))
+
+
+@pytest.mark.parametrize("stage", [CHECKS, STAGE])
+def test_later_stages_refuse_params_other_than_those_that_the_run_began_with(checkout, repro, stage):
+    (checkout / "toy.py").write_text(stage)
+    process = repro()
+    change("    beta: ", "    beta: 1")
+    printed = go(process)
+    assert process.returncode != 0
+    assert f"params.yaml: it was changed since `dvc` (process {process.pid}) began" in printed and "Traceback" not in printed
+    assert (checkout / "first.txt").exists() and not (checkout / "second.txt").exists()
+    if stage == CHECKS:
+        assert subprocess.run([DVC, "repro"]).returncode == 0, "a new run takes them"
+
+
+def test_a_comment_is_no_change(checkout, repro):
+    process = repro()
+    with open("params.yaml", "a") as file:
+        file.write("# a note\n")
+    printed = go(process)
+    assert process.returncode == 0, printed
+
+
+def test_a_kill_leaves_nothing_that_refuses(checkout, repro):
+    process = repro()
+    stage = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with pytest.raises(BadInput, match="under way"):
+        profile("smoke")  # the stage itself lives on
+    (checkout / "go").touch()
+    psutil.wait_procs(stage, 30)
+    profile("smoke")
+    done = subprocess.run([DVC, "repro"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((checkout / ".reelign/runs").iterdir())) == 1, "that of the run that was killed is forgotten"
