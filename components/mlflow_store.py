@@ -67,10 +67,9 @@ def embedded_store() -> Path | None:
 
 
 def redacted(uri: str) -> str:
-    """A URI as it may be printed: without user name and password."""
+    """A store's URI as it may be printed: without user name and password, even one that holds a slash."""
     head, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{head}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    return uri if head == "sqlite" else f"{head}{separator}{rest.rpartition('@')[2]}"
 
 
 @contextmanager
