@@ -17,6 +17,7 @@ from pathlib import Path
 
 from components.errors import BadInput
 from components.graph import stage_definition, stage_names
+from components.mlflow_store import embedded_store
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     (tree / ".dvc/config.local").write_text("".join(lines))
     (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{places.home}/mlflow.db")
+    store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
+    if store:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
 
 
 def git(*words: str, cwd: Path | None = None) -> None:

@@ -52,10 +52,8 @@ def test_a_model_that_learnt_nothing_is_not_even_the_first_champion(here):
     assert evidence["pairs"]["digest"] == folder_digest("data/pairs/test.parquet") and evidence["pairs"]["count"] == 240
     version = client.get_model_version(MODEL, "1")
     assert version.tags["promotion.verdict"].startswith("refused: accuracy")
-    kept = json.loads(
-        Path(artifacts_of(client, version.run_id).download_artifacts(version.tags["promotion.evidence"])).read_text()
-    )
-    assert kept == evidence
+    kept = artifacts_of(client, version.run_id).download_artifacts(version.tags["promotion.evidence"])
+    assert json.loads(Path(kept).read_text()) == evidence
 
 
 def test_versions_say_what_they_are_and_where_they_came_from(here):
@@ -91,9 +89,7 @@ def test_test_pairs_that_a_version_learnt_from_are_refused(here):
     pairs = here / "data/pairs/test.parquet"
     make_pairs("train", 20)
     shutil.copyfile("data/pairs/train.parquet", pairs)
-    with pytest.raises(
-        BadInput, match=r"test\.parquet, row 0, key 'prompt': 'train prompt 0': reelign-smoke-video-reward/1 learnt from"
-    ):
+    with pytest.raises(BadInput, match=r"test\.parquet, row 0, key 'prompt': 'train prompt 0': .*-reward/1 learnt from"):
         call()
     shutil.rmtree("data/pairs")
     os.replace(kept, "data/pairs")
@@ -174,9 +170,7 @@ def test_models_of_two_profiles_are_not_compared(here):
     other = "reelign-shapes-video-reward"
     assert aliases(client, other) == {"challenger": "1"} and aliases(client, MODEL) == before
     assert client.get_model_version(other, "1").tags["profile"] == "shapes"
-    with pytest.raises(
-        BadInput, match=r"reelign-smoke-video-reward/\d+: is of profile smoke, params\.yaml is profile shapes"
-    ):
+    with pytest.raises(BadInput, match=r"-video-reward/1: is of profile smoke, params\.yaml is profile shapes"):
         call(name=MODEL, challenger="1", dry_run=True)
     Path("params.yaml").write_text(text)
     version = client.get_model_version(other, "1")
@@ -191,9 +185,7 @@ def test_the_name_of_older_stores_is_explained(tmp_path, monkeypatch):
     shutil.copy(REPOSITORY / "infra/profiles/smoke.yaml", "params.yaml")
     with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
         mlflow_client().create_registered_model("video_reward")
-        with pytest.raises(
-            BadInput, match="reelign-smoke-video-reward: no such .* are video_reward; video_reward was of all"
-        ):
+        with pytest.raises(BadInput, match=r"reelign-smoke-video-reward: no such .*; video_reward was of all profiles"):
             call()
 
 

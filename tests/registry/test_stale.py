@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from components.mlflow_store import mlflow_client
 from components.registry.stale import RECORD, as_lines, mark_stale, stale_stages, stale_tables
 from components.stage import folder_digest, read_json
-from components.mlflow_store import mlflow_client
 from tests.registry.world import environment
 
 OLD, NEW = "0" * 16, "1" * 16
