@@ -4,12 +4,13 @@ The embedded store is a sqlite file with the folder `mlartifacts` beside it. Eve
 it, so that a checkout may be moved, copied or restored. A tracking server decides for itself.
 """
 
+import fcntl
 import os
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -110,7 +111,29 @@ def mlflow_client() -> Any:
     relocate(file)
     # MLflow keeps one engine a URI and process: a relative one would be that of another folder after a chdir.
     mlflow.set_tracking_uri(f"sqlite:///{file}")
-    return mlflow.MlflowClient()
+    if _has_experiments(file):
+        return mlflow.MlflowClient()
+    with _one_at_a_time(file.with_name(ARTIFACTS) / ".making"):  # MLflow's making of its tables fails in two processes
+        client = mlflow.MlflowClient()
+        client.search_experiments(max_results=1)
+        return client
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _has_experiments(file: Path) -> bool:
+    """Whether an embedded store is made: the experiment Default is the last that MLflow writes."""
+    if not file.exists():
+        return False
+    with closing(sqlite3.connect(file, timeout=60)) as store, suppress(sqlite3.OperationalError):  # no such table
+        return store.execute("SELECT 1 FROM experiments").fetchone() is not None
+    return False
 
 
 def await_server(patience: float = PATIENCE) -> None:

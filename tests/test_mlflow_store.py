@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -26,6 +28,7 @@ from components.mlflow_store import (
 )
 from components.registry.versions import fetch
 from components.tracking import _experiment
+from tests.conftest import REPOSITORY
 
 PROFILE = "shapes"
 
@@ -102,6 +105,20 @@ def test_a_checkout_elsewhere_reads_and_writes_its_own_artifacts(made, here, old
     assert (new / ARTIFACTS / run_id / "artifacts/note").exists()
     assert not (old / ARTIFACTS / run_id / "artifacts/note").exists()
     assert not any(str(old) in place for place in places(new))
+
+
+def test_two_stages_make_one_store_at_once(here):
+    """Each in a process of its own, as tasks of a DAG."""
+    code = "from components.mlflow_store import mlflow_client\nfrom components.tracking import _experiment\n"
+    code += f"print(_experiment(mlflow_client(), '{PROFILE}'))"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert [(process.communicate(), process.returncode)[1] for process in both] == [0, 0]
 
 
 def test_artifacts_are_beside_the_store_wherever_a_stage_works(made, here, monkeypatch):
