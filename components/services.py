@@ -54,8 +54,14 @@ class Service:
 
 def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
     here = Path.cwd()
+    home = here / ".airflow"
     environment = {
-        "AIRFLOW_HOME": str(here / ".airflow"),
+        "AIRFLOW_HOME": str(home),
+        # Airflow writes these into airflow.cfg once, and the checkout may have been moved or copied since.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs/dag_processor"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(here / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__CORE__PARALLELISM": "4",
