@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.errors import BadInput, Unreachable
+from components.mlflow_store import ARTIFACTS, await_server, embedded_store, redacted, relocate, store_uri
 from components.params import Params, load_params
 
 LOCK = Path("docker/locks/ml.txt")
@@ -25,6 +26,7 @@ def examine() -> bool:
         ("graph", graph),
         ("video", video),
         ("inputs", inputs),
+        ("mlflow", mlflow),
         ("disk", disk),
         ("memory", memory),
     ]
@@ -133,6 +135,16 @@ def make_missing_inputs() -> list[str]:
     for folder, _ in missing:
         Path(folder).mkdir(parents=True, exist_ok=True)
     return [f"{folder} is not there yet; {how}" for folder, how in missing]
+
+
+def mlflow() -> str:
+    """The store of runs answers, and its artifacts are this checkout's."""
+    file = embedded_store()
+    if file is None:
+        await_server()
+        return f"{redacted(store_uri())} answers"
+    relocate(file)
+    return f"{file.name}, artifacts in {file.with_name(ARTIFACTS)}"
 
 
 def disk() -> str:

@@ -31,7 +31,7 @@ def stage_names() -> list[str]:
 
 
 def stage_definition(name: str) -> dict[str, Any]:
-    """The entry of a stage, templates filled in: {"cmd", "deps": [...], "params": [...], "outs": [...]}."""
+    """The entry of a stage, templates filled in: {"cmd", "desc", "deps": [...], "params": [...], "outs": [...]}."""
     stages = _stages()
     base, _, key = name.partition("@")
     if base not in stages:
@@ -54,7 +54,8 @@ def stage_definition(name: str) -> dict[str, Any]:
         return [next(iter(path)) if isinstance(path, dict) else path for path in entry.get(kind, [])]
 
     outs = paths("outs") + paths("metrics") + paths("plots")
-    return {"cmd": entry["cmd"], "deps": paths("deps"), "params": entry.get("params", []), "outs": outs}
+    about = {"cmd": entry["cmd"], "desc": entry.get("desc", "")}
+    return about | {"deps": paths("deps"), "params": entry.get("params", []), "outs": outs}
 
 
 def edges() -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """What sections of params are made of: frozen, and an unknown or missing key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError

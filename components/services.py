@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +22,12 @@ import typer
 
 from components.ending import end
 from components.errors import BadInput, exit_codes
+from components.mlflow_store import ARTIFACTS, relocate
+from components.params import load_params
 from components.serving.server import answers, is_free
 
 FOLDER = Path(".reelign/services")
+STORE_FILE = Path("mlflow.db")
 REPOSITORY = Path("serving/model_repository")  # of stage package
 START_SECONDS, STOP_SECONDS = 240.0, 60.0
 PASSWORD = ".airflow/simple_auth_manager_passwords.json.generated"
@@ -49,8 +54,14 @@ class Service:
 
 def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
     here = Path.cwd()
+    home = here / ".airflow"
     environment = {
-        "AIRFLOW_HOME": str(here / ".airflow"),
+        "AIRFLOW_HOME": str(home),
+        # Airflow writes these into airflow.cfg once, and the checkout may have been moved or copied since.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs/dag_processor"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(here / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
         "AIRFLOW__CORE__PARALLELISM": "4",
@@ -63,7 +74,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
         "PYTHONPATH": str(here),
     }
     python = [sys.executable, "-m"]
-    store = ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlartifacts"]
+    store = ["--backend-store-uri", f"sqlite:///{STORE_FILE}", "--artifacts-destination", ARTIFACTS]
     listen = [f"--{kind}-port={triton + place}" for place, kind in enumerate(("http", "grpc", "metrics"))]
     return [
         Service(
@@ -71,7 +82,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
             [*python, "mlflow", "server", "--host=127.0.0.1", f"--port={mlflow}", "--workers=1", *store],
             [mlflow],
             f"http://127.0.0.1:{mlflow}/health",
-            "runs and models",
+            "runs and models: ",
             {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         Service(
@@ -101,6 +112,7 @@ def up(
 ) -> None:
     """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
     FOLDER.mkdir(parents=True, exist_ok=True)
+    relocate(STORE_FILE.absolute())
     chosen = services(mlflow, airflow, triton)
     if not REPOSITORY.exists():
         say(f"triton    left out: {REPOSITORY} is missing, `dvc repro package` makes it")
@@ -117,7 +129,8 @@ def up(
             undo.callback(stop, service.name)
         for service in chosen:
             wait(service)
-            say(f"{service.name:9} http://127.0.0.1:{service.ports[0]}  {service.about}")
+            page = f"{service.about}{runs_page(mlflow)}" if service.name == "mlflow" else service.about
+            say(f"{service.name:9} http://127.0.0.1:{service.ports[0]}  {page}")
         undo.pop_all()
 
 
@@ -166,6 +179,16 @@ def wait(service: Service) -> None:
             lines = service.log.read_text(errors="replace").splitlines()
             raise BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
         time.sleep(0.3)
+
+
+def runs_page(port: int) -> str:
+    """MLflow's page of this profile's runs. Without the address's last part it opens on traces of language models, whatever
+    the experiment is (3.17)."""
+    address, runs = f"http://127.0.0.1:{port}", ""
+    asked = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=reelign-{load_params().profile}"
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=30) as answer:  # 404: nothing has run yet
+        runs = f"/{json.load(answer)['experiment']['experiment_id']}/runs"
+    return f"{address}/#/experiments{runs}?workflowType=machine_learning"
 
 
 def stop(name: str) -> None:

@@ -1,7 +1,6 @@
 """MLflow: one parent run a pipeline execution, a child run a stage, registered models.
 
-The store is sqlite beside the checkout unless MLFLOW_TRACKING_URI says otherwise. A pipeline execution is one Airflow
-DAG run or one `dvc` process; a stage started by hand is an execution of its own.
+A pipeline execution is one Airflow DAG run or one `dvc` process; a stage started by hand is an execution of its own.
 
 A run names what it read and what it made by digest (tags `data.inputs`, `data.outputs`), so that `reelign lineage` finds
 its way from any file back to the source.
@@ -10,19 +9,21 @@ its way from any file back to the source.
 import hashlib
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from components.errors import Unreachable
+from components.errors import BadInput
+from components.mlflow_store import ARTIFACTS, answering, artifacts_of, await_server, embedded_store, mlflow_client, relocate
 from components.params import Params
 from components.pipeline_run import dvc_run
 from components.tables import read_table
 
-STORE = "sqlite:///mlflow.db"
-ARTIFACTS = "mlartifacts"
+REWARD, GENERATOR = "video_reward", "generator_"  # short names of registered models
+FULL_NAME = re.compile(r"reelign-(.+)-(?:video-reward|aligned-.+)")
 CHALLENGER = "challenger"  # the alias of a model's newest version; `reelign promote` makes champions of them
 FACTS = "video_reward.json"  # the file of components/reward/model.py, whose import takes seconds
 SEEN = "seen_prompts.json"  # the artifact of a run that registers: prompts that the model learnt from
@@ -33,35 +34,26 @@ LEARNT_FROM = {
 }
 # Stages whose figures are of models that other stages registered.
 MEASURED_BY = {"reward_bench": "models/video_reward", "evaluate": "models/aligned/"}
+# MLflow's page shows runs and metrics of such an experiment, and else traces of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+CLOSING = 240.0  # seconds that a finished stage waits for a server: hours of work end with it
 
 
-@contextmanager
-def answering() -> Iterator[None]:
-    """Unreachable in place of MLflow's own errors where its server does not answer."""
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
-    try:
-        yield
-    except (MlflowException, RequestException) as error:
-        if not isinstance(error, RequestException) and not isinstance(error.__context__, RequestException):
-            raise
-        where = os.environ.get("MLFLOW_TRACKING_URI", STORE)
-        raise Unreachable(where, f"MLflow does not answer ({type(error.__context__ or error).__name__})") from error
+def full_name(model: str, profile: str) -> str:
+    """The registered model of a short name: `video_reward` and `generator_METHOD` are those of the profile, since models of
+    two profiles are never compared. Any other name is itself."""
+    if model == REWARD:
+        return f"reelign-{profile}-video-reward"
+    if model.startswith(GENERATOR):
+        return f"reelign-{profile}-aligned-{model.removeprefix(GENERATOR)}"
+    return model
 
 
-def mlflow_client() -> Any:
-    """A quiet MlflowClient of the store."""
-    # Progress bars and the banner of the job server have no place in a stage's log.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import logging
-
-    import mlflow
-
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
-    return mlflow.MlflowClient()
+def profile_of(version: Any) -> str | None:
+    """The profile that a model version (MLflow's record, or components/registry/versions.py's) was made with; None where
+    neither its tags nor its model's name say."""
+    named = FULL_NAME.fullmatch(version.name)
+    return version.tags.get("profile", named and named[1])
 
 
 class ChildRun:
@@ -81,10 +73,12 @@ class ChildRun:
         self.registrations: list[tuple[str, Path, dict[str, str]]] = []
         self.figures: dict[str, float] = {}  # those of the stage as a whole
         self.inputs = {path: made for path, made in inputs.items() if not path.startswith("components/")}
-        experiment = _experiment(self.client, f"reelign-{params.profile}")
+        experiment = _experiment(self.client, params.profile)
         chosen = chosen_params(params, definition["params"])
+        commit = git_commit()
         tags = {
-            "git.commit": git_commit(),
+            "git.commit": commit,
+            "profile": params.profile,
             "dvc.stage": stage,
             "dvc.lock.md5": file_md5("dvc.lock"),
             "data.digest": digest,
@@ -94,60 +88,85 @@ class ChildRun:
         if "AIRFLOW_CTX_DAG_RUN_ID" in os.environ:
             tags["airflow.run_id"] = os.environ["AIRFLOW_CTX_DAG_RUN_ID"]
         execution = execution_id()
-        parent = _parent_run(self.client, experiment, execution, tags)
-        run = self.client.create_run(experiment, run_name=stage, tags={**tags, "mlflow.parentRunId": parent})
+        self.parent = _parent_run(self.client, experiment, params.profile, execution, tags)
+        shown = {
+            "mlflow.parentRunId": self.parent,
+            "mlflow.note.content": definition["desc"],
+            "mlflow.source.name": definition["cmd"],
+            "mlflow.source.git.commit": commit,
+        }
+        run = self.client.create_run(experiment, run_name=stage, tags={**tags, **shown})
         self.id = run.info.run_id
         self.origin = {**tags, "execution": execution}  # what a version of a model says of where it came from
-        self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in chosen.items()])
+        said = {"profile": params.profile, **chosen}
+        self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in said.items()])
 
     @answering()
     def log(self, metrics: dict[str, float], step: int | None = None) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
         if step is None:
             self.figures |= metrics
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.id, [Metric(k, float(v), now, step or 0) for k, v in metrics.items()])
+        self.client.log_batch(self.id, as_metrics(metrics, step or 0))
 
     @answering()
     def close(self, status: str, seconds: float, outputs: dict[str, str]) -> None:
         """`outputs`: digests of what the stage made, by path; none of a stage that failed."""
+        if embedded_store() is None:
+            await_server(CLOSING)
         figures = dict(self.figures)
         self.log({"seconds": seconds})
         if status == "FINISHED":
             self.client.set_tag(self.id, "data.outputs", json.dumps(outputs))
             for model, folder, tags in self.registrations:
-                self._register(model, folder, {**tags, "model.digest": outputs[str(folder)]})
+                self._register(full_name(model, self.params.profile), folder, {**tags, "model.digest": outputs[str(folder)]})
             self._measured(figures)
         self.client.set_terminated(self.id, status)
+        self._close_parent()
+
+    def _close_parent(self) -> None:
+        """The parent ends with the last of its stages, and has failed where the newest run of a stage has. The last of
+        stages that end together sees them all ended."""
+        of_parent = f"tags.`mlflow.parentRunId` = '{self.parent}'"
+        experiment = self.client.get_run(self.parent).info.experiment_id
+        newest: dict[str, str] = {}
+        for run in self.client.search_runs([experiment], of_parent, max_results=1000, order_by=["start_time DESC"]):
+            newest.setdefault(run.data.tags["dvc.stage"], run.info.status)
+        if "RUNNING" not in newest.values():
+            self.client.set_terminated(self.parent, "FAILED" if "FAILED" in newest.values() else "FINISHED")
 
     def _register(self, model: str, folder: Path, tags: dict[str, str]) -> None:
         """A new version of `model`, which becomes the challenger. All of it is there before the alias points to it."""
         from mlflow.exceptions import MlflowException
 
-        self.client.log_artifacts(self.id, str(folder), artifact_path=model)
-        self.client.log_dict(self.id, prompts_learnt_from(self.deps), SEEN)
+        artifacts = artifacts_of(self.client, self.id)
+        artifacts.log_artifacts(str(folder), model)
+        with tempfile.TemporaryDirectory() as place:
+            seen = Path(place) / SEEN
+            seen.write_text(json.dumps(prompts_learnt_from(self.deps)))
+            artifacts.log_artifact(str(seen))
         try:
             self.client.get_registered_model(model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self.client.create_registered_model(model)
+            self.client.create_registered_model(model, tags={"profile": self.params.profile})
         source = f"{self.client.get_run(self.id).info.artifact_uri}/{model}"
         facts = {**self.origin, "signature": json.dumps(signature(folder, self.params)), **tags}
         made = self.client.create_model_version(model, source=source, run_id=self.id, tags=facts)
         self.client.set_registered_model_alias(model, CHALLENGER, made.version)
 
     def _measured(self, figures: dict[str, float]) -> None:
-        """Tell the versions that this stage has measured: the run, and its figures."""
+        """Tell the versions of this profile that this stage has measured: the run, and its figures. Those of Overall are the
+        pipeline's own too."""
         if self.stage not in MEASURED_BY:
             return
+        overall = {key: value for key, value in figures.items() if key.endswith("/Overall")}
+        self.client.log_batch(self.parent, as_metrics(overall))
         for path in [path for path in self.inputs if path.startswith(MEASURED_BY[self.stage])]:
             method = Path(path).name
             own = {key: value for key, value in figures.items() if self.stage != "evaluate" or method in key.split("/")}
             for version in self.client.search_model_versions(f"tags.`model.digest` = '{self.inputs[path]}'"):
+                if profile_of(version) != self.params.profile:
+                    continue
                 for key, value in {"run": self.id, "figures": json.dumps(own)}.items():
                     self.client.set_model_version_tag(version.name, version.version, f"{self.stage}.{key}", value)
 
@@ -173,32 +192,54 @@ def prompts_learnt_from(deps: list[str]) -> list[str]:
     return sorted({row["prompt"] for file in files for row in read_table(file)})
 
 
-def _experiment(client: Any, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
+def as_metrics(figures: dict[str, float], step: int = 0) -> list[Any]:
+    """MLflow's Metric of each figure, as of now."""
+    from mlflow.entities import Metric
+
+    now = int(datetime.now().timestamp() * 1000)
+    return [Metric(key, float(value), now, step) for key, value in figures.items()]
+
+
+def _experiment(client: Any, profile: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    # The artifacts of the embedded store lie beside it; a tracking server decides for itself.
-    store = os.environ.get("MLFLOW_TRACKING_URI", STORE)
-    embedded = store.startswith("sqlite:///")
-    location = Path(store.removeprefix("sqlite:///")).absolute().with_name(ARTIFACTS).as_uri() if embedded else None
-    try:
-        return client.create_experiment(name, artifact_location=location)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_experiment_by_name(name).experiment_id  # another task of the DAG run was first
+    name = f"reelign-{profile}"
+    if client.get_experiment_by_name(name) is None:
+        store = embedded_store()
+        location = str(store.with_name(ARTIFACTS)) if store else None  # a tracking server decides for itself
+        try:
+            client.create_experiment(name, artifact_location=location, tags=KIND)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another task of the DAG run was first
+                raise
+        if store:
+            relocate(store)  # MLflow makes every place that it is given absolute
+    found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
+        raise BadInput(f"experiment {name}", f"was deleted in MLflow; {restore}")
+    for key, value in KIND.items():
+        if key not in found.tags:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found.experiment_id
 
 
-def _parent_run(client: Any, experiment: str, execution: str, tags: dict[str, str]) -> str:
+def _parent_run(client: Any, experiment: str, profile: str, execution: str, tags: dict[str, str]) -> str:
+    """The run of this pipeline execution, running from now on."""
     first = ["attributes.start_time ASC"]  # tasks that began together may have made two
     found = client.search_runs([experiment], f"tags.execution = '{execution}'", max_results=1, order_by=first)
     if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
         return found[0].info.run_id
-    keep = {key: value for key, value in tags.items() if key in ("git.commit", "airflow.run_id")}
-    run = client.create_run(experiment, run_name="pipeline", tags={"execution": execution, **keep})
-    client.set_terminated(run.info.run_id, "FINISHED")  # a container of runs: its children have the status
+    name = f"{profile} pipeline {datetime.now():%Y-%m-%d %H:%M}"
+    keep = {key: value for key, value in tags.items() if key in ("git.commit", "profile", "airflow.run_id")}
+    shown = {
+        "mlflow.note.content": "One execution of the pipeline. Its stages are the runs below it.",
+        "mlflow.source.name": tags.get("airflow.run_id", "dvc repro"),
+        "mlflow.source.git.commit": tags["git.commit"],
+    }
+    run = client.create_run(experiment, run_name=name, tags={"execution": execution, **keep, **shown})
+    client.log_param(run.info.run_id, "profile", profile)
     return run.info.run_id
 
 

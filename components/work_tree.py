@@ -17,6 +17,7 @@ from pathlib import Path
 
 from components.errors import BadInput
 from components.graph import stage_definition, stage_names
+from components.mlflow_store import embedded_store
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
         git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
         partial.rename(tree)
     (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
+    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
+    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
+    (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
     git("checkout", "--quiet", "--force", "--detach", found.stdout.strip(), cwd=tree)
     if profile:
         wanted = tree / "infra/profiles" / f"{profile}.yaml"
@@ -106,20 +110,28 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     (tree / ".dvc/config.local").write_text("".join(lines))
     (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{places.home}/mlflow.db")
+    store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
+    if store:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
 
 
-def git(*words: str, cwd: Path | None = None) -> None:
+def git(*words: str, cwd: Path | None = None) -> str:
+    """What a git command prints; BadInput with its last line where it fails."""
     done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         raise BadInput("git " + " ".join(words[:1]), done.stderr.strip().splitlines()[-1])
+    return done.stdout.strip()
 
 
 def link_local_inputs(name: str, checkout: Path) -> None:
     """Inputs that no stage makes and git does not keep (downloaded models, a folder of labels) lie in the checkout alone."""
     made = {out for other in stage_names() for out in stage_definition(other)["outs"]}
     for dep in stage_definition(name)["deps"]:
-        if "://" in dep or dep in made or Path(dep).exists() or not (checkout / dep).exists():
+        if "://" in dep or dep in made:
+            continue
+        if Path(dep).is_symlink():
+            Path(dep).unlink()  # it may lead to where the checkout was before
+        if Path(dep).exists() or not (checkout / dep).exists():
             continue
         Path(dep).parent.mkdir(parents=True, exist_ok=True)
         Path(dep).symlink_to(checkout / dep)

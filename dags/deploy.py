@@ -13,14 +13,14 @@ from components.params import load_params
 from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
 
-SERVED = "video_reward"  # the model that the server has
+SERVED = "video_reward"  # the model that the server has; in full reelign-PROFILE-video-reward
 # Where the gate finds what it compares on: pairs and videos of the one, figures of clips of the others.
-STAGE = f'{{{{ "reward_bench" if params.model == "{SERVED}" else "evaluate" }}}}'
+STAGE = '{{ "reward_bench" if params.model.endswith("reward") else "evaluate" }}'
 GATE = {"REELIGN_MODEL": "{{ params.model }}", "REELIGN_CHALLENGER": "{{ params.challenger or '' }}"}
 
 
 def is_served(params: dict[str, Any]) -> bool:
-    return params["model"] == SERVED
+    return params["model"].endswith("reward")
 
 
 def add_tasks(settings: OrchestrationParams) -> None:

@@ -25,6 +25,7 @@ INFRASTRUCTURE = {
         "graph",
         "lock",
         "memory",
+        "mlflow_store",
         "operation_params",
         "param_types",
         "params",

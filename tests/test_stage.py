@@ -124,8 +124,9 @@ def test_the_run_is_tracked_under_a_parent_with_lineage(checkout):
     assert {"git.commit", "dvc.lock.md5", "data.digest", "mlflow.parentRunId"} <= set(good.data.tags)
     assert json.loads(good.data.tags["data.inputs"]) == {"input.txt": folder_digest("input.txt")}
     assert json.loads(good.data.tags["data.outputs"]) == {path: folder_digest(path) for path in ("out/a.txt", "out/b")}
-    parent = client.get_run(good.data.tags["mlflow.parentRunId"])
-    assert parent.data.tags["execution"]
+    for status, run_ in runs.items():
+        parent = client.get_run(run_.data.tags["mlflow.parentRunId"])
+        assert parent.data.tags["execution"] and parent.info.status == status
 
 
 def test_a_missing_input_is_named(checkout):

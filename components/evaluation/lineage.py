@@ -1,11 +1,11 @@
 """Where the report's numbers come from: commit, digests in dvc.lock, model versions, MLflow runs."""
 
-import os
 from pathlib import Path
 
 import yaml
 
-from components.tracking import STORE, git_commit
+from components.mlflow_store import embedded_store, mlflow_client
+from components.tracking import git_commit
 
 
 def lineage(profile: str, root: Path = Path(".")) -> dict:
@@ -15,7 +15,7 @@ def lineage(profile: str, root: Path = Path(".")) -> dict:
         {"commit": str, "outputs": [{"stage", "path", "md5"}] as dvc.lock has them, "runs": [{"stage", "run", "commit"}]
         the newest finished MLflow run of each stage before this one}. A list is empty where there is no record.
     """
-    return {"commit": git_commit(), "outputs": locked_outputs(root / "dvc.lock"), "runs": newest_runs(profile, root)}
+    return {"commit": git_commit(), "outputs": locked_outputs(root / "dvc.lock"), "runs": newest_runs(profile)}
 
 
 def locked_outputs(lock: Path) -> list[dict[str, str]]:
@@ -30,14 +30,12 @@ def locked_outputs(lock: Path) -> list[dict[str, str]]:
     ]
 
 
-def newest_runs(profile: str, root: Path = Path(".")) -> list[dict[str, str]]:
+def newest_runs(profile: str) -> list[dict[str, str]]:
     """The newest finished run of each stage in the profile's experiment, by name of stage."""
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (root / STORE.removeprefix("sqlite:///")).exists():
+    store = embedded_store()
+    if store and not store.exists():
         return []
-    import mlflow
-
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI", STORE))
-    client = mlflow.MlflowClient()
+    client = mlflow_client()
     experiment = client.get_experiment_by_name(f"reelign-{profile}")
     if experiment is None:
         return []

@@ -14,7 +14,8 @@ def promote(
     model: Annotated[
         str,
         typer.Option(
-            envvar="REELIGN_MODEL", help="video_reward, generator_dpo (or another method), or any registered model's name."
+            envvar="REELIGN_MODEL",
+            help="video_reward or generator_METHOD, of this profile; or any registered model's full name.",
         ),
     ] = "video_reward",
     challenger: Annotated[
@@ -37,11 +38,11 @@ def promote(
     """
     from tqdm import tqdm
 
+    from components.mlflow_store import answering
     from components.params import load_params
     from components.registry.promote import as_lines, promote
     from components.registry.stale import as_lines as stale_lines
     from components.registry.versions import connect
-    from components.tracking import answering
 
     with answering():
         outcome = promote(
@@ -70,9 +71,9 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
 ) -> None:
     """Where a model version, a score or a report came from: commit, params, data, stage runs, DAG run."""
+    from components.mlflow_store import answering
     from components.registry.lineage import as_lines, trace
     from components.registry.versions import connect
-    from components.tracking import answering
 
     with answering():
         found = trace(connect(), what)

@@ -15,6 +15,7 @@ import pandas as pd
 from components.errors import BadInput
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import DIMENSIONS, points, win_rate
+from components.mlflow_store import artifacts_of
 from components.params import Params
 from components.registry.gate import verdict_reasons
 from components.registry.lineage import Runs
@@ -97,9 +98,9 @@ def of_this_version(client: Any, version: Version, method: str) -> None:
 
 def champions_clips(client: Any, champion: Version) -> pd.DataFrame:
     """The scored clips that a champion was promoted with."""
-    folder = CLIPS.split("/")[0]
-    if not any(item.path == CLIPS for item in client.list_artifacts(champion.run_id, folder)):
+    artifacts, folder = artifacts_of(client, champion.run_id), CLIPS.split("/")[0]
+    if not any(item.path == CLIPS for item in artifacts.list_artifacts(folder)):
         raise BadInput(str(champion), f"is champion without {CLIPS} in its run: `reelign promote` did not make it so")
     place = FILES / "artifacts" / champion.run_id
     place.mkdir(parents=True, exist_ok=True)
-    return pd.DataFrame(read_table(client.download_artifacts(champion.run_id, CLIPS, str(place))))
+    return pd.DataFrame(read_table(artifacts.download_artifacts(CLIPS, str(place))))

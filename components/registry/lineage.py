@@ -12,7 +12,7 @@ from typing import Any
 
 from components.errors import BadInput
 from components.evaluation.lineage import locked_outputs
-from components.registry.versions import aliases, find, versions_with
+from components.registry.versions import aliases, find, registered_name, versions_with
 from components.stage import folder_digest
 from components.tables import read_table
 
@@ -95,9 +95,9 @@ class Runs:
 def trace(client: Any, given: str) -> dict[str, Any]:
     """All that is on record about what `given` names.
 
-    given: MODEL/VERSION or MODEL/ALIAS (@ will do too), the digest of a model or of any file or folder a stage made, a path,
-        a table of scores (its models are traced where no stage made the table), an MLflow run, or an md5 of dvc.lock, as the
-        report shows them. BadInput where none of these is on record.
+    given: MODEL/VERSION or MODEL/ALIAS (@ will do too; MODEL as `promote --model` takes it), the digest of a model or
+        of any file or folder a stage made, a path, a table of scores (its models are traced where no stage made the table),
+        an MLflow run, or an md5 of dvc.lock, as the report shows them. BadInput where none of these is on record.
     """
     runs = Runs.load(client)
     what, digest, run = start(client, runs, given)
@@ -129,7 +129,7 @@ def start(client: Any, runs: Runs, given: str) -> tuple[str, str | None, Run]:
         return from_path(runs, Path(given), given)
     model, _, which = given.replace("@", "/").rpartition("/")
     if model:
-        version = find(client, model, which)
+        version = find(client, registered_name(client, model), which)
         run = runs.by_id(version.run_id)
         if run is None:
             raise BadInput(given, f"its run {version.run_id} is not on record as finished")

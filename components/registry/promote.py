@@ -14,10 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.mlflow_store import artifacts_of
 from components.params import Params
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
-from components.registry.versions import CHAMPION, FILES, Version, aliases, fetch, find, registered_name
+from components.registry.versions import (
+    CHAMPION,
+    FILES,
+    Version,
+    aliases,
+    fetch,
+    find,
+    refuse_other_profile,
+    registered_name,
+)
 from components.stage import write_json
 from components.tracking import CHALLENGER, FACTS, git_commit
 
@@ -77,8 +87,7 @@ def promote(
 
     challenger, champion: number or alias; without them, the aliases of these names. A dry run writes no more than `out`.
     """
-    model = registered_name(client, name, params.profile)
-    stale = None
+    model, stale = registered_name(client, name), None
     if PENDING in client.get_registered_model(model).tags:
         if dry_run:
             raise BadInput(model, "a promotion was interrupted: call without --dry-run to finish it first")
@@ -88,6 +97,7 @@ def promote(
         say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
         return Outcome(None, None, stale)
     new = find(client, model, challenger or CHALLENGER)
+    refuse_other_profile(new, params.profile)
     if champion is None and str(new.version) == named.get(CHAMPION):
         say(f"{model}/{new.version} is champion already")
         return Outcome(None, None, stale)
@@ -96,6 +106,8 @@ def promote(
         raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
     if old and str(new.version) == str(old.version):
         raise BadInput(f"{model}/{new.version}", "is the champion itself")
+    if old:
+        refuse_other_profile(old, params.profile)
 
     evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress)
     if dry_run:
@@ -119,8 +131,9 @@ def store(client: Any, version: Any, file: Path, table: Any, evidence: dict[str,
     rows = FILES / "partial" / Path(generators.CLIPS).name
     rows.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(rows, index=False)
-    client.log_artifact(version.run_id, str(file), folder)
-    client.log_artifact(version.run_id, str(rows), folder)
+    artifacts = artifacts_of(client, version.run_id)
+    artifacts.log_artifact(str(file), folder)
+    artifacts.log_artifact(str(rows), folder)
     verdict = evidence["verdict"]
     said = "promoted" if verdict["promote"] else f"refused: {'; '.join(verdict['reasons'])}"
     for key, value in {"verdict": said, "evidence": f"{folder}/{file.name}"}.items():

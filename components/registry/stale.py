@@ -2,7 +2,7 @@
 
 Tables of scores and pairs carry the model version that labelled them, and so do registered generators. When a reward model
 is promoted, those of any other are stale: their tables are listed with the stages that make and use them in
-registry/stale.json, generators' versions get the tag `stale`. Nothing is deleted; relabelling ends it.
+registry/stale.json, generators' versions of its profile get the tag `stale`. Nothing is deleted; relabelling ends it.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from components.evaluation.compare import REWARD_MODEL
 from components.graph import edges, stage_definition, stage_names
 from components.stage import folder_digest, write_json
+from components.tracking import profile_of
 
 RECORD = Path("registry/stale.json")
 TABLES = ("data/candidate_scores.parquet", "data/alignment_pairs.parquet", "data/rounds/*/pairs.parquet")
@@ -51,6 +52,8 @@ def mark_stale(client: Any, champion: Any, digest: str) -> dict[str, Any]:
     here = folder_digest(REWARD_MODEL) if REWARD_MODEL.exists() else None
     versions = []
     for version in client.search_model_versions(GENERATORS):
+        if profile_of(version) != profile_of(champion):
+            continue
         labelled_by = version.tags.get("reward_model", digest)
         if labelled_by != digest:
             versions.append(f"{version.name}/{version.version}")

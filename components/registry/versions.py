@@ -1,7 +1,8 @@
 """Versions of registered models: find the one that is meant, bring its files here, and know what it learnt from.
 
-Registered models are `video_reward` and, for each profile and method, `reelign-PROFILE-aligned-METHOD`; each has an alias
-`champion`, which is deployed, and an alias `challenger`, its newest version.
+Registered models are `reelign-PROFILE-video-reward` and, a method, `reelign-PROFILE-aligned-METHOD`. Short for those of
+the profile in params.yaml are `video_reward` and `generator_METHOD`. Each has an alias `champion`, which is deployed, and an
+alias `challenger`, its newest version.
 """
 
 import os
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.mlflow_store import artifact_place, artifacts_of, embedded_store, mlflow_client
+from components.params import load_params
 from components.preferences.split import near_groups, prompt_key
 from components.stage import SCRATCH, folder_digest, read_json
-from components.tracking import FACTS, LEARNT_FROM, SEEN, STORE, mlflow_client, prompts_learnt_from
+from components.tracking import FACTS, GENERATOR, LEARNT_FROM, REWARD, SEEN, full_name, profile_of, prompts_learnt_from
 
 CHAMPION = "champion"
 FILES = SCRATCH / "registry"
@@ -42,23 +45,34 @@ class Version:
 
 def connect() -> Any:
     """An MlflowClient of the store that is there. BadInput where there is none: a look must not make one."""
-    store = Path(STORE.removeprefix("sqlite:///"))
-    if "MLFLOW_TRACKING_URI" not in os.environ and not store.exists():
-        raise BadInput(store, "missing; no stage has run in this folder, and MLFLOW_TRACKING_URI is not set")
+    store = embedded_store()
+    if store and not store.exists():
+        raise BadInput(store, "missing; no stage has run in this folder (MLFLOW_TRACKING_URI names another store)")
     # A person waits, and MLflow's own defaults take many minutes to give up.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     return mlflow_client()
 
 
-def registered_name(client: Any, name: str, profile: str) -> str:
-    """The registered model that `name` means: itself, or for generator_METHOD that method's of the profile. BadInput names
-    those there are."""
-    full = f"reelign-{profile}-aligned-{name.removeprefix('generator_')}" if name.startswith("generator_") else name
-    known = [model.name for model in client.search_registered_models()]
+def registered_name(client: Any, name: str) -> str:
+    """The registered model that `name` means: itself, or for `video_reward` and `generator_METHOD` that of the profile in
+    params.yaml. BadInput names those there are."""
+    short = name == REWARD or name.startswith(GENERATOR)
+    full = full_name(name, load_params().profile) if short else name
+    known = sorted(model.name for model in client.search_registered_models())
     if full not in known:
-        raise BadInput(full, f"no such registered model; there are {', '.join(known) or 'none'}")
+        older = f"; {REWARD} was of all profiles, and stage reward registers under the new name" if REWARD in known else ""
+        raise BadInput(full, f"no such registered model; there are {', '.join(known) or 'none'}{older}")
     return full
+
+
+def refuse_other_profile(version: Any, profile: str) -> None:
+    """BadInput where a version (MLflow's record) was made with another profile than that of params.yaml, whose data it would
+    be compared on."""
+    own = profile_of(version)
+    if own not in (None, profile):
+        why = f"is of profile {own}, params.yaml is profile {profile}: they have other data, and cannot be compared"
+        raise BadInput(f"{version.name}/{version.version}", why)
 
 
 def aliases(client: Any, model: str) -> dict[str, str]:
@@ -79,13 +93,20 @@ def find(client: Any, model: str, which: str) -> Any:
 def fetch(record: Any) -> Version:
     """Bring a version's files here, once. BadInput where they are not the bytes that were registered."""
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
     folder = FILES / "versions" / record.run_id / record.name
     if not folder.exists():
         partial = FILES / "partial" / record.run_id
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        brought = Path(download_artifacts(artifact_uri=record.source, dst_path=str(partial)))
+        source = artifact_place(record.source)
+        try:
+            brought = Path(download_artifacts(artifact_uri=source, dst_path=str(partial)))
+        except (MlflowException, OSError) as error:
+            if embedded_store() is None:
+                raise
+            raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(brought, folder)
         shutil.rmtree(partial)
@@ -109,7 +130,7 @@ def learnt_from(client: Any, version: Version) -> list[str]:
     provenance = read_json(version.folder / FACTS).get("provenance", {}) if (version.folder / FACTS).exists() else {}
     if "pairs_digest" in provenance and Path(PAIRS).exists() and provenance["pairs_digest"] == folder_digest(PAIRS):
         prompts = prompts_learnt_from([PAIRS])  # the pairs that lie here are those
-    elif any(item.path == SEEN for item in client.list_artifacts(version.run_id)):
+    elif any(item.path == SEEN for item in artifacts_of(client, version.run_id).list_artifacts()):
         prompts = client_json(client, version.run_id, SEEN)
     else:
         raise BadInput(str(version), f"no record of the prompts it learnt from ({' or '.join(LEARNT_FROM)} of its run)")
@@ -121,7 +142,7 @@ def client_json(client: Any, run_id: str, path: str) -> Any:
     """A JSON artifact of a run."""
     place = FILES / "artifacts" / run_id
     place.mkdir(parents=True, exist_ok=True)
-    return read_json(client.download_artifacts(run_id, path, str(place)))
+    return read_json(artifacts_of(client, run_id).download_artifacts(path, str(place)))
 
 
 def refuse_seen(file: Path, prompts: Iterable[str], version: Version, seen: list[str]) -> None:

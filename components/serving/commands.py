@@ -176,12 +176,13 @@ def model_folder(model: str) -> Path:
     """The folder that `reelign deploy --model` means; of the registry, its files are brought here."""
     if Path(model).is_dir():
         return Path(model)
-    from components.registry.versions import connect, fetch, find
-    from components.tracking import answering
+    from components.mlflow_store import answering
+    from components.registry.versions import connect, fetch, find, registered_name
 
-    name, _, which = model.rpartition("/")
+    name, _, which = model.replace("@", "/").rpartition("/")
     with answering():
-        return fetch(find(connect(), name, which)).folder
+        client = connect()
+        return fetch(find(client, registered_name(client, name), which)).folder
 
 
 def sample_of(csv: Path | None, clips: int) -> list[tuple[Path, str]]:

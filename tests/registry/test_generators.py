@@ -172,7 +172,7 @@ def test_without_a_held_out_judge_nobody_is_promoted(here):
     assert reasons(call()) == {"no_judge"}
 
 
-@pytest.mark.parametrize("kind", ["version", "alias", "digest", "path", "run"])
+@pytest.mark.parametrize("kind", ["version", "alias", "short", "digest", "path", "run"])
 def test_lineage_leads_from_any_name_back_to_what_is_checked_in(here, kind):
     client = connect()
     version = client.get_model_version(MODEL, "6")
@@ -180,6 +180,7 @@ def test_lineage_leads_from_any_name_back_to_what_is_checked_in(here, kind):
     given = {
         "version": f"{MODEL}/6",
         "alias": f"{MODEL}@champion",
+        "short": "generator_dpo@champion",
         "digest": digest,
         "path": "metrics/alignment.json",
         "run": version.run_id,
@@ -192,7 +193,7 @@ def test_lineage_leads_from_any_name_back_to_what_is_checked_in(here, kind):
     assert found["dag_run"] == "manual__1" and found["commit"] == "none"
     lines = "\n".join(as_lines(found))
     assert "DAG run manual__1" in lines and checked_in.popitem()[1] in lines
-    if kind in ("version", "alias", "digest"):
+    if kind in ("version", "alias", "short", "digest"):
         assert f"{MODEL}/6 (champion)" in lines and found["figures"]["evaluate"]
 
 
@@ -206,4 +207,4 @@ def test_lineage_of_scores_is_that_of_the_model_that_gave_them(here):
 def test_lineage_of_what_is_not_on_record_is_an_error(here, given):
     with pytest.raises(BadInput) as caught:
         trace(connect(), given)
-    assert given in str(caught.value) and "\n" not in str(caught.value)
+    assert given.removesuffix("/1") in str(caught.value) and "\n" not in str(caught.value)

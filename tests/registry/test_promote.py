@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput, Unreachable
+from components.mlflow_store import answering, artifacts_of, mlflow_client
 from components.params import load_params
 from components.registry import promote as promote_module
 from components.registry.promote import PENDING, promote
 from components.registry.versions import aliases, connect
 from components.stage import folder_digest
-from components.tracking import answering
 from tests.conftest import REPOSITORY
 from tests.registry.server import Server
 from tests.registry.world import environment, make_checkout, make_pairs, random_model, register, train
 
-MODEL = "video_reward"
+MODEL = "reelign-smoke-video-reward"
 
 
 def call(client=None, **changes):
-    given = {"name": MODEL, "challenger": None, "champion": None, "dry_run": False, "out": None} | changes
+    given = {"name": "video_reward", "challenger": None, "champion": None, "dry_run": False, "out": None} | changes
     with answering():
         return promote(
             client or connect(), params=load_params(), progress=lambda items, *_: items, say=lambda text: None, **given
@@ -59,8 +59,8 @@ def test_a_model_that_learnt_nothing_is_not_even_the_first_champion(here):
     assert evidence["pairs"]["digest"] == folder_digest("data/pairs/test.parquet") and evidence["pairs"]["count"] == 240
     version = client.get_model_version(MODEL, "1")
     assert version.tags["promotion.verdict"].startswith("refused: accuracy")
-    kept = json.loads(Path(client.download_artifacts(version.run_id, version.tags["promotion.evidence"])).read_text())
-    assert kept == evidence
+    kept = artifacts_of(client, version.run_id).download_artifacts(version.tags["promotion.evidence"])
+    assert json.loads(Path(kept).read_text()) == evidence
 
 
 def test_versions_say_what_they_are_and_where_they_came_from(here):
@@ -75,12 +75,12 @@ def test_versions_say_what_they_are_and_where_they_came_from(here):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"name": "no_such"}, "no_such: no such registered model; there are video_reward"),
+        ({"name": "no_such"}, "no_such: no such registered model; there are reelign-smoke-video-reward"),
         ({"name": "generator_dpo"}, "reelign-smoke-aligned-dpo: no such registered model"),
-        ({"challenger": "7"}, "video_reward/7: no such version; there are 1, challenger"),
-        ({"champion": "champion"}, "video_reward/champion: no such version"),
+        ({"challenger": "7"}, "reelign-smoke-video-reward/7: no such version; there are 1, challenger"),
+        ({"champion": "champion"}, "reelign-smoke-video-reward/champion: no such version"),
         ({"champion": "1"}, "is not the champion: comparing with it needs --dry-run"),
-        ({"champion": "1", "dry_run": True}, "video_reward/1: is the champion itself"),
+        ({"champion": "1", "dry_run": True}, "reelign-smoke-video-reward/1: is the champion itself"),
     ],
 )
 def test_what_is_not_there_is_named(here, changes, says):
@@ -96,7 +96,7 @@ def test_test_pairs_that_a_version_learnt_from_are_refused(here):
     pairs = here / "data/pairs/test.parquet"
     make_pairs("train", 20)
     shutil.copyfile("data/pairs/train.parquet", pairs)
-    with pytest.raises(BadInput, match=r"test\.parquet, row 0, key 'prompt': 'train prompt 0': video_reward/1 learnt from"):
+    with pytest.raises(BadInput, match=r"test\.parquet, row 0, key 'prompt': 'train prompt 0': .*-reward/1 learnt from"):
         call()
     shutil.rmtree("data/pairs")
     os.replace(kept, "data/pairs")
@@ -107,7 +107,7 @@ def test_files_that_are_not_those_registered_are_refused(here):
     file = here / ".reelign/registry/versions" / version.run_id / MODEL / "head.safetensors"
     before = file.read_bytes()
     file.write_bytes(before[:-1] + b"x")
-    with pytest.raises(BadInput, match=r"video_reward/1: its files in .* are .*, registered was"):
+    with pytest.raises(BadInput, match=r"reelign-smoke-video-reward/1: its files in .* are .*, registered was"):
         call()
     file.write_bytes(before)
 
@@ -125,7 +125,7 @@ def test_an_interrupted_promotion_is_finished_by_the_next_call(here):
         with pytest.raises(BadInput, match="interrupted"):
             call(dry_run=True)
         outcome = call()
-        assert outcome.evidence is None and outcome.stale["champion"] == "video_reward/1"
+        assert outcome.evidence is None and outcome.stale["champion"] == f"{MODEL}/1"
         assert aliases(client, MODEL) == {"champion": "1"} and PENDING not in tags(client)
     assert client.get_model_version(MODEL, "1").tags["promotion.made"] == "then"
 
@@ -168,6 +168,35 @@ def test_refused_is_no_failure_and_a_crash_is_no_refusal(here):
     champion = aliases(connect(), MODEL)["champion"]
     result = command(here, "promote", REELIGN_CHALLENGER=champion, REELIGN_MODEL=MODEL)
     assert result.returncode == 0 and f"{MODEL}/{champion} is champion already" in result.stderr
+
+
+def test_models_of_two_profiles_are_not_compared(here):
+    """A smoke run's model is no challenger of another profile's champion, nor is a copy of it."""
+    client = connect()
+    before = aliases(client, MODEL)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("profile: smoke", "profile: shapes"))
+    register(random_model(here / "of shapes", scale=4.0))
+    other = "reelign-shapes-video-reward"
+    assert aliases(client, other) == {"challenger": "1"} and aliases(client, MODEL) == before
+    assert client.get_model_version(other, "1").tags["profile"] == "shapes"
+    with pytest.raises(BadInput, match=r"-video-reward/1: is of profile smoke, params\.yaml is profile shapes"):
+        call(name=MODEL, challenger="1", dry_run=True)
+    Path("params.yaml").write_text(text)
+    version = client.get_model_version(other, "1")
+    copied = client.create_model_version(MODEL, version.source, version.run_id, tags=version.tags)
+    with pytest.raises(BadInput, match=r"/\d+: is of profile shapes, params\.yaml is profile smoke"):
+        call(challenger=str(copied.version))
+    client.delete_model_version(MODEL, copied.version)
+
+
+def test_the_name_of_older_stores_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "infra/profiles/smoke.yaml", "params.yaml")
+    with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
+        mlflow_client().create_registered_model("video_reward")
+        with pytest.raises(BadInput, match=r"reelign-smoke-video-reward: no such .*; video_reward was of all profiles"):
+            call()
 
 
 def test_where_no_stage_has_run_there_is_no_store_and_none_is_made(tmp_path, monkeypatch):
@@ -213,7 +242,7 @@ def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
 class Dies:
     """A client whose server is killed just before its n-th write."""
 
-    WRITES = ("set_", "delete_", "log_")
+    WRITES = ("set_", "delete_", "get_run")  # a run is looked up to write an artifact of it
 
     def __init__(self, client, server: Server, at: int):
         self.client, self.server, self.at, self.writes = client, server, at, []

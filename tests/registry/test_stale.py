@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 
+from components.mlflow_store import mlflow_client
 from components.registry.stale import RECORD, as_lines, mark_stale, stale_stages, stale_tables
 from components.stage import folder_digest, read_json
-from components.tracking import mlflow_client
 from tests.registry.world import environment
 
 OLD, NEW = "0" * 16, "1" * 16
@@ -34,13 +34,15 @@ def test_labels_of_another_model_are_marked_until_they_are_made_anew(tmp_path, i
     label("data/candidate_scores.parquet", NEW)
     Path("models/video_reward").mkdir(parents=True)
     Path("models/video_reward/weights").write_text("w")
-    champion = SimpleNamespace(name="video_reward", version=2)
+    champion = SimpleNamespace(name="reelign-shapes-video-reward", version=2, tags={"profile": "shapes"})
     with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
         client = mlflow_client()
         model = "reelign-shapes-aligned-dpo"
         client.create_registered_model(model)
         for labelled_by in (OLD, NEW):
             client.create_model_version(model, source=str(tmp_path), tags={"reward_model": labelled_by})
+        client.create_registered_model("reelign-smoke-aligned-dpo")  # of another reward model, and not stale by this one
+        client.create_model_version("reelign-smoke-aligned-dpo", source=str(tmp_path), tags={"reward_model": OLD})
         record = mark_stale(client, champion, NEW)
         assert record == read_json(RECORD)
         assert record["tables"] == [{"path": "data/alignment_pairs.parquet", "labelled_by": OLD}]
