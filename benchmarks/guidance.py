@@ -41,6 +41,7 @@ from components.evaluation.win_rates import DIMENSIONS, Interval, win_rate
 from components.generator.sampler import ClassifierFree
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
+from components.intervals import short
 from components.params import NrgParams
 
 WORK = Path(".reelign/guidance")
@@ -157,6 +158,8 @@ def against(ours: pd.DataFrame, setting: str, theirs: pd.DataFrame, other: str, 
 
 def shown(rate: dict) -> str:
     """An estimate of a metrics file: 0.623 [0.58, 0.67]."""
+    if rate["ci95"] is None:
+        return f"{rate['value']:.3f} {short(rate['prompts'])}"
     low, high = rate["ci95"]
     return f"{rate['value']:.3f} [{low:.2f}, {high:.2f}]"
 

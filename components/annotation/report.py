@@ -25,6 +25,7 @@ from components.errors import BadInput
 from components.evaluation.charts import interval_strip
 from components.evaluation.sections import minus
 from components.evaluation.win_rates import Interval
+from components.intervals import too_few
 from components.preferences.agreement import awaits, decide, krippendorff_alpha, shares
 from components.preferences.schema import LABEL_TEXT, REVIEWER, Annotation, group_by_pair, read_annotations
 
@@ -70,6 +71,7 @@ def write_report(file: Path, out: Path, folder: Path | None = None, export: Path
     environment.filters |= {
         "percent": lambda share: "–" if share != share else f"{100 * share:.0f}%",
         "signed": lambda value: minus(f"{value:.2f}"),
+        "too_few": too_few,
     }
     css = jinja2.utils.markupsafe.Markup((HERE.parent / "evaluation/report.css").read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,7 @@ def agreement_rows(file: Path, pairs: Pairs, rng: np.random.Generator) -> list[d
 
 def in_range(found: Interval) -> Interval:
     """For a drawing from 0 to 1: alpha may be negative."""
-    low, value, high = (min(max(end, 0.0), 1.0) for end in (found.low, found.value, found.high))
+    low, value, high = (end and min(max(end, 0.0), 1.0) for end in (found.low, found.value, found.high))
     return Interval(value, low, high, found.n, found.prompts)
 
 

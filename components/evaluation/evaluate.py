@@ -7,6 +7,7 @@ import pandas as pd
 from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare
 from components.evaluation.lineage import lineage
 from components.evaluation.report import write_report
+from components.intervals import as_text
 from components.params import Params
 from components.stage import Stage, folder_digest, run_stage, write_json
 
@@ -24,8 +25,7 @@ def evaluate(stage: Stage) -> None:
     for method, entry in metrics["methods"].items():
         judge = "gold" if "gold" in entry["win_rate"] else "reward"
         rate = entry["win_rate"][judge]["Overall"]
-        low, high = rate["ci95"]
-        stage.say(f"{method}: wins {rate['value']:.1%} ({low:.1%} to {high:.1%}) against base by {judge}")
+        stage.say(f"{method}: wins {as_text(rate, '{:.1%}'.format, '({} to {})')} against base by {judge}")
 
 
 def win_rate_table(metrics: dict) -> pd.DataFrame:
@@ -37,8 +37,8 @@ def win_rate_table(metrics: dict) -> pd.DataFrame:
                 "judge": judge,
                 "dimension": dimension,
                 "value": found["value"],
-                "low": found["ci95"][0],
-                "high": found["ci95"][1],
+                "low": found["ci95"] and found["ci95"][0],
+                "high": found["ci95"] and found["ci95"][1],
                 "n": found["n"],
             }
             for method, entry in metrics["methods"].items()

@@ -2,7 +2,7 @@
 
 Every signal compares a method with base on the same prompts and seeds. A signal raises the alarm only when the change
 is both larger than its threshold (params, section evaluate.hacking) and significant: the 95% interval of the paired
-difference lies wholly on the bad side of zero. An alarm blocks promotion.
+difference lies wholly on the bad side of zero. Prompts too few for an interval raise no alarm. An alarm blocks promotion.
 
 Two signals are about length. Users of VideoReward report that more frames alone raise its score, so clips that are longer or
 shorter than base's are an alarm of their own. What a frame is worth can be read off base's own clips where they differ in
@@ -68,14 +68,14 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
         "diversity": None,
     }
     ours, theirs = diversity(method.looks, method.prompts), diversity(base.looks, base.prompts)
-    if len(theirs) > 1:
+    if theirs:
         signals["diversity"] = change(np.array(list(ours.values())), np.array(list(theirs.values())), np.array(list(theirs)))
     signals["frames"] = change(method.frames, base.frames)
     signals["reward_of_length"] = slope_interval(base.frames, base.reward, base.prompts, resamples, rng)
 
     reasons = []
     reward, held_out = signals["reward"], signals["held_out"]
-    if held_out is not None and reward.low > 0 and held_out.high < 0:
+    if held_out is not None and reward.above(0) and held_out.below(0):
         reasons.append(f"reward_up_judge_down: reward {reward.value:+.3g}, held-out judge {held_out.value:+.3g}")
     longer = _drift("frame_count", signals["frames"], limits.frame_count_shift * base.frames.mean())
     if longer and (worth := signals["reward_of_length"]):
@@ -92,13 +92,13 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
 def _fall(name: str, signals: dict[str, Interval | None], before: float, limit: float) -> list[str]:
     """A fall by more than `limit`, a share of base's mean."""
     found = signals[name]
-    if found is None or found.high >= 0 or -found.value <= limit * before:
+    if found is None or not found.below(0) or -found.value <= limit * before:
         return []
     return [f"{name}_down: {before + found.value:.3g} instead of base's {before:.3g}, more than {limit:.0%} down"]
 
 
 def _drift(name: str, found: Interval, limit: float) -> list[str]:
     """A shift of the mean by more than `limit`, up or down, in the signal's own unit."""
-    if abs(found.value) <= limit or found.low <= 0 <= found.high:
+    if abs(found.value) <= limit or not (found.above(0) or found.below(0)):
         return []
     return [f"{name}_drift: {found.value:+.3g}, more than {limit:.3g} from base"]

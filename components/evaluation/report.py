@@ -13,6 +13,7 @@ from components.evaluation.comparisons import JUDGE_NAMES
 from components.evaluation.paired import missing_words
 from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, minus
 from components.evaluation.win_rates import DIMENSIONS, Interval
+from components.intervals import too_few
 from components.params import EvaluateParams
 from components.tables import spread
 
@@ -71,6 +72,7 @@ def write_report(
     here = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
+        "too_few": too_few,
         "percent": lambda share: f"{100 * share:.1f}%",
         "percent0": lambda share: f"{100 * share:.0f}%",
         "number0": lambda share: f"{100 * share:.0f}",
@@ -82,10 +84,13 @@ def write_report(
 
 def sentence(name: str, rate: Interval, judge: str) -> str:
     """What an Overall win rate says, in words that follow from its interval."""
-    figures = f"{100 * rate.value:.0f}% of clips ({100 * rate.low:.0f}–{100 * rate.high:.0f}%)"
-    if rate.low > 0.5:
+    share = f"{100 * rate.value:.0f}% of clips"
+    if rate.low is None:
+        return f"{name} wins {share} against the base generator by {judge} ({too_few(rate.prompts)})"
+    figures = f"{share} ({100 * rate.low:.0f}–{100 * rate.high:.0f}%)"
+    if rate.above(0.5):
         return f"{name} beats the base generator on {figures} by {judge}"
-    if rate.high < 0.5:
+    if rate.below(0.5):
         return f"{name} loses to the base generator: it wins only {figures} by {judge}"
     return f"{name} cannot be told apart from the base generator: it wins {figures} by {judge}"
 

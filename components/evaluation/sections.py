@@ -32,10 +32,11 @@ TRAINING = {
 
 
 def estimate(found: dict) -> Interval | None:
-    """An estimate as metrics files hold it; None for one over no pairs (its value is null)."""
+    """An estimate as metrics files hold it; None for one over no pairs (its value is null). `prompts` is known where there
+    is no interval, and 0 elsewhere."""
     if found["value"] is None:
         return None
-    return Interval(found["value"], *found["ci95"], n=found["n"], prompts=0)
+    return Interval(found["value"], *(found["ci95"] or (None, None)), n=found["n"], prompts=found.get("prompts", 0))
 
 
 @dataclass(frozen=True)

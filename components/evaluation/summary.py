@@ -11,6 +11,7 @@ import yaml
 from components.evaluation.matrix import matrix
 from components.evaluation.paired import missing_words
 from components.evaluation.significance import LEVEL
+from components.intervals import NOTE, short
 
 NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG", "best_of_n": "Best of N"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -41,12 +42,15 @@ def summary(profile: str, root: Path = Path(".")) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right."""
+    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right. A note follows
+    where a cell has no interval."""
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     lines = []
     for first, *others in [head, *rows]:
         cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
         lines.append("  " + "  ".join(cells).rstrip())
+    if any("(n=" in line for line in lines):
+        lines.append(f"  {NOTE}")
     return lines
 
 
@@ -55,9 +59,11 @@ def percent(value: float | None) -> str:
 
 
 def interval(found: dict) -> str:
-    """An estimate of a metrics file: 71.3% (64-78)."""
+    """An estimate of a metrics file: 71.3% (64-78), or 71.3% (n=3 prompts) where these are too few for an interval."""
     if found["value"] is None:
         return "-"
+    if found["ci95"] is None:
+        return f"{percent(found['value'])} {short(found['prompts'])}"
     low, high = found["ci95"]
     return f"{percent(found['value'])} ({100 * low:.0f}-{100 * high:.0f})"
 

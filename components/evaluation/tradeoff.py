@@ -16,6 +16,7 @@ from components.errors import BadInput
 from components.evaluation.win_rates import DIMENSIONS, win_rate
 from components.generator.sampler import Job
 from components.guidance.solvers import Drawer
+from components.intervals import as_text
 from components.params import BestOfNParams, NrgParams, Params
 from components.reward.score import Clip, RewardModel, Unscored
 from components.simulation.judge import judge
@@ -42,10 +43,8 @@ def tradeoff(stage: Stage) -> None:
     for name, found in rates.items():
         rate = found["win_rate"][judges[0]]["Overall"]
         cost = sides[name].seconds.sum() / plain.seconds.sum()
-        low, high = rate["ci95"]
-        stage.say(
-            f"{name}: wins {rate['value']:.1%} ({low:.1%} to {high:.1%}) against plain sampling, at {cost:.2f}x its time"
-        )
+        wins = as_text(rate, "{:.1%}".format, "({} to {})")
+        stage.say(f"{name}: wins {wins} against plain sampling, at {cost:.2f}x its time")
 
 
 def settings(params: Params) -> dict[str, Drawer]:
@@ -68,8 +67,6 @@ def settings(params: Params) -> dict[str, Drawer]:
 def chosen_jobs(stage: Stage, clips: int) -> list[tuple[str, Job]]:
     """(prompt_id, job) of base's first `clips` samples, a seed of each prompt before the next; the noise is base's own."""
     table = pd.DataFrame(read_table(SAMPLES)).sort_values(["seed", "prompt_id"])[:clips]
-    if table.prompt_id.nunique() < 2:
-        raise BadInput(SAMPLES, "intervals over prompts need at least two prompts", key="prompt_id")
     return [
         (row.prompt_id, Job(Path(row.path).stem, row.prompt, stage.shared_seed("sample", row.prompt_id, row.seed)))
         for row in table.itertuples()

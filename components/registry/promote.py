@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.intervals import as_text
 from components.params import Params
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
@@ -157,7 +158,7 @@ def as_lines(evidence: dict[str, Any]) -> list[str]:
     against = names[1] or ("base" if evidence["kind"] == "generator" else "no champion")
     lines = [f"{names[0]} against {against}"]
     for dimension, kinds in (evidence["differences"] or {}).items():
-        cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)}" for kind, cell in kinds.items() if cell]
+        cells = [f"{kind.replace('_', ' ')} {as_text(cell)}" for kind, cell in kinds.items() if cell]
         lines.append(f"  {dimension}: {', '.join(cells)}")
     lines += [f"  gain: {gain}" for gain in verdict["gains"]] + [f"  {reason}" for reason in verdict["reasons"]]
     return [*lines, "promoted" if verdict["promote"] else "not promoted"]

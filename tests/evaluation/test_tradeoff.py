@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.errors import BadInput
 from components.evaluation.tradeoff import PLAIN, chosen_jobs, compared, settings
 from components.evaluation.win_rates import DIMENSIONS
 from components.params import BestOfNParams, load_params
@@ -44,9 +43,6 @@ def test_the_noise_is_that_of_the_samples(tmp_path, monkeypatch, params):
     jobs = chosen_jobs(stage, 4)
     assert [job.clip for _, job in jobs] == ["p0_0", "p1_0", "p2_0", "p0_1"]
     assert jobs[1][1].seed == stage.shared_seed("sample", "p1", 0) != jobs[0][1].seed
-    table[table.prompt_id == "p0"].to_parquet(folder / "samples.parquet")
-    with pytest.raises(BadInput, match="at least two prompts"):
-        chosen_jobs(stage, 4)
 
 
 def test_rates_are_against_plain_sampling_on_the_same_clips(params):
