@@ -22,6 +22,13 @@ def as_json(value: float | None, low: float | None, high: float | None, n: int, 
     return {"value": value, "ci95": [low, high], "n": n}
 
 
+def as_scalars(found: dict) -> dict[str, float]:
+    """An estimate as DVC's metrics take it, without lists: {"value", "low", "high"}, rounded to four decimals; what is not
+    known is left out."""
+    known = {"value": found["value"]} | dict(zip(("low", "high"), found["ci95"] or (), strict=False))
+    return {key: round(number, 4) for key, number in known.items() if number is not None}
+
+
 def is_above(found: dict, null: float) -> bool:
     """Whether the whole interval of an estimate (as_json) lies above `null`; never without an interval."""
     return found["ci95"] is not None and found["ci95"][0] > null

@@ -27,6 +27,7 @@ from components.params import Params, load_params
 from components.tracking import ChildRun
 
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
+MEASURED = SCRATCH / "measured"  # a JSON file a stage: what it took here, see Stage.measured
 
 
 class Stage:
@@ -46,6 +47,7 @@ class Stage:
         self._partial = SCRATCH / "partial" / (f"{name}.{self.rank}" if self.rank else name)
         shutil.rmtree(self._partial, ignore_errors=True)
         self._outputs: dict[Path, Path] = {}
+        self._measured: dict[str, float] = {}
         self._run: ChildRun | None = None
         self._started = time.monotonic()
 
@@ -108,6 +110,12 @@ class Stage:
         if not self.rank:
             self._run.log(metrics, step)
 
+    def measured(self, facts: dict[str, float]) -> None:
+        """Keep what a run took on this machine: seconds, bytes that were fetched. It differs from run to run, so it has no
+        place in outputs, whose digests dvc.lock pins. It goes to MLflow and to MEASURED, once the stage has succeeded."""
+        self._measured |= facts
+        self.log(facts)
+
     def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
         """Make `folder` (an output of this stage) a new version of the registered model, once the stage has succeeded."""
         if not self.rank:
@@ -142,6 +150,8 @@ class Stage:
             if final.is_dir():
                 shutil.rmtree(final)
             os.replace(partial, final)
+        if self._measured:
+            write_json(MEASURED / f"{self.name}.json", self._measured)
 
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
@@ -212,6 +222,13 @@ def write_json(path: str | Path, value: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """A nested value whose floats have so many decimals: the last digits of a mean differ between processors."""
+    if isinstance(value, dict):
+        return {key: rounded(inner, digits) for key, inner in value.items()}
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def write_whole(path: str | Path, value: Any) -> None:

@@ -16,6 +16,7 @@ from components.evaluation.paired import missing_words, read_samples
 from components.evaluation.signals import measure
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import DIMENSIONS, mean_difference, points, win_rate
+from components.intervals import as_scalars
 from components.params import EvaluateParams
 from components.stage import Stage, folder_digest
 
@@ -154,6 +155,17 @@ def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluatePa
         "methods": methods,
         "between": between,
     }
+
+
+def headline(metrics: dict) -> dict[str, dict[str, float]]:
+    """What DVC shows and compares, by method: Overall win rate against base with its bounds, that of each dimension, and 1
+    where the hacking alarm is raised. By the gold judge where there is one, else by VideoReward."""
+    shown = {}
+    for method, entry in metrics["methods"].items():
+        rates = entry["win_rate"]["gold" if "gold" in entry["win_rate"] else "reward"]
+        dimensions = {name: as_scalars(rates[name])["value"] for name in DIMENSIONS if name != "Overall"}
+        shown[method] = as_scalars(rates["Overall"]) | dimensions | {"alarm": int(entry["hacking"]["alarm"])}
+    return shown
 
 
 def _sides(group: pd.DataFrame, looks: np.ndarray, judges: list[str]) -> Clips:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare
+from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare, headline
 from components.evaluation.lineage import lineage
 from components.evaluation.report import write_report
 from components.intervals import as_text
@@ -16,6 +16,7 @@ def evaluate(stage: Stage) -> None:
     params = stage.params.evaluate
     clips, metrics = compare(stage, {name: SAMPLES / name for name in ("base", *params.methods)}, params)
     write_json(stage.output("metrics/alignment.json"), metrics)
+    write_json(stage.output("metrics/headline.json"), headline(metrics))
     win_rate_table(metrics).to_csv(stage.output("plots/win_rates.csv"), index=False)
     clips.drop(columns="video").to_parquet(stage.output("data/sample_scores.parquet"), index=False)
     stage.log(flat_metrics(metrics))
@@ -29,23 +30,15 @@ def evaluate(stage: Stage) -> None:
 
 
 def win_rate_table(metrics: dict) -> pd.DataFrame:
-    """Win rates as a table for DVC's plots: method, judge, dimension, value, low, high, n."""
-    return pd.DataFrame(
-        [
-            {
-                "method": method,
-                "judge": judge,
-                "dimension": dimension,
-                "value": found["value"],
-                "low": found["ci95"] and found["ci95"][0],
-                "high": found["ci95"] and found["ci95"][1],
-                "n": found["n"],
-            }
-            for method, entry in metrics["methods"].items()
-            for judge, dimensions in entry["win_rate"].items()
-            for dimension, found in dimensions.items()
-        ]
-    )
+    """Win rates as a table for DVC's plots: method, judge, dimension, value, low, high (empty without an interval), n."""
+    rows = [
+        {"method": method, "judge": judge, "dimension": dimension, "value": found["value"], "n": found["n"]}
+        | dict(zip(("low", "high"), found["ci95"] or (), strict=False))
+        for method, entry in metrics["methods"].items()
+        for judge, dimensions in entry["win_rate"].items()
+        for dimension, found in dimensions.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "judge", "dimension", "value", "low", "high", "n"])
 
 
 def flat_metrics(metrics: dict) -> dict[str, float]:

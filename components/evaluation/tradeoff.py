@@ -1,8 +1,8 @@
 """Stage `tradeoff`: what reward guidance buys over its weights, and what it costs, beside the best of several.
 
 The clips of `sample@base` are drawn once more, plainly and with each setting, on the same prompts and seeds (paper Table 5).
-Settings take turns batch by batch, so that their times are of one run. Time is no metric: it differs from run to run, and
-stands in data/tradeoff.parquet.
+Settings take turns batch by batch, so that their times are of one run. Time is no metric and in no output, as it differs
+from run to run: MLflow has it, and .reelign/measured/tradeoff.json, which `make summary` reads.
 """
 
 import json
@@ -26,6 +26,7 @@ from components.tables import read_table
 BASE, LATENT, VIDEO = "models/base_generator", "models/latent_reward", "models/video_reward"
 SAMPLES = Path("data/samples/base/samples.parquet")
 PLAIN = "plain"
+SECONDS = "seconds_per_clip/"  # before a setting's name, among what the stage measured
 
 
 def tradeoff(stage: Stage) -> None:
@@ -39,7 +40,8 @@ def tradeoff(stage: Stage) -> None:
     rates = {name: compared(side, plain, judges, params, stage.seed("bootstrap")) for name, side in sides.items()}
     facts = {"clips": len(jobs), "prompts": int(plain.prompt_id.nunique())}
     write_json(stage.output("metrics/tradeoff.json"), facts | {"settings": rates})
-    clips.to_parquet(stage.output("data/tradeoff.parquet"), index=False)
+    clips.drop(columns="seconds").to_parquet(stage.output("data/tradeoff.parquet"), index=False)
+    stage.measured({f"{SECONDS}{name}": float(side.seconds.mean()) for name, side in clips.groupby("setting", sort=False)})
     for name, found in rates.items():
         rate = found["win_rate"][judges[0]]["Overall"]
         cost = sides[name].seconds.sum() / plain.seconds.sum()

@@ -12,7 +12,7 @@ import numpy as np
 
 from components.errors import BadInput
 from components.generator.wan import check_folder, load_generator
-from components.stage import Stage, folder_digest, run_stage, write_json
+from components.stage import Stage, folder_digest, rounded, run_stage, write_json
 
 
 def base_generator(stage: Stage) -> None:
@@ -28,7 +28,7 @@ def base_generator(stage: Stage) -> None:
     record = {"folder": params.folder, "digest": digest}
     if params.probe_prompts:
         record |= probe(stage, folder)
-    write_json(stage.output("metrics/base_generator.json"), record)
+    write_json(stage.output("metrics/base_generator.json"), rounded(record))
 
 
 def probe(stage: Stage, folder: Path) -> dict[str, float]:
