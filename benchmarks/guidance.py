@@ -172,7 +172,7 @@ def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = No
     best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in best]
     weights = [dict(zip(DIMENSIONS, map(float, row), strict=False)) for row in weights]
     everything = params["sample"]["prompts"] * params["sample"]["seeds_per_prompt"]
-    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best}
+    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best, "guidance_scales": []}
     demos = not MODELS[model] and seed in (None, params["seed"])
     params["seed"] = params["seed"] if seed is None else seed
     name = model.replace(" ", "_") + ("" if seed is None else f"_{seed}")

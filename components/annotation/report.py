@@ -23,6 +23,7 @@ from components.annotation.importing import StudioTask, count_waiting, read_stud
 from components.annotation.tasks import Task, read_key, replace_text
 from components.errors import BadInput
 from components.evaluation.charts import interval_strip
+from components.evaluation.names import DIMENSION_NAMES
 from components.evaluation.sections import minus
 from components.evaluation.win_rates import Interval
 from components.intervals import too_few
@@ -30,7 +31,7 @@ from components.preferences.agreement import awaits, decide, krippendorff_alpha,
 from components.preferences.schema import LABEL_TEXT, REVIEWER, Annotation, group_by_pair, read_annotations
 
 HERE = Path(__file__).parent
-NAMES = {"VQ": "Visual quality", "MQ": "Motion quality", "TA": "Text alignment", "Overall": "Overall"}
+NAMES = {name: DIMENSION_NAMES[name].capitalize() for name in ("VQ", "MQ", "TA")} | {"Overall": "Overall"}
 SEED = 0  # of the bootstraps: the same annotations give the same report
 
 

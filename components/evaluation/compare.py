@@ -38,6 +38,7 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     clips = with_reward(clips, scores)
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap")) | {"samples": samples.as_json()}
     metrics |= {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
+    metrics |= {"sampling": stage.params.sampling.model_dump()}  # base's and everybody's
     return clips, metrics | {"prompt_set": stage.params.sample.named_set()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare, headline
-from components.evaluation.lineage import lineage
+from components.evaluation.lineage import upstream_outputs
 from components.evaluation.report import write_report
 from components.intervals import as_text
 from components.params import Params
@@ -22,7 +22,8 @@ def evaluate(stage: Stage) -> None:
     stage.log(flat_metrics(metrics))
     report = stage.output("report/index.html")
     profile = stage.params.profile
-    write_report(report, metrics, clips, params, profile, lineage(profile), model_versions(stage.params))
+    outputs = upstream_outputs(Path("dvc.lock"), "evaluate")
+    write_report(report, metrics, clips, params, profile, outputs, model_versions(stage.params))
     for method, entry in metrics["methods"].items():
         judge = "gold" if "gold" in entry["win_rate"] else "reward"
         rate = entry["win_rate"][judge]["Overall"]
