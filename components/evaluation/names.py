@@ -9,5 +9,6 @@ METHOD_NAMES = {
     "best_of_n": "Best of N",
 }
 JUDGE_NAMES = {"gold": "gold judge", "reward": "VideoReward"}
+BY_JUDGE = {"gold": "the gold judge", "reward": "VideoReward"}  # in a sentence
 DIMENSION_NAMES = {"VQ": "visual quality", "MQ": "motion quality", "TA": "text alignment", "Overall": "all of them together"}
 LEGEND = "VQ visual quality, MQ motion quality, TA text alignment, Overall all of them together"

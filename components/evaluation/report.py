@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.evaluation import comparisons, sections
 from components.evaluation.charts import interval_strip
-from components.evaluation.names import DIMENSION_NAMES, JUDGE_NAMES, LEGEND, METHOD_NAMES
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, JUDGE_NAMES, LEGEND, METHOD_NAMES
 from components.evaluation.paired import missing_words
 from components.evaluation.sections import Score, estimate, film, minus
 from components.evaluation.verdict import base_words, gains_and_losses, loss_words, percent
@@ -146,7 +146,7 @@ def _verdict(alignment: dict, judges: list[str]) -> dict:
 
     def said(method: str) -> str:
         lead = by_method[method]["marks"][0]
-        return sentence(METHOD_NAMES[method], lead["found"], "the gold judge" if judges[0] == "gold" else "VideoReward")
+        return sentence(METHOD_NAMES[method], lead["found"], BY_JUDGE[judges[0]])
 
     alarms = [card["name"] for card in cards if card["reasons"]]
     lost = {method: loss_words(entry["win_rate"][judges[0]]) for method, entry in methods.items()}

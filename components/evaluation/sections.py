@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluation.charts import curve, front, interval_strip
-from components.evaluation.names import DIMENSION_NAMES, JUDGE_NAMES, METHOD_NAMES
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES
 from components.evaluation.previews import data_uri, is_shrunk
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
@@ -47,7 +47,7 @@ class Score:
 
     @property
     def title(self) -> str:
-        return f"{DIMENSION_NAMES.get(self.dimension, self.dimension)} by {JUDGE_NAMES[self.judge]}"
+        return f"{DIMENSION_NAMES.get(self.dimension, self.dimension)} by {BY_JUDGE[self.judge]}"
 
 
 def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:

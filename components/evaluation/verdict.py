@@ -1,7 +1,7 @@
 """What the figures of an evaluation say in words, for the head of the report and of the summary: what stands after Holm's
 correction, losses beside gains, and how base was sampled."""
 
-from components.evaluation.names import DIMENSION_NAMES, JUDGE_NAMES, METHOD_NAMES
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES
 from components.evaluation.significance import LEVEL
 
 NO_DIFFERENCE = 0.5
@@ -45,7 +45,7 @@ def losses(alignment: dict) -> list[str]:
     """A line a method that loses something."""
     judge = lead_judge(alignment)
     found = {method: loss_words(entry["win_rate"][judge]) for method, entry in alignment["methods"].items()}
-    return [f"{METHOD_NAMES[method]} {words}, by {JUDGE_NAMES[judge]}" for method, words in found.items() if words]
+    return [f"{METHOD_NAMES[method]} {words}, by {BY_JUDGE[judge]}" for method, words in found.items() if words]
 
 
 def base_words(sampling: dict, tradeoff: dict | None) -> str:
@@ -58,6 +58,7 @@ def base_words(sampling: dict, tradeoff: dict | None) -> str:
         return f"{said} It was sampled at no other scale: how much of a gain more guidance alone would give is not known."
     for name, rates in others.items():
         judge = "gold" if "gold" in rates else "reward"
-        said += f" At {name.removeprefix('guidance ')} it wins {percent(rates[judge]['Overall'])} against itself at {scale},"
-        said += f" by {JUDGE_NAMES[judge]}, on {tradeoff['clips']} clips."
+        found = ", ".join(f"{dimension} {percent(rates[judge][dimension])}" for dimension in DIMENSION_NAMES)
+        said += f" At {name.removeprefix('guidance ')} it wins against itself at {scale}, by {BY_JUDGE[judge]} on"
+        said += f" {tradeoff['clips']} clips: {found}."
     return f"{said} Methods are compared with base at {scale} alone."

@@ -81,7 +81,8 @@ def test_metrics_hold_the_schema_and_repeat(samples):
             assert (cell["ci95"], cell["prompts"]) == (None, 4)  # too few for an interval
             gain = entry["mean"][judge]["VQ"] - metrics["base"]["mean"][judge]["VQ"]
             assert entry["mean_difference"][judge]["VQ"]["value"] == pytest.approx(gain)
-        assert set(entry["hacking"]) == {"alarm", "reasons", "signals"}
+        assert set(entry["hacking"]) == {"alarm", "reasons", "signals", "base", "limits"}
+        assert entry["hacking"]["limits"]["brightness"] == {"down": 0.1, "up": 0.1}
         assert {"dynamic_degree", "speed_error", "diversity", "frames", "reward_of_length"} <= set(
             entry["hacking"]["signals"]
         )
@@ -135,7 +136,7 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     import json
 
     from components.evaluation import evaluate as module
-    from components.params import EvaluateParams, load_params
+    from components.params import EvaluateParams, SamplingParams, load_params
     from components.reward import score
     from components.simulation.world import all_scenes, prompt_of
     from components.video.encode import write_video
@@ -167,6 +168,9 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
         class params:
             profile = "test"
             sample = named
+            sampling = SamplingParams(
+                steps=8, shift=3.0, guidance_scale=2.0, height=32, width=32, frames=9, fps=8, batch_size=4
+            )
             evaluate: EvaluateParams = PARAMS.model_copy(update={"methods": ["dpo"], "strict": not missing})
 
         def output(self, path):

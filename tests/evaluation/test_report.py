@@ -76,7 +76,8 @@ def test_losses_that_stand_are_in_the_headline_beside_gains(tmp_path, made):
 
 def test_the_head_says_how_base_was_sampled_and_spells_out_the_scores(page, made, tmp_path):
     head = page.split('<section id="clips"')[0]
-    assert "Base is sampled with guidance scale 2, 8 steps, shift 3. At 3.5 it wins 57.0% (52 to 63%) against itself" in head
+    assert "Base is sampled with guidance scale 2, 8 steps, shift 3. At 3.5 it wins against itself at 2" in head
+    assert "by the gold judge on 120 clips: VQ 57.0% (52 to 63%)" in head and "Overall 57.0% (52 to 63%)." in head
     assert "VQ visual quality, MQ motion quality, TA text alignment" in head
     assert '<abbr title="motion quality">MQ</abbr>' in page
     assert "It was sampled at no other scale" in base_words(made[2]["sampling"], None)
