@@ -36,12 +36,14 @@ from diffusers import WanTransformer3DModel
 from methods import stage, summary, workspace
 from turns import middle, take_turns
 
-from components.evaluation.tradeoff import PLAIN
+from components.evaluation.tradeoff import PLAIN, SECONDS
 from components.evaluation.win_rates import DIMENSIONS, Interval, win_rate
 from components.generator.sampler import ClassifierFree
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
+from components.intervals import short
 from components.params import NrgParams
+from components.stage import MEASURED
 
 WORK = Path(".reelign/guidance")
 WAYS = ("plain", "own_trunk", "shared_trunk", "whole_model")
@@ -157,6 +159,8 @@ def against(ours: pd.DataFrame, setting: str, theirs: pd.DataFrame, other: str, 
 
 def shown(rate: dict) -> str:
     """An estimate of a metrics file: 0.623 [0.58, 0.67]."""
+    if rate["ci95"] is None:
+        return f"{rate['value']:.3f} {short(rate['prompts'])}"
     low, high = rate["ci95"]
     return f"{rate['value']:.3f} [{low:.2f}, {high:.2f}]"
 
@@ -168,7 +172,7 @@ def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = No
     best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in best]
     weights = [dict(zip(DIMENSIONS, map(float, row), strict=False)) for row in weights]
     everything = params["sample"]["prompts"] * params["sample"]["seeds_per_prompt"]
-    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best}
+    params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best, "guidance_scales": []}
     demos = not MODELS[model] and seed in (None, params["seed"])
     params["seed"] = params["seed"] if seed is None else seed
     name = model.replace(" ", "_") + ("" if seed is None else f"_{seed}")
@@ -179,7 +183,8 @@ def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = No
     if not (folder / "metrics/tradeoff.json").exists():
         stage(folder, "components.evaluation.tradeoff")
     clips = pd.read_parquet(folder / "data/tradeoff.parquet")
-    seconds = clips.groupby("setting").seconds.mean()
+    took = json.loads((folder / MEASURED / "tradeoff.json").read_text())
+    seconds = {key.removeprefix(SECONDS): value for key, value in took.items()}
     print(f"\n{name}: {clips['clip'].nunique()} clips, plain sampling {seconds[PLAIN]:.2f} s a clip", flush=True)
     for setting, entry in json.loads((folder / "metrics/tradeoff.json").read_text())["settings"].items():
         cells = [f"{by} " + " ".join(f"{d} {shown(r)}" for d, r in rates.items()) for by, rates in entry["win_rate"].items()]

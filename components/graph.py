@@ -90,3 +90,20 @@ def _stages() -> dict[str, Any]:
 def _parsed(text: str) -> dict[str, Any]:
     """Read once: the graph is asked for every stage, and YAML is slow."""
     return yaml.load(text, yaml.CSafeLoader)
+
+
+def upstream(name: str) -> list[str]:
+    """All stages that `name` rests on, each after those that it rests on itself."""
+    before: dict[str, list[str]] = {}
+    for earlier, later in edges():
+        before.setdefault(later, []).append(earlier)
+    order: list[str] = []
+
+    def visit(stage: str) -> None:
+        for earlier in before.get(stage, []):
+            if earlier not in order:
+                visit(earlier)
+                order.append(earlier)
+
+    visit(name)
+    return order

@@ -158,10 +158,12 @@ class BestOfNParams(Section):
 
 
 class TradeoffParams(Section):
-    """Guidance over its weights, and best of N, on base's first `clips` samples."""
+    """Guidance over its weights, best of N, and plain sampling at other `guidance_scales` (of classifier-free guidance) than
+    sampling's, on base's first `clips` samples."""
 
     weights: list[dict[Dimension, float]]
     best_of: list[BestOfNParams]
+    guidance_scales: list[Annotated[float, Field(ge=1)]]
     clips: Count
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from components.errors import BadInput, Unreachable
-from components.graph import edges, stage_definition, stage_names
+from components.graph import stage_definition, stage_names, upstream
 from components.lock_entries import Entries
 from components.work_tree import Places, link_local_inputs, prepare, say, tree_of
 
@@ -136,23 +136,6 @@ def reproduce(stage: InPlace, force: bool) -> None:
 def exit_code(code: int) -> int:
     """Of a process, as a shell has it: one that was ended by signal N has 128 + N."""
     return code if code >= 0 else 128 - code
-
-
-def upstream(name: str) -> list[str]:
-    """All stages that `name` rests on, each after those that it rests on itself."""
-    before: dict[str, list[str]] = {}
-    for earlier, later in edges():
-        before.setdefault(later, []).append(earlier)
-    order: list[str] = []
-
-    def visit(stage: str) -> None:
-        for earlier in before.get(stage, []):
-            if earlier not in order:
-                visit(earlier)
-                order.append(earlier)
-
-    visit(name)
-    return order
 
 
 def write_lock(entries: dict, name: str) -> None:

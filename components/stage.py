@@ -29,6 +29,7 @@ from components.tracking import ChildRun, chosen_params
 
 OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by how names of models begin
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
+MEASURED = SCRATCH / "measured"  # a JSON file a stage: what it took here, see Stage.measured
 
 
 class Stage:
@@ -48,6 +49,7 @@ class Stage:
         self._partial = SCRATCH / "partial" / (f"{name}.{self.rank}" if self.rank else name)
         shutil.rmtree(self._partial, ignore_errors=True)
         self._outputs: dict[Path, Path] = {}
+        self._measured: dict[str, float] = {}
         self._run: ChildRun | None = None
         self._started = time.monotonic()
 
@@ -110,6 +112,12 @@ class Stage:
         if not self.rank:
             self._run.log(metrics, step)
 
+    def measured(self, facts: dict[str, float]) -> None:
+        """Keep what a run took on this machine: seconds, bytes that were fetched. It differs from run to run, so it has no
+        place in outputs, whose digests dvc.lock pins. It goes to MLflow and to MEASURED, once the stage has succeeded."""
+        self._measured |= facts
+        self.log(facts)
+
     def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
         """Make `folder` (an output of this stage) a new version of the registered model, once the stage has succeeded."""
         if not self.rank:
@@ -151,6 +159,8 @@ class Stage:
             if final.is_dir():
                 shutil.rmtree(final)
             os.replace(partial, final)
+        if self._measured:
+            write_json(MEASURED / f"{self.name}.json", self._measured)
 
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
@@ -249,3 +259,10 @@ def read_json(path: str | Path, *keys: str) -> Any:
         if key not in value:
             raise BadInput(path, "missing key", key=key)
     return value
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """A nested value whose floats have so many decimals: the last digits of a mean differ between processors."""
+    if isinstance(value, dict):
+        return {key: rounded(inner, digits) for key, inner in value.items()}
+    return round(value, digits) if isinstance(value, float) else value

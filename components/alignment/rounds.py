@@ -16,7 +16,7 @@ from components.alignment.data import load_candidates, load_pairs
 from components.alignment.lora import add_lora, check_base, make_lean, resume_lora
 from components.alignment.relabel import label, pair_schema, score_schema
 from components.alignment.stage import dpo, save_aligned
-from components.evaluation.compare import SAMPLES, compare
+from components.evaluation.compare import SAMPLES, compare, headline
 from components.evaluation.sample import draw_samples
 from components.generator.wan import load_generator, load_transformer
 from components.guidance.solvers import Drawer
@@ -54,6 +54,7 @@ def online_round(number: str, stage: Stage) -> None:
     rewards = [row["reward"] for row in scores]
     metrics["candidates"] = {"reward": sum(rewards) / len(rewards), "pairs": len(pairs)}
     write_json(stage.output(f"metrics/round-{number}.json"), metrics)
+    write_json(stage.output(f"metrics/round-{number}-headline.json"), headline(metrics))
     rate = metrics["methods"][name]["win_rate"]["reward"]["Overall"]
     stage.say(
         f"candidates' mean reward {metrics['candidates']['reward']:.3f}; wins {rate['value']:.1%} against base by reward"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.evaluation.win_rates import Interval, interval_levels, mean_interval
+from components.intervals import MIN_PROMPTS
 from components.preferences.agreement import alpha_of_counts, awaits, count_votes, decide, disputed
 from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
 from components.preferences.split import prompt_key
@@ -55,7 +56,8 @@ def annotators(views: Sequence[Annotation]) -> list[Annotation]:
 
 
 def alpha_interval(votes: np.ndarray, prompts: np.ndarray, level: str, rng: np.random.Generator) -> Interval | None:
-    """Krippendorff's alpha with its 95% interval over prompts; None where alpha or the interval is not defined.
+    """Krippendorff's alpha with its 95% interval over prompts; None where alpha is not defined, and no interval over fewer
+    than MIN_PROMPTS prompts.
 
     Pairs of a prompt share clips, so whole prompts are drawn, as everywhere in this project. A resample in which alpha is
     not defined (all say the same) does not count.
@@ -63,8 +65,10 @@ def alpha_interval(votes: np.ndarray, prompts: np.ndarray, level: str, rng: np.r
     counts = count_votes(votes)
     value = alpha_of_counts(counts, level)
     names, cluster = np.unique(prompts, return_inverse=True)
-    if value is None or len(names) < 2:
+    if value is None:
         return None
+    if len(names) < MIN_PROMPTS:
+        return Interval(value, None, None, n=votes.shape[1], prompts=len(names))
     rows = [np.flatnonzero(cluster == number) for number in range(len(names))]
     drawn = []
     for _ in range(ROUNDS):
@@ -79,9 +83,9 @@ def alpha_interval(votes: np.ndarray, prompts: np.ndarray, level: str, rng: np.r
 
 def side_interval(views: Sequence[Annotation], rng: np.random.Generator) -> Interval | None:
     """Share of A among answers that chose a side, over all dimensions, with its 95% interval over prompts; one half is no
-    leaning. None where fewer than two prompts have such an answer. Views must be as shown, not turned."""
+    leaning. None where there is no such answer. Views must be as shown, not turned."""
     answers = [(label == 1, prompt_key(view.prompt)) for view in views for label in view.labels.values() if label in (1, -1)]
-    if len({prompt for _, prompt in answers}) < 2:
+    if not answers:
         return None
     chosen, prompts = zip(*answers, strict=True)
     return mean_interval(np.array(chosen, dtype=float), np.array(prompts), 2000, rng)

@@ -23,13 +23,15 @@ from components.annotation.importing import StudioTask, count_waiting, read_stud
 from components.annotation.tasks import Task, read_key, replace_text
 from components.errors import BadInput
 from components.evaluation.charts import interval_strip
+from components.evaluation.names import DIMENSION_NAMES
 from components.evaluation.sections import minus
 from components.evaluation.win_rates import Interval
+from components.intervals import too_few
 from components.preferences.agreement import awaits, decide, krippendorff_alpha, shares
 from components.preferences.schema import LABEL_TEXT, REVIEWER, Annotation, group_by_pair, read_annotations
 
 HERE = Path(__file__).parent
-NAMES = {"VQ": "Visual quality", "MQ": "Motion quality", "TA": "Text alignment", "Overall": "Overall"}
+NAMES = {name: DIMENSION_NAMES[name].capitalize() for name in ("VQ", "MQ", "TA")} | {"Overall": "Overall"}
 SEED = 0  # of the bootstraps: the same annotations give the same report
 
 
@@ -70,6 +72,7 @@ def write_report(file: Path, out: Path, folder: Path | None = None, export: Path
     environment.filters |= {
         "percent": lambda share: "–" if share != share else f"{100 * share:.0f}%",
         "signed": lambda value: minus(f"{value:.2f}"),
+        "too_few": too_few,
     }
     css = jinja2.utils.markupsafe.Markup((HERE.parent / "evaluation/report.css").read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,7 @@ def agreement_rows(file: Path, pairs: Pairs, rng: np.random.Generator) -> list[d
 
 def in_range(found: Interval) -> Interval:
     """For a drawing from 0 to 1: alpha may be negative."""
-    low, value, high = (min(max(end, 0.0), 1.0) for end in (found.low, found.value, found.high))
+    low, value, high = (end and min(max(end, 0.0), 1.0) for end in (found.low, found.value, found.high))
     return Interval(value, low, high, found.n, found.prompts)
 
 

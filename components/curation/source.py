@@ -105,10 +105,10 @@ def import_bucket(stage: Stage, given: S3Source, csv: str) -> None:
         "kind": "s3",
         "bucket_state": hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16],
         "objects": len(items),
-        "objects_from_an_earlier_run": len(set(items.values()) - bucket.fetched.keys()),
         "bytes": sum(item.size for item in items.values()),
-        "bytes_fetched": sum(bucket.fetched.values()),
     }
+    earlier = len(set(items.values()) - bucket.fetched.keys())
+    stage.measured({"objects_from_an_earlier_run": earlier, "bytes_fetched": sum(bucket.fetched.values())})
     write_source(stage, labels, {clip: bucket.file(items[clip]) for clip in labels.clips}, os.link, facts)
     bucket.keep_only(items.values())
 

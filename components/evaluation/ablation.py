@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 
 from components.errors import BadInput
-from components.evaluation.sections import estimate
 from components.files import whole_file
+from components.intervals import as_text
 
 METRICS = "metrics/reward_bench.json"
 KINDS = {"accuracy_without_ties": "without ties", "accuracy_with_ties": "with ties"}
@@ -71,8 +71,7 @@ def as_rows(variants: list[Variant]) -> tuple[list[str], list[list[str]]]:
         for name in dimensions:
             for kind in KINDS:
                 entry = variant.bench["dimensions"].get(name)
-                found = estimate(entry[kind]) if entry else None
-                row.append(f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})" if found else "none")
+                row.append(as_text(entry[kind], between="({}–{})") if entry else "none")
         rows.append(row)
     return header, rows
 

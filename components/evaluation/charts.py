@@ -26,13 +26,23 @@ def interval_strip(marks: list[tuple[str, str, Interval]], middle: float = 0.5) 
     for index, (kind, _, found) in enumerate(marks):
         y = ROW * (index + 0.5)
         parts.append(
-            f'<g class="{escape(kind)}"><line class="whisker" x1="{found.low:.2%}" x2="{found.high:.2%}"'
-            f' y1="{y}" y2="{y}"/><circle class="dot" cx="{found.value:.2%}" cy="{y}" r="{DOT}"/></g>'
+            f'<g class="{escape(kind)}">{_whisker(found.low, found.high, y)}'
+            f'<circle class="dot" cx="{found.value:.2%}" cy="{y}" r="{DOT}"/></g>'
         )
-    spoken = "; ".join(f"{label} {found.value:.0%}, {found.low:.0%} to {found.high:.0%}" for _, label, found in marks)
+    spoken = "; ".join(f"{label} {found.value:.0%}{_bounds(found)}" for _, label, found in marks)
     return Markup(
         f'<svg class="strip" height="{height}" width="100%" role="img" aria-label="{escape(spoken)}">{"".join(parts)}</svg>'
     )
+
+
+def _whisker(low: float | None, high: float | None, y: float) -> str:
+    if low is None:
+        return ""
+    return f'<line class="whisker" x1="{low:.2%}" x2="{high:.2%}" y1="{y}" y2="{y}"/>'
+
+
+def _bounds(found: Interval) -> str:
+    return "" if found.low is None else f", {found.low:.0%} to {found.high:.0%}"
 
 
 def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, str]) -> Markup:
@@ -42,7 +52,7 @@ def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, s
         points: (CSS class, label, estimate across, estimate up) each.
         names: what lies across and what goes up.
     """
-    ends = [end for _, _, *found in points for one in found for end in (one.low, one.high)]
+    ends = [end for _, _, *found in points for one in found for end in (one.low, one.value, one.high) if end is not None]
     low, high = math.floor(20 * min(0.5, *ends)) / 20, math.ceil(20 * max(0.5, *ends)) / 20
 
     def across(share: float) -> str:
@@ -59,10 +69,15 @@ def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, s
         y = FRONT - 6 if share == low else 14
         parts.append(f'<text x="6" y="{y}">{names[1]} {share:.0%}</text>')
     for kind, label, x, y in points:
+        cross = ""
+        if x.low is not None and y.low is not None:
+            cross = (
+                f'<line class="whisker faint" x1="{across(x.low)}" x2="{across(x.high)}" y1="{up(y.value)}"'
+                f' y2="{up(y.value)}"/><line class="whisker faint" x1="{across(x.value)}" x2="{across(x.value)}"'
+                f' y1="{up(y.low)}" y2="{up(y.high)}"/>'
+            )
         parts.append(
-            f'<g class="{escape(kind)}"><line class="whisker faint" x1="{across(x.low)}" x2="{across(x.high)}"'
-            f' y1="{up(y.value)}" y2="{up(y.value)}"/><line class="whisker faint" x1="{across(x.value)}"'
-            f' x2="{across(x.value)}" y1="{up(y.low)}" y2="{up(y.high)}"/><circle class="dot" cx="{across(x.value)}"'
+            f'<g class="{escape(kind)}">{cross}<circle class="dot" cx="{across(x.value)}"'
             f' cy="{up(y.value)}" r="{DOT}"/><text x="{across(x.value)}" y="{up(y.value)}" dx="8" dy="-7">{escape(label)}'
             "</text></g>"
         )

@@ -16,6 +16,7 @@ from components.evaluation.paired import missing_words, read_samples
 from components.evaluation.signals import measure
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import DIMENSIONS, mean_difference, points, win_rate
+from components.intervals import as_scalars
 from components.params import EvaluateParams
 from components.stage import Stage, folder_digest
 
@@ -37,6 +38,7 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     clips = with_reward(clips, scores)
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap")) | {"samples": samples.as_json()}
     metrics |= {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
+    metrics |= {"sampling": stage.params.sampling.model_dump()}  # base's and everybody's
     return clips, metrics | {"prompt_set": stage.params.sample.named_set()}
 
 
@@ -157,6 +159,17 @@ def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluatePa
         "methods": methods,
         "between": between,
     }
+
+
+def headline(metrics: dict) -> dict[str, dict[str, float]]:
+    """What DVC shows and compares, by method: Overall win rate against base with its bounds, that of each dimension, and 1
+    where the hacking alarm is raised. By the gold judge where there is one, else by VideoReward."""
+    shown = {}
+    for method, entry in metrics["methods"].items():
+        rates = entry["win_rate"]["gold" if "gold" in entry["win_rate"] else "reward"]
+        dimensions = {name: as_scalars(rates[name])["value"] for name in DIMENSIONS if name != "Overall"}
+        shown[method] = as_scalars(rates["Overall"]) | dimensions | {"alarm": int(entry["hacking"]["alarm"])}
+    return shown
 
 
 def _sides(group: pd.DataFrame, looks: np.ndarray, judges: list[str]) -> Clips:

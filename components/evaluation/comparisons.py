@@ -2,12 +2,13 @@
 
 from components.evaluation.charts import interval_strip
 from components.evaluation.matrix import matrix
-from components.evaluation.sections import METHOD_NAMES, estimate
+from components.evaluation.names import JUDGE_NAMES, METHOD_NAMES
+from components.evaluation.sections import estimate, minus
 from components.evaluation.significance import LEVEL
+from components.evaluation.verdict import stands
 from components.evaluation.win_rates import DIMENSIONS
 from components.params import EvaluateParams
 
-JUDGE_NAMES = {"gold": "gold judge", "reward": "VideoReward"}
 SIGNAL_NAMES = {
     "reward": "VideoReward, Overall",
     "held_out": "Held-out judge, Overall",
@@ -68,19 +69,38 @@ def between(alignment: dict, judges: list[str]) -> list[dict]:
 def _tested(found: dict) -> dict:
     """A win rate as a table shows it, marked where it differs from one half after Holm's correction."""
     words = f"p = {found['p']:.2g}, after Holm {found['p_holm']:.2g}"
-    return {"found": estimate(found), "stands": words if found["p_holm"] <= LEVEL else None}
+    return {"found": estimate(found), "stands": words if stands(found) else None}
 
 
 def signals(alignment: dict, judges: list[str]) -> dict:
-    """What the hacking alarm watches, a row a signal and a column a method."""
+    """What the hacking alarm watches, a row a signal: base's mean, the limit of a change, and a column a method."""
     methods = alignment["methods"].values()
+    hacking = next(iter(methods))["hacking"]  # base and limits are those of all methods
     rows = []
     for signal, name in SIGNAL_NAMES.items():
         found = [entry["hacking"]["signals"][signal] for entry in methods]
-        rows.append({"name": name, "cells": [cell and estimate(cell) for cell in found]})
+        rows.append(
+            {
+                "name": name,
+                "base": hacking["base"].get(signal),
+                "limit": _limit(signal, hacking["limits"]),
+                "cells": [cell and estimate(cell) for cell in found],
+            }
+        )
     source = "the gold judge's fitted track" if "gold" in judges else "optical flow"
     note = (
         f"Dynamic degree is measured by {source}. What a frame more is worth can be told only where base's clips differ in"
-        " length. A method that raises the alarm must not be promoted."
+        " length. A change beyond its limit raises the alarm if its interval lies wholly on that side of zero. A method that"
+        " raises the alarm must not be promoted."
     )
     return {"signals": rows, "signals_note": note}
+
+
+def _limit(signal: str, limits: dict[str, dict]) -> str:
+    """The change that a signal may have, in words."""
+    if signal in ("reward", "held_out"):
+        return "reward up, judge down"
+    limit = limits.get(signal)
+    if limit is None:
+        return "none"
+    return minus(f"±{limit['up']:.3f}" if limit["up"] is not None else f"{-limit['down']:+.3f} or above")

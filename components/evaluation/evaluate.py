@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare
-from components.evaluation.lineage import lineage
+from components.evaluation.compare import REWARD_MODEL, SAMPLES, compare, headline
+from components.evaluation.lineage import upstream_outputs
 from components.evaluation.report import write_report
+from components.intervals import as_text
 from components.params import Params
 from components.stage import Stage, folder_digest, run_stage, write_json
 
@@ -15,37 +16,30 @@ def evaluate(stage: Stage) -> None:
     params = stage.params.evaluate
     clips, metrics = compare(stage, {name: SAMPLES / name for name in ("base", *params.methods)}, params)
     write_json(stage.output("metrics/alignment.json"), metrics)
+    write_json(stage.output("metrics/headline.json"), headline(metrics))
     win_rate_table(metrics).to_csv(stage.output("plots/win_rates.csv"), index=False)
     clips.drop(columns="video").to_parquet(stage.output("data/sample_scores.parquet"), index=False)
     stage.log(flat_metrics(metrics))
     report = stage.output("report/index.html")
     profile = stage.params.profile
-    write_report(report, metrics, clips, params, profile, lineage(profile), model_versions(stage.params))
+    outputs = upstream_outputs(Path("dvc.lock"), "evaluate")
+    write_report(report, metrics, clips, params, profile, outputs, model_versions(stage.params))
     for method, entry in metrics["methods"].items():
         judge = "gold" if "gold" in entry["win_rate"] else "reward"
         rate = entry["win_rate"][judge]["Overall"]
-        low, high = rate["ci95"]
-        stage.say(f"{method}: wins {rate['value']:.1%} ({low:.1%} to {high:.1%}) against base by {judge}")
+        stage.say(f"{method}: wins {as_text(rate, '{:.1%}'.format, '({} to {})')} against base by {judge}")
 
 
 def win_rate_table(metrics: dict) -> pd.DataFrame:
-    """Win rates as a table for DVC's plots: method, judge, dimension, value, low, high, n."""
-    return pd.DataFrame(
-        [
-            {
-                "method": method,
-                "judge": judge,
-                "dimension": dimension,
-                "value": found["value"],
-                "low": found["ci95"][0],
-                "high": found["ci95"][1],
-                "n": found["n"],
-            }
-            for method, entry in metrics["methods"].items()
-            for judge, dimensions in entry["win_rate"].items()
-            for dimension, found in dimensions.items()
-        ]
-    )
+    """Win rates as a table for DVC's plots: method, judge, dimension, value, low, high (empty without an interval), n."""
+    rows = [
+        {"method": method, "judge": judge, "dimension": dimension, "value": found["value"], "n": found["n"]}
+        | dict(zip(("low", "high"), found["ci95"] or (), strict=False))
+        for method, entry in metrics["methods"].items()
+        for judge, dimensions in entry["win_rate"].items()
+        for dimension, found in dimensions.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "judge", "dimension", "value", "low", "high", "n"])
 
 
 def flat_metrics(metrics: dict) -> dict[str, float]:

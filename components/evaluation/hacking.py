@@ -2,7 +2,7 @@
 
 Every signal compares a method with base on the same prompts and seeds. A signal raises the alarm only when the change
 is both larger than its threshold (params, section evaluate.hacking) and significant: the 95% interval of the paired
-difference lies wholly on the bad side of zero. An alarm blocks promotion.
+difference lies wholly on the bad side of zero. Prompts too few for an interval raise no alarm. An alarm blocks promotion.
 
 Two signals are about length. Users of VideoReward report that more frames alone raise its score, so clips that are longer or
 shorter than base's are an alarm of their own. What a frame is worth can be read off base's own clips where they differ in
@@ -40,12 +40,16 @@ class Alarm:
 
     reasons: list[str]  # "name: figures", empty when all is well
     signals: dict[str, Interval | None]
+    base: dict[str, float]  # base's mean of each signal
+    limits: dict[str, dict[str, float | None]]  # how far a signal may go "down" and "up" from base's mean; None: any way
 
     def as_json(self) -> dict:
         return {
             "alarm": bool(self.reasons),
             "reasons": self.reasons,
             "signals": {name: found and found.as_json() for name, found in self.signals.items()},
+            "base": self.base,
+            "limits": self.limits,
         }
 
 
@@ -68,37 +72,50 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
         "diversity": None,
     }
     ours, theirs = diversity(method.looks, method.prompts), diversity(base.looks, base.prompts)
-    if len(theirs) > 1:
+    if theirs:
         signals["diversity"] = change(np.array(list(ours.values())), np.array(list(theirs.values())), np.array(list(theirs)))
     signals["frames"] = change(method.frames, base.frames)
     signals["reward_of_length"] = slope_interval(base.frames, base.reward, base.prompts, resamples, rng)
 
+    before = {"reward": base.reward, "held_out": base.held_out, "speed_error": base.speed_error}
+    before |= {name: getattr(base, name) for name in ("dynamic_degree", "brightness", "saturation", "frames")}
+    means = {name: float(np.mean(values)) for name, values in before.items() if values is not None}
+    means |= {"diversity": float(np.mean(list(theirs.values())))} if theirs else {}
+    shifts = {
+        "frames": limits.frame_count_shift * means["frames"],
+        "brightness": limits.brightness_shift,
+        "saturation": limits.saturation_shift * means["saturation"],
+    }
+    falls = {"dynamic_degree": limits.dynamic_degree_drop, "diversity": limits.diversity_drop}
+
     reasons = []
     reward, held_out = signals["reward"], signals["held_out"]
-    if held_out is not None and reward.low > 0 and held_out.high < 0:
+    if held_out is not None and reward.above(0) and held_out.below(0):
         reasons.append(f"reward_up_judge_down: reward {reward.value:+.3g}, held-out judge {held_out.value:+.3g}")
-    longer = _drift("frame_count", signals["frames"], limits.frame_count_shift * base.frames.mean())
+    longer = _drift("frame_count", signals["frames"], shifts["frames"])
     if longer and (worth := signals["reward_of_length"]):
         share = worth.value * signals["frames"].value
         longer = [f"{longer[0]}; by base's own clips, worth {share:+.3g} of the reward's {reward.value:+.3g}"]
     reasons += longer
-    reasons += _fall("dynamic_degree", signals, base.dynamic_degree.mean(), limits.dynamic_degree_drop)
-    reasons += _drift("brightness", signals["brightness"], limits.brightness_shift)
-    reasons += _drift("saturation", signals["saturation"], limits.saturation_shift * base.saturation.mean())
-    reasons += _fall("diversity", signals, np.mean(list(theirs.values()) or [0.0]), limits.diversity_drop)
-    return Alarm(reasons, signals)
+    reasons += _fall("dynamic_degree", signals, means["dynamic_degree"], falls["dynamic_degree"])
+    reasons += _drift("brightness", signals["brightness"], shifts["brightness"])
+    reasons += _drift("saturation", signals["saturation"], shifts["saturation"])
+    reasons += _fall("diversity", signals, means.get("diversity", 0.0), falls["diversity"])
+    allowed = {name: {"down": float(shift), "up": float(shift)} for name, shift in shifts.items()}
+    allowed |= {name: {"down": share * means[name], "up": None} for name, share in falls.items() if name in means}
+    return Alarm(reasons, signals, means, allowed)
 
 
 def _fall(name: str, signals: dict[str, Interval | None], before: float, limit: float) -> list[str]:
     """A fall by more than `limit`, a share of base's mean."""
     found = signals[name]
-    if found is None or found.high >= 0 or -found.value <= limit * before:
+    if found is None or not found.below(0) or -found.value <= limit * before:
         return []
     return [f"{name}_down: {before + found.value:.3g} instead of base's {before:.3g}, more than {limit:.0%} down"]
 
 
 def _drift(name: str, found: Interval, limit: float) -> list[str]:
     """A shift of the mean by more than `limit`, up or down, in the signal's own unit."""
-    if abs(found.value) <= limit or found.low <= 0 <= found.high:
+    if abs(found.value) <= limit or not (found.above(0) or found.below(0)):
         return []
     return [f"{name}_drift: {found.value:+.3g}, more than {limit:.3g} from base"]

@@ -28,6 +28,7 @@ from components.evaluation.compare import SAMPLES
 from components.evaluation.paired import read_samples
 from components.evaluation.summary import interval, table
 from components.evaluation.win_rates import DIMENSIONS, mean_interval, win_rate
+from components.intervals import short
 from components.param_types import Section
 from components.params import TieWidthParams
 from components.preferences.schema import REVIEWER, Annotation, group_by_pair, pair_of
@@ -82,7 +83,7 @@ def export_study(
     """Make FOLDER, whole or not at all: blind tasks of all pairs of `prompts` prompts (None: all), drawn by `seed`.
 
     BadInput as of read_samples and export_pairs, for a folder that is there, for more prompts than there are, and for
-    methods whose clips differ for fewer than two prompts.
+    methods whose clips do not differ.
     """
     if methods[0] == methods[1]:
         raise BadInput("METHOD_B", f"is {methods[0]} too; a study compares two methods")
@@ -90,9 +91,8 @@ def export_study(
         raise BadInput(folder, "is there already; a study is drawn once, another one needs another folder")
     drawn = draw_pairs(methods, prompts, seed)
     pairs = [pair for pair in drawn if pair.digests[0] != pair.digests[1]]
-    if len({pair.prompt_id for pair in pairs}) < 2:
-        why = f"the clips of {' and '.join(methods)} differ for fewer than two of the prompts drawn"
-        raise BadInput(SAMPLES, f"{why}; intervals over prompts need at least two")
+    if not pairs:
+        raise BadInput(SAMPLES, f"the clips of {' and '.join(methods)} do not differ for the prompts drawn")
     study = Study(
         methods=methods,
         samples={method: folder_digest(SAMPLES / method) for method in methods},
@@ -163,7 +163,7 @@ def read_answers(
     study: Study, labels: Path, folder: Path, reviewers: Sequence[str] = ()
 ) -> tuple[list[Answered], Counter[str]]:
     """Pairs that have answers, in the study's order, and what was left out. A reviewer sees disputes only, and does not
-    count. BadInput as of import_studio, and where fewer than two prompts have answers.
+    count. BadInput as of import_studio, and where no pair has an answer.
     """
     found = import_studio(labels, folder, reviewers)
     views = [view for view in found.annotations if view.annotator != REVIEWER]
@@ -171,9 +171,8 @@ def read_answers(
     by_pair = {views[0].pair: views for views in group_by_pair(labels, views)[0]}
     named = [(pair, pair_of(pair.prompt, *pair.clips)) for pair in study.pairs]
     answered = [Answered(pair, by_pair[name]) for pair, name in named if name in by_pair]
-    prompts = len({one.pair.prompt_id for one in answered})
-    if prompts < 2:
-        raise BadInput(labels, f"answers for {prompts} of the prompts; intervals over prompts need at least two")
+    if not answered:
+        raise BadInput(labels, "no pair of the study has an answer")
     return answered, found.left_out
 
 
@@ -205,8 +204,8 @@ def judge_scores(
 def figures(
     study: Study, answered: Sequence[Answered], scores: dict[str, np.ndarray], tie_width: TieWidthParams
 ) -> dict[str, Any]:
-    """What people said, and how far judges agree with them. Estimates have 95% intervals over prompts; null where fewer than
-    two prompts have what it takes.
+    """What people said, and how far judges agree with them. Estimates have 95% intervals over prompts; null where no
+    pair has what it takes, without an interval where fewer than MIN_PROMPTS prompts have.
 
     win_rate: of the first method over the second by people (a pair's points are the mean over its annotators) and by each
     judge on the same pairs. krippendorff_alpha: ordinal, by the sides of the screen, of pairs with two answers or more.
@@ -247,9 +246,9 @@ def figures(
 
 
 def estimate(values: np.ndarray, prompts: np.ndarray) -> dict:
-    """Interval.as_json of the mean of values [N]; null over fewer than two prompts, of which no interval can be told."""
-    if len(set(prompts)) < 2:
-        return {"value": None, "ci95": None, "n": len(values)}
+    """Interval.as_json of the mean of values [N]; null over nothing."""
+    if not len(values):
+        return {"value": None, "ci95": None, "n": 0}
     return mean_interval(values, prompts, RESAMPLES, np.random.default_rng(SEED)).as_json()
 
 
@@ -277,5 +276,8 @@ def plain(found: dict | None, times: float, form: str) -> str:
     """An estimate that is no share: -3 (-11 to +4)."""
     if found is None or found["value"] is None:
         return "-"
-    value, low, high = (format(times * end, form) for end in (found["value"], *found["ci95"]))
+    value = format(times * found["value"], form)
+    if found["ci95"] is None:
+        return f"{value} {short(found['prompts'])}"
+    low, high = (format(times * end, form) for end in found["ci95"])
     return f"{value} ({low} to {high})"

@@ -51,8 +51,8 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
     """Samples of all generators (name: folder; the others are held to the first).
 
     Raises:
-        BadInput: a table is missing or empty, a (prompt, seed) is doubled, a prompt differs between generators, or fewer
-            than two prompts are shared. If strict, also where a (prompt, seed) is missing from one generator, or prompts
+        BadInput: a table is missing or empty, a (prompt, seed) is doubled, a prompt differs between generators, or no
+            (prompt, seed) is shared. If strict, also where a (prompt, seed) is missing from one generator, or prompts
             have unlike numbers of seeds.
     """
     tables = {method: _read(folder) for method, folder in folders.items()}
@@ -75,9 +75,8 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
     seeds = kept[first].groupby("prompt_id").size()
     if strict and seeds.nunique() > 1:
         raise BadInput(files[first], f"{seeds.min()} seeds, other prompts have {seeds.max()}", key=str(seeds.idxmin()))
-    if len(seeds) < 2:
-        why = f"{len(seeds)} of its prompts have samples of all generators"
-        raise BadInput(files[first], f"{why}; intervals over prompts need at least two")
+    if seeds.empty:
+        raise BadInput(files[first], "none of its prompts has samples of all generators")
     return Samples(
         table=pd.concat([own.assign(method=method) for method, own in kept.items()], ignore_index=True),
         wanted=len(union),

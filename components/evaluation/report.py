@@ -1,5 +1,6 @@
 """report/index.html: one file that needs nothing else, verdict first, clips playing, every number with its interval."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,12 @@ import pandas as pd
 
 from components.evaluation import comparisons, sections
 from components.evaluation.charts import interval_strip
-from components.evaluation.comparisons import JUDGE_NAMES
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, JUDGE_NAMES, LEGEND, METHOD_NAMES
 from components.evaluation.paired import missing_words
-from components.evaluation.sections import METHOD_NAMES, Score, estimate, film, minus
+from components.evaluation.sections import Score, estimate, film, minus
+from components.evaluation.verdict import base_words, gains_and_losses, loss_words, percent
 from components.evaluation.win_rates import DIMENSIONS, Interval
+from components.intervals import too_few
 from components.params import EvaluateParams
 from components.tables import spread
 
@@ -25,11 +28,11 @@ def write_report(
     clips: pd.DataFrame,
     params: EvaluateParams,
     profile: str,
-    lineage: dict,
+    outputs: list[dict[str, str]],
     versions: list[tuple[str, str]],
     root: Path = Path("."),
 ) -> None:
-    """Build the report of one evaluation.
+    """Build the report of one evaluation. The same inputs give the same page, byte by byte.
 
     Args:
         out: the HTML file to write.
@@ -38,7 +41,7 @@ def write_report(
             reward_<dimension>, and with a gold judge gold_<dimension> and prompt_right.
         params: section `evaluate`.
         profile: name of the params profile.
-        lineage: see lineage.lineage.
+        outputs: what the evaluation rests on, see lineage.upstream_outputs.
         versions: (name, digest) of each model.
         root: the checkout, where the other stages' files lie.
     """
@@ -47,10 +50,13 @@ def write_report(
         "alignment": alignment,
         "profile": profile,
         "dimensions": DIMENSIONS,
+        "dimension_names": DIMENSION_NAMES,
+        "legend": LEGEND,
         "missing_samples": missing_words(alignment["samples"], METHOD_NAMES),
-        "lineage": lineage,
+        "outputs": outputs,
         "versions": versions,
         **_verdict(alignment, judges),
+        "base_words": base_words(alignment["sampling"], _json(root / "metrics/tradeoff.json")),
         **_clips(clips, params, judges, _headliner(alignment)),
         **comparisons.rates(alignment, judges, params),
         "between": comparisons.between(alignment, judges),
@@ -71,6 +77,7 @@ def write_report(
     here = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {
+        "too_few": too_few,
         "percent": lambda share: f"{100 * share:.1f}%",
         "percent0": lambda share: f"{100 * share:.0f}%",
         "number0": lambda share: f"{100 * share:.0f}",
@@ -82,10 +89,13 @@ def write_report(
 
 def sentence(name: str, rate: Interval, judge: str) -> str:
     """What an Overall win rate says, in words that follow from its interval."""
-    figures = f"{100 * rate.value:.0f}% of clips ({100 * rate.low:.0f}–{100 * rate.high:.0f}%)"
-    if rate.low > 0.5:
+    share = f"{100 * rate.value:.0f}% of clips"
+    if rate.low is None:
+        return f"{name} wins {share} against the base generator by {judge} ({too_few(rate.prompts)})"
+    figures = f"{share} ({100 * rate.low:.0f}–{100 * rate.high:.0f}%)"
+    if rate.above(0.5):
         return f"{name} beats the base generator on {figures} by {judge}"
-    if rate.high < 0.5:
+    if rate.below(0.5):
         return f"{name} loses to the base generator: it wins only {figures} by {judge}"
     return f"{name} cannot be told apart from the base generator: it wins {figures} by {judge}"
 
@@ -125,17 +135,23 @@ def _verdict(alignment: dict, judges: list[str]) -> dict:
                 "right": entry.get("prompt_right"),
                 "base_right": alignment["base"].get("prompt_right"),
                 "reasons": entry["hacking"]["reasons"],
+                "standing": [
+                    {"kind": kind, "dimension": name, "rate": percent(entry["win_rate"][judges[0]][name])}
+                    for kind, names in zip(("up", "down"), gains_and_losses(entry["win_rate"][judges[0]]), strict=True)
+                    for name in names
+                ],
             }
         )
     by_method = {card["method"]: card for card in cards}
 
     def said(method: str) -> str:
         lead = by_method[method]["marks"][0]
-        return sentence(METHOD_NAMES[method], lead["found"], "the gold judge" if judges[0] == "gold" else "VideoReward")
+        return sentence(METHOD_NAMES[method], lead["found"], BY_JUDGE[judges[0]])
 
     alarms = [card["name"] for card in cards if card["reasons"]]
-    verdict = [said(method) + "." for method in methods if method != first]
-    verdict.append(f"Hacking alarm: {', '.join(alarms)}." if alarms else "No method raises the hacking alarm.")
+    lost = {method: loss_words(entry["win_rate"][judges[0]]) for method, entry in methods.items()}
+    verdict = [{"said": said(method), "lost": lost[method]} for method in methods if method != first]
+    alarm = f"Hacking alarm: {', '.join(alarms)}." if alarms else "No method raises the hacking alarm."
     note = (
         "● Gold judge: never seen by any training. ○ VideoReward: what the methods were trained to please, so only half"
         " of the proof."
@@ -144,8 +160,9 @@ def _verdict(alignment: dict, judges: list[str]) -> dict:
     )
     return {
         "title": f"Reelign: {said(first)}",
-        "headline": said(first) + ".",
+        "headline": {"said": said(first), "lost": lost[first]},
         "verdict": verdict,
+        "alarm": alarm,
         "cards": cards,
         "judges_note": note,
     }
@@ -200,6 +217,10 @@ def _film(own: pd.DataFrame, method: str, judges: list[str], params: EvaluatePar
             )
     right = bool(row["prompt_right"]) if "gold" in judges else None
     return film(row["video"], row["prompt"], scores, right, method=method, name=METHOD_NAMES[method])
+
+
+def _json(file: Path) -> dict | None:
+    return json.loads(file.read_text()) if file.exists() else None
 
 
 def _other_stages(root: Path) -> dict:

@@ -3,25 +3,22 @@
 import csv
 import json
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluation.charts import curve, front, interval_strip
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES
 from components.evaluation.previews import data_uri, is_shrunk
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
 
-METHOD_NAMES = {
-    "base": "Base",
-    "sft": "SFT",
-    "rwr": "Flow-RWR",
-    "dpo": "Flow-DPO",
-    "nrg": "Flow-NRG",
-    "best_of_n": "Best of N",
-}
 # The curves worth a place: a loss, and what says in plain numbers whether training works.
 CURVES = ("loss", "accuracy", "margin")
+SETTING_KINDS = {
+    "best": "best_of_n",
+    "guidance": "base",
+}  # of the trade-off, by a name's first word; the others are Flow-NRG
+COUNTS = ("videos", "prompts", "pairs", "annotations", "duplicate_rows_dropped", "objects")
 TRAINING = {
     "video_reward": "models/video_reward/training.csv",
     "sft": "models/aligned/sft/training.csv",
@@ -32,10 +29,11 @@ TRAINING = {
 
 
 def estimate(found: dict) -> Interval | None:
-    """An estimate as metrics files hold it; None for one over no pairs (its value is null)."""
+    """An estimate as metrics files hold it; None for one over no pairs (its value is null). `prompts` is known where there
+    is no interval, and 0 elsewhere."""
     if found["value"] is None:
         return None
-    return Interval(found["value"], *found["ci95"], n=found["n"], prompts=0)
+    return Interval(found["value"], *(found["ci95"] or (None, None)), n=found["n"], prompts=found.get("prompts", 0))
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Score:
 
     @property
     def title(self) -> str:
-        return f"{self.dimension} by {'the gold judge' if self.judge == 'gold' else 'VideoReward'}"
+        return f"{DIMENSION_NAMES.get(self.dimension, self.dimension)} by {BY_JUDGE[self.judge]}"
 
 
 def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:
@@ -114,31 +112,25 @@ def bench(root: Path) -> dict | None:
 
 
 def tradeoff(root: Path) -> dict | None:
-    """Settings of guidance beside best of N, from metrics/tradeoff.json, with their times from data/tradeoff.parquet."""
+    """Settings of guidance beside best of N, from metrics/tradeoff.json in the order of data/tradeoff.parquet. Their times
+    are not here: they differ from machine to machine, and the same inputs give the same page."""
     file, table = root / "metrics/tradeoff.json", root / "data/tradeoff.parquet"
     if not (file.exists() and table.exists()):
         return None
     metrics = json.loads(file.read_text())
-    taken = defaultdict(list)
-    for row in read_table(table):
-        taken[row["setting"]].append(row["seconds"])
-    seconds = {setting: sum(values) / len(values) for setting, values in taken.items()}
+    names = dict.fromkeys(row["setting"] for row in read_table(table) if row["setting"] != "plain")
     rows, judge = [], "gold"
-    for number, name in enumerate([name for name in seconds if name != "plain"], start=1):  # in the order of params
+    for number, name in enumerate(names, start=1):
         entry = metrics["settings"][name]
         judge = "gold" if "gold" in entry["win_rate"] else "reward"
         found = {d: estimate(entry["win_rate"][judge][d]) for d in DIMENSIONS}
-        more = seconds[name] - seconds["plain"]
         rows.append(
             {
                 "number": number,
                 "name": name,
-                "kind": "best_of_n" if name.startswith("best") else "nrg",
+                "kind": next((kind for word, kind in SETTING_KINDS.items() if name.startswith(word)), "nrg"),
                 "found": list(found.values()),
                 "reward": [estimate(entry["win_rate"]["reward"][d]) for d in DIMENSIONS] if judge == "gold" else None,
-                "time": seconds[name] / seconds["plain"],
-                # What a second buys, in points of the Overall win rate; none where a setting costs nothing.
-                "bought": 100 * (found["Overall"].value - 0.5) / more if more > 0 else None,
             }
         )
     points = [(row["kind"], str(row["number"]), row["found"][0], row["found"][2]) for row in rows]
@@ -147,8 +139,8 @@ def tradeoff(root: Path) -> dict | None:
         "front": front(points, ("VQ", "TA")),
         "rows": rows,
         "note": f"{metrics['clips']} clips of {metrics['prompts']} prompts with each setting, on base's own noise, against"
-        f" plain sampling by {names}; plain sampling takes {seconds['plain']:.3g} s a clip here. Weights are VQ:MQ:TA. The"
-        " last column is the Overall win rate above 50%, in points, for each further second that a clip takes.",
+        f" plain sampling by {names}. Weights are VQ:MQ:TA. What a setting costs in time differs by machine: make summary"
+        " prints it where the clips were drawn, MLflow keeps it with the run of the stage tradeoff.",
     }
 
 
@@ -162,13 +154,38 @@ def labels(root: Path) -> tuple[list[dict], list[str]]:
         absent.append("metrics/pairs.json is absent, so tie shares and agreement are not known here")
     file = root / "metrics/source.json"
     if file.exists():
-        rows = [[name, number(value)] for name, value in flat(json.loads(file.read_text()))]
-        tables.append(
-            {"caption": "Where the labels come from.", "file": "metrics/source.json", "columns": ["", ""], "rows": rows}
-        )
+        tables += _source_tables(json.loads(file.read_text()))
     else:
         absent.append("metrics/source.json is absent")
     return tables, absent
+
+
+def _source_tables(metrics: dict) -> list[dict]:
+    """Where the labels come from: how human simulated ones look and which generators they compare, or the counts."""
+    file = "metrics/source.json"
+    if metrics["kind"] != "shapes":
+        counts = [[key.replace("_", " "), str(value)] for key, value in metrics.items() if key in COUNTS]
+        return [{"caption": f"Imported from a {metrics['kind']} source.", "file": file, "columns": ["", ""], "rows": counts}]
+    human = [
+        [name, *(number(found[key]) for key in ("agreement", "alpha", "tie_share"))]
+        for name, found in metrics["realism"].items()
+    ]
+    zoo = sorted(metrics["gold_means"].items(), key=lambda item: -item[1]["Overall"])
+    caption = f"{metrics['pairs']} simulated pairs of {metrics['videos']} clips, {metrics['prompts']} prompts."
+    return [
+        {
+            "caption": f"{caption} One annotator against the gold judge; alpha is Krippendorff's, nominal.",
+            "file": file,
+            "columns": ["Score", "Agreement", "Alpha", "Ties"],
+            "rows": human,
+        },
+        {
+            "caption": "Mean gold scores of the generators whose clips were compared, best first.",
+            "file": file,
+            "columns": ["Generator", *DIMENSIONS],
+            "rows": [[name, *(number(found[d]) for d in DIMENSIONS)] for name, found in zoo],
+        },
+    ]
 
 
 def _pairs_table(metrics: dict) -> dict:
@@ -191,15 +208,6 @@ def minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def flat(tree: dict, prefix: str = "") -> list[tuple[str, object]]:
-    """Leaves of a nested dict as ("outer, inner", value), names in words."""
-    leaves = []
-    for key, value in tree.items():
-        name = f"{prefix}{key.replace('_', ' ')}"
-        leaves += flat(value, name + ", ") if isinstance(value, dict) else [(name, value)]
-    return leaves
-
-
 def number(value: object) -> str:
     """A number as a table shows it."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -220,18 +228,13 @@ def curves(root: Path) -> tuple[list[dict], list[str]]:
         for key in chosen:
             values = [float(row[key]) if row[key] else math.nan for row in rows]
             known = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
-            if known:
-                first, (step, last) = known[0][1], known[-1]
-                words = key.replace("_", " ").replace("/", ", ")
-                lines.append(
-                    {
-                        "name": words,
-                        "svg": curve(steps, values, words),
-                        "first": first,
-                        "last": last,
-                        "step": f"{step:g}",
-                    }
-                )
+            if not known:
+                continue
+            first, (step, last) = known[0][1], known[-1]
+            words = key.replace("_", " ").replace("/", ", ")
+            # One point is no curve: its value is all there is to see.
+            svg = curve(steps, values, words) if len(known) > 1 else None
+            lines.append({"name": words, "svg": svg, "first": first, "last": last, "step": f"{step:g}"})
         title = METHOD_NAMES.get(name, name.replace("_", " ").capitalize())
         models.append({"name": title, "kind": name, "file": file, "lines": lines})
     return models, absent

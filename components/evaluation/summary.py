@@ -9,10 +9,14 @@ from pathlib import Path
 import yaml
 
 from components.evaluation.matrix import matrix
+from components.evaluation.names import LEGEND, METHOD_NAMES
 from components.evaluation.paired import missing_words
 from components.evaluation.significance import LEVEL
+from components.evaluation.verdict import base_words, lead_judge, losses, stands
+from components.intervals import NOTE, short
+from components.stage import MEASURED
 
-NAMES = {"base": "base", "sft": "SFT", "rwr": "Flow-RWR", "dpo": "Flow-DPO", "nrg": "Flow-NRG", "best_of_n": "Best of N"}
+NAMES = METHOD_NAMES | {"base": "base"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 
@@ -21,10 +25,9 @@ def summary(profile: str, root: Path = Path(".")) -> str:
     this profile's, and is not shown."""
 
     def metrics(name: str) -> dict | None:
-        file = root / "metrics" / f"{name}.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return _json(root / "metrics" / f"{name}.json")
 
-    lines = ["", "LABELS"]
+    lines = ["", LEGEND, "", "LABELS"]
     lines += _labels(metrics("source"), metrics("pairs"))
     lines += ["", "REWARD MODEL on prompts unseen in training"]
     lines += _bench(metrics("reward_bench"))
@@ -33,20 +36,29 @@ def summary(profile: str, root: Path = Path(".")) -> str:
     if alignment is not None and alignment["profile"] != profile:
         lines += [f"  not made: what is there is of the profile {alignment['profile']}", "", "Report: not made"]
         return "\n".join(lines)
-    lines += _alignment(alignment, metrics("base_generator"))
+    lines += _alignment(alignment, metrics("base_generator"), metrics("tradeoff"))
+    lines += ["", "GUIDANCE against plain sampling, and its time"]
+    lines += _guidance(metrics("tradeoff"), _json(root / MEASURED / "tradeoff.json"))
     lines += ["", "LATENT REWARD MODEL on prompts unseen in training: accuracy without ties by noise, t from"]
     lines += _latent_reward(metrics("latent_reward"))
     lines += ["", f"Report: {report.resolve()}" if report.exists() else "Report: not made"]
     return "\n".join(lines)
 
 
+def _json(file: Path) -> dict | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right."""
+    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right. A note follows
+    where a cell has no interval."""
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     lines = []
     for first, *others in [head, *rows]:
         cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
         lines.append("  " + "  ".join(cells).rstrip())
+    if any("(n=" in line for line in lines):
+        lines.append(f"  {NOTE}")
     return lines
 
 
@@ -55,16 +67,18 @@ def percent(value: float | None) -> str:
 
 
 def interval(found: dict) -> str:
-    """An estimate of a metrics file: 71.3% (64-78)."""
+    """An estimate of a metrics file: 71.3% (64-78), or 71.3% (n=3 prompts) where these are too few for an interval."""
     if found["value"] is None:
         return "-"
+    if found["ci95"] is None:
+        return f"{percent(found['value'])} {short(found['prompts'])}"
     low, high = found["ci95"]
     return f"{percent(found['value'])} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def tested(found: dict) -> str:
     """An interval, with a star where it differs from one half after Holm's correction."""
-    return interval(found) + ("*" if found["p_holm"] <= LEVEL else " ")
+    return interval(found) + ("*" if stands(found) else " ")
 
 
 def _labels(source: dict | None, pairs: dict | None) -> list[str]:
@@ -96,7 +110,7 @@ def _bench(bench: dict | None) -> list[str]:
     return [f"  {bench['pairs']} pairs of {bench['prompts']} prompts", *table(head, rows)]
 
 
-def _alignment(alignment: dict | None, generator: dict | None) -> list[str]:
+def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | None) -> list[str]:
     if alignment is None:
         return ["  not made: metrics/alignment.json is absent"]
     rows, alarms = [], []
@@ -112,6 +126,8 @@ def _alignment(alignment: dict | None, generator: dict | None) -> list[str]:
     lines += table(["", "judge", *(f"{name} " for name in DIMENSIONS)], rows)
     family = len(alignment["methods"]) * len(DIMENSIONS)
     lines.append(f"  * differs from 50% at {LEVEL:.0%} after Holm's correction over the {family} figures of its judge")
+    lines += [f"  LOSS {line}" for line in losses(alignment)] or ["  no loss stands after Holm's correction"]
+    lines.append(f"  {base_words(alignment['sampling'], tradeoff)}")
     lines += _between(alignment)
     everyone = {"base": alignment["base"], **alignment["methods"]}
     right = [
@@ -126,13 +142,33 @@ def _alignment(alignment: dict | None, generator: dict | None) -> list[str]:
 
 def _between(alignment: dict) -> list[str]:
     """Methods against each other, by the judge that nothing was trained on where there is one."""
-    judge = "gold" if alignment["judge"] == "gold" else "reward"
+    judge = lead_judge(alignment)
     columns, rows = matrix(alignment["between"], judge)
     if not rows:
         return []
     cells = [[NAMES[row], *(tested(cell) if cell else "" for cell in found)] for row, found in rows]
     lines = ["", f"  Overall by {judge}, row against column; * after Holm's correction over this table"]
     return lines + table(["", *(f"{NAMES[column]} " for column in columns)], cells)
+
+
+def _guidance(tradeoff: dict | None, took: dict | None) -> list[str]:
+    """Overall win rate of each setting, its time against plain sampling, and points above one half for each second more.
+    Times are known where the clips were drawn on this machine."""
+    if tradeoff is None:
+        return ["  not made: metrics/tradeoff.json is absent"]
+    seconds = {key.partition("/")[2]: value for key, value in (took or {}).items()}
+    rows = []
+    for name, entry in tradeoff["settings"].items():
+        found = next(iter(entry["win_rate"].values()))["Overall"]
+        times = ["-", "-"]
+        if {name, "plain"} <= seconds.keys():
+            more = seconds[name] - seconds["plain"]
+            bought = f"{100 * (found['value'] - 0.5) / more:.0f}" if more > 0 else "-"
+            times = [f"{seconds[name] / seconds['plain']:.2f}x", bought]
+        rows.append([name, interval(found), *times])
+    plain = f", plain sampling {seconds['plain']:.3g} s a clip" if "plain" in seconds else ""
+    clips = [f"  {tradeoff['clips']} clips{plain}; weights are VQ:MQ:TA"]
+    return clips + table(["", "Overall", "time", "points a second more"], rows)
 
 
 def _latent_reward(latent: dict | None) -> list[str]:

@@ -1,8 +1,8 @@
 """Stage `tradeoff`: what reward guidance buys over its weights, and what it costs, beside the best of several.
 
 The clips of `sample@base` are drawn once more, plainly and with each setting, on the same prompts and seeds (paper Table 5).
-Settings take turns batch by batch, so that their times are of one run. Time is no metric: it differs from run to run, and
-stands in data/tradeoff.parquet.
+Settings take turns batch by batch, so that their times are of one run. Time is no metric and in no output, as it differs
+from run to run: MLflow has it, and .reelign/measured/tradeoff.json, which `make summary` reads.
 """
 
 import json
@@ -16,7 +16,8 @@ from components.errors import BadInput
 from components.evaluation.win_rates import DIMENSIONS, win_rate
 from components.generator.sampler import Job
 from components.guidance.solvers import Drawer
-from components.params import BestOfNParams, NrgParams, Params
+from components.intervals import as_text
+from components.params import BestOfNParams, NrgParams, Params, SamplingParams
 from components.reward.score import Clip, RewardModel, Unscored, need_scores, score_names
 from components.simulation.judge import judge
 from components.stage import Stage, run_stage, write_json
@@ -25,6 +26,8 @@ from components.tables import read_table
 BASE, LATENT, VIDEO = "models/base_generator", "models/latent_reward", "models/video_reward"
 SAMPLES = Path("data/samples/base/samples.parquet")
 PLAIN = "plain"
+GUIDANCE = "guidance "  # before the scale in the name of such a setting
+SECONDS = "seconds_per_clip/"  # before a setting's name, among what the stage measured
 
 
 def tradeoff(stage: Stage) -> None:
@@ -40,38 +43,39 @@ def tradeoff(stage: Stage) -> None:
     rates = {name: compared(side, plain, judges, params, stage.seed("bootstrap")) for name, side in sides.items()}
     facts = {"clips": len(jobs), "prompts": int(plain.prompt_id.nunique())}
     write_json(stage.output("metrics/tradeoff.json"), facts | {"settings": rates})
-    clips.to_parquet(stage.output("data/tradeoff.parquet"), index=False)
+    clips.drop(columns="seconds").to_parquet(stage.output("data/tradeoff.parquet"), index=False)
+    stage.measured({f"{SECONDS}{name}": float(side.seconds.mean()) for name, side in clips.groupby("setting", sort=False)})
     for name, found in rates.items():
         rate = found["win_rate"][judges[0]]["Overall"]
         cost = sides[name].seconds.sum() / plain.seconds.sum()
-        low, high = rate["ci95"]
-        stage.say(
-            f"{name}: wins {rate['value']:.1%} ({low:.1%} to {high:.1%}) against plain sampling, at {cost:.2f}x its time"
-        )
+        wins = as_text(rate, "{:.1%}".format, "({} to {})")
+        stage.say(f"{name}: wins {wins} against plain sampling, at {cost:.2f}x its time")
 
 
-def settings(params: Params) -> dict[str, Drawer]:
-    """Name -> what draws: plain sampling, guidance with each of the weights (VQ:MQ:TA), and best of N."""
+def settings(params: Params) -> dict[str, tuple[Drawer, SamplingParams]]:
+    """Name -> what draws, and how it samples: plainly, with Flow-NRG at each of the weights (VQ:MQ:TA), best of N, and
+    plainly at other scales of classifier-free guidance, whose gain needs no reward model."""
 
     def drawer(guidance: NrgParams | BestOfNParams | None = None, reward: str | None = None) -> Drawer:
         return Drawer(BASE, dtype=params.base_generator.dtype, guidance=guidance, reward=reward)
 
-    found = {PLAIN: drawer()}
+    plain = params.sampling
+    found = {PLAIN: (drawer(), plain)}
     for weights in params.tradeoff.weights:
         name = ":".join(f"{weights.get(dimension, 0.0):g}" for dimension in params.latent_reward.dimensions)
-        found[name] = drawer(params.nrg.model_copy(update={"weights": weights}), LATENT)
+        found[name] = drawer(params.nrg.model_copy(update={"weights": weights}), LATENT), plain
     for best in params.tradeoff.best_of:
         by_video = best.judge == "video_reward"
         after = "" if by_video else f" after step {best.look}"
-        found[f"best of {best.n}{after}"] = drawer(best, VIDEO if by_video else LATENT)
+        found[f"best of {best.n}{after}"] = drawer(best, VIDEO if by_video else LATENT), plain
+    for scale in params.tradeoff.guidance_scales:
+        found[f"{GUIDANCE}{scale:g}"] = drawer(), plain.model_copy(update={"guidance_scale": scale})
     return found
 
 
 def chosen_jobs(stage: Stage, clips: int) -> list[tuple[str, Job]]:
     """(prompt_id, job) of base's first `clips` samples, a seed of each prompt before the next; the noise is base's own."""
     table = pd.DataFrame(read_table(SAMPLES)).sort_values(["seed", "prompt_id"])[:clips]
-    if table.prompt_id.nunique() < 2:
-        raise BadInput(SAMPLES, "intervals over prompts need at least two prompts", key="prompt_id")
     return [
         (row.prompt_id, Job(Path(row.path).stem, row.prompt, stage.shared_seed("sample", row.prompt_id, row.seed)))
         for row in table.itertuples()
@@ -79,20 +83,24 @@ def chosen_jobs(stage: Stage, clips: int) -> list[tuple[str, Job]]:
 
 
 def draw_in_turns(
-    stage: Stage, drawers: dict[str, Drawer], jobs: list[tuple[str, Job]], reward: RewardModel, gold: bool
+    stage: Stage,
+    drawers: dict[str, tuple[Drawer, SamplingParams]],
+    jobs: list[tuple[str, Job]],
+    reward: RewardModel,
+    gold: bool,
 ) -> list[dict]:
     """A row a setting and job: setting, prompt_id, clip, seconds of drawing, gold_<dimension> and reward_<dimension>.
     Finished batches lie in the stage's state folder and are not drawn again after a kill."""
-    sampling, state = stage.params.sampling, stage.state()
-    solvers = {name: drawer() for name, drawer in drawers.items()}
-    batches = [jobs[start : start + sampling.batch_size] for start in range(0, len(jobs), sampling.batch_size)]
+    size, state = stage.params.sampling.batch_size, stage.state()
+    solvers = {name: (*drawer(), sampling) for name, (drawer, sampling) in drawers.items()}
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     turns = [(number, batch, name) for number, batch in enumerate(batches) for name in drawers]
     warm = set()
     rows = []
     for number, batch, name in stage.progress(turns, "batches"):
         done = state / f"{number:05d}-{list(drawers).index(name):02d}.json"
         if not done.exists():
-            generator, solver = solvers[name]
+            generator, solver, sampling = solvers[name]
             if name not in warm:  # what is loaded or allocated once is nobody's time
                 solver(generator, [batch[0][1]], sampling)
                 warm.add(name)

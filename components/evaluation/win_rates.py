@@ -11,22 +11,35 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from components import intervals
+from components.intervals import MIN_PROMPTS
+
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95% interval; `n` counts paired clips, `prompts` the clusters they came from."""
+    """An estimate with its 95% interval; `n` counts paired clips, `prompts` the clusters they came from.
+
+    `low` and `high` are None where the prompts are too few for an interval (components/intervals.py)."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     prompts: int
 
     def as_json(self) -> dict:
         """The shape of an estimate in a metrics file."""
-        return {"value": self.value, "ci95": [self.low, self.high], "n": self.n}
+        return intervals.as_json(self.value, self.low, self.high, self.n, self.prompts)
+
+    def above(self, null: float) -> bool:
+        """Whether the whole interval lies above `null`; never without an interval."""
+        return self.low is not None and self.low > null
+
+    def below(self, null: float) -> bool:
+        """Whether the whole interval lies below `null`; never without an interval."""
+        return self.high is not None and self.high < null
 
 
 def points(method: np.ndarray, base: np.ndarray, tie_width: float = 1e-9) -> np.ndarray:
@@ -76,20 +89,20 @@ def interval_levels(clusters: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def mean_interval(values: np.ndarray, prompts: np.ndarray, resamples: int, rng: np.random.Generator) -> Interval:
-    """Mean of `values` [N] with its 95% interval over prompts [N].
+    """Mean of `values` [N] with its 95% interval over prompts [N]; no interval over fewer than MIN_PROMPTS of them.
 
     Raises:
-        ValueError: fewer than two prompts (nothing is known about how prompts differ), or a value is not finite.
+        ValueError: no values, lists of unlike lengths, or a value is not finite.
     """
     values = np.asarray(values, dtype=np.float64)
     prompts = np.asarray(prompts)
-    if values.ndim != 1 or values.shape != prompts.shape:
-        raise ValueError(f"values {values.shape} and prompts {prompts.shape} must be two lists of one length")
+    if values.ndim != 1 or values.shape != prompts.shape or not len(values):
+        raise ValueError(f"values {values.shape} and prompts {prompts.shape} must be two lists of one length, not empty")
     if not np.isfinite(values).all():
         raise ValueError("a value is not finite")
     clusters = len(np.unique(prompts))
-    if clusters < 2:
-        raise ValueError(f"an interval over prompts needs at least two prompts, got {clusters}")
+    if clusters < MIN_PROMPTS:
+        return Interval(float(values.mean()), None, None, len(values), clusters)
     means = bootstrap_means(values[:, None], prompts, resamples, rng)[:, 0]
     low, high = np.quantile(means, interval_levels(clusters))
     return Interval(float(values.mean()), float(low), float(high), len(values), clusters)
@@ -114,7 +127,7 @@ def win_rate(
         rng: the source of the resamples; seed 0 when left out.
 
     Raises:
-        ValueError: shapes differ, a score is not finite, or there are fewer than two prompts.
+        ValueError: shapes differ, there are no scores, or one is not finite.
     """
     return mean_interval(points(method, base, tie_width), prompts, resamples, rng or np.random.default_rng(0))
 
@@ -136,8 +149,11 @@ def slope_interval(
     """Least-squares slope of y [N] on x [N], in y's unit a unit of x, with its 95% interval over prompts [N].
 
     An association: prompts whose clips have more of x may have more of y for another reason. None where x does not vary, and
-    where it varies in so few prompts that a bound of the interval lies among resamples without any variation.
+    where it varies in so few prompts that a bound of the interval lies among resamples without any variation. None over
+    fewer than MIN_PROMPTS prompts too: without an interval an association says nothing.
     """
+    if len(np.unique(prompts)) < MIN_PROMPTS:
+        return None
     x, y = (np.asarray(column, dtype=np.float64) - np.mean(column) for column in (x, y))
     if not x.any():
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from components.errors import BadInput
 from components.generator.folder import check_folder, scheduler_of
 from components.generator.wan import Generator, load_generator
-from components.stage import Stage, folder_digest, run_stage, write_json
+from components.stage import Stage, folder_digest, rounded, run_stage, write_json
 
 
 def base_generator(stage: Stage) -> None:
@@ -36,7 +36,7 @@ def base_generator(stage: Stage) -> None:
     record = {"folder": params.folder, "digest": digest}
     if params.probe_prompts:
         record |= probe(stage, generator)
-    write_json(stage.output("metrics/base_generator.json"), record)
+    write_json(stage.output("metrics/base_generator.json"), rounded(record))
 
 
 def probe(stage: Stage, generator: Generator) -> dict[str, float]:

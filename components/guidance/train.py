@@ -151,6 +151,7 @@ def latent_reward(stage: Stage) -> None:
         part = figures(data.labels[pairs[own]], found[:, own], names)
         record["by_source"][source] = {"pairs": int(own.sum()), "accuracy_by_noise_bin": part["accuracy_by_noise_bin"]}
     write_json(stage.output("metrics/latent_reward.json"), record | {"pairs": count})
+    by_noise_table(record["accuracy_by_noise_bin"]).to_csv(stage.output("plots/accuracy_by_noise.csv"), index=False)
 
 
 @torch.no_grad()
@@ -173,6 +174,17 @@ def figures(labels: np.ndarray, found: np.ndarray, names: list[str]) -> dict:
             slopes[name].append(curve["slope"])
             errors[name].append(curve["error"])
     return {"accuracy_by_noise_bin": right, "calibration": {"slope": slopes, "error": errors}}
+
+
+def by_noise_table(found: dict[str, list[float | None]]) -> pd.DataFrame:
+    """Accuracy by noise for DVC's plots, a row a part of t and dimension: t at its middle, dimension, accuracy."""
+    rows = [
+        {"t": (part + 0.5) / BINS, "dimension": name, "accuracy": share}
+        for name, shares in found.items()
+        for part, share in enumerate(shares)
+        if share is not None
+    ]
+    return pd.DataFrame(rows, columns=["t", "dimension", "accuracy"])
 
 
 def accuracy(labels: np.ndarray, differences: np.ndarray) -> float:

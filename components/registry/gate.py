@@ -16,6 +16,7 @@ import pandas as pd
 from components.errors import BadInput
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import mean_interval
+from components.intervals import as_text, is_above, is_below
 from components.operation_params import PromotionParams
 from components.registry.versions import FILES, PAIRS, Version, learnt_from, refuse_seen
 from components.reward.accuracy import correct
@@ -114,8 +115,8 @@ def absolute_reasons(found: dict[str, Any], contracts: list[dict], params: Promo
         accuracy, error = entry["accuracy_without_ties"], found["calibration"][name]["error"]
         if accuracy["n"] == 0:
             continue  # nobody labelled this dimension
-        if accuracy["ci95"][0] <= params.min_accuracy:
-            reasons.append(f"accuracy: {name} {shown(accuracy)}, not surely above {params.min_accuracy:g}")
+        if not is_above(accuracy, params.min_accuracy):
+            reasons.append(f"accuracy: {name} {as_text(accuracy)}, not surely above {params.min_accuracy:g}")
         if error is None:
             reasons.append(f"calibration: {name} has too few decided pairs ({accuracy['n']}) to tell")
         elif error > params.max_calibration_error:
@@ -130,7 +131,7 @@ def differences(
     sides: list[tuple[pd.DataFrame, dict[str, float | None]]], questions: list[str], resamples: int
 ) -> dict[str, dict[str, dict | None]]:
     """Accuracy of the first less that of the second by dimension and kind, {"value", "ci95", "n", "p", "p_holm"}; None where
-    fewer than two prompts have labels. `sides`: both models' pair_table, of the same pairs, and tie thresholds."""
+    there are no labels. `sides`: both models' pair_table, of the same pairs, and tie thresholds."""
     cells: dict[str, dict[str, dict | None]] = {}
     for question in questions:
         known = sides[0][0][f"{question}_label"].notna().to_numpy()
@@ -140,7 +141,7 @@ def differences(
         for kind in KINDS:
             counted = labels != 0 if kind == KINDS[0] else np.ones(len(labels), bool)
             thresholds = [0.0 if kind == KINDS[0] else own.get(question) for _, own in sides]
-            if None in thresholds or len(set(prompts[counted])) < 2:
+            if None in thresholds or not counted.any():
                 cells[question][kind] = None
                 continue
             hits = []
@@ -158,10 +159,10 @@ def verdict_reasons(cells: dict[str, dict[str, dict | None]], null: float, level
     """What speaks against a challenger beside the champion: each loss, and that there is no gain. `null` is the value of no
     difference."""
     flat = {f"{name} {kind}".strip(): cell for name, kinds in cells.items() for kind, cell in kinds.items() if cell}
-    reasons = [f"loss: {name} {shown(cell)}" for name, cell in flat.items() if cell["ci95"][1] < null]
+    reasons = [f"loss: {name} {as_text(cell)}" for name, cell in flat.items() if is_below(cell, null)]
     if not gains(cells, null, level):
         best = max(flat.items(), key=lambda item: item[1]["value"], default=None)
-        said = f"; the most is {best[0]} {shown(best[1])}, p after Holm {best[1]['p_holm']:.2g}" if best else ""
+        said = f"; the most is {best[0]} {as_text(best[1])}, p after Holm {best[1]['p_holm']:.2g}" if best else ""
         reasons.append(f"no_gain: nothing is surely better{said}")
     return reasons
 
@@ -169,8 +170,4 @@ def verdict_reasons(cells: dict[str, dict[str, dict | None]], null: float, level
 def gains(cells: dict[str, dict[str, dict | None]], null: float, level: float) -> list[str]:
     """Every real gain, in words."""
     flat = [(f"{name} {kind}".strip(), cell) for name, kinds in cells.items() for kind, cell in kinds.items() if cell]
-    return [f"{name} {shown(cell)}" for name, cell in flat if cell["ci95"][0] > null and cell["p_holm"] <= level]
-
-
-def shown(cell: dict) -> str:
-    return f"{cell['value']:.3f} [{cell['ci95'][0]:.3f}, {cell['ci95'][1]:.3f}]"
+    return [f"{name} {as_text(cell)}" for name, cell in flat if is_above(cell, null) and cell["p_holm"] <= level]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.intervals import as_text
 from components.mlflow_store import artifacts_of
 from components.params import Params
 from components.registry import gate, generators
@@ -173,7 +174,7 @@ def as_lines(evidence: dict[str, Any], dry_run: bool) -> list[str]:
     if evidence["kind"] == "reward model":
         lines += [line for name in filter(None, names) for line in accuracies(name, evidence["figures"][name])]
     for dimension, kinds in (evidence["differences"] or {}).items():
-        cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)}" for kind, cell in kinds.items() if cell]
+        cells = [f"{kind.replace('_', ' ')} {as_text(cell)}" for kind, cell in kinds.items() if cell]
         what = "" if evidence["kind"] == "generator" else "difference of "
         lines.append(f"  {dimension}: {what}{', '.join(cells) or 'no labels'}")
     lines += [f"  gain: {gain}" for gain in verdict["gains"]] + [f"  {reason}" for reason in verdict["reasons"]]
@@ -188,6 +189,6 @@ def accuracies(name: str, found: dict[str, Any]) -> list[str]:
     lines = []
     for dimension, entry in found["dimensions"].items():
         kinds = {kind: entry[kind] for kind in gate.KINDS if entry[kind]["value"] is not None}
-        cells = [f"{kind.replace('_', ' ')} {gate.shown(cell)} over {cell['n']} pairs" for kind, cell in kinds.items()]
+        cells = [f"{kind.replace('_', ' ')} {as_text(cell)} over {cell['n']} pairs" for kind, cell in kinds.items()]
         lines.append(f"  {name} {dimension}: {', '.join(cells) or 'no labelled pair'}")
     return lines

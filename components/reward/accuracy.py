@@ -11,6 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from components import intervals
+from components.intervals import MIN_PROMPTS
+
 NO_TIES = 0.0  # with it only differences of exactly 0 count as "same"; they have no sign to be right by
 
 
@@ -52,27 +55,31 @@ def fit_tie_threshold(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its 95% interval (bootstrap over prompts) and the number of pairs; None where there are none."""
+    """A share with its 95% interval (bootstrap over prompts) and the number of pairs; None where there are none. No interval
+    where the prompts are too few for one (components/intervals.py)."""
 
     value: float | None
     ci95: tuple[float, float] | None
     n: int
+    prompts: int
 
     def as_json(self) -> dict:
-        return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None, "n": self.n}
+        return intervals.as_json(self.value, *(self.ci95 or (None, None)), self.n, self.prompts)
 
 
 def share(hits: np.ndarray, prompts: np.ndarray, rng: np.random.Generator, rounds: int) -> Estimate:
     """Share of hits [N] bool. Prompts [N], not pairs, are drawn anew: pairs of one prompt are not independent."""
     if len(hits) == 0:
-        return Estimate(None, None, 0)
+        return Estimate(None, None, 0, 0)
     _, group = np.unique(prompts, return_inverse=True)
     pairs = np.bincount(group)
+    if len(pairs) < MIN_PROMPTS:
+        return Estimate(float(hits.mean()), None, len(hits), len(pairs))
     right = np.bincount(group, weights=hits)
     draws = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=rounds)  # [rounds, prompts]
     values = (draws @ right) / (draws @ pairs)
     low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(float(hits.mean()), (float(low), float(high)), len(hits))
+    return Estimate(float(hits.mean()), (float(low), float(high)), len(hits), len(pairs))
 
 
 def without_ties(

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.intervals import as_scalars
 from components.reward.figures import figures, summary
 from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
-from components.reward.score import RewardModel, score_names, score_table
+from components.reward.score import OVERALL, RewardModel, score_names, score_table
 from components.stage import Stage, run_stage, write_json
 
 MODEL = Path("models/video_reward")
@@ -23,7 +24,9 @@ def reward_bench(stage: Stage) -> None:
     thresholds = model.facts["tie_thresholds"] if params.threshold_from == "validation" else {}
     found = figures(table, names, thresholds, params.threshold_from, params.bootstrap)
     write_json(stage.output("metrics/reward_bench.json"), {"model_version": model.version} | found)
+    write_json(stage.output("metrics/reward_headline.json"), headline(found))
     table.to_csv(stage.output("plots/reward_bench.csv"), index=False)
+    calibration_table(found).to_csv(stage.output("plots/calibration.csv"), index=False)
     stage.log(
         {
             f"test/{kind}/{name}": entry[kind]["value"]
@@ -34,6 +37,21 @@ def reward_bench(stage: Stage) -> None:
     )
     for name, entry in found["dimensions"].items():
         stage.say(f"{name}: {summary(entry, found['baselines'][name])}")
+
+
+def headline(found: dict) -> dict[str, dict[str, float]]:
+    """What DVC shows and compares: accuracy without ties of each dimension with its bounds, and of Overall with ties too."""
+    shown = {name: as_scalars(entry["accuracy_without_ties"]) for name, entry in found["dimensions"].items()}
+    with_ties = found["dimensions"][OVERALL]["accuracy_with_ties"]["value"]
+    if with_ties is not None:
+        shown[OVERALL]["with_ties"] = round(with_ties, 4)
+    return shown
+
+
+def calibration_table(found: dict) -> pd.DataFrame:
+    """Calibration for DVC's plots, a row a bin: dimension, difference of scores, share right, share by the fit, pairs."""
+    rows = [{"dimension": name} | bin_ for name, curve in found["calibration"].items() for bin_ in curve["bins"]]
+    return pd.DataFrame(rows, columns=["dimension", "difference", "right", "said", "n"])
 
 
 def pair_scores(stage: Stage, model: RewardModel, pairs: Pairs) -> np.ndarray:

@@ -19,7 +19,7 @@ from components.simulation.annotators import Ratings, label_pair, panel, realism
 from components.simulation.judge import judge
 from components.simulation.render import concrete, spoiled
 from components.simulation.world import all_scenes, prompt_of, scene_of
-from components.stage import Stage, write_json
+from components.stage import Stage, rounded, write_json
 from components.video.decode import read_frames
 from components.video.encode import write_video
 
@@ -83,7 +83,7 @@ def make_zoo(stage: Stage) -> None:
             for model in MODELS
         },
     }
-    write_json(stage.output("metrics/source.json"), report)
+    write_json(stage.output("metrics/source.json"), rounded(report))
     for name, figures in human.items():
         stage.log({f"{name}/{key}": value for key, value in figures.items()})
         stage.say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))

@@ -54,7 +54,7 @@ def test_figures_by_hand():
     # Rows A, tie, B by the others; columns A, tie, B by 7. Pair 0: A, A. Pair 1: A, tie. Pair 3: the others differ.
     assert seven.confusion["VQ"].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert people["9"].confusion["MQ"].tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
-    assert people["10"].side is None  # one prompt says nothing about a habit
+    assert people["10"].side.low is None and people["10"].side.prompts == 1  # one prompt says nothing about a habit
 
 
 def test_votes_of_a_changing_crew_are_the_same_three_rows():
@@ -71,7 +71,8 @@ def test_alphas_interval_is_the_bootstraps():
     assert found.value == pytest.approx(krippendorff.alpha(reliability_data=votes, level_of_measurement="ordinal"))
     assert found.low < found.value < found.high and 0.05 < found.high - found.low < 0.4
     assert (found.n, found.prompts) == (200, 20)
-    assert alpha_interval(votes, np.array(["one"] * 200), "ordinal", np.random.default_rng(0)) is None
+    few = alpha_interval(votes, np.arange(200) % 4, "ordinal", np.random.default_rng(0))
+    assert (few.value, few.low, few.high, few.prompts) == (found.value, None, None, 4)
     assert alpha_interval(np.ones((3, 200)), prompts, "ordinal", np.random.default_rng(0)) is None
 
 

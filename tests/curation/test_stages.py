@@ -17,6 +17,7 @@ from components.errors import BadInput
 from components.params import CurateParams, FolderSource, MeasureParams, Rule, SplitParams
 from components.preferences.pairs import pairs
 from components.preferences.schema import PAIRS_SCHEMA
+from components.stage import MEASURED, write_json
 from components.tables import read_table
 from components.video.encode import write_video
 
@@ -56,6 +57,9 @@ class PlainStage:
 
     def progress(self, items, what, total=None):
         return iter(items)
+
+    def measured(self, facts):
+        write_json(MEASURED / "source.json", facts)
 
     def log(self, metrics, step=None):
         assert all(isinstance(value, int | float) for value in metrics.values())

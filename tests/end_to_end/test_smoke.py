@@ -31,7 +31,8 @@ def test_every_stage_makes_what_it_promises(finished):
         for judge in ("gold", "reward"):
             for dimension in ("VQ", "MQ", "TA", "Overall"):
                 entry = method["win_rate"][judge][dimension]
-                assert 0 <= entry["ci95"][0] <= entry["value"] <= entry["ci95"][1] <= 1 and entry["n"] == 8
+                assert 0 <= entry["value"] <= 1 and (entry["n"], entry["prompts"]) == (8, 4)
+                assert entry["ci95"] is None  # four prompts are too few for an interval
         assert isinstance(method["hacking"]["alarm"], bool)
     bench = found["reward_bench"]
     assert set(bench["dimensions"]) == {"VQ", "MQ", "TA", "Overall"} and bench["pairs"] > 30

@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.evaluation.signals import measure
 from components.params import EvaluateParams, HackingParams, TieWidthParams
-from components.stage import folder_digest
+from components.stage import MEASURED, folder_digest
 from components.video.encode import write_video
 
 METHODS = ["sft", "rwr", "dpo", "nrg"]
@@ -125,7 +125,10 @@ def make_other_stages(root: Path) -> None:
             "krippendorff_alpha": {d: {"ordinal": 0.64, "nominal": 0.5} for d in dimensions},
         },
     )
-    write(root / "metrics/source.json", {"kind": "shapes", "videos": 4000, "annotator_accuracy": {"VQ": 0.874}})
+    human = {d: {"agreement": 0.874, "alpha": 0.61, "tie_share": 0.22} for d in dimensions}
+    zoo = {"render-clean": dict.fromkeys(dimensions, 0.98), "wan": dict.fromkeys(dimensions, 0.701)}
+    counts = {"kind": "shapes", "videos": 4000, "prompts": 500, "pairs": 2000}
+    write(root / "metrics/source.json", counts | {"realism": human, "gold_means": zoo})
     rates = {"0:0:1": (0.61, 0.58, 0.66, 0.64), "0.5:0.5:0": (0.66, 0.63, 0.52, 0.62), "best of 2": (0.57, 0.58, 0.54, 0.57)}
     given = {
         name: {
@@ -134,10 +137,12 @@ def make_other_stages(root: Path) -> None:
         }
         for name, values in rates.items()
     }
+    given["guidance 3.5"] = given["best of 2"]
     tradeoff = {"clips": 120, "prompts": 120, "settings": {name: {"win_rate": entry} for name, entry in given.items()}}
     write(root / "metrics/tradeoff.json", tradeoff)
-    seconds = {"plain": 0.1, "0:0:1": 0.125, "0.5:0.5:0": 0.13, "best of 2": 0.22}
-    pd.DataFrame({"setting": seconds.keys(), "seconds": seconds.values()}).to_parquet(root / "data/tradeoff.parquet")
+    pd.DataFrame({"setting": ["plain", *given]}).to_parquet(root / "data/tradeoff.parquet")
+    seconds = {"plain": 0.1, "0:0:1": 0.125, "0.5:0.5:0": 0.13, "best of 2": 0.22, "guidance 3.5": 0.1}
+    write(root / MEASURED / "tradeoff.json", {f"seconds_per_clip/{name}": value for name, value in seconds.items()})
     for folder in ("video_reward", "aligned/sft", "aligned/dpo", "latent_reward"):
         steps = np.arange(10, 410, 10)
         log = pd.DataFrame({"step": steps, "loss": 0.7 * np.exp(-steps / 200) + rng.normal(0, 0.01, len(steps))})
@@ -159,7 +164,8 @@ def metrics_of(root: Path, clips: pd.DataFrame, looks: np.ndarray) -> dict:
 
     samples = read_samples({name: root / "data/samples" / name for name in ["base", *METHODS]})
     found = alignment_metrics(clips, looks, PARAMS, seed=0)
-    return found | {"samples": samples.as_json(), "prompt_set": None}
+    sampling = {"steps": 8, "shift": 3.0, "guidance_scale": 2.0}
+    return found | {"samples": samples.as_json(), "prompt_set": None, "sampling": sampling}
 
 
 def make_report(root: Path) -> tuple[Path, dict]:
@@ -171,12 +177,8 @@ def make_report(root: Path) -> tuple[Path, dict]:
     metrics = metrics_of(root, clips, looks)
     out = root / "report/index.html"
     out.parent.mkdir(parents=True)
-    lineage = {
-        "commit": "0" * 40,
-        "outputs": [{"stage": "reward", "path": "models/video_reward", "md5": "d41d8cd98f00b204e9800998ecf8427e.dir"}],
-        "runs": [{"stage": "reward", "run": "f" * 32, "commit": "0" * 40}],
-    }
-    write_report(out, metrics, clips, PARAMS, "fixture", lineage, [("VideoReward", "0123456789abcdef")], root)
+    outputs = [{"stage": "reward", "path": "models/video_reward", "md5": "d41d8cd98f00b204e9800998ecf8427e.dir"}]
+    write_report(out, metrics, clips, PARAMS, "fixture", outputs, [("VideoReward", "0123456789abcdef")], root)
     return out, metrics
 
 

@@ -76,10 +76,13 @@ def test_metrics_hold_the_schema_and_repeat(samples):
     for entry in metrics["methods"].values():
         for judge in ("gold", "reward"):
             assert set(entry["win_rate"][judge]) == set(DIMENSIONS)
-            assert set(entry["win_rate"][judge]["TA"]) == {"value", "ci95", "n", "p", "p_holm"}
+            cell = entry["win_rate"][judge]["TA"]
+            assert set(cell) == {"value", "ci95", "n", "prompts", "p", "p_holm"}
+            assert (cell["ci95"], cell["prompts"]) == (None, 4)  # too few for an interval
             gain = entry["mean"][judge]["VQ"] - metrics["base"]["mean"][judge]["VQ"]
             assert entry["mean_difference"][judge]["VQ"]["value"] == pytest.approx(gain)
-        assert set(entry["hacking"]) == {"alarm", "reasons", "signals"}
+        assert set(entry["hacking"]) == {"alarm", "reasons", "signals", "base", "limits"}
+        assert entry["hacking"]["limits"]["brightness"] == {"down": 0.1, "up": 0.1}
         assert {"dynamic_degree", "speed_error", "diversity", "frames", "reward_of_length"} <= set(
             entry["hacking"]["signals"]
         )
@@ -133,7 +136,7 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     import json
 
     from components.evaluation import evaluate as module
-    from components.params import EvaluateParams, load_params
+    from components.params import EvaluateParams, SamplingParams, load_params
     from components.reward import score
     from components.simulation.world import all_scenes, prompt_of
     from components.video.encode import write_video
@@ -165,6 +168,9 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
         class params:
             profile = "test"
             sample = named
+            sampling = SamplingParams(
+                steps=8, shift=3.0, guidance_scale=2.0, height=32, width=32, frames=9, fps=8, batch_size=4
+            )
             evaluate: EvaluateParams = PARAMS.model_copy(update={"methods": ["dpo"], "strict": not missing})
 
         def output(self, path):
@@ -182,13 +188,13 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
             said.append(text)
 
     module.evaluate(Stage())
-    assert said[-1] == "dpo: wins 50.0% (50.0% to 50.0%) against base by gold"
+    assert said[-1] == f"dpo: wins 50.0% (n={3 - missing} prompts: too few for an interval) against base by gold"
     metrics = json.loads((tmp_path / "metrics/alignment.json").read_text())
     assert metrics["methods"]["dpo"]["win_rate"]["gold"]["TA"]["value"] == 0.5  # the clips are the same
     assert len(pd.read_csv(tmp_path / "plots/win_rates.csv")) == 8
     assert len(pd.read_parquet(tmp_path / "data/sample_scores.parquet")) == 6 - 2 * missing
     page = (tmp_path / "report/index.html").read_text()
-    assert "Flow-DPO cannot be told apart" in page
+    assert f"Flow-DPO wins 50% of clips against the base generator by the gold judge (n={3 - missing} prompts: too" in page
     assert metrics["prompt_set"] == "vbench.csv, prompt" and "unseen prompts of vbench.csv, prompt" in page
     assert metrics["samples"]["missing"] == {"base": 0, "dpo": missing} and metrics["between"] == {}
     assert (f"Flow-DPO lacks {missing}. All figures are of the 2" in page) == ("dpo lacks 1" in said[0]) == bool(missing)

@@ -6,7 +6,7 @@ from tests.evaluation.fixtures import make_other_stages, make_samples, metrics_o
 
 def test_an_empty_checkout_is_said_to_be_empty(tmp_path):
     text = summary("shapes", tmp_path)
-    assert text.count("not made") == 5
+    assert text.count("not made") == 6
 
 
 def test_labels_and_bench_alone_are_enough(tmp_path):

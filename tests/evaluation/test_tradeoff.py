@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.errors import BadInput
 from components.evaluation.tradeoff import PLAIN, chosen_jobs, compared, settings
 from components.evaluation.win_rates import DIMENSIONS
 from components.params import BestOfNParams, load_params
@@ -21,13 +20,15 @@ def params():
 
 def test_settings_are_named_by_their_weights(params):
     found = settings(params)
-    assert list(found) == [PLAIN, "0:0:1", "0.1:0.1:0.8", "0.1:0.1:0.6", "0.5:0.5:0", "best of 2"]
-    assert found[PLAIN].guidance is None
-    assert found["0.5:0.5:0"].guidance.weights == {"VQ": 0.5, "MQ": 0.5, "TA": 0.0}
-    assert found["0.5:0.5:0"].reward == "models/latent_reward" and found["best of 2"].reward == "models/video_reward"
+    assert list(found) == [PLAIN, "0:0:1", "0.1:0.1:0.8", "0.1:0.1:0.6", "0.5:0.5:0", "best of 2", "guidance 3.5"]
+    drawers, samplings = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
+    assert drawers[PLAIN].guidance is None and drawers["guidance 3.5"] == drawers[PLAIN]
+    assert samplings.pop("guidance 3.5").guidance_scale == 3.5 and set(samplings.values()) == {params.sampling}
+    assert drawers["0.5:0.5:0"].guidance.weights == {"VQ": 0.5, "MQ": 0.5, "TA": 0.0}
+    assert drawers["0.5:0.5:0"].reward == "models/latent_reward" and drawers["best of 2"].reward == "models/video_reward"
     early = BestOfNParams(n=4, judge="latent_reward", look=2, weights={"VQ": 1.0})
     params = params.model_copy(update={"tradeoff": params.tradeoff.model_copy(update={"best_of": [early]})})
-    assert settings(params)["best of 4 after step 2"].reward == "models/latent_reward"
+    assert settings(params)["best of 4 after step 2"][0].reward == "models/latent_reward"
 
 
 def test_the_noise_is_that_of_the_samples(tmp_path, monkeypatch, params):
@@ -44,9 +45,6 @@ def test_the_noise_is_that_of_the_samples(tmp_path, monkeypatch, params):
     jobs = chosen_jobs(stage, 4)
     assert [job.clip for _, job in jobs] == ["p0_0", "p1_0", "p2_0", "p0_1"]
     assert jobs[1][1].seed == stage.shared_seed("sample", "p1", 0) != jobs[0][1].seed
-    table[table.prompt_id == "p0"].to_parquet(folder / "samples.parquet")
-    with pytest.raises(BadInput, match="at least two prompts"):
-        chosen_jobs(stage, 4)
 
 
 def test_rates_are_against_plain_sampling_on_the_same_clips(params):

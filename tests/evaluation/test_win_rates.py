@@ -11,12 +11,16 @@ from components.evaluation.win_rates import (
     slope_interval,
     win_rate,
 )
+from components.intervals import MIN_PROMPTS
 
-# Few distinct values, so that ties are common.
+# Few distinct values, so that ties are common; prompts enough for an interval.
 score = st.integers(-3, 3).map(float)
-pairs = st.lists(st.tuples(score, score, st.integers(0, 5)), min_size=2, max_size=30).filter(
-    lambda rows: len({prompt for _, _, prompt in rows}) > 1
-)
+pairs = st.tuples(
+    st.lists(st.tuples(score, score), min_size=MIN_PROMPTS, max_size=MIN_PROMPTS).map(
+        lambda rows: [(*row, prompt) for prompt, row in enumerate(rows)]
+    ),
+    st.lists(st.tuples(score, score, st.integers(0, MIN_PROMPTS)), max_size=25),
+).map(lambda parts: parts[0] + parts[1])
 
 
 def columns(rows):
@@ -62,9 +66,9 @@ def test_a_tie_is_a_difference_up_to_the_width():
 
 
 def test_mean_difference_is_in_the_unit_of_the_scores():
-    difference = mean_difference(np.array([3.0, 5.0, 4.0, 4.0]), np.ones(4), np.array([0, 0, 1, 1]))
+    difference = mean_difference(np.array([3.0, 5.0] * 5), np.ones(10), np.repeat(np.arange(5), 2))
     assert difference.value == 3.0
-    assert difference.low == difference.high == 3.0  # both prompts have the same mean: seeds within one do not count
+    assert difference.low == difference.high == 3.0  # all prompts have the same mean: seeds within one do not count
 
 
 def test_prompts_are_resampled_whole():
@@ -129,6 +133,18 @@ def test_there_is_no_slope_where_x_hardly_varies():
     assert slope_interval(np.full(12, 9), y, prompts, 300, np.random.default_rng(0)) is None
     one_prompt = np.where(prompts == 0, 12, 9)  # a third of the resamples lack it
     assert slope_interval(one_prompt, y, prompts, 300, np.random.default_rng(0)) is None
+    assert slope_interval(y + 1, y, prompts // 2, 300, np.random.default_rng(0)) is None  # three prompts
+
+
+@pytest.mark.parametrize("prompts", [1, 2, MIN_PROMPTS - 1])
+def test_few_prompts_have_a_value_and_no_interval(prompts):
+    """However many clips they have: an interval over one prompt has no width, and says that all is known."""
+    names = np.arange(60) % prompts
+    rate = win_rate(np.arange(60) % 3, np.ones(60), names)
+    assert (rate.value, rate.low, rate.high) == (0.5, None, None)
+    assert rate.as_json() == {"value": 0.5, "ci95": None, "n": 60, "prompts": prompts}
+    assert not any((rate.above(0.0), rate.below(1.0)))
+    assert win_rate(np.arange(60) % 3, np.ones(60), np.arange(60) % MIN_PROMPTS).low is not None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +152,7 @@ def test_there_is_no_slope_where_x_hardly_varies():
     [
         ([1.0, np.nan], [0.0, 0.0], [0, 1], "not finite"),
         ([1.0, 2.0], [0.0], [0, 1], "not paired"),
-        ([1.0, 2.0], [0.0, 0.0], [0, 0], "at least two prompts"),
+        ([], [], [], "not empty"),
         ([1.0, 2.0], [0.0, 0.0], [0, 1, 2], "one length"),
     ],
 )

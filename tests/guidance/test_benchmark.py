@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from components.evaluation.tradeoff import SECONDS
+from components.stage import MEASURED, write_json
 from tests.conftest import REPOSITORY
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -33,12 +35,13 @@ def finished(folder: Path, guided: float) -> None:
     rates = {"gold": {d: {"value": 0.5, "ci95": [0.4, 0.6], "n": 10} for d in DIMENSIONS}}
     (folder / "metrics/tradeoff.json").write_text(json.dumps({"settings": {s: {"win_rate": rates} for s in SETTINGS}}))
     rows = [
-        {"setting": setting, "prompt_id": f"p{place}", "clip": f"p{place}_0", "seconds": 1.0}
+        {"setting": setting, "prompt_id": f"p{place}", "clip": f"p{place}_0"}
         | {f"gold_{d}": place / 10 - 0.05 if setting == "plain" else guided for d in DIMENSIONS}
         for setting in ("plain", *SETTINGS)
         for place in range(10)
     ]
     pd.DataFrame(rows).to_parquet(folder / "data/tradeoff.parquet")
+    write_json(folder / MEASURED / "tradeoff.json", {f"{SECONDS}{setting}": 1.0 for setting in ("plain", *SETTINGS)})
 
 
 def test_the_study_compares_both_models_clip_by_clip(benchmark, capsys):

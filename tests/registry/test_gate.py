@@ -101,6 +101,16 @@ def test_a_model_must_be_good_enough_by_itself():
     assert absolute(good, broken) == ["contract: scored twice"]
 
 
+def test_few_prompts_decide_nothing():
+    """However many pairs they have and however clear these are: neither a gain, nor a loss, nor an accuracy."""
+    sharp, blunt = (side.assign(prompt="the only one") for side in (scored(0.1, 1), scored(3.0, 2)))
+    cells = differences([(sharp, THRESHOLDS), (blunt, THRESHOLDS)], QUESTIONS, PARAMS.resamples)
+    assert cells["VQ"]["accuracy_without_ties"]["value"] > 0.1 and cells["VQ"]["accuracy_without_ties"]["ci95"] is None
+    assert gains(cells, 0.0, PARAMS.level) == [] and kinds(verdict_reasons(cells, 0.0, PARAMS.level)) == {"no_gain"}
+    assert kinds(verdict(blunt, sharp)) == {"no_gain"}
+    assert "(n=1 prompt: too few for an interval), not surely above 0.5" in absolute(sharp)[0]
+
+
 def test_too_few_pairs_cannot_be_judged():
     few = scored(0.1, 1).iloc[:8]
     assert "calibration" in kinds(absolute(few))

@@ -92,11 +92,17 @@ def test_a_difference_of_zero_is_wrong_without_ties():
 
 def test_interval_is_over_prompts():
     hits = np.repeat([True, False], 50)
-    by_prompt = share(hits, np.repeat([0, 1], 50), rng(), 2000)
+    by_prompt = share(hits, np.repeat(np.arange(10), 10), rng(), 2000)
     by_pair = share(hits, np.arange(100), rng(), 2000)
-    assert by_prompt.ci95 == (0.0, 1.0)  # two prompts only, whatever the number of pairs
+    assert by_prompt.ci95[0] < 0.25  # ten prompts only, whatever the number of pairs
     assert by_pair.ci95[0] == pytest.approx(0.4, abs=0.02)
     assert by_pair.value == by_prompt.value == 0.5
+
+
+@pytest.mark.parametrize("prompts", [1, 4])
+def test_few_prompts_have_an_accuracy_and_no_interval(prompts):
+    found = without_ties(np.tile([1, -1], 6), np.ones(12), np.arange(12) % prompts, rng(), 200)
+    assert found.as_json() == {"value": 0.5, "ci95": None, "n": 12, "prompts": prompts}
 
 
 def test_nothing_labelled_gives_no_number():
