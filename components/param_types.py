@@ -91,14 +91,16 @@ def refuse_doubled(path: Path, node: yaml.Node) -> None:
 
 def place_of(node: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
     """(line, dotted key) of a place as pydantic names it; the line of its section where the key itself is not there.
-    pydantic also names which member of a union it took (`source.s3.folder`): that is no key."""
+    pydantic also names the `kind` of a section (`source.s3.folder`): that is no key."""
     line, names = node.start_mark.line + 1, []
-    for depth, part in enumerate(loc):
+    for part in loc:
+        kind = child_of(node, "kind")
+        if kind is not None and kind[1].value == part:
+            continue
+        names.append(str(part))
         child = child_of(node, part)
         if child is not None:
             line, node = child
-        if child is not None or depth == len(loc) - 1:
-            names.append(str(part))
     return line, ".".join(names)
 
 
