@@ -102,7 +102,7 @@ def vbench(
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
     generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
-    lora: Annotated[Path | None, typer.Option(help="An aligned adapter, e.g. models/aligned/dpo.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA: a folder, e.g. models/aligned/dpo, or a file.")] = None,
     guide: Annotated[
         list[str] | None,
         typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6; once for all clips, or once for each --prompt."),

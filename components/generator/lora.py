@@ -43,7 +43,7 @@ def apply_lora(transformer: torch.nn.Module, path: str | Path, merge: bool) -> N
 
 
 def add(parameter: torch.nn.Parameter, change: torch.Tensor) -> None:
-    parameter.data.copy_(parameter.data.float() + change.view(parameter.shape).to(parameter.device))
+    parameter.data.copy_(parameter.data.float() + change.reshape(parameter.shape).to(parameter.device))
 
 
 def attach(transformer: torch.nn.Module, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:

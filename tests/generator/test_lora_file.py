@@ -1,6 +1,7 @@
 """What of a LoRA file is refused: one line with the file and the tensor, before anything has changed."""
 
 import copy
+import random as random_module
 import re
 
 import pytest
@@ -140,6 +141,24 @@ def test_a_file_that_is_no_safetensors(base, tmp_path, content):
     (tmp_path / LORA).write_bytes(content)
     with pytest.raises(BadInput, match=rf"{LORA}: unreadable, no safetensors: "):
         read_lora(tmp_path, base)
+
+
+def test_a_damaged_header_is_one_line_or_still_a_whole_lora(base, tmp_path):
+    """Bytes of the header changed at random, its length among them; and the file cut anywhere."""
+    whole = write(tmp_path, OTHER | Q, metadata={"lora_adapter_metadata": '{"r": 8, "lora_alpha": 8}'}).read_bytes()
+    header, draw = 8 + int.from_bytes(whole[:8], "little"), random_module.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(header)] = draw.randrange(256)
+        cut = draw.randrange(len(whole)) if draw.random() < 0.2 else len(whole)
+        (tmp_path / LORA).write_bytes(damaged[:cut])
+        try:
+            lora = read_lora(tmp_path, base)
+        except BadInput as refusal:
+            assert "\n" not in str(refusal)
+        else:
+            assert len(lora.pairs) == 2 and cut == len(whole)
 
 
 def test_a_file_without_tensors(base, tmp_path):
