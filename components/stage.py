@@ -222,6 +222,6 @@ def write_whole(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return json.loads(Path(path).read_text())
     raise BadInput(path, "missing")

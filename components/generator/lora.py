@@ -10,8 +10,9 @@
 | LyCORIS | any of these or `lycoris_`; `.lokr_w1` ..., `.hada_w1_a` ... | `.alpha` |
 
 Any prefix goes with any names. Where alpha is not said it is the rank; PEFT says it in the file's header or in
-adapter_config.json. A weight becomes W + alpha / rank B A, worked out in float32 whatever the file's precision. Refused by
-name: DoRA, Tucker forms, scaled 8-bit weights, layers of image-to-video, a second transformer, a text encoder.
+adapter_config.json. A weight becomes W + alpha / rank B A, worked out in float32 whatever the file's precision; PEFT's DoRA
+(`.lora_magnitude_vector`) is applied too. Refused by name: `.dora_scale`, which tools norm over different axes, Tucker
+forms, scaled 8-bit weights, layers of image-to-video, a second transformer, a text encoder.
 """
 
 from pathlib import Path

@@ -14,7 +14,8 @@ from components.generator.lora_config import PEFT_WEIGHTS, AdapterConfig, read_c
 from components.generator.lora_names import layer_names, own_parameters, parse, partner
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
-METHODS = {"down": "LoRA", "up": "LoRA", "up_bias": "LoRA", "lokr": "LoKr", "hada": "LoHa"}  # by kinds of tensors
+# By kinds of tensors: what is before _w1 in their names.
+METHODS = dict.fromkeys(("down", "up", "up_bias", "magnitude"), "LoRA") | {"lokr": "LoKr", "hada": "LoHa"}
 Difference = Callable[[], torch.Tensor]
 
 
@@ -47,7 +48,9 @@ def read_lora(path: str | Path, transformer: torch.nn.Module) -> Lora:
             raise BadInput(file, f"{' and '.join(methods)} on one layer", key=min(methods.values()))
         if "alpha" in own and not methods:
             raise BadInput(file, "no matrices beside it", key=own["alpha"])
-        if "LoRA" in methods:
+        if "magnitude" in own:
+            lora.differences.append((f"{layer}.weight", reader.dora(layer, own)))
+        elif "LoRA" in methods:
             lora.pairs[layer] = reader.pair(layer, own)
         if "up_bias" in own:
             lora.differences.append((f"{layer}.bias", reader.up_bias(layer, own)))
@@ -141,6 +144,21 @@ class Reader:
         if up.flatten(1).shape != (len(weight), rank):
             raise self._misfit(keys["up"], (len(weight), rank))
         return down, up * self._scale(layer, keys, rank)
+
+    def dora(self, layer: str, keys: dict[str, str]) -> Difference:
+        """What makes of W the magnitudes [out] times the directions of W's and the pair's sum (PEFT's DoRA, arXiv
+        2402.09353): m (W + alpha / rank B A) / |W + alpha / rank B A|, the norm over the inputs of each output."""
+        (down, up), weight, magnitude = self.pair(layer, keys), self.parameters[f"{layer}.weight"], keys["magnitude"]
+        if "diff" in keys:
+            raise BadInput(self.file, f"on the same weight as '{magnitude}'", key=keys["diff"])
+        if weight.ndim != 2 or self.tensors[magnitude].shape != weight.shape[:1]:
+            raise self._misfit(magnitude, weight.shape[:1])
+
+        def change() -> torch.Tensor:
+            turned = weight.float() + up.flatten(1) @ down.flatten(1)
+            return turned * (self.tensors[magnitude] / turned.norm(dim=1))[:, None] - weight.float()
+
+        return change
 
     def up_bias(self, layer: str, keys: dict[str, str]) -> Difference:
         """The bias that PEFT trains beside B: it counts as much as B A does."""

@@ -38,7 +38,7 @@ OUTSIDE = {
 
 # What stands before a layer's name: of PEFT, diffusers, ComfyUI, DiffSynth and wrappers; of kohya and LyCORIS.
 PREFIX = re.compile(
-    r"((base_model|model|module|pipe|dit|unet|transformer|diffusion_model)\.)*((lora_(unet|transformer|dit)|lycoris)_+)?"
+    r"((base_model|model|module|generator|pipe|dit|unet|transformer|diffusion_model)\.)*((lora_(unet|transformer|dit)|lycoris)_+)?"
 )
 WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -47,6 +47,7 @@ KINDS = {
     "down": r"\.lora_(A|down)((\.[^.]+)?\.weight)?|[._]lora(_linear_layer)?\.down\.weight",
     "up": r"\.lora_(B|up)((\.[^.]+)?\.weight)?|[._]lora(_linear_layer)?\.up\.weight",
     "up_bias": r"\.lora_B(\.[^.]+)?\.bias",
+    "magnitude": r"\.lora_magnitude_vector((\.[^.]+)?\.weight)?",
     "alpha": r"\.alpha",
     "diff": r"\.diff",
     "diff_b": r"\.diff_b",

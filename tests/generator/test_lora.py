@@ -20,7 +20,6 @@ ALPHA = 4.0  # of .alpha tensors
 REFUSED = {
     "diffusers_header_network_alpha": r"key 'lora_alpha': 16 in the header alone, rank is 8",
     "dora_scale_diffusers_names": r"key 'transformer\.blocks\.0\.attn1\.to_k\.dora_scale': is none of LoRA",
-    "dora_magnitude": r"key 'transformer\.blocks\.0\.attn1\.to_k\.lora_magnitude_vector': is none of LoRA",
     "missing_up_alpha": r"key 'diffusion_model\.blocks\.0\.self_attn\.q\.lora_up\.weight': missing, beside '.*lora_down",
     "transformer_and_2": r"key 'transformer_2\.blocks\.0\..*': a tensor that this model has no place for",
 }
@@ -58,7 +57,7 @@ def tensors_of(layout: dict) -> dict[str, torch.Tensor]:
     return names
 
 
-def expected(tensors: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
+def expected(base: torch.nn.Module, tensors: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.Tensor]:
     """What the tensors add to which parameter, by hand."""
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
@@ -72,6 +71,12 @@ def expected(tensors: dict[str, torch.Tensor], alpha: float) -> dict[str, torch.
         down, up = (parts.get(f"lora_{a}.weight", parts.get(f"lora_{b}.weight")) for a, b in (("A", "down"), ("B", "up")))
         if down is not None:
             added[f"{layer}.weight"] = float(parts.get("alpha", alpha)) / RANK * up @ down
+        if "lora_magnitude_vector" in parts:
+            weight = base.get_parameter(f"{layer}.weight")
+            turned = weight + added[f"{layer}.weight"]
+            added[f"{layer}.weight"] = (
+                torch.nn.functional.normalize(turned) * parts["lora_magnitude_vector"][:, None] - weight
+            )
         if "lokr_w1" in parts:
             added[f"{layer}.weight"] = torch.kron(parts["lokr_w1"], parts["lokr_w2"])
         if "diff" in parts:
@@ -98,7 +103,7 @@ def test_each_layout_is_applied_whole_or_refused_by_name(base, tmp_path, name):
         assert not changes(base, model)
         return
     apply_lora(model, tmp_path, merge=True)
-    wanted, found = expected(tensors, PEFT_ALPHA.get(name, RANK)), changes(base, model)
+    wanted, found = expected(base, tensors, PEFT_ALPHA.get(name, RANK)), changes(base, model)
     assert found.keys() == wanted.keys()
     by_hand = copy.deepcopy(base)
     for parameter, change in wanted.items():
@@ -115,6 +120,7 @@ NAMES = {
     "a bound model": "model.diffusion_model.blocks.1.self_attn.q",
     "unet": "unet.blocks.1.attn1.to_q",
     "several processes": "module.blocks.1.attn1.to_q",
+    "distillation": "generator.model._fsdp_wrapped_module.blocks.1.self_attn.q",
     "compiled": "transformer._orig_mod.blocks.1._orig_mod.attn1.to_q",
     "kohya, diffusers' names": "lora_unet_blocks_1_attn1_to_q",
     "kohya, another prefix": "lora_transformer_blocks_1_attn1_to_q",
@@ -235,8 +241,9 @@ def test_bfloat16_keeps_low_rank_changes_beside_the_weights(base, tmp_path, laye
         assert torch.equal(module.base_layer.bias, (old.bias.bfloat16().float() + added).bfloat16())
 
 
-def test_a_folder_that_peft_wrote(base, tmp_path):
-    """adapter_model.safetensors with adapter_config.json: other ranks and alphas by pattern, rsLoRA, a trained bias."""
+@pytest.mark.parametrize("method", [{"lora_bias": True}, {"use_dora": True}], ids=["a trained bias", "DoRA"])
+def test_a_folder_that_peft_wrote(base, tmp_path, method):
+    """adapter_model.safetensors with adapter_config.json: other ranks and alphas by pattern, rsLoRA."""
     config = LoraConfig(
         r=4,
         lora_alpha=6,
@@ -244,7 +251,7 @@ def test_a_folder_that_peft_wrote(base, tmp_path):
         rank_pattern={"ffn.net.2": 2},
         alpha_pattern={"blocks.1.attn1.to_q": 3},
         use_rslora=True,
-        lora_bias=True,
+        **method,
     )
     theirs = get_peft_model(copy.deepcopy(base), config)
     for name, parameter in theirs.named_parameters():
@@ -255,4 +262,4 @@ def test_a_folder_that_peft_wrote(base, tmp_path):
     apply_lora(model, tmp_path, merge=True)
     for name, parameter in theirs.merge_and_unload().named_parameters():
         torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
-    assert len(changes(base, model)) == 2 * 3 * BLOCKS
+    assert len(changes(base, model)) == (6 if "lora_bias" in method else 3) * BLOCKS

@@ -57,7 +57,17 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     "int8": ({DOWN: torch.ones(RANK, WIDTH, dtype=torch.int8), UP: Q[UP]}, DOWN, "is of int8; weights are floating-point"),
     "8-bit with a scale": (Q | {f"{DOWN}_scale": torch.tensor(0.1)}, f"{DOWN}_scale", NO_KIND),
     "DoRA": (Q | {f"{STEM}.dora_scale": torch.ones(WIDTH, 1)}, f"{STEM}.dora_scale", NO_KIND),
-    "DoRA, PEFT's": (Q | {f"{STEM}.lora_magnitude_vector": torch.ones(WIDTH)}, f"{STEM}.lora_magnitude_vector", NO_KIND),
+    "DoRA's magnitude alone": ({f"{STEM}.lora_magnitude_vector": torch.ones(WIDTH)}, None, "missing, beside"),
+    "DoRA of another size": (
+        Q | {f"{STEM}.lora_magnitude_vector": torch.ones(1)},
+        f"{STEM}.lora_magnitude_vector",
+        r"is \(1,\)",
+    ),
+    "DoRA and a difference": (
+        Q | {f"{STEM}.lora_magnitude_vector": torch.ones(WIDTH), f"{STEM}.diff": random(WIDTH, WIDTH)},
+        f"{STEM}.diff",
+        "on the same weight as '.*lora_magnitude_vector'",
+    ),
     "Tucker": (Q | {f"{STEM}.lora_mid.weight": random(8, 8, 1, 1)}, f"{STEM}.lora_mid.weight", NO_KIND),
     "a weight instead of a change": (Q | {f"{STEM}.weight": random(WIDTH, WIDTH)}, f"{STEM}.weight", NO_KIND),
     "LyCORIS' norm": (Q | {"lycoris_blocks_0_norm2.w_norm": random(WIDTH)}, "lycoris_blocks_0_norm2.w_norm", NO_KIND),
