@@ -17,12 +17,13 @@ PLAIN = {True, False, "gaussian", "eva", "orthogonal", "default"}
 
 
 class AdapterConfig(BaseModel):
-    """The fields of PEFT's LoraConfig that say how strong an adapter is. PEFT adds fields each year: others are left."""
+    """The fields of PEFT's configurations that say how strong an adapter is. PEFT adds fields each year: others are left."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     r: int | None = None
     lora_alpha: float | None = None
+    alpha: float | None = None  # LoKr's and LoHa's name for it
     rank_pattern: dict[str, int] | None = None
     alpha_pattern: dict[str, float] | None = None
     use_rslora: bool | None = None
@@ -34,7 +35,7 @@ class AdapterConfig(BaseModel):
 
     def scale(self, layer: str, rank: int) -> float | None:
         """What B A is multiplied by: alpha / rank, alpha / sqrt(rank) for rsLoRA; None where alpha is not said."""
-        alpha = by_pattern(self.alpha_pattern, layer, self.lora_alpha)
+        alpha = by_pattern(self.alpha_pattern, layer, self.alpha if self.lora_alpha is None else self.lora_alpha)
         return None if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -46,7 +47,7 @@ def by_pattern(patterns: dict[str, float] | None, layer: str, default: float | N
 
 
 def read_config(file: Path, header: dict[str, str]) -> AdapterConfig:
-    """The configuration of the LoRA in `file`; BadInput where it cannot be read or is of another method than LoRA."""
+    """The configuration of the LoRA in `file`; BadInput where it cannot be read or is of another method."""
     place, key = file, HEADER
     if HEADER not in header:
         place, key = file.parent / PEFT_CONFIG, None
@@ -65,8 +66,8 @@ def read_config(file: Path, header: dict[str, str]) -> AdapterConfig:
         raise BadInput(place, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", key=key) from error
     except (OSError, ValueError, re.error) as error:
         raise BadInput(place, f"not readable: {error}", key=key) from error
-    if config.peft_type not in (None, "LORA"):
-        raise BadInput(place, f"{config.peft_type} is not applied; LoRA is", key="peft_type")
+    if config.peft_type not in (None, "LORA", "LOKR", "LOHA"):
+        raise BadInput(place, f"{config.peft_type} is not applied; LoRA, LoKr and LoHa are", key="peft_type")
     if config.init_lora_weights is not None and config.init_lora_weights not in PLAIN:
         why = f"{config.init_lora_weights}: such an adapter belongs to a changed base; convert it to a plain LoRA first"
         raise BadInput(place, why, key="init_lora_weights")

@@ -178,6 +178,8 @@ class Reader:
                 rank = len(b)
             else:
                 factors.append(self._part(keys, kind))
+        if self.config.peft_type == "LOKR":  # PEFT counts alpha in any case
+            rank = self.config.rank(layer)
         one, two = factors
         one = one.view(*one.shape, *[1] * (two.ndim - one.ndim))
         if tuple(a * b for a, b in zip(one.shape, two.shape, strict=False)) != weight.shape:
@@ -210,6 +212,8 @@ class Reader:
         if kind not in keys:
             there, beside = next((have, key) for have, key in keys.items() if METHODS.get(have.split("_w")[0]))
             missing = partner(beside) if kind in ("down", "up") else beside.replace(there, kind)
+            if missing == beside:
+                raise BadInput(self.file, "no matrices beside it", key=beside)
             raise BadInput(self.file, f"missing, beside '{beside}'", key=missing)
         if self.tensors[keys[kind]].ndim < 2 or not self.tensors[keys[kind]].numel():
             raise BadInput(self.file, f"is {tuple(self.tensors[keys[kind]].shape)}, no matrix", key=keys[kind])

@@ -60,7 +60,7 @@ KINDS = {
     )
 }
 KEY = re.compile("(?P<layer>.+?)(" + "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in KINDS.items()) + ")")
-PARTNER = {"lora_A": "lora_B", "lora_down": "lora_up", ".down.": ".up."}
+PARTNER = {"lora_A": "lora_B", "lora_down": "lora_up", ".down.weight": ".up.weight"}
 PARTNER |= {theirs: ours for ours, theirs in PARTNER.items()}
 
 
@@ -76,7 +76,7 @@ def parse(key: str) -> tuple[str, str] | None:
 
 
 def partner(key: str) -> str:
-    """The key of the other matrix of a low-rank pair."""
+    """The key of the other matrix of a low-rank pair; the same for a key of neither."""
     return re.sub("|".join(map(re.escape, PARTNER)), lambda found: PARTNER[found[0]], key)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 
 from components.errors import BadInput
 from components.generator.lora import apply_lora
@@ -263,3 +263,18 @@ def test_a_folder_that_peft_wrote(base, tmp_path, method):
     for name, parameter in theirs.merge_and_unload().named_parameters():
         torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
     assert len(changes(base, model)) == (6 if "lora_bias" in method else 3) * BLOCKS
+
+
+@pytest.mark.parametrize("config", [LoKrConfig, LoHaConfig])
+@pytest.mark.parametrize("rank", [3, 200], ids=["low-rank", "whole, for LoKr"])
+def test_a_folder_that_peft_wrote_by_another_method(base, tmp_path, config, rank):
+    theirs = get_peft_model(copy.deepcopy(base), config(r=rank, alpha=rank / 2, target_modules=["to_k", "ffn.net.0.proj"]))
+    for name, parameter in theirs.named_parameters():
+        if "lokr_" in name or "hada_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    theirs.save_pretrained(tmp_path)
+    model = copy.deepcopy(base)
+    apply_lora(model, tmp_path, merge=True)
+    for name, parameter in theirs.merge_and_unload().named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=1e-6)
+    assert len(changes(base, model)) == 3 * BLOCKS

@@ -70,7 +70,10 @@ REFUSED = {
     "alpha infinite": ({HEADER: '{"lora_alpha": Infinity}'}, "alpha / rank is inf, not a strength above 0"),
     "another rank": (header(r=4, lora_alpha=8), "is of rank 8, the configuration says 4"),
     "a pattern that is none": (header(lora_alpha=8, alpha_pattern={"(": 1}), "not readable: missing"),
-    "another method": (header(peft_type="LOHA", lora_alpha=8), "key 'peft_type': LOHA is not applied; LoRA is"),
+    "another method": (
+        header(peft_type="BOFT", lora_alpha=8),
+        "key 'peft_type': BOFT is not applied; LoRA, LoKr and LoHa are",
+    ),
     "a changed base": (header(lora_alpha=8, init_lora_weights="pissa_niter_4"), "key 'init_lora_weights': pissa_niter_4"),
 }
 

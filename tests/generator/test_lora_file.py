@@ -26,7 +26,7 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     "no up": ({DOWN: Q[DOWN]}, UP, f"missing, beside '{re.escape(DOWN)}'"),
     "no up, old diffusers": ({f"{STEM}.lora.down.weight": Q[DOWN]}, f"{STEM}.lora.up.weight", "missing"),
     "alpha alone": ({ALPHA: torch.tensor(4.0)}, ALPHA, "no matrices beside it"),
-    "bias of B alone": ({f"{STEM}.lora_B.bias": random(WIDTH)}, f"{STEM}.lora_A.bias", "missing"),
+    "bias of B alone": ({f"{STEM}.lora_B.bias": random(WIDTH)}, f"{STEM}.lora_A.bias", "missing, beside"),
     "doubled, by dialect": (
         Q | {f"{STEM}.lora_down.weight": Q[DOWN]},
         f"{STEM}.lora_down.weight",
@@ -57,7 +57,11 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     "int8": ({DOWN: torch.ones(RANK, WIDTH, dtype=torch.int8), UP: Q[UP]}, DOWN, "is of int8; weights are floating-point"),
     "8-bit with a scale": (Q | {f"{DOWN}_scale": torch.tensor(0.1)}, f"{DOWN}_scale", NO_KIND),
     "DoRA": (Q | {f"{STEM}.dora_scale": torch.ones(WIDTH, 1)}, f"{STEM}.dora_scale", NO_KIND),
-    "DoRA's magnitude alone": ({f"{STEM}.lora_magnitude_vector": torch.ones(WIDTH)}, None, "missing, beside"),
+    "DoRA's magnitude alone": (
+        {f"{STEM}.lora_magnitude_vector": torch.ones(WIDTH)},
+        f"{STEM}.lora_magnitude_vector",
+        "no matrices beside it",
+    ),
     "DoRA of another size": (
         Q | {f"{STEM}.lora_magnitude_vector": torch.ones(1)},
         f"{STEM}.lora_magnitude_vector",
