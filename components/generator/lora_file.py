@@ -181,8 +181,8 @@ class Reader:
         if self.config.peft_type == "LOKR":  # PEFT counts alpha in any case
             rank = self.config.rank(layer)
         one, two = factors
-        one = one.view(*one.shape, *[1] * (two.ndim - one.ndim))
-        if tuple(a * b for a, b in zip(one.shape, two.shape, strict=False)) != weight.shape:
+        one = one.reshape(*one.shape, *[1] * (two.ndim - one.ndim))
+        if one.ndim != two.ndim or tuple(a * b for a, b in zip(one.shape, two.shape, strict=True)) != weight.shape:
             raise BadInput(self.file, f"no factor of {tuple(weight.shape)}", key=min(keys.values()))
         return partial(torch.kron, one, two * (1.0 if rank is None else self._scale(layer, keys, rank)))
 

@@ -105,6 +105,7 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     ),
     "LoKr twice": (LOKR | {f"{STEM}.lokr_w2_a": random(24, 2)}, f"{STEM}.lokr_w2", "whole, and again in '.*lokr_w2_a'"),
     "LoKr of another size": (LOKR | {f"{STEM}.lokr_w2": random(24, 25)}, f"{STEM}.lokr_w1", r"no factor of \(96, 96\)"),
+    "LoKr of more axes": (LOKR | {f"{STEM}.lokr_w1": random(4, 4, 2)}, f"{STEM}.lokr_w1", r"no factor of \(96, 96\)"),
     "LoKr, Tucker": (LOKR | {f"{STEM}.lokr_t2": random(2, 2, 1)}, f"{STEM}.lokr_t2", NO_KIND),
     "LoHa without a part": ({k: v for k, v in LOHA.items() if "w2_b" not in k}, f"{STEM}.hada_w2_b", "missing, beside"),
     "LoHa of another size": (LOHA | {f"{STEM}.hada_w2_a": random(95, 2)}, f"{STEM}.hada_w2_a", r"no factor of \(96, 96\)"),
