@@ -30,7 +30,8 @@ from components.serving.client import Manners, RewardClient
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
-from components.stage import read_json, write_json
+from components.stage import write_json
+from components.text_files import read_json
 from components.video.decode import read_frames
 
 Items = list[tuple[bytes | Clip, str]]

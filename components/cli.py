@@ -119,7 +119,7 @@ def vbench(
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
     generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
-    lora: Annotated[Path | None, typer.Option(help="An aligned adapter, e.g. models/aligned/dpo.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA: a folder, e.g. models/aligned/dpo, or a file.")] = None,
     guide: Annotated[
         list[str] | None,
         typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6; once for all clips, or once for each --prompt."),
@@ -201,7 +201,7 @@ def parse_weights(text: str) -> dict[str, float]:
 
 def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> None:
     """BadInput where --guide weighs a dimension that the latent reward model does not score."""
-    from components.stage import read_json
+    from components.text_files import read_json
 
     known = read_json(latent_reward / "latent_reward.json", "dimensions")["dimensions"]
     for name in (name for own in weights for name in own if name not in known):

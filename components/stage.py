@@ -243,24 +243,6 @@ def write_json(path: str | Path, value: Any) -> None:
         partial.write_text(text + "\n")
 
 
-def read_json(path: str | Path, *keys: str) -> Any:
-    """JSON of a file; BadInput where it is missing, is none, or is no object with these `keys`."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(path, "missing") from error
-    except json.JSONDecodeError as error:
-        raise BadInput(path, f"not JSON: {error.msg}", row=error.lineno) from error
-    except UnicodeDecodeError as error:
-        raise BadInput(path, "not UTF-8 text") from error
-    if keys and not isinstance(value, dict):
-        raise BadInput(path, "is no JSON object")
-    for key in keys:
-        if key not in value:
-            raise BadInput(path, "missing key", key=key)
-    return value
-
-
 def rounded(value: Any, digits: int = 6) -> Any:
     """A nested value whose floats have so many decimals: the last digits of a mean differ between processors."""
     if isinstance(value, dict):

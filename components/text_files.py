@@ -52,18 +52,25 @@ def read_text(path: str | Path, file: str | Path | None = None) -> str:
         raise BadInput(file, _not_utf8(raw, error), row=_line(raw, error.start)) from error
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; BadInput as of read_text, and with the line of the first thing that is no JSON."""
+def read_json(path: str | Path, *keys: str) -> Any:
+    """The content of a JSON file; BadInput as of read_text, with the line of the first thing that is no JSON, and where it
+    is no object with these `keys`."""
     text = read_text(path)
     if not text.strip():
         raise BadInput(path, "not JSON: empty")
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         more = " (one object a line: JSON Lines?)" if error.msg == "Extra data" else ""
         raise BadInput(path, f"not JSON: {error.msg}{more}", row=error.lineno) from error
     except RecursionError as error:
         raise BadInput(path, "not JSON that can be read: nested too deeply") from error
+    if keys and not isinstance(value, dict):
+        raise BadInput(path, "is no JSON object")
+    for key in keys:
+        if key not in value:
+            raise BadInput(path, "missing key", key=key)
+    return value
 
 
 def _looks_like_utf16(raw: bytes) -> bool:

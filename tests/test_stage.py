@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput
-from components.stage import folder_digest, read_json, write_json
+from components.stage import folder_digest, write_json
+from components.text_files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
 

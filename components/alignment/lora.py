@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 
 from components.errors import BadInput
-from components.generator.wan import LORA, read_lora
+from components.generator.lora_file import LORA, read_lora
 from components.params import AlignParams, LoraParams
-from components.stage import read_json
+from components.text_files import read_json
 
 
 def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
@@ -39,15 +40,20 @@ def make_lean(transformer: WanTransformer3DModel, params: AlignParams) -> None:
         transformer.compile_repeated_blocks(fullgraph=True)
 
 
-def resume_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Give the LoRA of add_lora the weights in `folder`; BadInput where they are of another rank or other layers."""
-    weights = {key.removeprefix("transformer."): value for key, value in read_lora(folder)[0].items()}
-    own = get_peft_model_state_dict(transformer)
-    wrong = sorted(key for key in own.keys() | weights.keys() if key not in own or key not in weights)
-    wrong += [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if wrong:
-        raise BadInput(folder, f"is no LoRA of align.lora's rank and targets: {wrong[0]} differs", key="align.lora")
-    set_peft_model_state_dict(transformer, weights)
+def resume_lora(transformer: WanTransformer3DModel, path: Path) -> None:
+    """Give the LoRA of add_lora the weights at `path`; BadInput where they are of another rank or other layers."""
+    lora, own = read_lora(path, transformer), lora_layers(transformer)
+    other = {name for name, (down, _) in lora.pairs.items() if name not in own or len(down) != own[name].r["default"]}
+    other |= own.keys() - lora.pairs.keys() | {name for name, _ in lora.differences}
+    if other:
+        raise BadInput(path, f"is no LoRA of align.lora's rank and targets: {min(other)} differs", key="align.lora")
+    for name, (down, up) in lora.pairs.items():
+        own[name].lora_A["default"].weight.data.copy_(down)
+        own[name].lora_B["default"].weight.data.copy_(up / own[name].scaling["default"])
+
+
+def lora_layers(transformer: torch.nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
 
 
 def check_base(folder: Path, base: str) -> None:
@@ -71,14 +77,15 @@ class adapters_off:
 
 
 def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Write what WanPipeline.load_lora_weights reads, alpha included."""
+    """Write what WanPipeline.load_lora_weights reads, with alpha / rank in B and an alpha that equals the rank: tools that
+    read the header, `.alpha` tensors or the matrices alone all find the same strength."""
+    weights = get_peft_model_state_dict(transformer)
+    for name, layer in lora_layers(transformer).items():
+        weights[f"{name}.lora_B.weight"] = weights[f"{name}.lora_B.weight"] * layer.scaling["default"]
     config = transformer.peft_config["default"].to_dict()
+    config["lora_alpha"] = config["r"]
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order, and so the file, is another each run
-    WanPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer),
-        transformer_lora_adapter_metadata=config,
-    )
+    WanPipeline.save_lora_weights(folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=config)
     sort_header(folder / LORA)
 
 

@@ -15,7 +15,7 @@ import requests
 from components.annotation.tasks import VIDEOS, Settings, read_settings
 from components.errors import BadInput
 from components.preferences.agreement import ANNOTATORS_PER_PAIR
-from components.stage import read_json
+from components.text_files import read_json
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 TIMEOUT = 600  # seconds; an import or export of a whole project is one request

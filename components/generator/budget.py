@@ -24,7 +24,7 @@ from components.errors import BadInput
 from components.evaluation.prompt_sets import count_prompts
 from components.generator.wan import LONGEST_TEXT, velocity
 from components.params import Params, TrainingParams
-from components.stage import read_json
+from components.text_files import read_json
 
 ARCHITECTURES = Path("infra/architectures")  # of generators that are not on this machine, <profile>.json
 PARTS = ("transformer", "vae", "text_encoder")

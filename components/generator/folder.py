@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from components.errors import BadInput
-from components.stage import how_to_get, read_json
+from components.stage import how_to_get
+from components.text_files import read_json
 
 INDEX = "model_index.json"
 # The class that a part's config.json names, and where it names it.

@@ -15,18 +15,17 @@ from diffusers import AutoencoderKLWan, FlowMapEulerDiscreteScheduler, WanPipeli
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResidualBlock
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils import logging
-from peft import get_peft_model_state_dict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from components.cores import in_parts
 from components.errors import BadInput, NonFinite
 from components.generator.folder import check_folder, check_text_encoder
+from components.generator.lora import apply_lora
 from components.params import Dtype
 from components.pretrain_params import WanShape
 from components.weights import load_pretrained, load_tokenizer
 
-LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
 CLIPS = 16  # that a core codes at a time: convolutions of fewer are slower, and round otherwise
@@ -115,10 +114,7 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
     check_folder(folder)
     transformer = load_transformer(folder, dtype)
     if lora is not None:
-        load_lora(transformer, lora)
-        if dtype == "float32":
-            transformer.fuse_lora()
-            transformer.unload_lora()
+        apply_lora(transformer, lora, merge=dtype == "float32")
     vae = load_pretrained(AutoencoderKLWan, folder / "vae")
     text_encoder = load_pretrained(UMT5EncoderModel, folder / "text_encoder", getattr(torch, dtype))
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -140,37 +136,6 @@ def load_early(folder: str | Path) -> dict[str, torch.nn.Module]:
     early = Path(folder) / "early"
     text_encoder = load_pretrained(UMT5EncoderModel, early / "text_encoder")
     return {"transformer": load_transformer(early), "text_encoder": text_encoder.requires_grad_(False).eval()}
-
-
-def load_lora(transformer: WanTransformer3DModel, folder: str | Path) -> None:
-    """Attach a LoRA in diffusers' format; BadInput where a tensor of it has no place or no partner, or another shape."""
-    file, (weights, metadata) = Path(folder) / LORA, read_lora(folder)
-    try:
-        WanPipeline.load_lora_into_transformer(dict(weights), transformer, metadata=metadata)
-    except RuntimeError as error:  # torch's, of shapes
-        raise BadInput(file, f"does not fit the transformer: {str(error).splitlines()[-1].strip()}") from error
-    (adapter,) = transformer.active_adapters()
-    own = {f"transformer.{name}" for name in get_peft_model_state_dict(transformer, adapter_name=adapter)}
-    for name in sorted(weights.keys() ^ own):
-        raise BadInput(file, "missing" if name in own else "a tensor that this model has no place for", key=name)
-
-
-def read_lora(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict | None]:
-    """A LoRA's tensors by name, `transformer.` before it, and its metadata; BadInput where it cannot be read, is empty or
-    not finite."""
-    file = Path(folder) / LORA
-    if not file.exists():
-        raise BadInput(file, "no such file")
-    try:
-        weights, metadata = WanPipeline.lora_state_dict(folder, return_lora_metadata=True)
-    except (OSError, ValueError) as error:
-        raise BadInput(file, f"unreadable: {str(error).splitlines()[0]}") from error
-    if not weights:
-        raise BadInput(file, "no tensor in it")
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise BadInput(file, "a weight is not finite", key=name)
-    return weights, metadata
 
 
 def save_generator(generator: Generator, folder: str | Path, shift: float = 1.0) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 
 from components.errors import BadInput
 from components.generator.wan import TIMESTEPS
-from components.stage import read_json, write_json
+from components.stage import write_json
+from components.text_files import read_json
 
 
 class LatentReward(nn.Module):

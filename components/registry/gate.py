@@ -27,8 +27,9 @@ from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.reward.published import LATEST
 from components.reward.score import OVERALL, RewardModel, Unscored, score_names
 from components.reward.score_files import ModelFiles, score_files, state_folder
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
 from components.tables import spread
+from components.text_files import read_json
 from components.tracking import FACTS
 
 CHUNK = 64

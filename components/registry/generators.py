@@ -20,8 +20,9 @@ from components.params import Params
 from components.registry.gate import verdict_reasons
 from components.registry.lineage import Runs
 from components.registry.versions import FILES, Version, learnt_from, refuse_seen
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
 from components.tables import read_table
+from components.text_files import read_json
 
 METRICS, SCORES = Path("metrics/alignment.json"), Path("data/sample_scores.parquet")
 CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored clips, for later challengers

@@ -16,7 +16,8 @@ from components.errors import BadInput
 from components.mlflow_store import artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
 from components.preferences.split import near_groups, prompt_key
-from components.stage import SCRATCH, folder_digest, read_json
+from components.stage import SCRATCH, folder_digest
+from components.text_files import read_json
 from components.tracking import FACTS, GENERATOR, LEARNT_FROM, REWARD, SEEN, full_name, profile_of, prompts_learnt_from
 
 CHAMPION = "champion"

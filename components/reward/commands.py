@@ -97,7 +97,7 @@ def score(
 def local_plan(model: Path) -> str:
     """The frame plan of a model folder, as scores are stamped with it."""
     from components.reward.model import FACTS
-    from components.stage import read_json
+    from components.text_files import read_json
     from components.video.frames import FramePlan
 
     return str(FramePlan(**read_json(model / FACTS)["frame_plan"]))

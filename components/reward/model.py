@@ -19,7 +19,8 @@ from components.params import LoraParams
 from components.reward.inputs import Batch, PatchShape
 from components.reward.prompt import PromptBuilder
 from components.reward.vision import attend_by_frame, frame_runs
-from components.stage import read_json, write_json
+from components.stage import write_json
+from components.text_files import read_json
 from components.weights import load_pretrained, load_tensors, load_tokenizer
 
 FACTS = "video_reward.json"

@@ -20,7 +20,8 @@ from components.errors import BadInput
 from components.reward.model import VideoReward, load_backbone
 from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
 from components.reward.published_config import CONFIG, ModelConfig, RunConfig, find_base, read_config
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
+from components.text_files import read_json
 from components.weights import load_tensors, load_tokenizer
 
 LATEST = -1

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from components.errors import BadInput
 from components.param_types import Count, Positive
-from components.stage import read_json
+from components.text_files import read_json
 from components.video.frames import FRAME_FACTOR
 
 CONFIG = "model_config.json"

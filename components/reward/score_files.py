@@ -22,7 +22,8 @@ from components.preferences.paths import stored_file
 from components.reward.model import FACTS
 from components.reward.published import find_checkpoint, is_published, published_dimensions
 from components.reward.score import RewardModel, Score, Unscored, as_table, distinct_videos
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
+from components.text_files import read_json
 
 WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: while they are scored, the next are decoded
 

@@ -23,7 +23,8 @@ from components.evaluation.significance import correct_family
 from components.operation_params import MonitoringParams
 from components.param_types import Count, Section
 from components.serving.served_log import read_served
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
+from components.text_files import read_json
 from components.tracking import FACTS
 
 OVERALL = "Overall"  # of components/reward/score.py, whose import takes seconds

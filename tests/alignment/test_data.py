@@ -82,6 +82,8 @@ def test_an_adapter_of_another_base(tmp_path):
     check_base(tmp_path, "abc")
     with pytest.raises(BadInput, match=r"key 'base': was trained on base generator abc, not on def"):
         check_base(tmp_path, "def")
+    with pytest.raises(BadInput, match=r"alignment.json/alignment.json: missing"):
+        check_base(tmp_path / "alignment.json", "abc")
 
 
 def test_a_round_goes_on_from_the_weights_before_and_from_no_others(tmp_path):

@@ -6,7 +6,8 @@ from diffusers import UniPCMultistepScheduler
 from components.errors import BadInput
 from components.generator.base import base_generator
 from components.generator.wan import save_generator
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
+from components.text_files import read_json
 from tests.generator.small import tiny_generator
 
 

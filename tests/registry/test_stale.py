@@ -7,7 +7,8 @@ import pandas as pd
 
 from components.mlflow_store import mlflow_client
 from components.registry.stale import RECORD, as_lines, mark_stale, stale_stages, stale_tables
-from components.stage import folder_digest, read_json
+from components.stage import folder_digest
+from components.text_files import read_json
 from tests.registry.world import environment
 
 OLD, NEW = "0" * 16, "1" * 16

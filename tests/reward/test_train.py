@@ -21,8 +21,8 @@ from components.reward.model import FACTS, load_video_reward
 from components.reward.score import RewardModel, make_input
 from components.reward.tokens import TEMPLATES
 from components.reward.train import build, prepare, reward
-from components.stage import read_json
 from components.tables import read_table, write_table
+from components.text_files import read_json
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.reward.tiny import tiny_model

@@ -1,0 +1,86 @@
+"""What a LoRA file says of its strength beside the tensors: PEFT's configuration in its header or in adapter_config.json."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.errors import BadInput
+from components.generator.lora_names import wan_name
+
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+HEADER, OURS = "lora_adapter_metadata", "transformer."  # diffusers' key, and what stands before each field in it
+# Ways to initialise that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ) train beside a changed base.
+PLAIN = {True, False, "gaussian", "eva", "orthogonal", "default"}
+
+
+class AdapterConfig(BaseModel):
+    """The fields of PEFT's configurations that say how strong an adapter is. PEFT adds fields each year: others are left."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    r: int | None = None
+    lora_alpha: float | None = None
+    alpha: float | None = None  # LoKr's and LoHa's name for it
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool | None = None
+    peft_type: str | None = None
+    init_lora_weights: bool | str | None = None
+
+    def rank(self, layer: str) -> int | None:
+        return by_pattern(self.rank_pattern, layer, self.r)
+
+    def scale(self, layer: str, rank: int) -> float | None:
+        """What B A is multiplied by: alpha / rank, alpha / sqrt(rank) for rsLoRA; None where alpha is not said."""
+        alpha = by_pattern(self.alpha_pattern, layer, self.alpha if self.lora_alpha is None else self.lora_alpha)
+        return None if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def by_pattern(patterns: dict[str, float] | None, layer: str, default: float | None) -> float | None:
+    """The value of the first pattern that a layer's name ends with, diffusers' or Wan's own, as PEFT matches it."""
+    names = [layer, wan_name(layer) or layer]
+    found = (value for key, value in (patterns or {}).items() for name in names if re.match(rf"(.*\.)?({key})$", name))
+    return next(found, default)
+
+
+def read_config(file: Path, header: dict[str, str]) -> AdapterConfig:
+    """The configuration of the LoRA in `file`; BadInput where it cannot be read or is of another method."""
+    place, key = file, HEADER
+    if HEADER not in header:
+        place, key = file.parent / PEFT_CONFIG, None
+        if not place.exists() or (file.name != PEFT_WEIGHTS and (file.parent / PEFT_WEIGHTS).exists()):
+            return AdapterConfig()
+    try:
+        fields = json.loads(place.read_text() if key is None else header[key])
+        if not isinstance(fields, dict):
+            raise ValueError("no object")
+        named = {name.removeprefix(OURS): value for name, value in fields.items() if name.startswith(OURS)}
+        config = AdapterConfig.model_validate(fields | named)
+        for pattern in (config.rank_pattern or {}) | (config.alpha_pattern or {}):
+            re.compile(pattern)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(place, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", key=key) from error
+    except (OSError, ValueError, re.error) as error:
+        raise BadInput(place, f"not readable: {error}", key=key) from error
+    if config.peft_type not in (None, "LORA", "LOKR", "LOHA"):
+        raise BadInput(place, f"{config.peft_type} is not applied; LoRA, LoKr and LoHa are", key="peft_type")
+    if config.init_lora_weights is not None and config.init_lora_weights not in PLAIN:
+        why = f"{config.init_lora_weights}: such an adapter belongs to a changed base; convert it to a plain LoRA first"
+        raise BadInput(place, why, key="init_lora_weights")
+    return config
+
+
+def stated_alpha(header: dict[str, str]) -> tuple[str, float] | None:
+    """A header's own alpha, with its key, that no tensor and no configuration of PEFT repeats. kohya's `ss_network_alpha` is
+    none: it records the training, and its converter keeps it though it folds alpha / rank into the weights."""
+    for key, text in header.items():
+        try:
+            said = {"lora_alpha": float, "lora_config": lambda text: float(json.loads(text)["lora_alpha"])}[key](text)
+        except (KeyError, ValueError, TypeError):
+            continue
+        return key, said
+    return None

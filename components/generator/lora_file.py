@@ -1,0 +1,254 @@
+"""Reads a LoRA file of any dialect of components/generator/lora.py, whole, into changes of a transformer's parameters."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from components.errors import BadInput
+from components.generator.lora_config import PEFT_WEIGHTS, AdapterConfig, read_config, stated_alpha
+from components.generator.lora_names import layer_names, own_parameters, parse, partner
+
+LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
+# By kinds of tensors: what is before _w1 in their names.
+METHODS = dict.fromkeys(("down", "up", "up_bias", "magnitude"), "LoRA") | {"lokr": "LoKr", "hada": "LoHa"}
+Difference = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What a file changes of a transformer, in float32, by the names of its layers and parameters.
+
+    pairs: A [r, in, ...] and alpha / r B [out, r, ...] of a layer. differences: what is added to a parameter, worked out on
+    demand: all LoKr products of a large model would not fit in memory.
+    """
+
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    differences: list[tuple[str, Difference]]
+
+
+def read_lora(path: str | Path, transformer: torch.nn.Module) -> Lora:
+    """The LoRA at `path`, a file or a folder with one, for this transformer.
+
+    BadInput names the file and the tensor that has no place or no partner, is of another shape or kind, or not finite.
+    """
+    file = find_file(Path(path))
+    tensors, header = read_tensors(file)
+    parameters = own_parameters(transformer)
+    keys = sort_keys(file, list(tensors), parameters)
+    reader = Reader(file, tensors, header, read_config(file, header), parameters)
+    lora = Lora({}, [])
+    for layer, own in keys.items():
+        methods = {METHODS[name]: key for kind, key in own.items() if (name := kind.split("_w")[0]) in METHODS}
+        if len(methods) > 1:
+            raise BadInput(file, f"{' and '.join(methods)} on one layer", key=min(methods.values()))
+        if "alpha" in own and not methods:
+            raise BadInput(file, "no matrices beside it", key=own["alpha"])
+        if "magnitude" in own:
+            lora.differences.append((f"{layer}.weight", reader.dora(layer, own)))
+        elif "LoRA" in methods:
+            lora.pairs[layer] = reader.pair(layer, own)
+        if "up_bias" in own:
+            lora.differences.append((f"{layer}.bias", reader.up_bias(layer, own)))
+        if "LoKr" in methods:
+            lora.differences.append((f"{layer}.weight", reader.lokr(layer, own)))
+        if "LoHa" in methods:
+            lora.differences.append((f"{layer}.weight", reader.loha(layer, own)))
+        if "diff" in own:
+            name = layer if layer in parameters else f"{layer}.weight"
+            lora.differences.append((name, reader.difference(name, own["diff"])))
+        if "diff_b" in own:
+            lora.differences.append((f"{layer}.bias", reader.difference(f"{layer}.bias", own["diff_b"])))
+    return lora
+
+
+def find_file(path: Path) -> Path:
+    """The LoRA file at `path`: itself, or in a folder the one with diffusers' or PEFT's name, or its only safetensors."""
+    if not path.is_dir():
+        if not path.exists():
+            raise BadInput(path, "no such file")
+        return path
+    for name in (LORA, PEFT_WEIGHTS):
+        if (path / name).exists():
+            return path / name
+    found = sorted(path.glob("*.safetensors"))
+    if not found:
+        raise BadInput(path / LORA, "no such file")
+    if len(found) > 1:
+        raise BadInput(path, f"holds {len(found)} files, {found[0].name} and others: name the file")
+    return found[0]
+
+
+def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of the file, in float32, and its header's own entries."""
+    tensors = {}
+    try:
+        with safe_open(file, "pt") as opened:
+            header = opened.metadata() or {}
+            for key in sorted(opened.keys()):
+                tensors[key] = opened.get_tensor(key)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BadInput(file, f"unreadable, no safetensors: {str(error).splitlines()[0]}") from error
+    if not tensors:
+        raise BadInput(file, "no tensor in it")
+    for key, value in tensors.items():
+        if not value.is_floating_point() and not key.endswith(".alpha"):
+            raise BadInput(file, f"is of {str(value.dtype).removeprefix('torch.')}; weights are floating-point", key=key)
+        tensors[key] = value.float()
+        if not torch.isfinite(tensors[key]).all():
+            raise BadInput(file, "a weight is not finite", key=key)
+    return tensors, header
+
+
+def sort_keys(file: Path, keys: list[str], parameters: dict[str, torch.nn.Parameter]) -> dict[str, dict[str, str]]:
+    """Keys by layer of the transformer and kind. One of the two ways to name layers holds for the whole file, as `norm2` is
+    another layer in each."""
+    parsed = {key: parse(key) for key in keys}
+    layers = max(layer_names(parameters), key=lambda names: sum(bool(own) and own[0] in names for own in parsed.values()))
+    if not any(own and own[0] in layers for own in parsed.values()):
+        raise BadInput(file, "no LoRA for a Wan transformer: no tensor belongs to a layer of it", key=keys[0])
+    found: dict[str, dict[str, str]] = {}
+    for key, own in parsed.items():
+        if own is None:
+            raise BadInput(file, "is none of LoRA, LoKr, LoHa, .diff, .diff_b, .diff_m: not applied", key=key)
+        name, kind = own
+        if name not in layers:
+            raise BadInput(file, "a tensor that this model has no place for", key=key)
+        kinds = found.setdefault(layers[name], {})
+        if kind in kinds:
+            raise BadInput(file, f"a second one for the layer, after '{kinds[kind]}'", key=key)
+        kinds[kind] = key
+    return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One file's tensors, each checked for shape and partners before it counts. `keys`: of one layer, by kind."""
+
+    file: Path
+    tensors: dict[str, torch.Tensor]
+    header: dict[str, str]
+    config: AdapterConfig
+    parameters: dict[str, torch.nn.Parameter]
+
+    def pair(self, layer: str, keys: dict[str, str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """A, and alpha / rank B."""
+        down, up = self._part(keys, "down"), self._part(keys, "up")
+        weight, rank = self._parameter(f"{layer}.weight", keys["down"]), len(down)
+        if weight.ndim < 2 or down.flatten(1).shape[1] != weight[0].numel():
+            raise self._misfit(keys["down"], (rank, *weight.shape[1:]))
+        if up.flatten(1).shape != (len(weight), rank):
+            raise self._misfit(keys["up"], (len(weight), rank))
+        return down, up * self._scale(layer, keys, rank)
+
+    def dora(self, layer: str, keys: dict[str, str]) -> Difference:
+        """What makes of W the magnitudes [out] times the directions of W's and the pair's sum (PEFT's DoRA, arXiv
+        2402.09353): m (W + alpha / rank B A) / |W + alpha / rank B A|, the norm over the inputs of each output."""
+        (down, up), weight, magnitude = self.pair(layer, keys), self.parameters[f"{layer}.weight"], keys["magnitude"]
+        if "diff" in keys:
+            raise BadInput(self.file, f"on the same weight as '{magnitude}'", key=keys["diff"])
+        if weight.ndim != 2 or self.tensors[magnitude].shape != weight.shape[:1]:
+            raise self._misfit(magnitude, weight.shape[:1])
+
+        def change() -> torch.Tensor:
+            turned = weight.float() + up.flatten(1) @ down.flatten(1)
+            return turned * (self.tensors[magnitude] / turned.norm(dim=1))[:, None] - weight.float()
+
+        return change
+
+    def up_bias(self, layer: str, keys: dict[str, str]) -> Difference:
+        """The bias that PEFT trains beside B: it counts as much as B A does."""
+        bias = self.difference(f"{layer}.bias", keys["up_bias"])()
+        return partial(torch.mul, bias, self._scale(layer, keys, len(self._part(keys, "down"))))
+
+    def lokr(self, layer: str, keys: dict[str, str]) -> Difference:
+        """Kronecker product of two factors, each whole or a product itself; alpha counts where one is (LyCORIS, lokr.py)."""
+        weight, factors, rank = self._parameter(f"{layer}.weight", min(keys.values())), [], None
+        for kind in ("lokr_w1", "lokr_w2"):
+            low_rank = [keys[part] for part in (f"{kind}_a", f"{kind}_b") if part in keys]
+            if low_rank and kind in keys:
+                raise BadInput(self.file, f"whole, and again in '{low_rank[0]}'", key=keys[kind])
+            if low_rank:
+                a, b = self._factors(keys, kind)
+                factors.append(a @ b)
+                rank = len(b)
+            else:
+                factors.append(self._part(keys, kind))
+        if self.config.peft_type == "LOKR":  # PEFT counts alpha in any case
+            rank = self.config.rank(layer)
+        one, two = factors
+        one = one.reshape(*one.shape, *[1] * (two.ndim - one.ndim))
+        if one.ndim != two.ndim or tuple(a * b for a, b in zip(one.shape, two.shape, strict=True)) != weight.shape:
+            raise BadInput(self.file, f"no factor of {tuple(weight.shape)}", key=min(keys.values()))
+        return partial(torch.kron, one, two * (1.0 if rank is None else self._scale(layer, keys, rank)))
+
+    def loha(self, layer: str, keys: dict[str, str]) -> Difference:
+        """Elementwise product of two low-rank matrices (LyCORIS, loha.py)."""
+        weight = self._parameter(f"{layer}.weight", min(keys.values()))
+        (a, b), (c, d) = self._factors(keys, "hada_w1"), self._factors(keys, "hada_w2")
+        for one, two, kind in ((a, b, "hada_w1_a"), (c, d, "hada_w2_a")):
+            if weight.ndim < 2 or (len(one), two.shape[1]) != (len(weight), weight[0].numel()):
+                raise BadInput(self.file, f"no factor of {tuple(weight.shape)}", key=keys[kind])
+        scale = self._scale(layer, keys, len(b))
+        return lambda: ((a @ b) * (c @ d) * scale).view(weight.shape)
+
+    def difference(self, name: str, key: str) -> Difference:
+        """What is added to a parameter as it stands in the file."""
+        if self.tensors[key].shape != self._parameter(name, key).shape:
+            raise self._misfit(key, self.parameters[name].shape)
+        return lambda: self.tensors[key]
+
+    def _parameter(self, name: str, key: str) -> torch.nn.Parameter:
+        if name not in self.parameters:
+            raise BadInput(self.file, f"a tensor that this model has no place for: it has no {name}", key=key)
+        return self.parameters[name]
+
+    def _part(self, keys: dict[str, str], kind: str) -> torch.Tensor:
+        """A matrix of one of the methods, which comes with others."""
+        if kind not in keys:
+            there, beside = next((have, key) for have, key in keys.items() if METHODS.get(have.split("_w")[0]))
+            missing = partner(beside) if kind in ("down", "up") else beside.replace(there, kind)
+            if missing == beside:
+                raise BadInput(self.file, "no matrices beside it", key=beside)
+            raise BadInput(self.file, f"missing, beside '{beside}'", key=missing)
+        if self.tensors[keys[kind]].ndim < 2 or not self.tensors[keys[kind]].numel():
+            raise BadInput(self.file, f"is {tuple(self.tensors[keys[kind]].shape)}, no matrix", key=keys[kind])
+        return self.tensors[keys[kind]]
+
+    def _factors(self, keys: dict[str, str], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matrices [n, r] and [r, m]."""
+        a, b = self._part(keys, f"{kind}_a"), self._part(keys, f"{kind}_b")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != len(b):
+            raise self._misfit(keys[f"{kind}_b"], (a.shape[-1], "columns"))
+        return a, b
+
+    def _scale(self, layer: str, keys: dict[str, str], rank: int) -> float:
+        """alpha / rank: of the tensor beside the matrices, else of PEFT's configuration, else 1."""
+        key = next(key for kind, key in keys.items() if kind != "alpha")
+        if self.config.rank(layer) not in (None, rank):
+            raise BadInput(self.file, f"is of rank {rank}, the configuration says {self.config.rank(layer)}", key=key)
+        scale = self.config.scale(layer, rank)
+        if "alpha" in keys:
+            key, alpha = keys["alpha"], self.tensors[keys["alpha"]]
+            if alpha.numel() != 1:
+                raise self._misfit(key, ())
+            if scale not in (None, float(alpha) / rank):
+                raise BadInput(self.file, f"{float(alpha):g}, the configuration says {scale * rank:g}", key=key)
+            scale = float(alpha) / rank
+        elif scale is None:
+            stated = stated_alpha(self.header)
+            if stated and stated[1] != rank:
+                why = f"{stated[1]:g} in the header alone, rank is {rank}: tools differ on its effect; add .alpha tensors"
+                raise BadInput(self.file, why, key=stated[0])
+            scale = 1.0
+        if not 0 < scale < math.inf:
+            raise BadInput(self.file, f"alpha / rank is {scale:g}, not a strength above 0", key=key)
+        return scale
+
+    def _misfit(self, key: str, shape: tuple[int | str, ...]) -> BadInput:
+        wanted = ", ".join(map(str, shape))
+        return BadInput(self.file, f"is {tuple(self.tensors[key].shape)}, the transformer takes ({wanted})", key=key)
