@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from components.errors import BadInput
-from components.video.decode import VideoError, VideoInfo, probe
+from components.video.container import VideoError, file_url, open_file, video_stream
+from components.video.decode import VideoInfo, probe
 
 # What all common browsers play (and Label Studio leaves playing to the browser).
 CODECS = ("h264", "vp9", "av1")
@@ -33,8 +34,8 @@ def copy_blind(source: Path, target: Path) -> None:
 
     partial = target.with_suffix(".partial")
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(source)) as given, av.open(str(partial), "w", format="mp4", options=options) as made:
-        stream = given.streams.video[0]
+    with open_file(source) as given, av.open(file_url(partial), "w", format="mp4", options=options) as made:
+        stream = video_stream(source, given)
         copied = made.add_stream_from_template(stream)
         for packet in given.demux(stream):
             if packet.size:  # the last, empty one ends the stream

@@ -9,6 +9,7 @@ applies the frame plan of its own model, so that a client cannot choose other fr
 
 import asyncio
 import importlib
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, Score, Unscored, Video
-from components.video.decode import VideoError, probe, read_frames
+from components.video.container import VideoError
+from components.video.decode import ClipReader
 
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
 CHECK_SECONDS = 20.0  # that a server may take to say what it serves
@@ -154,12 +156,11 @@ class RewardClient:
             return FILE_MODEL, file_tensors(self.api, video, prompt)
         if isinstance(video, Clip):
             return FRAMES_MODEL, frame_tensors(self.api, video, prompt)
-        if not Path(video).is_file():
+        if not os.path.isfile(video):
             raise VideoError(video, "no such file")
         if self.manners.send == "file":
             return FILE_MODEL, file_tensors(self.api, await asyncio.to_thread(Path(video).read_bytes), prompt)
-        clip = await asyncio.to_thread(lambda: Clip(read_frames(video), probe(video).fps))
-        return FRAMES_MODEL, frame_tensors(self.api, clip, prompt)
+        return FRAMES_MODEL, frame_tensors(self.api, await asyncio.to_thread(whole_clip, video), prompt)
 
     async def _ask(self, model: str, tensors: list[Any]) -> Score | Unscored:
         """Send a request and wait for its answer. Scoring changes nothing on the server, so a request may go out again;
@@ -211,6 +212,13 @@ def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
     if protocol not in ("http", "grpc") or not address:
         raise BadInput(url, "a Triton server is named http://host:port or grpc://host:port")
     return protocol, address
+
+
+def whole_clip(video: str | Path) -> Clip:
+    """All frames of a file, decoded here; VideoError for one that cannot be read."""
+    reader = ClipReader(video)
+    frames = np.stack(list(reader))
+    return Clip(frames, reader.facts["fps"])
 
 
 def frame_tensors(api: ModuleType, clip: Clip, prompt: str) -> list[Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.video.decode import VideoError
+from components.video.container import VideoError, file_url
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) -> None:
@@ -23,7 +23,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) 
         raise VideoError(path, f"{width}x{height}: H.264 in yuv420p needs even sizes")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+    with av.open(file_url(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
