@@ -9,6 +9,7 @@ Names, weights, minima and maxima: Vchitect/VBench, scripts/constant.py and VBen
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,8 @@ def temporal_flickering(videos: Iterable[Path]) -> tuple[Result | None, list[Vid
 
 
 def _opencv_frames(path: str | Path) -> Iterator[np.ndarray]:
-    video = cv2.VideoCapture(file_url(path), cv2.CAP_FFMPEG)
+    # As bytes: a name that is not UTF-8 ends the process otherwise.
+    video = cv2.VideoCapture(os.fsencode(file_url(path)), cv2.CAP_FFMPEG)
     try:
         while (read := video.read())[0]:
             yield read[1]

@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, Score, Unscored, Video
 from components.video.container import VideoError
-from components.video.decode import ClipReader
+from components.video.decode import probe, read_frames
 
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
 CHECK_SECONDS = 20.0  # that a server may take to say what it serves
@@ -33,6 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each ti
 UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
 # Nor was it where the backend's process is gone, in Triton's words, or the model is being loaded in its place.
 DEAD_BACKEND, LOADING, FULL = "is not healthy", "has no available versions", "maximum queue size"
+MOST_BYTES = 2**31 - 2**20  # of frames in a request: gRPC's limit of 2 GiB, less room for the prompt
 # Without these a lost connection is tried again after a wait that grows to two minutes, and messages end at 4 MiB.
 GRPC_CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -215,14 +216,24 @@ def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
 
 
 def whole_clip(video: str | Path) -> Clip:
-    """All frames of a file, decoded here; VideoError for one that cannot be read."""
-    reader = ClipReader(video)
-    frames = np.stack(list(reader))
-    return Clip(frames, reader.facts["fps"])
+    """All frames of a file, decoded here. VideoError for one that cannot be read, or that a request cannot carry: that is
+    found before its frames take the memory."""
+    info = probe(video)
+    size = info.frames * info.height * info.width * 3
+    if size > MOST_BYTES:
+        raise VideoError(video, too_large(size))
+    return Clip(read_frames(video), info.fps)
+
+
+def too_large(size: int) -> str:
+    return f"its frames take {size / 2**30:.1f} GiB, and a request carries {MOST_BYTES / 2**30:g}; send the file"
 
 
 def frame_tensors(api: ModuleType, clip: Clip, prompt: str) -> list[Any]:
-    """The inputs of video_reward; InferenceServerException if the frames are not uint8. api: tritonclient.http or .grpc."""
+    """The inputs of video_reward. InferenceServerException if the frames are not uint8, or more than a request carries.
+    api: tritonclient.http or .grpc."""
+    if clip.frames.nbytes > MOST_BYTES:
+        raise InferenceServerException(too_large(clip.frames.nbytes))
     rate = np.array([clip.fps], np.float64)
     return [
         tensor(api, "frames", "UINT8", clip.frames),

@@ -183,7 +183,7 @@ def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarra
 
 
 def _packets(path: str | Path, container, stream, scan: PacketScan | None = None) -> Iterator[av.Packet]:
-    """All packets to decode, the empty one at the end too, which asks the decoder for what is left; `scan` sees the others."""
+    """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too."""
     for packet in container.demux(stream):
         if packet.size == 0 and packet.dts is not None:
             continue  # a frame without bytes: the one before stays; the decoder would take it for the end

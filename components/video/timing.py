@@ -7,6 +7,7 @@ counts a frame too many. Time stamps are what a player follows, and they win whe
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -92,7 +93,7 @@ def timing_of(
     """The timing of frames shown at `times` for `durations` (both in ticks of `tick` seconds, in the order in which they
     are shown), or None where nothing says how fast. The header's rate stays where it does not contradict the time stamps."""
     frames = len(times)
-    usable = None not in times and all(before <= after for before, after in zip(times, times[1:], strict=False))
+    usable = None not in times and all(before <= after for before, after in pairwise(times))
     duration = _duration(times, durations, container) * tick if usable else 0
     rate = header_rate
     if duration and (not header_rate or _contradicts(frames, duration, tick, header_rate)):

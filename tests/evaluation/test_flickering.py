@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from components.cli import app
 from components.evaluation.vbench import FLICKERING, VBENCH, VERSIONS, flickering, read_results
-from components.video.decode import VideoError
+from components.video.container import VideoError
 from tests.evaluation.clips import CODECS, clip, write
 
 PACKAGE = Path(__file__).parents[2] / ".vbench"
