@@ -10,7 +10,6 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
-import numpy as np
 
 # Containers that store how long each frame is shown. In others FFmpeg makes packets' durations from the header's rate.
 STORED_DURATIONS = ("mov", "avi", "gif", "apng")
@@ -69,7 +68,7 @@ class PacketScan:
 
     def shown(self) -> tuple[list[int | None], list[int]]:
         """Times and durations in the order in which frames are shown, where `counts`."""
-        order = np.argsort(self.times, kind="stable")
+        order = sorted(range(len(self.times)), key=self.times.__getitem__)
         return [self.times[at] for at in order], [self.durations[at] for at in order]
 
 
@@ -92,43 +91,41 @@ def timing_of(
 ) -> Timing | None:
     """The timing of frames shown at `times` for `durations` (both in ticks of `tick` seconds, in the order in which they
     are shown), or None where nothing says how fast. The header's rate stays where it does not contradict the time stamps."""
-    frames = len(times)
-    usable = None not in times and all(before <= after for before, after in pairwise(times))
-    duration = _duration(times, durations, container) * tick if usable else 0
-    rate = header_rate
-    if duration and (not header_rate or _contradicts(frames, duration, tick, header_rate)):
-        rate = frames / duration
-    if not rate:
-        return None
-    fps = float(rate)
-    return Timing(frames, fps, frames / fps, _variation(times))
+    frames, fps = len(times), float(header_rate or 0)
+    stamped = None not in times
+    gaps = [after - before for before, after in pairwise(times)] if stamped else []
+    if stamped and min(gaps, default=0) >= 0:
+        ticks = sum(gaps) + _last_duration(gaps, durations, container)
+        if ticks and not (header_rate and _agrees(frames, ticks, tick, header_rate)):
+            fps = float(frames / (ticks * tick))
+    return Timing(frames, fps, frames / fps, _variation(times) if stamped else None) if fps else None
 
 
-def _duration(times: Sequence[int], durations: Sequence[int], container: str) -> Fraction:
-    """Ticks from the first frame to the end of the last."""
+def _last_duration(gaps: Sequence[int], durations: Sequence[int], container: str) -> int | Fraction:
+    """Ticks that the last frame is shown."""
     last = durations[-1]
-    if len(times) == 1:
-        return Fraction(last)
-    span = times[-1] - times[0]
-    gaps = np.diff(times)
+    if not gaps:
+        return last
+    right = container in STORED_DURATIONS or abs(sum(durations[:-1]) - sum(gaps)) <= TILING * sum(gaps)
     # MP4 files of some writers have a last frame of no duration, or of one tick.
-    stored = container in STORED_DURATIONS and 2 * last >= gaps.min()
-    if last and (stored or abs(sum(durations[:-1]) - span) <= TILING * span):
-        return Fraction(span + last)
-    tail = min(LAST_GAPS, len(gaps))
-    return span + Fraction(times[-1] - times[-1 - tail], tail)
+    if right and last and 2 * last >= min(gaps):
+        return last
+    tail = gaps[-LAST_GAPS:]
+    return Fraction(sum(tail), len(tail))
 
 
-def _contradicts(frames: int, duration: Fraction, tick: Fraction, rate: Fraction) -> bool:
-    # Where a frame lasts no whole number of ticks, the first and the last time stamp are rounded.
-    rounding = 0 if (1 / (rate * tick)).denominator == 1 else 2 * tick
-    return abs(frames / rate - duration) > max(CONTRADICTION * duration, rounding)
+def _agrees(frames: int, ticks: int | Fraction, tick: Fraction, rate: Fraction) -> bool:
+    """Whether `frames` at `rate` take `ticks`, but for CONTRADICTION and rounding: where a frame lasts no whole number of
+    ticks, the first and the last time stamp are rounded."""
+    whole, rest = divmod(rate.denominator * tick.denominator, rate.numerator * tick.numerator)
+    exact = frames * (whole + rest / (rate.numerator * tick.numerator))
+    return abs(exact - ticks) <= max(CONTRADICTION * ticks, 2 if rest else 0)
 
 
-def _variation(times: Sequence[int | None]) -> float | None:
+def _variation(times: Sequence[int]) -> float | None:
     """A difference of one tick of the clock, as of 30 frames a second in milliseconds, is no variation."""
-    if None in times or len(set(times)) < 2:
+    gaps = [after - before for before, after in pairwise(sorted(times))]
+    if not any(gaps):
         return None
-    gaps = np.diff(sorted(times))
-    difference = int(gaps.max() - gaps.min())
-    return difference / float(gaps.mean()) if difference > 1 else 0.0
+    difference = max(gaps) - min(gaps)
+    return difference / (sum(gaps) / len(gaps)) if difference > 1 else 0.0
