@@ -1,5 +1,6 @@
 """Parquet tables with a fixed schema: the same rows give the same bytes."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[s
                 raise BadInput(path, f"column is {found}, not {field.type}", key=field.name)
         table = table.select(schema.names)
     return table.to_pylist()
+
+
+def text_of(path: str | Path) -> str:
+    """A path as a cell of a table, which must be UTF-8: other bytes of a file's name as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -1,10 +1,12 @@
 """Clips as annotators get them: copies under names, and with contents, that say nothing of where they come from."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from components.errors import BadInput
-from components.video.decode import VideoError, VideoInfo, probe
+from components.video.container import VideoError, file_url, open_file, video_stream
+from components.video.decode import VideoInfo, probe
 
 # What all common browsers play (and Label Studio leaves playing to the browser).
 CODECS = ("h264", "vp9", "av1")
@@ -12,14 +14,20 @@ PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 
 
 def check_video(file: Path, row: int | None, path: Path) -> VideoInfo:
-    """BadInput, naming `row` of `file`, for a video that cannot be read or that a browser would not play."""
+    """BadInput, naming `row` of `file`, for a video that cannot be read, that a browser would not play, or of which a copy
+    would show other frames."""
     try:
         info = probe(path)
+        if info.codec not in CODECS or info.pixel_format not in PIXEL_FORMATS:
+            why = f"browsers play H.264, VP9 and AV1 in yuv420p, not {info.codec} in {info.pixel_format}"
+            raise VideoError(path, why)
+        with tempfile.TemporaryDirectory() as folder:
+            copy_blind(path, Path(folder) / "copy.mp4")
+            copied = probe(Path(folder) / "copy.mp4").frames
+        if copied != info.frames:  # an edit list that hides frames between those shown
+            raise VideoError(path, f"a copy would show {copied} frames where it shows {info.frames}; re-encode it")
     except VideoError as error:
         raise BadInput(file, str(error), row=row, key="path") from error
-    if info.codec not in CODECS or info.pixel_format not in PIXEL_FORMATS:
-        why = f"{path}: browsers play H.264, VP9 and AV1 in yuv420p, not {info.codec} in {info.pixel_format}"
-        raise BadInput(file, why, row=row, key="path")
     return info
 
 
@@ -27,17 +35,28 @@ def copy_blind(source: Path, target: Path) -> None:
     """Copy the pictures of a video, packet by packet, into a new MP4 file that appears whole or not at all.
 
     Left behind: titles, comments, encoder names and dates (generators and their front ends write the model's name there),
-    and sound, which not every generator makes. The index comes first, so that a browser can start at once.
+    cover art, sound, which not every generator makes, and what an edit list hides behind the last frame shown. The index
+    comes first, so that a browser can start at once. VideoError where MP4 cannot hold the packets.
     """
     import av
 
     partial = target.with_suffix(".partial")
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(source)) as given, av.open(str(partial), "w", format="mp4", options=options) as made:
-        stream = given.streams.video[0]
-        copied = made.add_stream_from_template(stream)
-        for packet in given.demux(stream):
-            if packet.size:  # the last, empty one ends the stream
+    try:
+        with open_file(source) as given, av.open(file_url(partial), "w", format="mp4", options=options) as made:
+            stream = video_stream(source, given)
+            # Opaque: PyAV would look for an encoder named as the decoder, and there is none of AV1's (libdav1d).
+            copied = made.add_stream_from_template(stream, opaque=True)
+            held = []
+            for packet in given.demux(stream):
+                if not packet.size:  # the last one, which ends the stream
+                    continue
                 packet.stream = copied
-                made.mux(packet)
+                held.append(packet)
+                if not packet.is_discard:
+                    made.mux(held)
+                    held = []
+    except av.error.FFmpegError as error:
+        partial.unlink(missing_ok=True)
+        raise VideoError(source, f"cannot be copied into MP4: {error.strerror}") from error
     os.replace(partial, target)

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 
 from components.curation.manifest import MEASURES_SCHEMA
-from components.video.decode import ClipReader, VideoError
+from components.tables import text_of
+from components.video.container import VideoError
+from components.video.decode import ClipReader
 
 LIGHT_EVERY = 8  # light and grain are measured on every eighth frame, the first among them
 DARK, BRIGHT = 2, 253  # luma levels from which on detail is lost
@@ -33,10 +35,15 @@ FLAT = 2.0  # standard deviation of luma below which a thumbnail's hash would be
 
 def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
     """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`; motion is null without `optical_flow`."""
-    path = Path(folder) / row["clip"]
-    with open(path, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": row["clip"], "bytes": path.stat().st_size, "sha256": sha256}
+    path, clip = Path(folder) / row["clip"], text_of(row["clip"])
+    found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": clip, "bytes": 0, "sha256": ""}
+    try:
+        with open(path, "rb") as stream:
+            found |= {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    except OSError as error:
+        return found | {"broken": f"unreadable: {error.strerror}"}
+    if clip != row["clip"]:
+        return found | {"broken": "the name of its file is not UTF-8"}  # no table could name it to those who read it
     reader = ClipReader(path)
     try:
         measures = measure_frames(reader, optical_flow)

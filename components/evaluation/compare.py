@@ -50,7 +50,8 @@ def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple
         judge gold_<dimension>, prompt_right and speed_error; and the clips' looks [N, D].
     """
     from components.simulation.judge import judge
-    from components.video.decode import VideoError, read_frames
+    from components.video.container import VideoError
+    from components.video.decode import read_frames
 
     rows, looks = [], []
     for clip in stage.progress(list(samples.itertuples()), "judge"):

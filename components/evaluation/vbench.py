@@ -8,9 +8,9 @@ Names, weights, minima and maxima: Vchitect/VBench, scripts/constant.py and VBen
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -18,9 +18,11 @@ import numpy as np
 
 from components.errors import BadInput
 from components.text_files import read_json
-from components.video.decode import ClipReader, VideoError
+from components.video.container import VideoError, file_url
+from components.video.decode import ClipReader
 
 RESULT_FILES = "*_eval_results.json"
+OTHER_PICTURE = 8  # levels of mean difference between two decoders' pixels, above which they are of two pictures
 VIDEOS = (".mp4", ".gif")  # what VBench takes from a folder
 FLICKERING = "temporal_flickering"
 NOTE = (
@@ -122,19 +124,27 @@ def flickering(path: str | Path) -> float:
     1 - the mean over consecutive frames of the mean absolute difference of their 8-bit values, over 255 (arXiv 2311.17982;
     `vbench.temporal_flickering`).
 
-    The pixels are OpenCV's, as VBench reads them: of ten-bit clips PyAV makes others, by 0.006 of the score on noise. PyAV
-    reads along and says what is broken, where OpenCV leaves frames out or shows damaged ones. VideoError.
+    The pixels are OpenCV's, as VBench reads them: of ten-bit clips PyAV makes others, by 0.006 of the score on noise; of
+    eight-bit clips the same. PyAV reads along, and its pixels stand where OpenCV does not show the frames that are there:
+    of interlaced H.264 it repeats one picture, and its wheels have no decoder for AV1. VideoError.
     """
-    before, differences = None, []
-    for checked, frame in zip_longest(ClipReader(path), _opencv_frames(path)):
-        if checked is None or frame is None:
-            raise VideoError(path, "OpenCV, with which VBench reads, does not decode the frames that are there")
+    reader, opencv = ClipReader(path), _opencv_frames(path)
+    differences, theirs = [], []
+    before = theirs_before = None
+    faithful = True
+    for frame in reader:
+        pixels = next(opencv, None) if faithful and not reader.interlaced else None
+        faithful = pixels is not None and _same_picture(frame, pixels)
         if before is not None:
-            differences.append(cv2.norm(frame, before, cv2.NORM_L1) / frame.size / 255)
-        before = frame
+            differences.append(_difference(frame, before))
+        if faithful and theirs_before is not None:
+            theirs.append(_difference(pixels, theirs_before))
+            faithful = theirs[-1] > 0 or differences[-1] == 0
+        before, theirs_before = frame, pixels
     if not differences:
         raise VideoError(path, "one frame; flickering needs two")
-    return 1 - float(np.mean(differences))
+    faithful = faithful and next(opencv, None) is None
+    return 1 - float(np.mean(theirs if faithful else differences))
 
 
 def temporal_flickering(videos: Iterable[Path]) -> tuple[Result | None, list[VideoError]]:
@@ -149,12 +159,24 @@ def temporal_flickering(videos: Iterable[Path]) -> tuple[Result | None, list[Vid
 
 
 def _opencv_frames(path: str | Path) -> Iterator[np.ndarray]:
-    video = cv2.VideoCapture(str(path))
+    # As bytes: a name that is not UTF-8 ends the process otherwise.
+    video = cv2.VideoCapture(os.fsencode(file_url(path)), cv2.CAP_FFMPEG)
     try:
         while (read := video.read())[0]:
             yield read[1]
     finally:
         video.release()
+
+
+def _same_picture(frame: np.ndarray, pixels: np.ndarray) -> bool:
+    """Whether OpenCV's `pixels` (BGR) are of the RGB `frame`, but for the rounding of more than eight bits."""
+    if frame.shape != pixels.shape:
+        return False
+    return cv2.norm(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), pixels, cv2.NORM_L1) <= OTHER_PICTURE * frame.size
+
+
+def _difference(frame: np.ndarray, before: np.ndarray) -> float:
+    return cv2.norm(frame, before, cv2.NORM_L1) / frame.size / 255
 
 
 def list_videos(paths: Iterable[Path]) -> list[Path]:

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from components.errors import BadInput
 from components.reward.score import Clip, RewardModel, Score, Unscored
-from components.video.decode import VideoError, probe, read_frames
+from components.video.container import VideoError
+from components.video.decode import probe, read_frames
 
 # Raw scores of one input in unlike batches: float32 sums in another order. Measured: 4e-6 (the published model's layout).
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.3}

@@ -51,6 +51,8 @@ def score(
     A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2; one that no server
     answered for makes it 4.
     """
+    from components.tables import text_of
+
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadInput(out, "the name of a table ends in .parquet or .csv")
     items = read_items(videos or [], prompt, csv)
@@ -89,7 +91,7 @@ def score(
             print(json.dumps({"path": str(path), "prompt": text, **known, **origin}))
         else:
             cells = [f"{name} {value:+.3f}" for name, value in result.normalised.items()]
-            print(f"{path}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
+            print(f"{text_of(path)}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
     if failed:
         raise typer.Exit(4 if "Unanswered" in failed else 2)
 

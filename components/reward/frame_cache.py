@@ -19,7 +19,7 @@ import numpy as np
 from components.reward.pairs import VIDEOS, Pairs
 from components.reward.score import Unscored, ahead, planned_frames
 from components.stage import SCRATCH, Stage, folder_digest
-from components.video import decode, frames
+from components.video import container, decode, frames, timing
 from components.video.frames import FramePlan
 
 CACHE = SCRATCH / "cache" / "frames"
@@ -55,7 +55,8 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
 
 def cache_folder(plan: FramePlan) -> Path:
     """Where the clips of a frame plan lie, as this version of the code decodes and resizes them."""
-    identity = json.dumps([repr(plan), *(folder_digest(module.__file__) for module in (decode, frames))])
+    code = (folder_digest(module.__file__) for module in (container, decode, frames, timing))
+    identity = json.dumps([repr(plan), *code])
     return CACHE / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

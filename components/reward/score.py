@@ -18,7 +18,9 @@ from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
 from components.stage import Stage, folder_digest
-from components.video.decode import VideoError, VideoInfo, read_chosen
+from components.tables import text_of
+from components.video.container import VideoError
+from components.video.decode import VideoInfo, read_chosen
 from components.video.frames import FramePlan, resize_frames
 
 if TYPE_CHECKING:
@@ -250,9 +252,9 @@ def as_table(
 
     table = []
     for path, prompt, score in zip(paths, prompts, scores, strict=True):
-        row = {"path": str(path), "prompt": prompt}
+        row = {"path": text_of(path), "prompt": prompt}
         if isinstance(score, Unscored):
-            table.append(row | {"status": "failed", "reason": score.reason})
+            table.append(row | {"status": "failed", "reason": text_of(score.reason)})
             continue
         row |= {"status": "ok", "reason": None, **score.normalised, OVERALL: score.overall}
         row |= {f"raw_{name}": value for name, value in score.raw.items()}

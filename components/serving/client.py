@@ -9,6 +9,7 @@ applies the frame plan of its own model, so that a client cannot choose other fr
 
 import asyncio
 import importlib
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, Score, Unscored, Video
-from components.video.decode import VideoError, probe, read_frames
+from components.video.container import VideoError
+from components.video.decode import probe, read_frames
 
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
 CHECK_SECONDS = 20.0  # that a server may take to say what it serves
@@ -31,6 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each ti
 UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
 # Nor was it where the backend's process is gone, in Triton's words, or the model is being loaded in its place.
 DEAD_BACKEND, LOADING, FULL = "is not healthy", "has no available versions", "maximum queue size"
+MOST_BYTES = 2**31 - 2**20  # of frames in a request: gRPC's limit of 2 GiB, less room for the prompt
 # Without these a lost connection is tried again after a wait that grows to two minutes, and messages end at 4 MiB.
 GRPC_CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -154,12 +157,11 @@ class RewardClient:
             return FILE_MODEL, file_tensors(self.api, video, prompt)
         if isinstance(video, Clip):
             return FRAMES_MODEL, frame_tensors(self.api, video, prompt)
-        if not Path(video).is_file():
+        if not os.path.isfile(video):
             raise VideoError(video, "no such file")
         if self.manners.send == "file":
             return FILE_MODEL, file_tensors(self.api, await asyncio.to_thread(Path(video).read_bytes), prompt)
-        clip = await asyncio.to_thread(lambda: Clip(read_frames(video), probe(video).fps))
-        return FRAMES_MODEL, frame_tensors(self.api, clip, prompt)
+        return FRAMES_MODEL, frame_tensors(self.api, await asyncio.to_thread(whole_clip, video), prompt)
 
     async def _ask(self, model: str, tensors: list[Any]) -> Score | Unscored:
         """Send a request and wait for its answer. Scoring changes nothing on the server, so a request may go out again;
@@ -213,8 +215,25 @@ def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
     return protocol, address
 
 
+def whole_clip(video: str | Path) -> Clip:
+    """All frames of a file, decoded here. VideoError for one that cannot be read, or that a request cannot carry: that is
+    found before its frames take the memory."""
+    info = probe(video)
+    size = info.frames * info.height * info.width * 3
+    if size > MOST_BYTES:
+        raise VideoError(video, too_large(size))
+    return Clip(read_frames(video), info.fps)
+
+
+def too_large(size: int) -> str:
+    return f"its frames take {size / 2**30:.1f} GiB, and a request carries {MOST_BYTES / 2**30:g}; send the file"
+
+
 def frame_tensors(api: ModuleType, clip: Clip, prompt: str) -> list[Any]:
-    """The inputs of video_reward; InferenceServerException if the frames are not uint8. api: tritonclient.http or .grpc."""
+    """The inputs of video_reward. InferenceServerException if the frames are not uint8, or more than a request carries.
+    api: tritonclient.http or .grpc."""
+    if clip.frames.nbytes > MOST_BYTES:
+        raise InferenceServerException(too_large(clip.frames.nbytes))
     rate = np.array([clip.fps], np.float64)
     return [
         tensor(api, "frames", "UINT8", clip.frames),

@@ -1,4 +1,8 @@
-"""Read clips with PyAV, and say by name why one cannot be read. Frames are RGB as FFmpeg converts them by default."""
+"""Read clips with PyAV, and say by name why one cannot be read. Frames are RGB as FFmpeg converts them by default.
+
+What counts as a frame is what a player shows, here and in all that reads clips by this module: not what an edit list hides,
+nor what can only be decoded with a part that was cut off.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,48 +12,36 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-# FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses to be opened. Strangers' bytes are
-# only read as what holds its own pictures.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,av1,obu,ivf,yuv4mpegpipe,nut,mxf"
-
-
-class VideoError(Exception):
-    """A clip cannot be read or written. `why` starts with what is wrong in a few words, and fits in a table cell."""
-
-    def __init__(self, path: str | Path, why: str):
-        super().__init__(f"{path}: {why}")
-        self.path = Path(path)
-        self.why = why
-
-    def __reduce__(self):  # so that it crosses process borders: Exception would be rebuilt from its one text
-        return VideoError, (self.path, self.why)
+from components.video.container import VideoError, check_whole, container_name, open_file, video_stream
+from components.video.timing import PacketScan, Timing, timing_of
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the container says, checked against the packets that are really there."""
+    """What a clip is like: what its container says, and of its frames what a player shows."""
 
     container: str
-    codec: str
+    codec: str  # FFmpeg's name of the format, whichever decoder reads it
     pixel_format: str
     width: int
     height: int
-    fps: float  # average over the stream
-    frames: int  # packets of the video stream
+    fps: float  # average over the clip, also where the rate varies
+    frames: int
     duration: float  # seconds, frames / fps
 
 
 @dataclass(frozen=True)
 class Shown:
     """Number of frames, and place of each packet's time stamp in the order in which frames are shown; no places where
-    packets have no time stamps of their own (a bare H.264 stream)."""
+    only decoding tells which packets are frames."""
 
     frames: int
     places: dict[int, int]
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Read a clip's headers and its packets, decoding only the first frame. VideoError if it cannot be used."""
+    """Read a clip's headers and its packets, decoding only the first frame where packets tell the number of frames.
+    VideoError if it cannot be used."""
     return _look(path)[0]
 
 
@@ -57,41 +49,42 @@ class ClipReader:
     """A clip read once, from start to end: iterate over it for its frames, uint8 RGB [H, W, 3], one in memory at a time.
 
     `facts` fills as the pass goes on, also where it breaks off with VideoError: what the container says (container,
-    codec, pixel_format, width, height), `rotation` in degrees with the first frame, and at the end what the packets say:
-    frames, fps, duration and `rate_variation`, how much longer the longest gap between two frames is than the shortest,
-    over the mean (0 is a constant rate; None where packets have no time stamps of their own or there is one frame).
+    codec, pixel_format, width, height), `rotation` in degrees and `interlaced` with the first frame, and at the end the
+    fields of Timing.
     """
 
     def __init__(self, path: str | Path):
         self.path = path
         self.facts: dict[str, str | int | float | None] = {}
+        self.interlaced = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with _open(self.path) as container:
-            stream = _video_stream(self.path, container)
-            stream.thread_type = "NONE"  # callers run several clips at a time
+        with open_file(self.path) as container:
+            stream = _single_threaded(video_stream(self.path, container))
             self.facts |= _facts_of_container(container, stream)
-            seen, shape, times, reformatter = 0, None, [], VideoReformatter()
+            first, shape, times, durations, reformatter = None, None, [], [], VideoReformatter()
+            scan = PacketScan(self.facts["codec"])
             try:
-                for packet in container.demux(stream):
-                    if packet.size > 0 and not packet.is_discard:
-                        times.append(packet.pts)
+                for packet in _packets(self.path, container, stream, scan):
                     for frame in packet.decode():
-                        if not seen:
-                            self.facts["rotation"] = frame.rotation
+                        if first is None:
+                            first = frame
+                            self.facts["rotation"], self.interlaced = frame.rotation, frame.interlaced_frame
                         shape = _check_frame(self.path, frame, shape)
                         yield _rgb(frame, reformatter)
-                        seen += 1
+                        times.append(frame.pts)
+                        durations.append(frame.duration or 0)
             except av.error.FFmpegError as error:
-                raise VideoError(self.path, f"truncated or corrupt: {error.strerror} after {seen} frames") from error
-            _check_count(self.path, seen, stream.frames)
-            fps = _rate(self.path, stream)
-            self.facts |= {
-                "frames": seen,
-                "fps": fps,
-                "duration": seen / fps,
-                "rate_variation": _rate_variation(times),
-            }
+                raise VideoError(self.path, f"truncated or corrupt: {error.strerror} after {len(times)} frames") from error
+            check_whole(self.path, container, stream, scan.read)
+            if first is None:
+                raise VideoError(self.path, "no frames")
+            if scan.counts(first):
+                if len(times) < len(scan.times):
+                    raise VideoError(self.path, f"truncated or corrupt: {len(times)} of {len(scan.times)} frames")
+                times, durations = scan.shown()
+            timing = _timing(self.path, container, stream, times, durations)
+            self.facts |= _facts_of_container(container, stream) | vars(timing)
 
 
 def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.ndarray:
@@ -104,13 +97,7 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
     """
     if indices is None:
         return np.stack(list(ClipReader(path)))
-    try:
-        with _open(path) as container:
-            packets = container.demux(_video_stream(path, container))
-            shown = _shown([packet.pts for packet in packets if packet.size > 0 and not packet.is_discard])
-    except av.error.FFmpegError as error:
-        raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
-    return _decode(path, indices, shown)
+    return _decode(path, indices, _look(path)[1])
 
 
 def read_chosen(path: str | Path, choose: Callable[[VideoInfo], Sequence[int]]) -> np.ndarray:
@@ -121,25 +108,46 @@ def read_chosen(path: str | Path, choose: Callable[[VideoInfo], Sequence[int]]) 
 
 
 def _look(path: str | Path) -> tuple[VideoInfo, Shown]:
-    with _open(path) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "NONE"  # as below; for one frame, starting threads takes longer than decoding
-        times, first = [], None
+    with open_file(path) as container:
+        # For one frame, starting threads takes longer than decoding.
+        stream = _single_threaded(video_stream(path, container))
+        facts, first = _facts_of_container(container, stream), None
+        scan = PacketScan(facts["codec"])
         try:
-            for packet in container.demux(stream):
-                if packet.size > 0 and not packet.is_discard:
-                    times.append(packet.pts)
+            for packet in _packets(path, container, stream, scan):
                 if first is None:
                     first = next(iter(packet.decode()), None)
         except av.error.FFmpegError as error:
             raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
+        check_whole(path, container, stream, scan.read)
         if first is None:
             raise VideoError(path, "no frames")
         _check_frame(path, first, None)
-        _check_count(path, len(times), stream.frames)
-        fps, frames = _rate(path, stream), len(times)
-        facts = _facts_of_container(container, stream)
-        return VideoInfo(**facts, fps=fps, frames=frames, duration=frames / fps), _shown(times)
+        if scan.counts(first):
+            times, durations = scan.shown()
+            places = {time: place for place, time in enumerate(times)}
+        else:
+            (times, durations), places = _times_of_frames(path), {}
+        timing = _timing(path, container, stream, times, durations)
+        facts = _facts_of_container(container, stream)  # the decoder may know better, once it has seen a frame
+        info = VideoInfo(**facts, fps=timing.fps, frames=timing.frames, duration=timing.duration)
+        return info, Shown(timing.frames, places)
+
+
+def _times_of_frames(path: str | Path) -> tuple[list[int | None], list[int]]:
+    """Times and durations of all frames, decoded, in the order in which they are shown."""
+    times, durations, shape = [], [], None
+    with open_file(path) as container:
+        stream = _single_threaded(video_stream(path, container))
+        try:
+            for packet in _packets(path, container, stream):
+                for frame in packet.decode():
+                    shape = _check_frame(path, frame, shape)
+                    times.append(frame.pts)
+                    durations.append(frame.duration or 0)
+        except av.error.FFmpegError as error:
+            raise VideoError(path, f"truncated or corrupt: {error.strerror} after {len(times)} frames") from error
+    return times, durations
 
 
 def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarray:
@@ -149,13 +157,12 @@ def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarra
         raise VideoError(path, f"truncated: {shown.frames} frames, frame {max(indices)} was wanted")
     kept: dict[int, np.ndarray] = {}
     # Opened anew, as not all that can be read can be wound back.
-    with _open(path) as container:
-        stream = _video_stream(path, container)
-        stream.thread_type = "NONE"
+    with open_file(path) as container:
+        stream = _single_threaded(video_stream(path, container))
         shape, reformatter = None, VideoReformatter()
         wanted, decoded = set(indices), 0
         try:
-            for packet in container.demux(stream):
+            for packet in _packets(path, container, stream):
                 # The last, empty packet asks for what is left.
                 needed = not shown.places or packet.size == 0 or shown.places.get(packet.pts) in wanted
                 stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
@@ -175,53 +182,39 @@ def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarra
     return np.stack([kept[index] for index in indices])
 
 
-def _shown(times: list[int | None]) -> Shown:
-    if None in times or len(set(times)) < len(times):
-        return Shown(len(times), {})
-    return Shown(len(times), {time: index for index, time in enumerate(sorted(times))})
+def _packets(path: str | Path, container, stream, scan: PacketScan | None = None) -> Iterator[av.Packet]:
+    """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too."""
+    for packet in container.demux(stream):
+        if packet.size == 0 and packet.dts is not None:
+            continue  # a frame without bytes: the one before stays; the decoder would take it for the end
+        if packet.is_corrupt:
+            raise VideoError(path, "truncated or corrupt: a packet is damaged")
+        if packet.size and scan is not None:
+            scan.add(packet)
+        yield packet
 
 
-def _open(path: str | Path):
-    if not Path(path).is_file():
-        raise VideoError(path, "no such file")
-    try:
-        return av.open(str(path), options={"format_whitelist": CONTAINERS})
-    except av.error.FFmpegError as error:
-        raise VideoError(path, f"unreadable: {error.strerror}") from error
+def _single_threaded(stream: av.VideoStream) -> av.VideoStream:
+    stream.thread_type = "NONE"  # callers run several clips at a time
+    return stream
 
 
-def _video_stream(path: str | Path, container):
-    if not container.streams.video:
-        raise VideoError(path, "no video stream")
-    return container.streams.video[0]
+def _timing(path: str | Path, container, stream, times: list[int | None], durations: list[int]) -> Timing:
+    timing = timing_of(times, durations, stream.time_base, stream.average_rate, container_name(container))
+    if timing is None:
+        raise VideoError(path, "no frame rate, and no time stamps to take it from")
+    return timing
 
 
 def _facts_of_container(container, stream) -> dict[str, str | int]:
     codec = stream.codec_context
     return {
-        "container": container.format.name.split(",")[0],
-        "codec": codec.name,
+        "container": container_name(container),
+        "codec": codec.codec.canonical_name,
         "pixel_format": codec.pix_fmt,
         "width": codec.width,
         "height": codec.height,
     }
-
-
-def _rate(path: str | Path, stream) -> float:
-    """Frames a second, on average."""
-    if not stream.average_rate:
-        raise VideoError(path, "no frame rate")
-    return float(stream.average_rate)
-
-
-def _rate_variation(times: list[int | None]) -> float | None:
-    """(longest - shortest) / mean gap between the time stamps of packets. A difference of one tick of the clock, as of 30
-    frames a second in milliseconds, is no variation."""
-    if None in times or len(set(times)) < 2:
-        return None
-    gaps = np.diff(sorted(times))
-    difference = int(gaps.max() - gaps.min())
-    return difference / float(gaps.mean()) if difference > 1 else 0.0
 
 
 def _rgb(frame, reformatter: VideoReformatter) -> np.ndarray:
@@ -242,11 +235,3 @@ def _check_frame(path: str | Path, frame, shape: tuple[int, int] | None) -> tupl
     if shape not in (None, (frame.height, frame.width)):
         raise VideoError(path, f"the frame size changes from {shape[1]}x{shape[0]} to {frame.width}x{frame.height}")
     return frame.height, frame.width
-
-
-def _check_count(path: str | Path, frames: int, promised: int) -> None:
-    """`promised` is 0 for containers that do not say (Matroska, transport streams)."""
-    if frames == 0:
-        raise VideoError(path, "no frames")
-    if frames < promised:
-        raise VideoError(path, f"truncated: {frames} of {promised} frames")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from components.files import whole_file
-from components.video.decode import VideoError
+from components.video.container import VideoError, file_url
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) -> None:
@@ -24,7 +24,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) 
         raise VideoError(path, f"{width}x{height}: H.264 in yuv420p needs even sizes")
     with (
         whole_file(path, sync=False) as partial,
-        av.open(f"file:{partial}", "w", format="mp4", container_options={"fflags": "+bitexact"}) as container,
+        av.open(file_url(partial), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container,
     ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

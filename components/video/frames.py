@@ -68,7 +68,11 @@ class FramePlan:
 
     def indices(self, total_frames: int, source_fps: float) -> list[int]:
         """Indices of the frames to keep, spread evenly, first and last included, halves rounded to even; or those of the
-        moments. ValueError if the clip has too few."""
+        moments. ValueError if the clip has too few.
+
+        Evenly by number and not by time, as the reference has it: where the rate varies, `source_fps` is the average, and
+        more frames are kept of the stretches that have more of them.
+        """
         if self.sampling == "multi_pts":
             return _moments(total_frames, source_fps)
         count = self.count(total_frames, source_fps)

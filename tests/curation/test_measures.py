@@ -1,5 +1,6 @@
 """Each measure answers to its own kind of change, and a broken clip is a row with a reason."""
 
+import os
 from fractions import Fraction
 
 import av
@@ -210,3 +211,18 @@ def test_without_optical_flow(tmp_path):
     write_video(tmp_path / "clip.mp4", scene(), 8)
     with_flow, without = (measure_clip({"clip": "clip.mp4"}, str(tmp_path), flow) for flow in (True, False))
     assert without == with_flow | {"motion": None, "motion_smoothness": None}
+
+
+def test_one_bad_file_is_a_row_with_a_reason(tmp_path):
+    """A file that went away or may not be read, and one whose name no table can hold."""
+    name = os.fsdecode(b"caf\xe9.mp4")
+    write_video(tmp_path / name, scene(), 8)
+    write_video(tmp_path / "Style: a.mp4", scene(), 8)
+    rows = [measure_clip({"clip": clip}, str(tmp_path), True) for clip in ("gone.mp4", name, "Style: a.mp4")]
+    assert [row["broken"] for row in rows] == [
+        "unreadable: No such file or directory",
+        "the name of its file is not UTF-8",
+        None,
+    ]
+    write_table(tmp_path / "a.parquet", rows, MEASURES_SCHEMA)
+    assert [row["clip"] for row in read_table(tmp_path / "a.parquet")] == ["gone.mp4", r"caf\xe9.mp4", "Style: a.mp4"]

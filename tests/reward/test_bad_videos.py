@@ -1,5 +1,6 @@
 """Every kind of file that turns up in a folder of videos: a score where it is a video, else a reason and no number."""
 
+import os
 import re
 
 import av
@@ -12,9 +13,10 @@ from components.cli import app
 from components.reward.score import RewardModel, Score, Unscored
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
+from tests.video.files import write
 from tests.video.test_decode import clip, remux, write_sound
 
-GOOD = ["plain.mp4", "odd.mkv", "variable.mkv", "4k.mp4"]
+GOOD = ["plain.mp4", "odd.mkv", "variable.mkv", "4k.mp4", "Style: a.mp4", "animated.gif", os.fsdecode(b"lat\xe9.mp4")]
 BAD = {
     "unreadable.mp4": "unreadable",
     "truncated.mp4": "truncated",
@@ -23,6 +25,8 @@ BAD = {
     "sound.mp4": "no video stream",
     "rotated.mp4": "rotated by 90",
     "missing.mp4": "no such file",
+    "a" * 300: "no such file",
+    "still.webp": "unreadable: WebP",
 }
 
 
@@ -44,6 +48,10 @@ def folder(tmp_path_factory):
     write_video(folder / "plain.mp4", clip(), 8)
     write_lossless(folder / "odd.mkv", clip(9, 35)[:, :, :33], range(0, 9 * 125, 125))
     write_lossless(folder / "variable.mkv", clip(), np.cumsum([0, 40, 40, 500, 40, 40, 700, 40, 40]).tolist())
+    for name in ("Style: a.mp4", os.fsdecode(b"lat\xe9.mp4")):
+        write_video(folder / name, clip(), 8)
+    write(folder / "animated.gif", 9, "gif", 8, "rgb8")
+    (folder / "still.webp").write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8X" + bytes(28))
     write_video(folder / "4k.mp4", np.zeros((4, 2160, 3840, 3), np.uint8), 8)
     (folder / "unreadable.mp4").write_bytes(b"no video at all")
     whole = remux(folder / "plain.mp4", folder / "fast.mp4", {"movflags": "faststart"}).read_bytes()
@@ -107,3 +115,13 @@ def test_the_command_writes_a_row_a_video_and_says_with_its_exit_code_that_some_
     assert [path.name for path in tmp_path.iterdir()] == [name]
     result = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "scores.txt")])
     assert "scores.txt" in str(result.exception) and not (tmp_path / "scores.txt").exists()
+
+
+def test_a_name_that_is_not_utf8_stands_in_the_table(folder, model, tmp_path):
+    names = [os.fsdecode(b"lat\xe9.mp4"), os.fsdecode(b"no\xe9.mp4")]
+    out = tmp_path / "scores.parquet"
+    command = ["score", *(str(folder / name) for name in names), "--prompt", "a", "--model", str(model), "--out", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 2
+    table = pd.read_parquet(out)
+    assert table.status.tolist() == ["ok", "failed"]
+    assert [path.rpartition("/")[2] for path in table.path] == [r"lat\xe9.mp4", r"no\xe9.mp4"]

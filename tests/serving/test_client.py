@@ -14,10 +14,14 @@ from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, RewardModel, Score, Unscored
+from components.serving import client
 from components.serving.client import Manners, RewardClient, Unanswered, file_tensors, may_go_again, score_remote, split_url
 from components.serving.server import free_ports
+from components.video.container import VideoError
+from components.video.decode import probe, read_frames
 from tests.conftest import REPOSITORY
 from tests.serving.conftest import clip
+from tests.video.files import write
 
 
 @pytest.fixture(params=["http", "grpc"])
@@ -183,3 +187,34 @@ def test_url_without_protocol_is_http():
 )
 def test_only_what_the_server_did_not_judge_goes_again(status, message, again):
     assert may_go_again(InferenceServerException(message, status)) is again
+
+
+def frames_of(*videos):
+    """What a client that sends frames makes of files before it sends anything: number of frames and rate, or the reason."""
+    asker = RewardClient("http://127.0.0.1:1", Manners(send="frames", attempts=1))
+
+    async def prepare(video):
+        try:
+            _, tensors = await asker._request(video, "a red circle")
+        except VideoError as error:
+            return error.why
+        return tensors[0].shape()[1], np.frombuffer(tensors[2]._get_binary_data())[0]
+
+    return [asyncio.run(prepare(video)) for video in videos]
+
+
+def test_frames_are_decoded_here_as_the_server_would_have_done(tmp_path):
+    """One bad file is one reason; rates are of time stamps."""
+    plain, gif = write(tmp_path / "Style: a.mp4", 9), write(tmp_path / "a.gif", 9, "gif", 8, "rgb8")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    made = frames_of(plain, tmp_path / "bad.mp4", tmp_path / "nothing.mp4", tmp_path / ("a" * 300), gif)
+    assert made[0] == (9, 16) and made[4] == (9, probe(gif).fps)
+    assert made[1].startswith("unreadable") and made[2:4] == ["no such file"] * 2
+
+
+def test_frames_that_no_request_can_carry_are_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "MOST_BYTES", 9 * 48 * 64 * 3 - 1)
+    path = write(tmp_path / "clip.mp4", 9)
+    assert "and a request carries" in frames_of(path)[0]
+    with pytest.raises(InferenceServerException, match="send the file"):
+        client.frame_tensors(client.importlib.import_module("tritonclient.grpc"), Clip(read_frames(path), 8), "a red circle")

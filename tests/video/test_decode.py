@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from components.video.decode import VideoError, probe, read_chosen, read_frames
+from components.video.container import VideoError
+from components.video.decode import probe, read_chosen, read_frames
 from components.video.encode import write_video
 
 

@@ -1,0 +1,115 @@
+"""Files of any name and metadata are opened, the track that a player shows is read, and what is no video is named."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from components.evaluation.vbench import flickering
+from components.video.container import VideoError
+from components.video.decode import ClipReader, probe, read_frames
+from components.video.encode import write_video
+from tests.video.files import moving, write
+
+CASES = Path(__file__).parents[2] / "../shared/cases/videos"
+NAMES = ["Style: a.mp4", "http:a.mp4", "file:a.mp4", "data:,a.mp4", "100%d.mp4", "a%03d.mp4", "-lead.mp4", "a b#?&[0].mp4"]
+NAMES += ["üñ 猫 🐱.mp4", "two\nlines.mp4", "no_ending", "wrong_ending.gif", os.fsdecode(b"lat\xe9.mp4")]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_is_a_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(name, moving(9), 8)
+    assert os.path.isfile(name)
+    assert probe(name).frames == len(read_frames(name)) == len(list(ClipReader(tmp_path / name))) == 9
+    assert 0 < flickering(name) < 1
+
+
+@pytest.mark.parametrize("name", ["title.mp4", "title.mkv", "title.avi"])
+def test_metadata_in_any_encoding(tmp_path, name):
+    path = write(tmp_path / name, 9, codec="mpeg4", title="ascii title here")
+    content = path.read_bytes()
+    assert b"ascii title here" in content
+    path.write_bytes(content.replace(b"ascii title here", b"caf\xe9 \x83e\x83X\x83g \xff\xfe\x80 "))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path)).close()
+    assert probe(path).frames == len(read_frames(path)) == 9
+
+
+def test_cover_art_is_not_the_clip(tmp_path):
+    """A picture before and behind the track."""
+    source = write(tmp_path / "clip.mp4", 9)
+    for first in (True, False):
+        path = tmp_path / f"{first}.mp4"
+        with av.open(str(source)) as given, av.open(str(path), "w") as made:
+            track = given.streams.video[0]
+            streams = {}
+            for kind in ("cover", "track") if first else ("track", "cover"):
+                if kind == "track":
+                    streams[kind] = made.add_stream_from_template(track)
+                else:
+                    streams[kind] = made.add_stream("mjpeg", rate=1)
+                    streams[kind].height, streams[kind].width, streams[kind].pix_fmt = 128, 128, "yuvj420p"
+                    streams[kind].disposition = av.stream.Disposition.attached_pic
+            cover = av.VideoFrame.from_ndarray(moving(1, 128, 128)[0], format="rgb24")
+            made.mux([*streams["cover"].encode(cover), *streams["cover"].encode()])
+            for packet in given.demux(track):
+                if packet.size:
+                    packet.stream = streams["track"]
+                    made.mux(packet)
+        assert np.array_equal(read_frames(path), read_frames(source))
+        assert (probe(path).codec, probe(path).frames) == ("h264", 9)
+        assert flickering(path) == flickering(source)
+
+
+OTHERS = {
+    "empty.mp4": (b"", "unreadable: empty file"),
+    "text.mp4": (b"no video at all", "unreadable: Invalid data"),
+    "pointer.mp4": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "unreadable: a Git LFS pointer"),
+    "page.mp4": (b"\n<!DOCTYPE HTML><html><body>Not found</body></html>", "unreadable: a web page"),
+    "picture.mp4": (b"\x89PNG\r\n\x1a\n" + bytes(60), "unreadable: a still image"),
+    "animated.webp": (b"RIFF\x24\x00\x00\x00WEBPVP8X" + bytes(28), "unreadable: WebP, which FFmpeg's reader does not take"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_video_is_named(tmp_path, name):
+    content, why = OTHERS[name]
+    (tmp_path / name).write_bytes(content)
+    for read in (probe, read_frames, flickering):
+        with pytest.raises(VideoError, match=why):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="no folder ../shared/cases beside the checkout")
+def test_a_real_animated_webp():
+    with pytest.raises(VideoError, match="unreadable: WebP"):
+        probe(CASES / "animated.webp")
+
+
+@pytest.mark.parametrize("path", ["", "a" * 300 + ".mp4", "nul\0.mp4", "."])
+def test_a_path_that_is_no_file(path):
+    with pytest.raises(VideoError, match="no such file"):
+        probe(path)
+
+
+def test_a_codec_without_decoder(tmp_path):
+    path = write(tmp_path / "clip.mp4", 9)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    for read in (probe, read_frames):
+        with pytest.raises(VideoError):
+            read(path)
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9])
+def test_an_avi_that_is_cut_is_not_one_whose_header_counts_too_many(tmp_path, cut):
+    """Where a chunk ends, so that no packet is damaged."""
+    path = write(tmp_path / "clip.avi", codec="mjpeg", pixels="yuvj420p")
+    content = path.read_bytes()
+    start = content.rindex(b"00dc", 0, int(cut * content.index(b"idx1")))
+    path.write_bytes(content[:start])
+    for read in (probe, read_frames):
+        with pytest.raises(VideoError, match=r"truncated: .* of 30 frames"):
+            read(path)
