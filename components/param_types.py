@@ -92,10 +92,11 @@ def refuse_doubled(path: Path, node: yaml.Node) -> None:
 def place_of(node: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
     """(line, dotted key) of a place as pydantic names it; the line of its section where the key itself is not there.
     pydantic also names the `kind` of a section (`source.s3.folder`): that is no key."""
-    line, names = node.start_mark.line + 1, []
+    line, names, chosen = node.start_mark.line + 1, [], None
     for part in loc:
         kind = child_of(node, "kind")
-        if kind is not None and kind[1].value == part:
+        if kind is not None and kind[1].value == part and node is not chosen:
+            chosen = node
             continue
         names.append(str(part))
         child = child_of(node, part)
