@@ -202,7 +202,7 @@ def how_to_get(folder: str | Path) -> str:
     for start, owner in OWNERS.items():
         if name.startswith(start):
             return f"`reelign fetch {owner}/{name} --to {folder}` brings it from the hub"
-    return "params.yaml names it: put it there, or name another; `reelign fetch OWNER/NAME --to FOLDER` brings a model"
+    return f"put it there, or name another in params.yaml (`reelign fetch OWNER/{name} --to {folder}` brings a model)"
 
 
 def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) -> str:

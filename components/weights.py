@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from components.errors import BadInput
+from components.stage import read_json
 
 # What these libraries raise at files that are cut off, and at configurations with a wrong value.
 UNREADABLE = (
@@ -23,6 +24,9 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
     """kind.from_pretrained(folder), a model of transformers or diffusers. BadInput when a tensor is missing, left
     over, of another shape or not finite: by themselves these libraries go on with random weights in its place, or fail
     later. Weights are read from safetensors alone: a pickle may run code."""
+    if Path(folder).is_dir() and not {"model_type", "_class_name"} & set(read_json(Path(folder) / "config.json")):
+        # These libraries would make the largest model of the kind, of random weights.
+        raise BadInput(Path(folder) / "config.json", f"names no model: no {kind.__name__} here", key="model_type")
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
     try:

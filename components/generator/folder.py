@@ -32,7 +32,7 @@ PROBED_TOKENS = 16
 def check_folder(folder: Path, key: str | None = None) -> None:
     """BadInput where `folder` is no WanPipeline with one transformer, or lacks a file of it. key: of params.yaml."""
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise BadInput(folder, f"not there; {how_to_get(folder)}", key=key)
+        raise BadInput(folder, f"not there (no {INDEX}); {how_to_get(folder)}", key=key)
     if not (folder / INDEX).exists():
         raise BadInput(folder, _what_else(folder), key=key)
     index = _read_object(folder / INDEX)

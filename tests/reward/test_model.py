@@ -229,7 +229,7 @@ def test_weights_that_cannot_be_read(tmp_path):
         ("video_reward.json", b"[]", r"video_reward\.json: is no JSON object"),
         ("video_reward.json", b'{"head_trained": true}', r"video_reward\.json, key 'template': missing key"),
         ("tokenizer.json", b'{"model": ', "model: no tokenizer here"),
-        ("config.json", b"{}", "no Qwen2VLForConditionalGeneration here"),
+        ("config.json", b"{}", r"config\.json, key 'model_type': names no model"),
     ],
 )
 def test_a_file_of_the_folder_that_is_damaged(tmp_path, file, content, said):
