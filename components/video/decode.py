@@ -200,6 +200,8 @@ def _single_threaded(stream: av.VideoStream) -> av.VideoStream:
 
 
 def _timing(path: str | Path, container, stream, times: list[int | None], durations: list[int]) -> Timing:
+    if not times:
+        raise VideoError(path, "no frames")
     timing = timing_of(times, durations, stream.time_base, stream.average_rate, container_name(container))
     if timing is None:
         raise VideoError(path, "no frame rate, and no time stamps to take it from")

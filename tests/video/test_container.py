@@ -113,3 +113,23 @@ def test_an_avi_that_is_cut_is_not_one_whose_header_counts_too_many(tmp_path, cu
     for read in (probe, read_frames):
         with pytest.raises(VideoError, match=r"truncated: .* of 30 frames"):
             read(path)
+
+
+def test_damage_anywhere_is_a_reason_or_the_same_count_everywhere(tmp_path):
+    """Bytes changed at random, ends cut off: a reader gives what the others give, or says what is damaged."""
+    rng = np.random.default_rng(0)
+    kinds = {"a.mp4": {}, "a.mkv": {}, "a.webm": {"codec": "libvpx"}, "a.gif": {"codec": "gif", "pixels": "rgb8"}}
+    wholes = [write(tmp_path / name, 9, **how).read_bytes() for name, how in kinds.items()]
+    path = tmp_path / "damaged"
+    for number in range(120):
+        content = bytearray(wholes[number % 4])
+        for at in rng.integers(0, len(content), rng.integers(1, 12)):
+            content[at] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(len(content) // 2, 2 * len(content))])
+        found = []
+        for read in (lambda path: probe(path).frames, lambda path: len(read_frames(path))):
+            try:
+                found.append(read(path))
+            except VideoError as error:
+                assert "\n" not in error.why
+        assert len(set(found)) <= 1
