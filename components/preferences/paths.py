@@ -15,10 +15,16 @@ def clip_path(text: str, root: str | Path | None = None) -> str:
     path = PurePosixPath(inside)
     if not inside or path.is_absolute() or ".." in path.parts or "\\" in inside or path == PurePosixPath("."):
         raise ValueError(f"'{text}' is not a path inside the folder")
-    too_long = len(inside.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in path.parts)
-    if too_long or any(ord(letter) < 32 for letter in inside):
-        raise ValueError(f"{text[:60]!r} is no name for a file: it is too long or has control characters")
+    check_name(inside)
     return str(path)
+
+
+def check_name(path: str) -> None:
+    """ValueError where no file can be called so."""
+    parts = PurePosixPath(path).parts
+    too_long = len(path.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in parts)
+    if too_long or any(ord(letter) < 32 for letter in path):
+        raise ValueError(f"{path[:60]!r} is no name for a file: it is too long or has control characters")
 
 
 def _below(text: str, root: str | Path | None) -> str:

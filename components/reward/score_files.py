@@ -18,7 +18,7 @@ import torch
 from components.csv_files import read_rows
 from components.engine import Engine, Row, map_chunks
 from components.errors import BadInput
-from components.preferences.paths import stored_file
+from components.preferences.paths import check_name, stored_file
 from components.reward.model import FACTS
 from components.reward.published import find_checkpoint, is_published, published_dimensions
 from components.reward.score import RewardModel, Score, Unscored, as_table, distinct_videos
@@ -35,6 +35,10 @@ def read_list(csv: Path) -> list[tuple[Path, str]]:
         for column in ("path", "prompt"):
             if not cells[column]:
                 raise BadInput(csv, "empty", row=row, key=column)
+        try:
+            check_name(cells["path"])
+        except ValueError as error:
+            raise BadInput(csv, str(error), row=row, key="path") from error
         # A file that is not there stays as it is written: its line of the result says so.
         found = stored_file(csv.parent, cells["path"]) or cells["path"]
         items.append((csv.parent / found, cells["prompt"]))

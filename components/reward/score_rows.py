@@ -11,7 +11,7 @@ from components.tables import read_table
 MADE_BY = "`reelign score --csv FILE --out TABLE` writes it"
 
 
-def score_rows(file: Path, wanted: Sequence[str] = ("path", "prompt", "status")) -> Iterable[tuple[int, dict]]:
+def score_rows(file: Path, wanted: Sequence[str] = ("path", "prompt", "status", "reason")) -> Iterable[tuple[int, dict]]:
     """(row, cell by column) of a table of scores; rows of a .csv are lines, those of a .parquet count from 0. BadInput where
     a column of `wanted` is missing."""
     if file.suffix.lower() != ".parquet":
@@ -20,6 +20,10 @@ def score_rows(file: Path, wanted: Sequence[str] = ("path", "prompt", "status"))
     for column in wanted:
         if rows and column not in rows[0]:
             raise BadInput(file, f"missing column; {MADE_BY}", key=column)
+    for row, cells in enumerate(rows):
+        for column in wanted:
+            if column != "reason" and not isinstance(cells[column], str):
+                raise BadInput(file, f"'{cells[column]}' is no text", row=row, key=column)
     return enumerate(rows)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that fetch from a bucket: the server runs once for all of them."""
+"""A small folder of pairs; and what tests that fetch from a bucket need: the server runs once for all of them."""
 
 import itertools
 
@@ -8,6 +8,7 @@ import pytest
 from components.video.encode import write_video
 from tests.curation.buckets import Bucket
 from tests.curation.s3_server import ENVIRONMENT, Proxy, Server
+from tests.curation.test_stages import HEADER
 
 bucket_numbers = itertools.count()
 
@@ -59,3 +60,21 @@ def small(bucket, videos) -> list[str]:
         bucket.put(clip, videos[n % 4])
     bucket.label(clips)
     return clips
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three pairs of clips with VideoAlign's paths; the working folder is an empty one beside it."""
+    made = tmp_path / "given"
+    for index in range(3):
+        for side, speed in (("A", 1), ("B", 2)):
+            frames = np.zeros((8, 32, 32, 3), np.uint8)
+            for time in range(8):
+                frames[time, 8:20, 2 + speed * time : 14 + speed * time] = 90 + 40 * index
+            write_video(made / f"videos/{index}_{side}.mp4", frames, 8)
+    rows = [f"videos/{n}_A.mp4,./videos/{n}_B.mp4,prompt {n},A,same,B,8.0,8.0,8.0,8.0" for n in range(3)]
+    (made / "labels.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return made

@@ -1,6 +1,7 @@
 """Files of labelled pairs: told apart by the header, read by their protocol, refused by line."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from components.errors import BadInput
 from components.reward.layouts import GENAI, LAYOUTS, ONE_LABEL, VIDEOGEN, read_benchmark, refuse
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
+EXAMPLE = Path(__file__).parents[2] / "../shared/data/videoalign/example.csv"
 VIDEOGEN_HEADER = ["path_A", "path_B", "A_model", "B_model", "prompt", "VQ", "MQ", "TA", "Overall"]
 GENAI_HEADER = ["prompt", "left_model", "left_video", "right_model", "right_video", "vote_type"]
 ONE_HEADER = ["path_A", "path_B", "prompt", "label"]
@@ -162,6 +164,12 @@ def test_a_pair_that_stands_there_more_than_once_counts_once(tmp_path):
     pairs = read_benchmark(write(file, VIDEOGEN_HEADER, row, row, row), DIMENSIONS)
     assert (pairs.rows, pairs.repeats) == ([2], 2)
     assert "contradicts row 2" in refusal(write(file, VIDEOGEN_HEADER, row, [*row[:5], "B", *row[6:]]), DIMENSIONS)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="VideoAlign's example.csv is not here")
+def test_videoaligns_example_is_three_pairs():
+    pairs = read_benchmark(EXAMPLE, DIMENSIONS)
+    assert (len(pairs.rows), pairs.repeats) == (3, 9)
 
 
 def test_three_annotators_of_a_pair_are_one_label(tmp_path):

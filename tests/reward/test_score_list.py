@@ -28,6 +28,7 @@ def test_paths_are_those_of_the_folder(tmp_path):
         ("path,prompt\n", ": no videos"),
         ("path,prompt\na.mp4,caf\xe9\n", ", row 2: not UTF-8 text: byte 0xe9; in Windows-1252 it is 'caf\xe9'"),
         ("path,prompt,prompt\na.mp4,a cat,a dog\n", ", row 1, key 'prompt': column appears twice"),
+        (f"path,prompt\n{'a' * 300}.mp4,a cat\n", ", row 2, key 'path': 'aaa"),
         ("path,prompt\na.mp4,\n", ", row 2, key 'prompt': empty"),
         ("path,prompt\n\n\n,a cat\n", ", row 4, key 'path': empty"),
     ],

@@ -7,6 +7,7 @@ from components.errors import BadInput
 from components.reward.score_rows import score_in, score_rows
 
 TABLE = pd.DataFrame({"path": ["a.mp4", "b.mp4"], "prompt": ["a\ncat", "x"], "status": ["ok", "failed"], "VQ": [1.5, None]})
+TABLE["reason"] = [None, "torn"]
 
 
 @pytest.mark.parametrize(("name", "places"), [("t.csv", [2, 4]), ("t.parquet", [0, 1])])
@@ -26,3 +27,16 @@ def test_a_table_of_something_else_is_named(tmp_path, name):
     table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file, index=False)
     with pytest.raises(BadInput, match=rf"{name}.*key 'status': missing column"):
         list(score_rows(file))
+
+
+def test_a_table_without_reasons_or_with_other_types_is_named(tmp_path):
+    file = tmp_path / "t.parquet"
+    TABLE.drop(columns="reason").to_parquet(file, index=False)
+    with pytest.raises(BadInput, match=r"key 'reason': missing column"):
+        list(score_rows(file))
+    TABLE.assign(path=[None, "b.mp4"]).to_parquet(file, index=False)
+    with pytest.raises(BadInput, match=r"t.parquet, row 0, key 'path': 'None' is no text"):
+        list(score_rows(file))
+    TABLE.to_parquet(tmp_path / "t.csv", index=False)
+    with pytest.raises(BadInput, match=r"t.csv: not text but a Parquet file"):
+        list(score_rows(tmp_path / "t.csv"))
