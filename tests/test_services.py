@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from components.mlflow_store import artifacts_of, mlflow_client
-from components.services import services
+from components.services import running, services
 from components.serving.ports import free_ports
 from components.serving.repository import write_repository
 from components.serving.server import answers
@@ -98,6 +98,21 @@ def test_services_start_together_come_back_alone_and_leave_nothing(checkout, por
     assert call(checkout, "down").returncode == 0
     until_gone(family)
     assert records(checkout) == {}
+
+
+def test_services_of_a_copied_checkout_are_left_alone(tmp_path, monkeypatch):
+    """`make down` in a copy, which has the records too, must not end what serves the original; after a move it must."""
+    (tmp_path / "here" / FILES).mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path / "here", stdin=subprocess.PIPE) as process:
+        made = psutil.Process(process.pid).create_time()
+        known = {"pid": process.pid, "created": made, "ports": [1], "stop": signal.SIGTERM}
+        (tmp_path / "here" / FILES / "mlflow.json").write_text(json.dumps(known))
+        shutil.copytree(tmp_path / "here", tmp_path / "copy")
+        monkeypatch.chdir((tmp_path / "here").rename(tmp_path / "moved"))
+        assert running("mlflow").pid == process.pid
+        monkeypatch.chdir(tmp_path / "copy")
+        assert running("mlflow") is None
+        process.kill()
 
 
 @pytest.mark.services
