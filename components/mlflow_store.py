@@ -20,7 +20,7 @@ from components.errors import BadInput, Unreachable
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 PROXIED = "mlflow-artifacts:"  # the scheme of places that a tracking server keeps
-PATIENCE = 25.0  # seconds that a command waits for a tracking server
+PATIENCE = 20.0  # seconds that a command waits for a tracking server
 # Where MLflow's tables keep places of artifacts.
 PLACES = (
     ("experiments", "artifact_location"),
