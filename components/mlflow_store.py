@@ -20,7 +20,7 @@ from components.errors import BadInput, Unreachable
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
 PROXIED = "mlflow-artifacts:"  # the scheme of places that a tracking server keeps
-PATIENCE = 25.0  # seconds that a command waits for a tracking server
+PATIENCE = 20.0  # seconds that a command waits for a tracking server
 # Where MLflow's tables keep places of artifacts.
 PLACES = (
     ("experiments", "artifact_location"),
@@ -77,13 +77,15 @@ def redacted(uri: str) -> str:
 def answering() -> Iterator[None]:
     """Unreachable in place of MLflow's own errors where its server does not answer, or not as it should."""
     from mlflow.exceptions import MlflowException
-    from requests import RequestException
+    from requests import HTTPError, RequestException
 
     try:
         yield
     except (MlflowException, RequestException) as error:
         cause = error if isinstance(error, RequestException) else error.__context__
-        if isinstance(cause, RequestException):
+        if isinstance(cause, HTTPError):
+            why = f"MLflow answers with {cause.response.status_code}; its log says more"
+        elif isinstance(cause, RequestException):
             why = f"MLflow does not answer ({type(cause).__name__})"
         elif embedded_store() is None and error.error_code in OF_THE_SERVER:
             why = f"MLflow answers with an error ({error.error_code}); its log says more"

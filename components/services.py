@@ -111,6 +111,7 @@ def up(
     triton: Annotated[int, typer.Option(help="Port of HTTP; gRPC and metrics get the next two.")] = 8000,
 ) -> None:
     """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
+    profile = load_params().profile
     FOLDER.mkdir(parents=True, exist_ok=True)
     relocate(STORE_FILE.absolute())
     chosen = services(mlflow, airflow, triton)
@@ -129,7 +130,7 @@ def up(
             undo.callback(stop, service.name)
         for service in chosen:
             wait(service)
-            page = f"{service.about}{runs_page(mlflow)}" if service.name == "mlflow" else service.about
+            page = f"{service.about}{runs_page(mlflow, profile)}" if service.name == "mlflow" else service.about
             say(f"{service.name:9} http://127.0.0.1:{service.ports[0]}  {page}")
         undo.pop_all()
 
@@ -159,13 +160,14 @@ def record(name: str) -> dict:
 
 
 def running(name: str) -> psutil.Process | None:
-    """The process of a service, if it is still the one that was started."""
+    """The process of a service, if it is still the one that was started; in a copied checkout it is another's."""
     if not (FOLDER / f"{name}.json").exists():
         return None
     known = record(name)
     try:
         process = psutil.Process(known["pid"])
         same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
+        same = same and process.cwd() == str(Path.cwd())
     except psutil.NoSuchProcess:
         return None
     return process if same else None
@@ -181,11 +183,11 @@ def wait(service: Service) -> None:
         time.sleep(0.3)
 
 
-def runs_page(port: int) -> str:
-    """MLflow's page of this profile's runs. Without the address's last part it opens on traces of language models, whatever
+def runs_page(port: int, profile: str) -> str:
+    """MLflow's page of a profile's runs. Without the address's last part it opens on traces of language models, whatever
     the experiment is (3.17)."""
     address, runs = f"http://127.0.0.1:{port}", ""
-    asked = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=reelign-{load_params().profile}"
+    asked = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=reelign-{profile}"
     with suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=30) as answer:  # 404: nothing has run yet
         runs = f"/{json.load(answer)['experiment']['experiment_id']}/runs"
     return f"{address}/#/experiments{runs}?workflowType=machine_learning"

@@ -139,6 +139,18 @@ def test_force_is_seen_by_the_stages_after_it_in_the_same_dag_run(project, tmp_p
     assert records == ["manual__1", "scheduled__2026-01-01T00%3A00%3A00%2B00%3A00"]
 
 
+def test_the_trees_of_a_moved_checkout_are_its_own(project, tmp_path):
+    """A tree borrows git's objects of the checkout: of where it is now."""
+    machine = Machine(tmp_path / "one", project, None)
+    machine.run("first")
+    machine.folder = machine.folder.rename(tmp_path / "moved")
+    (machine.folder / "input.txt").write_text("out ")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command(machine.folder, "git", *author, "commit", "--quiet", "-am", "another input")
+    machine.run("first")
+    assert machine.made("first") == "out first"
+
+
 def test_profile_and_commit(project, tmp_path):
     machine = Machine(tmp_path / "one", project, None)
     machine.run("first")

@@ -13,8 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.mlflow_store import artifacts_of, mlflow_client
+from components.services import running, services
 from components.serving.ports import free_ports
 from components.serving.repository import write_repository
+from components.serving.server import answers
+from components.tracking import _experiment
 from tests.reward.tiny import saved_model
 from tests.running import until, until_gone
 from tests.serving.conftest import PARAMS
@@ -94,6 +98,53 @@ def test_services_start_together_come_back_alone_and_leave_nothing(checkout, por
     assert call(checkout, "down").returncode == 0
     until_gone(family)
     assert records(checkout) == {}
+
+
+def test_services_of_a_copied_checkout_are_left_alone(tmp_path, monkeypatch):
+    """`make down` in a copy, which has the records too, must not end what serves the original; after a move it must."""
+    (tmp_path / "here" / FILES).mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path / "here", stdin=subprocess.PIPE) as process:
+        made = psutil.Process(process.pid).create_time()
+        known = {"pid": process.pid, "created": made, "ports": [1], "stop": signal.SIGTERM}
+        (tmp_path / "here" / FILES / "mlflow.json").write_text(json.dumps(known))
+        shutil.copytree(tmp_path / "here", tmp_path / "copy")
+        monkeypatch.chdir((tmp_path / "here").rename(tmp_path / "moved"))
+        assert running("mlflow").pid == process.pid
+        monkeypatch.chdir(tmp_path / "copy")
+        assert running("mlflow") is None
+        process.kill()
+
+
+@pytest.mark.services
+def test_mlflow_of_a_moved_checkout_serves_its_artifacts(tmp_path, monkeypatch):
+    """What a store held before it was moved, and what is written through the server from another folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("old", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    client = mlflow_client()
+    run = client.create_run(_experiment(client, "shapes")).info.run_id
+    Path("note").write_text("before")
+    artifacts_of(client, run).log_artifact("note")
+    monkeypatch.chdir((tmp_path / "old").rename(tmp_path / "new"))
+    port = free_ports(1)[0]
+    mlflow = services(port, 1, 2)[0]
+    with open("log", "w") as log, subprocess.Popen(mlflow.command, stdout=log, stderr=log, start_new_session=True) as server:
+        try:
+            until(lambda: answers(mlflow.ready), "MLflow")
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            shown = f"http://127.0.0.1:{port}/get-artifact?path=note&run_uuid={run}"
+            assert urllib.request.urlopen(shown).read() == b"before"
+            client = mlflow_client()
+            for experiment in ("shapes", "smoke"):  # made by the store, and by the server
+                Path("later").write_text(experiment)
+                made = client.create_run(_experiment(client, experiment)).info.run_id
+                artifacts_of(client, made).log_artifact("later")
+                assert Path(artifacts_of(client, made).download_artifacts("later")).read_text() == experiment
+            assert len(list((tmp_path / "new/mlartifacts").rglob("later"))) == 2
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @pytest.mark.services

@@ -130,6 +130,14 @@ def test_the_run_is_tracked_under_a_parent_with_lineage(checkout):
         assert parent.data.tags["execution"] and parent.info.status == status
 
 
+def test_a_server_that_does_not_answer_is_named_before_any_work(checkout):
+    server = {"MLFLOW_TRACKING_URI": "http://me:secret@127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    result = run(checkout, GOOD, **server)
+    assert result.returncode == 4
+    assert result.stderr.endswith("error: http://127.0.0.1:1: MLflow does not answer (ConnectionError)\n")
+    assert "secret" not in result.stderr and not (checkout / "out").exists()
+
+
 def test_a_missing_input_is_named(checkout):
     (checkout / "input.txt").unlink()
     result = run(checkout, GOOD)

@@ -97,7 +97,7 @@ def test_the_first_champion_rolls_over(server, checkout, environ):
     url, live = server
     before = serving(url)
     log = deploy(checkout, environ, "success")
-    assert "video_reward/2 is champion, the first" in log and "version 2 serves: video_reward/champion" in log
+    assert "reelign-smoke-video-reward/2 is champion, the first" in log and "version 2 serves: video_reward/champion" in log
     assert re.search(r"video_reward/champion serves: \d+ videos have its own scores", log)
     assert states(environ) == dict.fromkeys(("promote", *AFTER), "success") | {"refuted": "skipped", "roll_back": "skipped"}
     assert serving(url) != before and versions(live) == {"1", "2"}
@@ -108,7 +108,7 @@ def test_again_nothing_is_rolled_over(server, checkout, environ):
     url, live = server
     before = serving(url)
     log = deploy(checkout, environ, "success", challenger="2")
-    assert "video_reward/2 is champion already" in log and "version 2 serves already" in log
+    assert "reelign-smoke-video-reward/2 is champion already" in log and "version 2 serves already" in log
     assert serving(url) == before and versions(live) == {"1", "2"}
 
 

@@ -88,13 +88,14 @@ def test_runs_are_tracked_and_models_registered(finished):
     parents = [r for r in runs if "execution" in r.data.tags]
     children = {r.data.tags["dvc.stage"]: r for r in runs if "dvc.stage" in r.data.tags}
     assert len(parents) == 1, "one parent run for one dvc repro"
+    assert parents[0].info.status == "FINISHED" and "win_rate/dpo/gold/Overall" in parents[0].data.metrics
     assert {"source", "reward", "align@dpo", "sample@nrg", "evaluate"} <= set(children)
     for child in children.values():
         assert child.info.status == "FINISHED"
         assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
     assert client.get_metric_history(children["align@dpo"].info.run_id, "implicit_accuracy")
     names = {model.name for model in client.search_registered_models()}
-    assert {"video_reward", "reelign-smoke-aligned-dpo"} <= names
+    assert {"reelign-smoke-video-reward", "reelign-smoke-aligned-dpo"} <= names
 
 
 def test_again_nothing_runs(finished):
