@@ -31,7 +31,6 @@ from components.video.encode import write_video
 BENCHMARK_PAIRS, BENCHMARK_PROMPTS = 26_457, 420  # of VideoGen-RewardBench
 PROMPTS = 100
 HEIGHT, WIDTH, FRAMES = 480, 832, 16  # of the large clips
-LINEAGE = {"commit": "none", "outputs": [], "runs": []}
 
 
 def main(videos: Annotated[Path | None, typer.Option(help="Folder of .mp4 files to cut clips from.")] = None) -> None:
@@ -69,14 +68,16 @@ def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:
 
     def compare() -> None:
         samples = {"wanted": PROMPTS, "compared": PROMPTS, "missing": {}, "left_out": {}}
-        found["metrics"] = alignment_metrics(clips, looks, params, seed=0) | {"samples": samples, "prompt_set": None}
+        sampling = load_params("infra/profiles/shapes.yaml").sampling.model_dump()
+        found["metrics"] = alignment_metrics(clips, looks, params, seed=0)
+        found["metrics"] |= {"samples": samples, "prompt_set": None, "sampling": sampling}
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "index.html"
         timed("  metrics", compare)
         timed(
             "  page",
-            lambda: write_report(out, found["metrics"], clips, params, "bench", LINEAGE, [], Path(folder)),
+            lambda: write_report(out, found["metrics"], clips, params, "bench", [], [], Path(folder)),
             "both under 30 s",
         )
         print(f"  index.html: {out.stat().st_size / 1e6:.1f} MB (wanted: at most 25 MB)")

@@ -39,7 +39,7 @@ def is_below(found: dict, null: float) -> bool:
     return found["ci95"] is not None and found["ci95"][1] < null
 
 
-NOTE = f"n=… prompts: too few for an interval, which takes {MIN_PROMPTS}"  # below tables that hold short()
+NOTE = f"(n=...): prompts too few for an interval, which takes {MIN_PROMPTS}"  # below tables that hold short()
 
 
 def short(prompts: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput
-from components.stage import folder_digest, write_json
+from components.stage import folder_digest, rounded, write_json
 from components.text_files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
@@ -53,6 +53,20 @@ def test_outputs_appear_and_old_ones_are_replaced(checkout):
     assert run(checkout, GOOD.replace('"a")', '"new")')).returncode == 0
     assert (checkout / "out/a.txt").read_text() == "new"
     assert not (checkout / ".reelign/partial/toy").exists() and not (checkout / ".reelign/state/toy").exists()
+
+
+def test_what_a_run_took_lies_beside_its_outputs(checkout):
+    """Not in them: dvc.lock pins their digests, and seconds differ from run to run."""
+    took = GOOD + 'stage.measured({"seconds_per_clip/plain": 0.5})\n'
+    assert run(checkout, took + 'raise BadInput("x.csv", "label is C")').returncode == 2
+    assert not (checkout / ".reelign/measured").exists()
+    assert run(checkout, took).returncode == 0
+    assert json.loads((checkout / ".reelign/measured/toy.json").read_text()) == {"seconds_per_clip/plain": 0.5}
+
+
+def test_the_last_digits_of_means_are_rounded():
+    nested = {"a": {"b": 0.12345678901, "n": 3}, "c": "text", "d": 1 / 3, "e": None}
+    assert rounded(nested) == {"a": {"b": 0.123457, "n": 3}, "c": "text", "d": 0.333333, "e": None}
 
 
 def test_the_first_of_several_processes_alone_commits_speaks_and_tracks(checkout):

@@ -13,8 +13,10 @@ from components.graph import upstream
 
 def upstream_outputs(lock: Path, stage: str) -> list[dict[str, str]]:
     """locked_outputs of the stages that `stage` rests on, by name of stage."""
+    if not (locked := locked_outputs(lock)):
+        return []
     rests_on = set(upstream(stage))
-    return sorted((out for out in locked_outputs(lock) if out["stage"] in rests_on), key=lambda out: out["stage"])
+    return sorted((out for out in locked if out["stage"] in rests_on), key=lambda out: out["stage"])
 
 
 def locked_outputs(lock: Path) -> list[dict[str, str]]:

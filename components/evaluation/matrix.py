@@ -1,5 +1,7 @@
 """Methods against each other: the win rates `between` of metrics/alignment.json laid out as a matrix, row against column."""
 
+from collections import Counter
+
 
 def matrix(between: dict, judge: str) -> tuple[list[str], list[tuple[str, list[dict | None]]]]:
     """Overall win rates by one judge.
@@ -8,7 +10,9 @@ def matrix(between: dict, judge: str) -> tuple[list[str], list[tuple[str, list[d
         the columns' methods, and rows of a method with its cell a column: an estimate with `p` and `p_holm`, or None on and
         above the diagonal, where it would be said twice. All empty for a single method.
     """
-    methods = list(dict.fromkeys(name for pair in between for name in reversed(pair.split("/"))))
+    # The first of a pair comes after the second in params. A metrics file is sorted by key, so its order says nothing.
+    after = Counter(pair.split("/")[0] for pair in between)
+    methods = sorted({name for pair in between for name in pair.split("/")}, key=lambda name: after[name])
     columns = methods[:-1]
     cells = {pair: found[judge]["Overall"] for pair, found in between.items()}
     return columns, [(row, [cells.get(f"{row}/{column}") for column in columns]) for row in methods[1:]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluation.charts import curve, front, interval_strip
-from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES
+from components.evaluation.names import BY_JUDGE, METHOD_NAMES, in_order
 from components.evaluation.previews import data_uri, is_shrunk
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
@@ -47,7 +47,7 @@ class Score:
 
     @property
     def title(self) -> str:
-        return f"{DIMENSION_NAMES.get(self.dimension, self.dimension)} by {BY_JUDGE[self.judge]}"
+        return f"{self.dimension} by {BY_JUDGE[self.judge]}"
 
 
 def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:
@@ -168,7 +168,7 @@ def _source_tables(metrics: dict) -> list[dict]:
         return [{"caption": f"Imported from a {metrics['kind']} source.", "file": file, "columns": ["", ""], "rows": counts}]
     human = [
         [name, *(number(found[key]) for key in ("agreement", "alpha", "tie_share"))]
-        for name, found in metrics["realism"].items()
+        for name, found in in_order(metrics["realism"], DIMENSIONS)
     ]
     zoo = sorted(metrics["gold_means"].items(), key=lambda item: -item[1]["Overall"])
     caption = f"{metrics['pairs']} simulated pairs of {metrics['videos']} clips, {metrics['prompts']} prompts."
@@ -191,7 +191,7 @@ def _source_tables(metrics: dict) -> list[dict]:
 def _pairs_table(metrics: dict) -> dict:
     alpha = metrics["krippendorff_alpha"] or {}
     rows = []
-    for dimension, found in metrics["dimensions"].items():
+    for dimension, found in in_order(metrics["dimensions"], DIMENSIONS):
         agreed = alpha.get(dimension, {}).get("ordinal")
         cells = [found["labelled"], found["tie_share"], found["A_share"], agreed]
         rows.append([dimension, *("–" if cell is None else number(cell) for cell in cells)])

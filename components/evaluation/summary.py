@@ -5,11 +5,12 @@ Reads metrics/*.json and the profile's name only, and says of each part that was
 
 import json
 from pathlib import Path
+from textwrap import wrap
 
 import yaml
 
 from components.evaluation.matrix import matrix
-from components.evaluation.names import LEGEND, METHOD_NAMES
+from components.evaluation.names import LEGEND, METHOD_NAMES, in_order
 from components.evaluation.paired import missing_words
 from components.evaluation.significance import LEVEL
 from components.evaluation.verdict import base_words, lead_judge, losses, stands
@@ -89,7 +90,7 @@ def _labels(source: dict | None, pairs: dict | None) -> list[str]:
         alphas = pairs["krippendorff_alpha"] or {}
         gold = (source or {}).get("annotator_vs_gold", {})
         rows = []
-        for name, found in pairs["dimensions"].items():
+        for name, found in in_order(pairs["dimensions"], DIMENSIONS):
             alpha = alphas.get(name, {}).get("ordinal")
             agreed = "-" if alpha is None else f"{alpha:.2f}"
             rows.append([name, str(found["labelled"]), percent(found["tie_share"]), agreed, percent(gold.get(name))])
@@ -101,7 +102,7 @@ def _bench(bench: dict | None) -> list[str]:
     if bench is None:
         return ["  not made: metrics/reward_bench.json is absent"]
     rows = []
-    for name, found in bench["dimensions"].items():
+    for name, found in in_order(bench["dimensions"], DIMENSIONS):
         blind = bench.get("baselines", {}).get(name, {})
         without, with_ties = found["accuracy_without_ties"], found["accuracy_with_ties"]
         baselines = [percent(blind.get("always_tie")), percent(blind.get("random"))]
@@ -114,7 +115,7 @@ def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | 
     if alignment is None:
         return ["  not made: metrics/alignment.json is absent"]
     rows, alarms = [], []
-    for method, entry in alignment["methods"].items():
+    for method, entry in in_order(alignment["methods"], METHOD_NAMES):
         for judge, found in entry["win_rate"].items():
             rows.append([NAMES[method], judge, *(tested(found[dimension]) for dimension in DIMENSIONS)])
         alarms += [f"  HACKING ALARM {NAMES[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
@@ -127,9 +128,9 @@ def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | 
     family = len(alignment["methods"]) * len(DIMENSIONS)
     lines.append(f"  * differs from 50% at {LEVEL:.0%} after Holm's correction over the {family} figures of its judge")
     lines += [f"  LOSS {line}" for line in losses(alignment)] or ["  no loss stands after Holm's correction"]
-    lines.append(f"  {base_words(alignment['sampling'], tradeoff)}")
+    lines += wrap(base_words(alignment["sampling"], tradeoff), 120, initial_indent="  ", subsequent_indent="  ")
     lines += _between(alignment)
-    everyone = {"base": alignment["base"], **alignment["methods"]}
+    everyone = {"base": alignment["base"], **dict(in_order(alignment["methods"], METHOD_NAMES))}
     right = [
         f"{NAMES[method]} {percent(found['prompt_right'])}" for method, found in everyone.items() if "prompt_right" in found
     ]
@@ -175,7 +176,7 @@ def _latent_reward(latent: dict | None) -> list[str]:
     if latent is None:
         return ["  not made: metrics/latent_reward.json is absent"]
     starts = [f"{place / latent['bins']:g}" for place in range(latent["bins"])]
-    rows = [[name, *map(percent, found)] for name, found in latent["accuracy_by_noise_bin"].items()]
+    rows = [[name, *map(percent, found)] for name, found in in_order(latent["accuracy_by_noise_bin"], DIMENSIONS)]
     return table([f"{latent['pairs']['validation']} pairs", *starts], rows)
 
 

@@ -1,7 +1,7 @@
 """What the figures of an evaluation say in words, for the head of the report and of the summary: what stands after Holm's
 correction, losses beside gains, and how base was sampled."""
 
-from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES
+from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES, in_order
 from components.evaluation.significance import LEVEL
 
 NO_DIFFERENCE = 0.5
@@ -44,7 +44,7 @@ def loss_words(rates: dict[str, dict]) -> str | None:
 def losses(alignment: dict) -> list[str]:
     """A line a method that loses something."""
     judge = lead_judge(alignment)
-    found = {method: loss_words(entry["win_rate"][judge]) for method, entry in alignment["methods"].items()}
+    found = {method: loss_words(entry["win_rate"][judge]) for method, entry in in_order(alignment["methods"], METHOD_NAMES)}
     return [f"{METHOD_NAMES[method]} {words}, by {BY_JUDGE[judge]}" for method, words in found.items() if words]
 
 

@@ -314,7 +314,7 @@ def test_which_judge_agrees_with_people(folder):
     assert tied["win_rate"]["reward"]["VQ"]["value"] == 0.5
     text = "\n".join(as_lines(found))
     assert "dpo over rwr: 8 of 8 pairs answered; prompts 4, annotators 1, answers 8" in text
-    assert "100.0% (n=4 prompts)" in text and "n=… prompts: too few for an interval, which takes 5" in text
+    assert "100.0% (n=4 prompts)" in text and "(n=...): prompts too few for an interval, which takes 5" in text
     for line in ("gold judge agrees with people", "VideoReward agrees with people", "gold judge less VideoReward, points"):
         assert line in text
 

@@ -87,7 +87,7 @@ def test_signals_have_base_and_limit(page, made):
     signals = page.split('<section id="signals"')[1].split("</section>")[0]
     row = re.search(r"Brightness, 0 to 1</th>(.*?)</tr>", signals, re.S)[1]
     base = made[2]["methods"]["sft"]["hacking"]["base"]
-    assert f'<td class="num">{base["brightness"]:.3f}</td><td class="soft">±0.100</td>' in row
+    assert f'<td class="num">{base["brightness"]:.3f}</td><td class="soft num">±0.100</td>' in row
     assert f"\N{MINUS SIGN}{0.3 * base['dynamic_degree']:.3f} or above" in signals
 
 

@@ -67,9 +67,38 @@ def test_a_star_is_what_stands_after_holm_and_missing_samples_are_said(tmp_path)
     metrics["prompt_set"] = "vbench.csv, prompt"
     metrics["samples"] |= {"wanted": 9, "missing": {"base": 0, "dpo": 1}}
     write(tmp_path / "metrics/alignment.json", metrics)
+    metrics = json.loads(json.dumps(metrics, sort_keys=True))  # as the stage writes it
+    write(tmp_path / "metrics/alignment.json", metrics)
     text = summary("shapes", tmp_path)
     assert text.count("%*") + text.count(")*") == 2
     assert "70.0% (60-80)*" in text
     line = next(line for line in text.splitlines() if line.startswith("  Flow-NRG") and "(80-95)*" in line)
     assert line.split()[1] == "90.0%"  # against SFT, the first column
     assert "of 9 prompts and seeds, Flow-DPO lacks 1. All figures are of the 8" in text
+
+
+def test_losses_base_and_what_a_second_buys_are_said(tmp_path):
+    make_other_stages(tmp_path)
+    clips, looks = make_samples(tmp_path, prompts=5, seeds=1)
+    metrics = metrics_of(tmp_path, clips, looks) | {"profile": "shapes"}
+    lost = {"value": 0.338, "ci95": [0.28, 0.4], "n": 100, "p": 0.001, "p_holm": 0.01}
+    metrics["methods"]["sft"]["win_rate"]["gold"]["VQ"] = lost
+    write(tmp_path / "metrics/alignment.json", metrics)
+    text = summary("shapes", tmp_path)
+    assert "LOSS SFT loses visual quality (VQ 33.8% (28 to 40%)), by the gold judge" in text
+    assert "Base is sampled with guidance scale 2, 8 steps, shift 3. At 3.5 it wins against itself at 2" in " ".join(
+        text.split()
+    )
+    assert "VQ visual quality, MQ motion quality, TA text alignment" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["0:0:1", "64.0%", "(59-70)", "1.25x", "560"] in lines  # 14 points for 0.025 s
+    (tmp_path / ".reelign/measured/tradeoff.json").unlink()
+    lines = [line.split() for line in summary("shapes", tmp_path).splitlines()]
+    assert ["0:0:1", "64.0%", "(59-70)", "-", "-"] in lines
+
+
+def test_few_prompts_have_no_interval_and_no_star(tmp_path):
+    clips, looks = make_samples(tmp_path, prompts=4, seeds=2)
+    write(tmp_path / "metrics/alignment.json", metrics_of(tmp_path, clips, looks) | {"profile": "shapes"})
+    text = summary("shapes", tmp_path)
+    assert "(n=4 prompts)" in text and "too few for an interval, which takes 5" in text and ")*" not in text
