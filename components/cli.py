@@ -120,8 +120,8 @@ def generate(
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
 ) -> None:
-    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes and
-    steps: params.yaml."""
+    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes,
+    steps and dtype: params.yaml."""
     from components.generator.sampler import Job
     from components.guidance.solvers import Drawer
     from components.params import load_params
@@ -139,7 +139,8 @@ def generate(
     elif best_of > 1:
         guidance = params.best_of_n.model_copy(update={"n": best_of})
         reward = video_reward if guidance.judge == "video_reward" else latent_reward
-    parts, solver = Drawer(str(generator), lora and str(lora), guidance=guidance, reward=reward and str(reward))()
+    files = str(generator), lora and str(lora), params.base_generator.dtype
+    parts, solver = Drawer(*files, guidance, reward and str(reward))()
 
     each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
     jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]

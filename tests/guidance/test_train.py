@@ -1,5 +1,8 @@
 """Training pairs of the latent reward model: whole prompts at once give what each pair by itself would."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from components.alignment.flow import noised
+from components.alignment.shards import Shards, save_shards
 from components.guidance.train import Comparisons, accuracy
 
 SHAPE = (2, 3, 4, 4)
@@ -24,10 +28,16 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.weight.T + t[:, None] * text.sum((1, 2))[:, None]
 
 
+def shards(rows: torch.Tensor) -> Shards:
+    with TemporaryDirectory() as folder:  # what is mapped stays
+        save_shards([rows[:2], rows[2:]], Path(folder) / "rows", {})
+        return Shards(Path(folder) / "rows", {})
+
+
 @st.composite
 def comparisons(draw) -> Comparisons:
     """Prompts with 2 to 5 clips each and some of their pairs, in any order."""
-    first, second, prompts, clips, texts = [], [], [], 0, []
+    first, second, prompts, clips, text_rows = [], [], [], 0, []
     for prompt in range(draw(st.integers(1, 5))):
         count = draw(st.integers(2, 5))
         couples = [(i, j) for i in range(count) for j in range(i)]
@@ -35,13 +45,14 @@ def comparisons(draw) -> Comparisons:
             first.append(clips + i)
             second.append(clips + j)
             prompts.append(f"p{prompt}")
-        texts += [float(prompt)] * count
+        text_rows += [prompt] * count
         clips += count
     order = np.array(draw(st.permutations(range(len(first)))))
     noise = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     return Comparisons(
-        torch.randn((clips, *SHAPE), generator=noise),
-        torch.tensor(texts).view(-1, 1, 1).expand(-1, 3, 2),
+        shards(torch.randn((clips, *SHAPE), generator=noise)),
+        shards(torch.arange(0.0, len(set(text_rows))).view(-1, 1, 1).repeat(1, 3, 2)),
+        np.array(text_rows),
         np.array(first)[order],
         np.array(second)[order],
         np.sign(np.random.default_rng(0).normal(size=(len(first), 3))).astype(np.float32),
@@ -64,7 +75,7 @@ def test_whole_prompts_give_what_each_pair_gives(data):
         for pair in pairs:
             for side, found in ((data.first, a), (data.second, b)):
                 xt, _ = noised(data.latents[side[[pair]]], noise[None], level[None])
-                torch.testing.assert_close(found[at], net(xt, level[None], data.text[side[[pair]]])[0])
+                torch.testing.assert_close(found[at], net(xt, level[None], data.text[data.text_row[side[[pair]]]])[0])
             at += 1
 
 
