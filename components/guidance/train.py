@@ -10,6 +10,7 @@ A trunk that is tuned in full is in float32; else it has the generator's dtype, 
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
 
 from components.alignment.data import SCORES, Candidates, load_candidates
 from components.alignment.flow import noised
@@ -113,8 +116,7 @@ def latent_reward(stage: Stage) -> None:
         data += human_labelled(stage, params.dimensions, base)
         sources = np.append(sources, np.repeat(["people"], len(data.prompts) - len(sources)))
     held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
-    torch.manual_seed(stage.seed("weights"))
-    model = build(BASE, params, stage.params.base_generator.dtype, stage.seed("lora"))
+    model = build(BASE, params, stage.params.base_generator.dtype, stage.seed)
     names = [*params.dimensions, "Overall"]
     train, validation = (data.by_prompt(np.flatnonzero(side)) for side in (~held, held))
     count = {"train": int((~held).sum()), "validation": int(held.sum())}
@@ -159,13 +161,16 @@ def latent_reward(stage: Stage) -> None:
     write_json(stage.output("metrics/latent_reward.json"), record | {"pairs": count})
 
 
-def build(folder: str | Path, params: LatentRewardParams, dtype: Dtype, seed: int) -> LatentReward:
-    """An untrained model on the generator in `folder`, whose dtype is `dtype`; the seed is that of a LoRA."""
+def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
+    """An untrained model on the generator in `folder`, whose dtype is `dtype`. seed: of "weights" and of "lora"."""
     trunk = load_trunk(folder, params.blocks, "float32" if params.trunk == "full" else dtype)
+    torch.manual_seed(seed("weights"))
+    with init_empty_weights():  # the head's draws come after those of a whole transformer: runs from before stay equal
+        WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(f"{folder}/transformer"))
     model = LatentReward(trunk, params.dimensions, params.trunk == "frozen")
     model.trunk.requires_grad_(params.trunk == "full")
     if params.trunk == "lora":
-        add_lora(model.trunk, params.lora, seed)
+        add_lora(model.trunk, params.lora, seed("lora"))
     return model
 
 
