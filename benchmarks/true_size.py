@@ -30,7 +30,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from transformers import Qwen2VLForConditionalGeneration, UMT5Config, UMT5EncoderModel
 
 from components.errors import BadInput, exit_codes
-from components.generator.budget import architecture
+from components.generator.costs import architecture
 from components.generator.wan import LONGEST_TEXT, word_tokenizer
 from components.params import load_params
 from components.pretrain_params import VlmShape

@@ -1,10 +1,9 @@
-"""Every stage in float32 and in bfloat16, frozen weights and training alike, as `dvc repro` would run it, but in this process.
+"""Every stage in float32 and in bfloat16, frozen weights and training alike: its own command, but in this process.
 
-The shapes world is smaller here than in the smoke profile. source, measure, curate and pairs have no dtype: they are run once.
+The shapes world is smaller here than in the smoke profile. source, measure, curate and pairs have no dtype: they run once.
 """
 
 import gc
-import os
 import runpy
 import shutil
 import sys
