@@ -47,11 +47,15 @@ def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch
     if own.trunk == "lora":
         with torch.device("meta"):
             add_lora(model.trunk, own.lora, seed=0)
-    _, layer = kept_by_a_layer(model.trunk, lambda: model(clip, t, text))
+    entry, layer = kept_by_a_layer(model.trunk, lambda: model(clip, t, text))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     step = operations(lambda: model(clip, t, text).sum().backward())
-
     together, training = own.training.batch_size * params.candidates.per_prompt, own.training
+    kept = own.blocks * entry + layer if own.gradient_checkpointing else own.blocks * layer
+    if own.gradient_checkpointing and not frozen:
+        step += forward
+    if own.trunk == "full" and training.precision == "bf16":  # of weights in float32, but passes keep half as much
+        kept /= 2
     clips = params.candidates.prompts * params.candidates.per_prompt
     passes = BINS + math.ceil(training.steps / training.validate_every)  # over the prompts held out
     weights = 0 if own.trunk == "full" else trunk * BYTES[dtype]
@@ -68,6 +72,6 @@ def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch
         training={
             "trunk, frozen": float(weights),
             "what trains and Adam": float(trained * ADAM),
-            "activations": 0.0 if frozen else together * own.blocks * layer,
+            "activations": 0.0 if frozen else together * kept,
         },
     )

@@ -96,7 +96,10 @@ def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.T
     _, modulation, context, _ = trunk.condition_embedder(t * TIMESTEPS, text, None)
     modulation = modulation.unflatten(1, (6, -1))
     for block in trunk.blocks:
-        tokens = block(tokens, context, modulation, rotary)
+        if torch.is_grad_enabled() and trunk.gradient_checkpointing:
+            tokens = trunk._gradient_checkpointing_func(block, tokens, context, modulation, rotary)
+        else:
+            tokens = block(tokens, context, modulation, rotary)
     return tokens
 
 

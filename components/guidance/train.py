@@ -171,6 +171,8 @@ def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[
     model.trunk.requires_grad_(params.trunk == "full")
     if params.trunk == "lora":
         add_lora(model.trunk, params.lora, seed("lora"))
+    if params.gradient_checkpointing:
+        model.trunk.enable_gradient_checkpointing()
     return model
 
 
