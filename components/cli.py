@@ -140,8 +140,9 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips of the same names.")] = False,
 ) -> None:
-    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes and
-    steps: params.yaml. A JSON file beside each clip has its prompt, seed, settings and the digests of its models."""
+    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes,
+    steps and dtype: params.yaml. A JSON file beside each clip has its prompt, seed, settings and the digests of its models.
+    """
     from dataclasses import asdict
 
     from components.generator.sampler import Job
@@ -168,11 +169,13 @@ def generate(
     there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
     if there and not overwrite:
         raise BadInput(there[0], "is there already; --overwrite replaces it, --seed and --out draw others")
-    parts, solver = Drawer(str(generator), lora and str(lora), guidance=guidance, reward=reward and str(reward))()
+    files = str(generator), lora and str(lora), params.base_generator.dtype
+    parts, solver = Drawer(*files, guidance, reward and str(reward))()
 
     models = {name: folder for name, folder in {"generator": generator, "lora": lora, "reward": reward}.items() if folder}
     made = {name: {"path": str(path), "digest": folder_digest(path)} for name, path in models.items()}
-    made |= {"sampling": params.sampling.model_dump(), "guidance": guidance and guidance.model_dump()}
+    made |= {"dtype": params.base_generator.dtype, "sampling": params.sampling.model_dump()}
+    made |= {"guidance": guidance and guidance.model_dump()}
     for start in range(0, len(jobs), params.sampling.batch_size):
         batch = jobs[start : start + params.sampling.batch_size]
         clips = parts.decode(solver(parts, batch, params.sampling))

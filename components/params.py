@@ -134,6 +134,7 @@ class LatentRewardParams(Section):
     max_noise: Fraction  # t is uniform on [0, max_noise]: 1 is the paper's model, 0 its ablation, trained on clean latents
     min_margin: Annotated[float, Field(ge=0)]
     labelled_pairs: bool  # learn from data/pairs too, where its clips have the generator's size
+    gradient_checkpointing: bool  # of the trunk, as reward's
     trunk_learning_rate: Positive
     training: TrainingParams
 

@@ -5,9 +5,12 @@ import shutil
 import psutil
 import torch
 
-from components.generator.budget import budget, measured_rate
+from components.generator.budget import budget
+from components.generator.costs import measured_rate
 from components.params import Params
 
+SHARED = {"transformer", "LoRA and Adam", "trunk, frozen", "what trains and Adam", "weights, float32"}
+SHARED |= {"gradients and Adam of the tower"}  # what each GPU has a part of while training
 SHARE = 0.4  # of a matrix product's rate that a transformer's training is taken to reach where the rate was measured
 
 
@@ -30,9 +33,10 @@ def plan(params: Params, tflops: float | None, memory: float | None, gpus: int) 
     for name, number in found.parameters.items():
         print(f"  {name:<16} {number:>17,}")
     print(f"\nMEMORY on each of {gpus} with {memory:.1f} GiB ({told}), GiB; activations at most")
-    shared = {"transformer": gpus, "LoRA and Adam": gpus}
-    training = {name: used / shared.get(name, 1) for name, used in found.training.items()}
-    fits = [show_memory("sampling", found.sampling, memory), show_memory("training", training, memory)]
+    fits = [show_memory(name, parts, memory) for name, parts in {"sampling": found.sampling, **found.methods}.items()]
+    for name, whole in {"training": found.training, **found.rewards}.items():
+        parts = {part: used / (gpus if part in SHARED else 1) for part, used in whole.items()}
+        fits.append(show_memory(name, parts, memory))
     disk = sum(found.disk.values()) / 2**30
     free = shutil.disk_usage(".").free / 2**30
     fits.append(disk <= free)
@@ -40,10 +44,11 @@ def plan(params: Params, tflops: float | None, memory: float | None, gpus: int) 
     print(f"\nDISK, with DVC's copies, GiB: {parts}\n  {fit(disk, free)}")
     print(f"\nTIME at {rate / 1e12:.3g} TFLOP/s a GPU ({said})")
     for stage, number in found.operations.items():
-        steps = f"{found.steps[stage]} steps" if stage in found.steps else ""
-        print(f"  {stage:<11} {steps:>10} {number / 1e15:>14,.2f} PFLOP {number / rate / gpus / 3600:>10,.2f} h")
+        count = f"{found.steps[stage]} steps" if stage in found.steps else ""
+        count = f"{found.draws[stage]} clips" if stage in found.draws else count
+        print(f"  {stage:<16} {count:>11} {number / 1e15:>14,.2f} PFLOP {number / rate / gpus / 3600:>10,.2f} h")
     total = sum(found.operations.values())
-    print(f"  {'together':<22} {total / 1e15:>14,.2f} PFLOP {total / rate / gpus / 3600:>10,.2f} h")
+    print(f"  {'together':<28} {total / 1e15:>14,.2f} PFLOP {total / rate / gpus / 3600:>10,.2f} h")
     return all(fits)
 
 

@@ -1,5 +1,6 @@
 """Models read from folders, every tensor of them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from components.errors import BadInput
-from components.stage import read_json
+from components.text_files import read_json
 
 # What these libraries raise at files that are cut off, and at configurations with a wrong value.
 UNREADABLE = (
@@ -20,10 +21,16 @@ UNREADABLE = (
 )
 
 
-def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_pretrained(
+    kind: Any, folder: str | Path, dtype: torch.dtype = torch.float32, unread: str | None = None, **config: Any
+) -> Any:
     """kind.from_pretrained(folder), a model of transformers or diffusers. BadInput when a tensor is missing, left
     over, of another shape or not finite: by themselves these libraries go on with random weights in its place, or fail
-    later. Weights are read from safetensors alone: a pickle may run code."""
+    later. Weights are read from safetensors alone: a pickle may run code.
+
+    `config` replaces values of the folder's own, such as num_layers; `unread` is a pattern of the names of the tensors that
+    a model of fewer layers leaves in the file.
+    """
     if Path(folder).is_dir() and not {"model_type", "_class_name"} & set(read_json(Path(folder) / "config.json")):
         # These libraries would make the largest model of the kind, of random weights.
         raise BadInput(Path(folder) / "config.json", f"names no model: no {kind.__name__} here", key="model_type")
@@ -37,6 +44,7 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             local_files_only=True,  # a name is looked up in the hub's cache; `reelign fetch` alone goes to the hub
+            **config,
         )
     except UNREADABLE as error:
         raise BadInput(folder, f"no {kind.__name__} here: {first_line(error)}") from error
@@ -44,7 +52,8 @@ def load_pretrained(kind: Any, folder: str | Path, dtype: torch.dtype = torch.fl
         raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
     for found, why in (("missing_keys", "missing"), ("unexpected_keys", "a tensor that this model has no place for")):
         for name in sorted(report[found]):
-            raise BadInput(folder, why, key=name)
+            if found == "missing_keys" or unread is None or not re.match(unread, name):
+                raise BadInput(folder, why, key=name)
     for name, value in model.named_parameters():
         if not torch.isfinite(value).all():
             raise BadInput(folder, "a weight is not finite", key=name)

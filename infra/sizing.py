@@ -138,7 +138,7 @@ def inputs() -> str:
     for profile in PROFILES:
         _, each, *_ = costs(profile)
         rows += [
-            [f"a clip drawn, {profile}", f"{each['drawn'] / 1e15:,.1f} PFLOP", "counted", "components/generator/budget.py"],
+            [f"a clip drawn, {profile}", f"{each['drawn'] / 1e15:,.1f} PFLOP", "counted", "components/generator/costs.py"],
             [f"a clip trained on, {profile}", f"{each['trained'] / 1e15:,.2f} PFLOP", "counted", "the same"],
         ]
     return table(["input", "value", "kind", "where from"], *rows)

@@ -4,6 +4,7 @@ Each file carries what it was made from, so that latents of one generator are ne
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -35,6 +36,12 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def __add__(self, other: "Shards") -> "Shards":
+        """The rows of both, those of `other` last."""
+        both = copy(self)
+        both.parts, both.places = self.parts + other.parts, self.places + other.places
+        return both
 
     @property
     def shape(self) -> torch.Size:

@@ -7,6 +7,7 @@ t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and late
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,9 +100,14 @@ def pixels(clips: np.ndarray) -> torch.Tensor:
 def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]; in the latents' precision, worked out
     in the transformer's."""
-    # Some small parts of a half-precision transformer stay in float32: this one tells. Several processes wrap the model.
-    dtype = getattr(transformer, "module", transformer).patch_embedding.weight.dtype
+    dtype = input_dtype(transformer)
     return transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def input_dtype(transformer: torch.nn.Module) -> torch.dtype:
+    """The dtype of the latents and text that a transformer takes."""
+    # Some small parts of a half-precision transformer stay in float32: this one tells. Several processes wrap the model.
+    return getattr(transformer, "module", transformer).patch_embedding.weight.dtype
 
 
 def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dtype = "float32") -> Generator:
@@ -124,10 +130,14 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
     return Generator(transformer, vae, text_encoder, tokenizer)
 
 
-def load_transformer(folder: str | Path, dtype: Dtype = "float32") -> WanTransformer3DModel:
-    """The transformer alone, all that training on cached latents and text needs, on the CPU."""
+def load_transformer(
+    folder: str | Path, dtype: Dtype = "float32", unread: str | None = None, **config: Any
+) -> WanTransformer3DModel:
+    """The transformer alone, all that training on cached latents and text needs, on the CPU; `unread` and `config` as
+    load_pretrained has them."""
     logging.set_verbosity(logging.CRITICAL)  # what diffusers says of tensors is said here in one line
-    transformer = load_pretrained(WanTransformer3DModel, Path(folder) / "transformer", getattr(torch, dtype))
+    folder = Path(folder) / "transformer"
+    transformer = load_pretrained(WanTransformer3DModel, folder, getattr(torch, dtype), unread, **config)
     return transformer.requires_grad_(False).eval()
 
 

@@ -111,10 +111,12 @@ def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def dimension_weights(reward: LatentReward, weights: Mapping[str, float], like: torch.Tensor) -> torch.Tensor:
-    """Weights [D] in the order of the model's dimensions; an unlisted dimension weighs nothing."""
+    """Weights [D] in float32, on the device of `like`, in the order of the model's dimensions; an unlisted dimension weighs
+    nothing."""
     for name in weights:
         if name not in reward.dimensions:
             raise BadInput(
                 "params.yaml", f"the latent reward model has only {', '.join(reward.dimensions)}", key=f"weights.{name}"
             )
-    return like.new_tensor([weights.get(name, 0.0) for name in reward.dimensions])
+    values = [weights.get(name, 0.0) for name in reward.dimensions]
+    return torch.tensor(values, dtype=torch.float32, device=like.device)  # text may be in half precision

@@ -9,7 +9,6 @@ generator's own, weight for weight: guidance then reads the tokens of the genera
 """
 
 import copy
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,15 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from components.errors import BadInput
-from components.generator.wan import TIMESTEPS
+from components.generator.wan import TIMESTEPS, input_dtype, load_transformer
+from components.params import Dtype
 from components.stage import write_json
 from components.text_files import read_json
 
 
 class LatentReward(nn.Module):
-    """Scores [B, D] of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E].
+    """Scores [B, D] in float32 of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E].
 
-    frozen: the trunk's weights are the generator's as they are.
+    frozen: the trunk's weights are the generator's as they are. The trunk may be in half precision; what reads its tokens is
+    in float32.
     """
 
     def __init__(self, trunk: WanTransformer3DModel, dimensions: list[str], frozen: bool = False):
@@ -52,27 +53,54 @@ class LatentReward(nn.Module):
         return (self.mlp(pooled) * self.head).sum(-1)
 
 
+def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
+    """The transformer of a WanPipeline folder up to its block number `blocks`, without gradients, on the CPU; the other
+    blocks are not read."""
+    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json")["num_layers"])
+    later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
+    return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
+
+
 def first_blocks(transformer: WanTransformer3DModel, blocks: int, shared: bool = False) -> WanTransformer3DModel:
-    """The generator's transformer up to its block number `blocks`: a copy, or `shared` with the same weights in memory."""
-    if blocks > len(transformer.blocks):
-        why = f"the generator has {len(transformer.blocks)} blocks"
-        raise BadInput("params.yaml", why, key="latent_reward.blocks")
-    weights = chain(transformer.parameters(), transformer.buffers()) if shared else ()
-    trunk = copy.deepcopy(transformer, memo={id(weight): weight for weight in weights})
-    trunk.blocks = trunk.blocks[:blocks]
-    del trunk.norm_out, trunk.proj_out
-    trunk.scale_shift_table = None  # of the output layer, which a trunk does not have
+    """The generator's transformer up to its block number `blocks`, without a LoRA: a copy of these blocks alone, or `shared`
+    with the same weights in memory."""
+    check_blocks(blocks, len(transformer.blocks))
+    part = copy.copy(transformer)
+    part._modules, part._parameters = dict(transformer._modules), dict(transformer._parameters)
+    part = cut(part, blocks)
+    weights = [*part.parameters(), *part.buffers()] if shared else []
+    trunk = copy.deepcopy(part, memo={id(weight): weight for weight in weights})
+    if hasattr(trunk, "peft_config"):
+        trunk.unload_lora()
     return trunk
 
 
+def check_blocks(blocks: int, there: int) -> None:
+    if blocks > there:
+        raise BadInput("params.yaml", f"the generator has {there} blocks", key="latent_reward.blocks")
+
+
+def cut(transformer: WanTransformer3DModel, blocks: int) -> WanTransformer3DModel:
+    """The transformer itself without its later blocks and its output layer."""
+    transformer.blocks = transformer.blocks[:blocks]
+    del transformer.norm_out, transformer.proj_out
+    transformer.scale_shift_table = None  # of the output layer
+    return transformer
+
+
 def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, width] after the trunk's last block: the transformer's forward without its output layer."""
+    """Tokens [B, N, width] after the trunk's last block, in its own precision: the transformer's forward without its output
+    layer."""
+    latents, text = latents.to(input_dtype(trunk)), text.to(input_dtype(trunk))
     rotary = trunk.rope(latents)
     tokens = trunk.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
     _, modulation, context, _ = trunk.condition_embedder(t * TIMESTEPS, text, None)
     modulation = modulation.unflatten(1, (6, -1))
     for block in trunk.blocks:
-        tokens = block(tokens, context, modulation, rotary)
+        if torch.is_grad_enabled() and trunk.gradient_checkpointing:
+            tokens = trunk._gradient_checkpointing_func(block, tokens, context, modulation, rotary)
+        else:
+            tokens = block(tokens, context, modulation, rotary)
     return tokens
 
 

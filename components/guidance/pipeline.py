@@ -52,7 +52,8 @@ class FlowNRGPipeline(ShortTextWanPipeline):
         ) -> Any:
             nonlocal said
             said = velocity
-            return step(flow(sample, float(timestep) / TIMESTEPS), timestep, sample, *more, **named)
+            # The scheduler gives latents the velocity's dtype; in half precision the noise level would be rounded as well.
+            return step(flow(sample.float(), float(timestep) / TIMESTEPS), timestep, sample, *more, **named)
 
         # The pipeline's own pass has made the velocity by the time the scheduler is asked to step.
         flow = flow_nrg(lambda x, t: said, reward, text, nrg, weights, shared=False)

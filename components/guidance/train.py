@@ -4,26 +4,36 @@ Any two candidates of one prompt are a pair; the label of a dimension is which o
 by at least `min_margin` (in standard deviations of its validation set); nearer ones are ties. Overall, a sum, spreads wider
 than a dimension: its ties are wider by as much. All clips of a prompt get the same noise and the same t ~ U(0, 1), and keep
 their preferences: a batch is whole prompts, so that a clip is read once for all the pairs that it is in.
+
+Latents stay on disk until a batch needs them, whoever labelled them, and of the generator the trunk's blocks alone are read.
+A trunk that is tuned in full is in float32; else it has the generator's dtype, and what trains beside it is in float32.
 """
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
 
 from components.alignment.data import SCORES, Candidates, load_candidates
 from components.alignment.flow import noised
 from components.alignment.lora import add_lora
+from components.alignment.shards import Shards, save_shards
 from components.errors import BadInput
-from components.generator.wan import load_generator, load_transformer
-from components.guidance.latent_reward import LatentReward, first_blocks, save_latent_reward
+from components.generator.wan import load_generator
+from components.guidance.latent_reward import LatentReward, load_trunk, save_latent_reward
+from components.params import Dtype, LatentRewardParams
 from components.preferences.split import held_out
 from components.reward.figures import calibration
 from components.reward.losses import bradley_terry, bradley_terry_ties
-from components.reward.pairs import VIDEOS, read_pairs
+from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.stage import Stage, folder_digest, run_stage, write_json
 from components.tables import read_table
 from components.training import fit, write_rows
@@ -38,11 +48,13 @@ VALIDATION_SHARE = 0.15  # of the candidates' prompts
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Clips as latents [M, C, T', H', W'] with text [M, L, E]; pairs of them: places of both [N], labels [N, D + 1] (Overall
-    last) of 1, -1, 0 (same) or NO_LABEL, and the prompt of each pair."""
+    """Clips as rows of latents, M of [C, T', H', W'], with text, a row [L, E] a prompt, and the row of each clip's prompt
+    [M]; pairs of clips: places of both [N], labels [N, D + 1] (Overall last) of 1, -1, 0 (same) or NO_LABEL, and the prompt
+    of each pair."""
 
-    latents: torch.Tensor
-    text: torch.Tensor
+    latents: Shards
+    text: Shards
+    text_row: np.ndarray
     first: np.ndarray
     second: np.ndarray
     labels: np.ndarray
@@ -64,7 +76,7 @@ class Comparisons:
         prompt = torch.from_numpy(np.repeat(np.arange(len(groups)), [len(own) for own in clips]))
         xt, _ = noised(self.latents[rows], x1[prompt], t[prompt])
         device = next(net.parameters()).device
-        found = net(xt.to(device), t[prompt].to(device), self.text[rows].to(device))
+        found = net(xt.to(device), t[prompt].to(device), self.text[self.text_row[rows]].to(device))
         place = {row: at for at, row in enumerate(rows)}
         pairs = np.concatenate(groups)
         return tuple(found[[place[row] for row in side[pairs]]] for side in (self.first, self.second))
@@ -76,7 +88,7 @@ class Comparisons:
         found = []
         for start in range(0, len(groups), VALIDATION_BATCH):
             part = groups[start : start + VALIDATION_BATCH]
-            x1 = torch.randn((len(part), *self.latents.shape[1:]), generator=draw)
+            x1 = torch.randn((len(part), *self.latents.shape), generator=draw)
             a, b = self.scores(net, part, t[start : start + VALIDATION_BATCH], x1)
             found.append((a - b).cpu())
         found = torch.cat(found)
@@ -85,8 +97,9 @@ class Comparisons:
     def __add__(self, other: "Comparisons") -> "Comparisons":
         shift = len(self.latents)
         return Comparisons(
-            torch.cat([self.latents, other.latents]),
-            torch.cat([self.text, other.text]),
+            self.latents + other.latents,
+            self.text + other.text,
+            np.concatenate([self.text_row, len(self.text) + other.text_row]),
             np.concatenate([self.first, shift + other.first]),
             np.concatenate([self.second, shift + other.second]),
             np.concatenate([self.labels, other.labels]),
@@ -100,15 +113,10 @@ def latent_reward(stage: Stage) -> None:
     data = relabelled(load_candidates(base), params.dimensions, params.min_margin)
     sources = np.repeat(["candidates"], len(data.prompts))
     if params.labelled_pairs:
-        data += human_labelled(stage, params.dimensions)
+        data += human_labelled(stage, params.dimensions, base)
         sources = np.append(sources, np.repeat(["people"], len(data.prompts) - len(sources)))
     held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
-    torch.manual_seed(stage.seed("weights"))
-    transformer = load_transformer(BASE)
-    model = LatentReward(first_blocks(transformer, params.blocks), params.dimensions, params.trunk == "frozen")
-    model.trunk.requires_grad_(params.trunk == "full")
-    if params.trunk == "lora":
-        add_lora(model.trunk, params.lora, stage.seed("lora"))
+    model = build(BASE, params, stage.params.base_generator.dtype, stage.seed)
     names = list(dict.fromkeys([*params.dimensions, "Overall"]))
     train, validation = (data.by_prompt(np.flatnonzero(side)) for side in (~held, held))
     count = {"train": int((~held).sum()), "validation": int(held.sum())}
@@ -118,7 +126,7 @@ def latent_reward(stage: Stage) -> None:
     def loss_fn(net: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         groups = [train[index] for index in indices]
         t = params.max_noise * torch.rand(len(groups), generator=draw)
-        x1 = torch.randn((len(groups), *data.latents.shape[1:]), generator=draw)
+        x1 = torch.randn((len(groups), *data.latents.shape), generator=draw)
         a, b = data.scores(net, groups, t, x1)
         labels = torch.from_numpy(data.labels[np.concatenate(groups), : len(params.dimensions)])
         return pair_loss(a, b, labels.to(a.device)), {}
@@ -137,7 +145,7 @@ def latent_reward(stage: Stage) -> None:
     groups += [{"params": trunk, "lr": params.trunk_learning_rate}] if trunk else []
     rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, validate=validate)
     if params.trunk == "lora":
-        model.trunk.fuse_lora()
+        model.trunk.float().fuse_lora()
         model.trunk.unload_lora()
 
     folder = stage.output("models/latent_reward")
@@ -152,6 +160,21 @@ def latent_reward(stage: Stage) -> None:
         record["by_source"][source] = {"pairs": int(own.sum()), "accuracy_by_noise_bin": part["accuracy_by_noise_bin"]}
     write_json(stage.output("metrics/latent_reward.json"), record | {"pairs": count})
     by_noise_table(record["accuracy_by_noise_bin"]).to_csv(stage.output("plots/accuracy_by_noise.csv"), index=False)
+
+
+def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
+    """An untrained model on the generator in `folder`, whose dtype is `dtype`. seed: of "weights" and of "lora"."""
+    trunk = load_trunk(folder, params.blocks, "float32" if params.trunk == "full" else dtype)
+    torch.manual_seed(seed("weights"))
+    with init_empty_weights():  # the head's draws come after those of a whole transformer: runs from before stay equal
+        WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(f"{folder}/transformer"))
+    model = LatentReward(trunk, params.dimensions, params.trunk == "frozen")
+    model.trunk.requires_grad_(params.trunk == "full")
+    if params.trunk == "lora":
+        add_lora(model.trunk, params.lora, seed("lora"))
+    if params.gradient_checkpointing:
+        model.trunk.enable_gradient_checkpointing()
+    return model
 
 
 @torch.no_grad()
@@ -216,31 +239,61 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
         raise BadInput(SCORES, "no two candidates of a prompt differ by the margin", key="latent_reward.min_margin")
     first, second = np.array(couples).T
     signs = np.array(labels, np.float32)
-    everything = range(len(candidates.latents))
-    return Comparisons(candidates.latents[everything], candidates.text(everything), first, second, signs, np.array(prompts))
+    text_row = candidates.table.text_row.to_numpy()
+    return Comparisons(candidates.latents, candidates.prompts, text_row, first, second, signs, np.array(prompts))
 
 
-def human_labelled(stage: Stage, dimensions: list[str]) -> Comparisons:
-    """The training pairs that people labelled, their clips encoded by the generator's VAE (they must have its size)."""
+def human_labelled(stage: Stage, dimensions: list[str], base: str) -> Comparisons:
+    """The training pairs that people labelled, their clips encoded by the generator's VAE (they must have its size). base:
+    the generator's digest."""
     pairs = read_pairs("train", [*dimensions, "Overall"])
-    sampling = stage.params.sampling
-    size = (sampling.frames, sampling.height, sampling.width, 3)
     sides = list(dict.fromkeys(pairs.sides()))
-    clips = []
-    for path, _ in stage.progress(sides, "decode"):
-        clip = read_frames(VIDEOS / path)
-        if clip.shape != size:
-            raise BadInput(pairs.file, f"{path} is {clip.shape}, the generator's clips are {size}", key="path_A")
-        clips.append(clip)
-    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
-    parts = range(0, len(sides), ENCODE_BATCH)
-    with torch.no_grad():
-        latents = [generator.encode_video(np.stack(clips[i : i + ENCODE_BATCH])) for i in stage.progress(parts, "encode")]
-        text = [generator.encode_text([prompt for _, prompt in sides[i : i + ENCODE_BATCH]]) for i in parts]
-    place = {side: number for number, side in enumerate(sides)}
+    prompts = list(dict.fromkeys(prompt for _, prompt in sides))
+    folder, made_from = stage.state() / "people", {"base generator": base}
+    if not folder.exists():  # a run that was killed may have left it
+        encode_sides(stage, pairs, sides, prompts, folder, made_from)
+    latents, text = (Shards(folder / name, made_from) for name in ("latents", "text"))
+    number = {prompt: row for row, prompt in enumerate(prompts)}
+    text_row = np.array([number[prompt] for _, prompt in sides])
+    place = {side: row for row, side in enumerate(sides)}
     first, second = np.array([place[side] for side in pairs.sides()]).reshape(2, -1)
     labels = pairs.labels.astype(np.float32)
-    return Comparisons(torch.cat(latents).cpu(), torch.cat(text).cpu(), first, second, labels, np.array(pairs.prompts))
+    return Comparisons(latents, text, text_row, first, second, labels, np.array(pairs.prompts))
+
+
+@torch.no_grad()
+def encode_sides(
+    stage: Stage,
+    pairs: Pairs,
+    sides: list[tuple[str, str]],
+    prompts: list[str],
+    folder: Path,
+    made_from: dict[str, str],
+) -> None:
+    """Write latents of the clips of `sides` and text of `prompts` to `folder`, whole or not at all; ENCODE_BATCH clips at a
+    time are in memory."""
+    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    parts = range(0, len(sides), ENCODE_BATCH)
+    clips = (clips_of(stage, pairs.file, sides[i : i + ENCODE_BATCH]) for i in stage.progress(parts, "encode"))
+    save_shards((generator.encode_video(part).cpu() for part in clips), partial / "latents", made_from)
+    texts = (prompts[i : i + ENCODE_BATCH] for i in range(0, len(prompts), ENCODE_BATCH))
+    save_shards((generator.encode_text(part).cpu() for part in texts), partial / "text", made_from)
+    partial.rename(folder)
+
+
+def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarray:
+    """uint8 [B, T, H, W, 3]; BadInput names a clip of `file` that has not the size of the generator's."""
+    sampling = stage.params.sampling
+    size = (sampling.frames, sampling.height, sampling.width, 3)
+    clips = []
+    for path, _ in sides:
+        clip = read_frames(VIDEOS / path)
+        if clip.shape != size:
+            raise BadInput(file, f"{path} is {clip.shape}, the generator's clips are {size}", key="path_A")
+        clips.append(clip)
+    return np.stack(clips)
 
 
 if __name__ == "__main__":
