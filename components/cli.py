@@ -277,8 +277,8 @@ def doctor(
 ) -> None:
     """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory.
 
-    With --profile: parameters, memory by part, steps and hours of aligning a generator, and what does not fit; exit code 1
-    where something does not.
+    With --profile: parameters, memory by part, steps, clips and hours of aligning a generator and training its reward
+    models, and what does not fit; exit code 1 where something does not.
     """
     if profile is None:
         from components.doctor import examine

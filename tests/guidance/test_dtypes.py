@@ -132,18 +132,18 @@ def test_what_trains_is_in_float32_and_what_is_frozen_in_the_profiles_dtype(fold
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("trunk", ["full", "lora"])
 def test_a_trunk_whose_layers_are_worked_out_again_has_the_same_gradients(folder, trunk, dtype):
-    found, outputs = [], []
+    found, entered = [], []
     for again in (False, True):
         update = {"trunk": trunk, "blocks": 2, "lora": LORA, "gradient_checkpointing": again}
         model = build(str(folder / "base"), load_params().latent_reward.model_copy(update=update), dtype, len)
         disturb(model.trunk)
         nn.init.normal_(model.head, generator=torch.Generator().manual_seed(0))
         for block in model.trunk.blocks:
-            block.register_forward_hook(lambda *_, again=again: outputs.append(again))
+            block.register_forward_pre_hook(lambda *_, again=again: entered.append(again))
         torch.manual_seed(2)
         model(torch.randn(2, 4, 3, 4, 4), torch.rand(2), torch.randn(2, 16, 16)).sum().backward()
         found.append([p.grad for p in model.parameters() if p.grad is not None])
-    assert (outputs.count(False), outputs.count(True)) == (2, 4), "once more in the backward pass"
+    assert (entered.count(False), entered.count(True)) == (2, 4), "once more in the backward pass"
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
