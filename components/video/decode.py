@@ -184,7 +184,14 @@ def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarra
 
 def _packets(path: str | Path, container, stream, scan: PacketScan | None = None) -> Iterator[av.Packet]:
     """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too."""
-    for packet in container.demux(stream):
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError as error:  # PyAV, where a damaged file brings up a track that its start did not have
+            raise VideoError(path, "truncated or corrupt: a packet of no track") from error
+        if packet is None:
+            return
         if packet.size == 0 and packet.dts is not None:
             continue  # a frame without bytes: the one before stays; the decoder would take it for the end
         if packet.is_corrupt:
