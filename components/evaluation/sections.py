@@ -105,7 +105,11 @@ def bench(root: Path) -> dict | None:
         " gets 50%. ○ With ties: all pairs, three answers, a small difference of scores read as a tie; the threshold is"
         f" fitted on {' and '.join(sources)}."
     )
-    blind = {name: max(found.values()) for name, found in metrics.get("baselines", {}).items() if None not in found.values()}
+    blind = {
+        name: max(found.values())
+        for name, found in in_order(metrics.get("baselines", {}), DIMENSIONS)
+        if None not in found.values()
+    }
     if blind:
         note += f" With ties, the best blind answer gets {', '.join(f'{k} {100 * v:.0f}%' for k, v in blind.items())}."
     return {"pairs": metrics["pairs"], "prompts": metrics["prompts"], "rows": rows, "note": note}
