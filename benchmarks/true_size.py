@@ -1,9 +1,9 @@
 """The profile wan2.1-1.3b at its true sizes with random weights, whole: `python benchmarks/true_size.py`.
 
 The transformer is Wan 2.1 1.3B's (30 layers of 12 heads x 128, inner layer 8960) in bfloat16, its VAE is the published one
-in float32, UMT5 has 2 of its 24 layers. Qwen2-VL has 2B's widths, 2 of its 28 layers and of the tower's 32, and a small
-vocabulary; VideoReward trains in float32 passes' weights, and whole it does not fit beside the rest in 24 GB. Clips are
-64 x 64 x 9. Prompts and labelled pairs are of the shapes world. Counts of clips and steps are cut, and layers are not
+in float32, UMT5 has 2 of its 24 layers. Qwen2-VL has 2B's widths, with 2 of its 28 layers, 2 of its tower's 32 and a small
+vocabulary: VideoReward's weights are in float32 whatever the generator's dtype, and whole it does not train in 24 GB. Clips
+are 64 x 64 x 9. Prompts and labelled pairs are of the shapes world. Counts of clips and steps are cut, and layers are not
 compiled, which takes minutes on a CPU; all else is the profile's own.
 
 It copies the tracked files to a new folder, runs `dvc repro evaluate` there, and prints seconds and peak memory by stage.
