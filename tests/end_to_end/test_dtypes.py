@@ -15,9 +15,8 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from components.graph import stage_definition, stage_names
+from components.graph import stage_definition, stage_names, upstream
 from components.guidance import solvers
-from components.run_stage import upstream
 from tests.conftest import REPOSITORY
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16"}  # of frozen weights, and of training's passes
