@@ -2,7 +2,8 @@ from pathlib import Path
 
 import yaml
 
-from components.evaluation.lineage import before, locked_outputs, upstream_outputs
+from components.evaluation.lineage import locked_outputs, upstream_outputs
+from components.graph import upstream
 
 
 def test_the_report_names_what_it_rests_on_and_not_its_own_digest(tmp_path):
@@ -14,4 +15,4 @@ def test_the_report_names_what_it_rests_on_and_not_its_own_digest(tmp_path):
     assert [out["stage"] for out in upstream_outputs(lock, "evaluate")] == ["reward", "source"]
     assert [out["stage"] for out in locked_outputs(lock)] == list(outs)
     assert upstream_outputs(Path("none/dvc.lock"), "evaluate") == []
-    assert {"source", "reward", "align@dpo", "tradeoff"} <= before("evaluate") and "package" not in before("evaluate")
+    assert {"source", "reward", "align@dpo", "tradeoff"} <= set(upstream("evaluate")) and "package" not in upstream("evaluate")
