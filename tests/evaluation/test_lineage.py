@@ -15,4 +15,5 @@ def test_the_report_names_what_it_rests_on_and_not_its_own_digest(tmp_path):
     assert [out["stage"] for out in upstream_outputs(lock, "evaluate")] == ["reward", "source"]
     assert [out["stage"] for out in locked_outputs(lock)] == list(outs)
     assert upstream_outputs(Path("none/dvc.lock"), "evaluate") == []
-    assert {"source", "reward", "align@dpo", "tradeoff"} <= set(upstream("evaluate")) and "package" not in upstream("evaluate")
+    rests_on = set(upstream("evaluate"))
+    assert {"source", "reward", "align@dpo", "tradeoff"} <= rests_on and "package" not in rests_on
