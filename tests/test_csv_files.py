@@ -102,7 +102,7 @@ def test_what_is_csv_is_read(tmp_path, content, lines):
         (GOOD.replace("\n", "\r").replace("dog", "caf\xe9").encode("latin1"), ", row 3: not UTF-8 text: byte 0xe9"),
         (GOOD.encode() + "\u732b".encode()[:2], ", row 4: ends within a character: is the file cut off?"),
         (GOOD.replace("dog", "d\0g"), ", row 3: a NUL byte, which no text has: the file is damaged"),
-        (gzip.compress(GOOD.encode()), ": not text but compressed with gzip"),
+        (gzip.compress(GOOD.encode(), mtime=0), ": not text but compressed with gzip"),
         (b"PAR1" + bytes(20), ": not text but a Parquet file"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(20), ": not text but a workbook of old Excel (.xls)"),
         (bytes(4) + b"ftypisom" + bytes(20), ": not text but a video or picture"),
