@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import BadInput
+from components.text_files import read_text
 
 PROMPT = "{text_prompt}"
 VIDEO = "<|video_pad|>"
@@ -45,7 +46,13 @@ def read_template(path: str | Path, dimensions: list[str], readout: Readout) -> 
     path = Path(path)
     if not path.exists():
         raise BadInput(path, "missing: the prompt template that params.yaml names")
-    template = path.read_text()
+    template = read_text(path)
+    check_template(path, template, dimensions, readout)
+    return template
+
+
+def check_template(path: Path, template: str, dimensions: list[str], readout: Readout) -> None:
+    """BadInput where the template that stands in the file `path` does not fit dimensions and read-out."""
     tokens = tokens_read(dimensions, readout)
     for mark in dict.fromkeys([PROMPT, *tokens]):
         if template.count(mark) != 1:
@@ -53,7 +60,6 @@ def read_template(path: str | Path, dimensions: list[str], readout: Readout) -> 
     places = [template.index(token) for token in tokens]
     if places != sorted(places):
         raise BadInput(path, f"its reward tokens must stand in the order {', '.join(dimensions)}")
-    return template
 
 
 class PromptBuilder:

@@ -15,10 +15,11 @@ from torch import nn
 from components.errors import BadInput
 from components.params import RewardParams
 from components.reward.accuracy import fit_tie_threshold, without_ties
+from components.reward.facts import FACTS
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
-from components.reward.model import FACTS, VideoReward, load_backbone, load_video_reward
+from components.reward.model import VideoReward, load_backbone, load_video_reward
 from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
