@@ -60,7 +60,7 @@ class LatentReward(nn.Module):
 def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
     """The transformer of a WanPipeline folder up to its block number `blocks`, without gradients, on the CPU; the other
     blocks are not read."""
-    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json")["num_layers"])
+    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json", "num_layers")["num_layers"])
     later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
     return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
 
