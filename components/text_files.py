@@ -33,7 +33,7 @@ def read_text(path: str | Path, file: str | Path | None = None) -> str:
     file = file or path
     try:
         raw = Path(path).read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(file, "missing") from error
     except IsADirectoryError as error:
         raise BadInput(file, "a folder, not a file") from error

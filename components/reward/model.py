@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 
 from components.errors import BadInput
 from components.params import LoraParams
 from components.reward.facts import FACTS, read_facts
 from components.reward.inputs import Batch, PatchShape
-from components.reward.prompt import PromptBuilder
+from components.reward.prompt import PromptBuilder, check_chat
 from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import write_json
 from components.weights import check_tensors, load_pretrained, load_tensors, load_tokenizer
@@ -144,7 +144,7 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
     if not facts["head_trained"]:
         raise BadInput(folder / FACTS, "this head was never trained: its scores would be noise", key="head_trained")
     backbone = load_backbone(folder)
-    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], facts["readout"])
+    prompts = PromptBuilder(load_chat(folder), facts["template"], facts["dimensions"], facts["readout"])
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
     if facts["frame_plan"]["factor"] != model.patch_shape.factor:
         raise BadInput(folder / FACTS, f"not {model.patch_shape.factor}, the backbone's", key="frame_plan.factor")
@@ -154,6 +154,13 @@ def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
         model.head.weight.copy_(head["weight"])
         model.reward_tokens.copy_(backbone.get_input_embeddings().weight[prompts.reward_ids])
     return model.eval(), facts
+
+
+def load_chat(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Qwen2-VL folder or hub id, with its chat template."""
+    tokenizer = load_tokenizer(folder)
+    check_chat(folder, tokenizer)
+    return tokenizer
 
 
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:
