@@ -3,7 +3,9 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import BadInput
 
@@ -31,7 +33,7 @@ def read_text(path: str | Path, file: str | Path | None = None) -> str:
     file = file or path
     try:
         raw = Path(path).read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(file, "missing") from error
     except IsADirectoryError as error:
         raise BadInput(file, "a folder, not a file") from error
@@ -71,6 +73,30 @@ def read_json(path: str | Path, *keys: str) -> Any:
         if key not in value:
             raise BadInput(path, "missing key", key=key)
     return value
+
+
+class Record(BaseModel):
+    """What a JSON object that we wrote ourselves must hold; other keys may stand beside."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+Read = TypeVar("Read", bound=Record)
+
+
+def read_record(path: str | Path, kind: type[Read]) -> Read:
+    """A JSON file as a record; BadInput as of read_json and of check_record."""
+    return check_record(path, read_json(path), kind)
+
+
+def check_record(path: str | Path, value: Any, kind: type[Read]) -> Read:
+    """What a JSON file holds as a record; BadInput for a key that is missing or has a wrong value."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        why = {"missing": "missing key", "model_type": "is no JSON object"}.get(first["type"], first["msg"])
+        raise BadInput(path, why.removeprefix("Value error, "), key=".".join(map(str, first["loc"])) or None) from error
 
 
 def _looks_like_utf16(raw: bytes) -> bool:

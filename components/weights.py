@@ -68,6 +68,19 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise BadInput(file, f"no safetensors: {first_line(error)}" if file.exists() else "missing") from error
 
 
+def check_tensors(file: Path, tensors: dict[str, torch.Tensor], shapes: dict[str, torch.Size]) -> None:
+    """BadInput where a file's `tensors` are not those of `shapes`, by name, or one is not finite."""
+    for name in sorted(tensors.keys() | shapes.keys()):
+        if name not in tensors:
+            raise BadInput(file, "missing", key=name)
+        if name not in shapes:
+            raise BadInput(file, "a tensor that this model has no place for", key=name)
+        if tensors[name].shape != shapes[name]:
+            raise BadInput(file, f"is {tuple(tensors[name].shape)}, not {tuple(shapes[name])}", key=name)
+        if not torch.isfinite(tensors[name]).all():
+            raise BadInput(file, "a weight is not finite", key=name)
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; BadInput where there is none, or none that can pad."""
     try:

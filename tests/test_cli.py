@@ -12,7 +12,7 @@ from components.cli import app, check_dimensions, parse_weights
 from components.errors import BadInput
 from components.generator.wan import save_generator
 from components.params import load_params
-from components.stage import folder_digest
+from components.stage import folder_digest, write_json
 from tests.generator.small import tiny_generator
 
 
@@ -52,7 +52,8 @@ def test_weights_that_are_none(text):
 
 
 def test_a_dimension_that_the_model_lacks_is_blamed_on_the_option(tmp_path):
-    (tmp_path / "latent_reward.json").write_text('{"dimensions": ["VQ", "TA"]}')
+    facts = {"generator": "abc", "dimensions": ["VQ", "TA"], "blocks": 1, "frozen": True}
+    write_json(tmp_path / "latent_reward.json", facts)
     check_dimensions([{"VQ": 1.0}, {"TA": 0.5}], tmp_path)
     with pytest.raises(BadInput, match=r"--guide, key 'XX': .* scores VQ, TA"):
         check_dimensions([{"VQ": 1.0}, {"XX": 0.5}], tmp_path)

@@ -34,7 +34,7 @@ from tests.guidance.test_flow_nrg import small_reward
 from tests.reward.tiny import saved_model
 
 REFERENCE = Path("../shared/data/reference-open").absolute()
-TIMES = int(os.environ.get("REELIGN_DAMAGES", "40"))  # of each kind of input
+TIMES = int(os.environ.get("REELIGN_DAMAGES", "34"))  # of each kind of input
 PROMPT = "a red circle moving up"
 
 

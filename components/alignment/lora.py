@@ -13,7 +13,15 @@ from peft.tuners.lora import LoraLayer
 from components.errors import BadInput
 from components.generator.lora_file import LORA, read_lora
 from components.params import AlignParams, LoraParams
-from components.text_files import read_json
+from components.text_files import Record, read_record
+
+RECORD = "alignment.json"
+
+
+class Facts(Record):
+    """alignment.json, what others read of it. base: digest of the generator that the LoRA was trained on."""
+
+    base: str
 
 
 def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
@@ -58,7 +66,7 @@ def lora_layers(transformer: torch.nn.Module) -> dict[str, LoraLayer]:
 
 def check_base(folder: Path, base: str) -> None:
     """BadInput where a LoRA was trained on another generator than the one with digest `base`."""
-    trained_on = read_json(folder / "alignment.json")["base"]
+    trained_on = read_record(folder / RECORD, Facts).base
     if trained_on != base:
         raise BadInput(folder, f"was trained on base generator {trained_on}, not on {base}", key="base")
 

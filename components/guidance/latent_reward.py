@@ -13,14 +13,18 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from components.errors import BadInput
 from components.generator.wan import TIMESTEPS, input_dtype, load_transformer
-from components.params import Dtype
+from components.guidance.facts import FACTS, read_facts
+from components.param_types import Dtype
 from components.stage import write_json
 from components.text_files import read_json
+from components.weights import check_tensors, load_tensors
+
+WEIGHTS = "model.safetensors"
 
 
 class LatentReward(nn.Module):
@@ -56,7 +60,7 @@ class LatentReward(nn.Module):
 def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
     """The transformer of a WanPipeline folder up to its block number `blocks`, without gradients, on the CPU; the other
     blocks are not read."""
-    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json")["num_layers"])
+    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json", "num_layers")["num_layers"])
     later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
     return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
 
@@ -111,27 +115,28 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     if model.frozen:
         weights = {key: value for key, value in weights.items() if not key.startswith("trunk.")}
-    save_file(weights, folder / "model.safetensors")
+    save_file(weights, folder / WEIGHTS)
     shape = {"dimensions": model.dimensions, "blocks": len(model.trunk.blocks), "frozen": model.frozen}
-    write_json(folder / "latent_reward.json", {**facts, **shape})
+    write_json(folder / FACTS, {**facts, **shape})
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:
     """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk is that one's own layers.
 
-    Raises BadInput when it was trained for another generator.
+    Raises BadInput when it was trained for another generator, and where a weight is missing, left over, of another shape or
+    not finite.
     """
     folder = Path(folder)
-    facts = read_json(folder / "latent_reward.json")
-    if facts["generator"] != generator_digest:
-        why = f"trained for generator {facts['generator']}, not for {generator_digest}"
-        raise BadInput(folder / "latent_reward.json", why, key="generator")
-    trunk = first_blocks(transformer, facts["blocks"], shared=facts["frozen"])
-    model = LatentReward(trunk, facts["dimensions"], facts["frozen"])
-    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    missing = [key for key in missing if not (model.frozen and key.startswith("trunk."))]
-    if missing or unexpected:
-        raise BadInput(
-            folder / "model.safetensors", "not the weights of its own latent_reward.json", key=[*missing, *unexpected][0]
-        )
+    facts = read_facts(folder)
+    if facts.generator != generator_digest:
+        why = f"trained for generator {facts.generator}, not for {generator_digest}"
+        raise BadInput(folder / FACTS, why, key="generator")
+    if facts.blocks > len(transformer.blocks):
+        raise BadInput(folder / FACTS, f"the generator has {len(transformer.blocks)} blocks", key="blocks")
+    model = LatentReward(first_blocks(transformer, facts.blocks, facts.frozen), facts.dimensions, facts.frozen)
+    weights, own = load_tensors(folder / WEIGHTS), model.state_dict()
+    if model.frozen:
+        own = {key: value for key, value in own.items() if not key.startswith("trunk.")}
+    check_tensors(folder / WEIGHTS, weights, {key: value.shape for key, value in own.items()})
+    model.load_state_dict(weights, strict=not model.frozen)
     return model.requires_grad_(False).eval().to(transformer.device)

@@ -22,6 +22,7 @@ from components.registry.versions import FILES, PAIRS, Version, learnt_from, ref
 from components.reward.accuracy import correct
 from components.reward.bench import pair_table
 from components.reward.check import check_reward, load_items
+from components.reward.facts import read_facts
 from components.reward.figures import figures
 from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.reward.published import LATEST
@@ -29,8 +30,6 @@ from components.reward.score import OVERALL, RewardModel, Unscored, score_names
 from components.reward.score_files import ModelFiles, score_files, state_folder
 from components.stage import folder_digest
 from components.tables import spread
-from components.text_files import read_json
-from components.tracking import FACTS
 
 CHUNK = 64
 KINDS = ("accuracy_without_ties", "accuracy_with_ties")
@@ -41,7 +40,7 @@ def compare_rewards(
     client: Any, challenger: Version, champion: Version | None, params: PromotionParams, progress: Progress
 ) -> tuple[dict[str, Any], list[str], pd.DataFrame]:
     """Evidence about two VideoRewards, the reasons against the challenger, and a row a pair with the scores of both."""
-    facts = {version.digest: read_json(version.folder / FACTS) for version in (challenger, champion) if version}
+    facts = {version.digest: read_facts(version.folder) for version in (challenger, champion) if version}
     dimensions = facts[challenger.digest]["dimensions"]
     if champion and facts[champion.digest]["dimensions"] != dimensions:
         other = ", ".join(facts[champion.digest]["dimensions"])

@@ -98,11 +98,9 @@ def score(
 
 def local_plan(model: Path) -> str:
     """The frame plan of a model folder, as scores are stamped with it."""
-    from components.reward.model import FACTS
-    from components.text_files import read_json
-    from components.video.frames import FramePlan
+    from components.reward.facts import plan_of
 
-    return str(FramePlan(**read_json(model / FACTS)["frame_plan"]))
+    return str(plan_of(model))
 
 
 def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list[tuple[Path, str]]:

@@ -12,19 +12,18 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 
 from components.errors import BadInput
 from components.params import LoraParams
+from components.reward.facts import FACTS, read_facts
 from components.reward.inputs import Batch, PatchShape
-from components.reward.prompt import PromptBuilder
+from components.reward.prompt import PromptBuilder, check_chat
 from components.reward.vision import attend_by_frame, frame_runs
 from components.stage import write_json
-from components.text_files import read_json
-from components.weights import load_pretrained, load_tensors, load_tokenizer
+from components.weights import check_tensors, load_pretrained, load_tensors, load_tokenizer
 
-FACTS = "video_reward.json"
-NEEDED = ("head_trained", "template", "dimensions", "readout", "head", "positions", "frame_plan", "normalisation")
+HEAD = "head.safetensors"
 Positions = Literal["plain", "multimodal"]
 
 
@@ -134,30 +133,34 @@ class VideoReward(nn.Module):
             self.backbone.get_input_embeddings().weight[self.prompts.reward_ids] = self.reward_tokens
         self.backbone.save_pretrained(folder)
         self.prompts.tokenizer.save_pretrained(folder)
-        save_file({"weight": self.head.weight.detach().contiguous()}, folder / "head.safetensors")
+        save_file({"weight": self.head.weight.detach().contiguous()}, folder / HEAD)
         write_json(folder / FACTS, facts)
 
 
 def load_video_reward(folder: str | Path) -> tuple[VideoReward, dict[str, Any]]:
     """The model of a folder and its facts; BadInput where it is none, or where its head has never been trained."""
     folder = Path(folder)
-    facts = read_json(folder / FACTS, *NEEDED)
+    facts = read_facts(folder)
     if not facts["head_trained"]:
         raise BadInput(folder / FACTS, "this head was never trained: its scores would be noise", key="head_trained")
     backbone = load_backbone(folder)
-    prompts = PromptBuilder(load_tokenizer(folder), facts["template"], facts["dimensions"], facts["readout"])
+    prompts = PromptBuilder(load_chat(folder), facts["template"], facts["dimensions"], facts["readout"])
     model = VideoReward(backbone, prompts, facts["head"], facts["positions"])
-    head = load_tensors(folder / "head.safetensors").get("weight", torch.empty(0))
-    if head.shape != model.head.weight.shape:
-        raise BadInput(
-            folder / "head.safetensors", f"is {tuple(head.shape)}, not {tuple(model.head.weight.shape)}", key="weight"
-        )
-    if not torch.isfinite(head).all():
-        raise BadInput(folder / "head.safetensors", "a weight is not finite", key="weight")
+    if facts["frame_plan"]["factor"] != model.patch_shape.factor:
+        raise BadInput(folder / FACTS, f"not {model.patch_shape.factor}, the backbone's", key="frame_plan.factor")
+    head = load_tensors(folder / HEAD)
+    check_tensors(folder / HEAD, head, {"weight": model.head.weight.shape})
     with torch.no_grad():
-        model.head.weight.copy_(head)
+        model.head.weight.copy_(head["weight"])
         model.reward_tokens.copy_(backbone.get_input_embeddings().weight[prompts.reward_ids])
     return model.eval(), facts
+
+
+def load_chat(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Qwen2-VL folder or hub id, with its chat template."""
+    tokenizer = load_tokenizer(folder)
+    check_chat(folder, tokenizer)
+    return tokenizer
 
 
 def load_backbone(folder: str | Path) -> Qwen2VLForConditionalGeneration:

@@ -18,7 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from components.errors import BadInput
+from components.text_files import read_text
 
 PROMPT = "{text_prompt}"
 VIDEO = "<|video_pad|>"
@@ -45,7 +48,13 @@ def read_template(path: str | Path, dimensions: list[str], readout: Readout) -> 
     path = Path(path)
     if not path.exists():
         raise BadInput(path, "missing: the prompt template that params.yaml names")
-    template = path.read_text()
+    template = read_text(path)
+    check_template(path, template, dimensions, readout)
+    return template
+
+
+def check_template(path: Path, template: str, dimensions: list[str], readout: Readout) -> None:
+    """BadInput where the template that stands in the file `path` does not fit dimensions and read-out."""
     tokens = tokens_read(dimensions, readout)
     for mark in dict.fromkeys([PROMPT, *tokens]):
         if template.count(mark) != 1:
@@ -53,7 +62,6 @@ def read_template(path: str | Path, dimensions: list[str], readout: Readout) -> 
     places = [template.index(token) for token in tokens]
     if places != sorted(places):
         raise BadInput(path, f"its reward tokens must stand in the order {', '.join(dimensions)}")
-    return template
 
 
 class PromptBuilder:
@@ -104,3 +112,16 @@ def chat_text(tokenizer: Any, text: str) -> str:
     """One user turn of a video and `text`, in the chat format that came with the tokenizer."""
     turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}
     return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+
+
+def check_chat(folder: str | Path, tokenizer: Any) -> None:
+    """BadInput where the chat template that came with a tokenizer cannot be filled in, or loses the video or the text."""
+    try:
+        chat = chat_text(tokenizer, PROMPT)
+    except (TemplateError, ValueError, TypeError) as error:  # what a damaged template raises, and none at all
+        (first, *_) = str(error).splitlines() or [type(error).__name__]
+        raise BadInput(folder, f"no chat template of use: {first}", key="chat_template") from error
+    for mark in (VIDEO, PROMPT):
+        if chat.count(mark) != 1:
+            why = f"gives {chat.count(mark)} {mark} for a turn of one video and one text"
+            raise BadInput(folder, why, key="chat_template")

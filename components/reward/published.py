@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from components.errors import BadInput
-from components.reward.model import VideoReward, load_backbone
+from components.reward.model import VideoReward, load_backbone, load_chat
 from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
 from components.reward.published_config import CONFIG, ModelConfig, RunConfig, find_base, read_config
 from components.stage import folder_digest
 from components.text_files import read_json
-from components.weights import load_tensors, load_tokenizer
+from components.weights import load_tensors
 
 LATEST = -1
 MIN_PIXELS = 128 * 28 * 28  # a frame, of the published preprocessing; a smaller max_pixels wins where both bind
@@ -59,7 +59,7 @@ def load_published(folder: Path, template: str | Path | None, step: int = LATEST
     if outputs != len(dimensions) and (outputs, readout) != (1, "special"):
         raise BadInput(file, f"{outputs} outputs for {len(dimensions)} dimensions", key="model_config.output_dim")
     base = find_base(file, config.model.model_name_or_path)
-    prompts = _prompts(load_tokenizer(base), template, dimensions, readout, adds_tokens)
+    prompts = _prompts(load_chat(base), template, dimensions, readout, adds_tokens)
     backbone = load_backbone(base)
     if adds_tokens:
         # The reference gives the embedding a row a token of the tokenizer; Qwen2-VL's own is padded, so it shrinks.

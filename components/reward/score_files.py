@@ -19,11 +19,10 @@ from components.csv_files import read_rows
 from components.engine import Engine, Row, map_chunks
 from components.errors import BadInput
 from components.preferences.paths import check_name, stored_file
-from components.reward.model import FACTS
+from components.reward.facts import read_facts
 from components.reward.published import find_checkpoint, is_published, published_dimensions
 from components.reward.score import RewardModel, Score, Unscored, as_table, distinct_videos
 from components.stage import folder_digest
-from components.text_files import read_json
 
 WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: while they are scored, the next are decoded
 
@@ -70,7 +69,7 @@ class ModelFiles:
         folder = Path(self.folder)
         if is_published(folder):
             return {"dimensions": published_dimensions(folder), "tie_thresholds": {}}
-        return read_json(folder / FACTS)
+        return read_facts(folder)
 
 
 def score_files(

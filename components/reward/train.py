@@ -15,10 +15,11 @@ from torch import nn
 from components.errors import BadInput
 from components.params import RewardParams
 from components.reward.accuracy import fit_tie_threshold, without_ties
+from components.reward.facts import FACTS
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import collate
 from components.reward.losses import NEED_RATINGS, pair_loss
-from components.reward.model import FACTS, VideoReward, load_backbone, load_video_reward
+from components.reward.model import VideoReward, load_backbone, load_chat, load_video_reward
 from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
@@ -26,7 +27,6 @@ from components.reward.score import Input, Unscored, make_input, raw_scores, sco
 from components.stage import Stage, folder_digest, how_to_get, run_stage
 from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan
-from components.weights import load_tokenizer
 
 
 def reward(stage: Stage) -> None:
@@ -110,7 +110,7 @@ def build(params: RewardParams) -> VideoReward:
         return model.train()
     if not any(base.glob("*")):
         raise BadInput(base, f"not there; {how_to_get(base)}", key="reward.base")
-    prompts = PromptBuilder(load_tokenizer(base), template, params.dimensions, params.readout)
+    prompts = PromptBuilder(load_chat(base), template, params.dimensions, params.readout)
     return VideoReward(load_backbone(base), prompts, params.head, params.positions)
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, FiniteFloat, ValidationError, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
 from components.errors import BadInput
 from components.evaluation.significance import correct_family
 from components.operation_params import MonitoringParams
-from components.param_types import Count, Section
+from components.param_types import Count
 from components.serving.served_log import read_served
 from components.stage import folder_digest
-from components.text_files import read_json
+from components.text_files import Record, check_record, read_json
 from components.tracking import FACTS
 
 OVERALL = "Overall"  # of components/reward/score.py, whose import takes seconds
@@ -33,7 +33,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 INPUTS = ("frames", "height", "width", "fps", "words")
 
 
-class Reference(Section):
+class Reference(Record):
     """The distribution of normalised scores and Overall on the validation clips."""
 
     clips: Count
@@ -46,6 +46,13 @@ class Reference(Section):
             if values != sorted(values):
                 raise ValueError(f"those of {name} do not rise")
         return quantiles
+
+
+class Monitored(Record):
+    """What monitoring reads of video_reward.json."""
+
+    dimensions: list[str]
+    reference: Reference
 
 
 @dataclass
@@ -67,17 +74,13 @@ class Found:
 def read_reference(model: Path) -> Reference:
     """BadInput where the model has none."""
     facts = read_json(model / FACTS)
-    if "reference" not in facts:
+    if not isinstance(facts, dict) or "reference" not in facts:
         why = "none: this model was trained before scores were monitored; stage `reward` makes it"
         raise BadInput(model / FACTS, why, key="reference")
-    try:
-        reference = Reference.model_validate(facts["reference"])
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        key = ".".join(map(str, ("reference", *first["loc"])))
-        raise BadInput(model / FACTS, first["msg"], key=key) from error
+    known = check_record(model / FACTS, facts, Monitored)
+    reference = known.reference
     # In the order of the dimensions: JSON of models is sorted.
-    order = list(dict.fromkeys([*facts["dimensions"], OVERALL]))
+    order = list(dict.fromkeys([*known.dimensions, OVERALL]))
     if reference.quantiles.keys() != set(order):
         raise BadInput(
             model / FACTS, f"has {', '.join(reference.quantiles)}, not {', '.join(order)}", key="reference.quantiles"

@@ -19,12 +19,12 @@ shared memory) it is the one that `package.environment` names, an absolute path 
 stub for Python 3.11, put the one of nvidia-pytriton (components/serving/install.py) into /opt/tritonserver/backends/python.
 """
 
-import json
 import shutil
 import struct
 from pathlib import Path
 
 from components.params import PackageParams
+from components.reward.facts import plan_of
 from components.stage import folder_digest
 from components.video.frames import FramePlan
 
@@ -166,5 +166,4 @@ def warmup_shape(repository: Path, version: int) -> tuple[int, int, int, int]:
 
 def frame_plan(repository: Path, version: int) -> FramePlan:
     """The frame plan of a packaged version."""
-    facts = json.loads((repository / MODEL / str(version) / "video_reward/video_reward.json").read_text())
-    return FramePlan(**facts["frame_plan"])
+    return plan_of(repository / MODEL / str(version) / "video_reward")

@@ -229,6 +229,8 @@ def test_weights_that_cannot_be_read(tmp_path):
         ("video_reward.json", b"[]", r"video_reward\.json: is no JSON object"),
         ("video_reward.json", b'{"head_trained": true}', r"video_reward\.json, key 'template': missing key"),
         ("tokenizer.json", b'{"model": ', "model: no tokenizer here"),
+        ("chat_template.jinja", b"{% for %}", "key 'chat_template': no chat template of use"),
+        ("chat_template.jinja", b"{{ messages[0]['content'][1]['text'] }}", r"gives 0 <\|video_pad\|>"),
         ("config.json", b"{}", r"config\.json, key 'model_type': names no model"),
     ],
 )

@@ -16,8 +16,9 @@ from components.params import FramePlanParams, LoraParams, RewardBenchParams, Re
 from components.preferences.schema import PAIRS_SCHEMA
 from components.reward import train as train_module
 from components.reward.bench import reward_bench
+from components.reward.facts import FACTS
 from components.reward.inputs import collate
-from components.reward.model import FACTS, load_video_reward
+from components.reward.model import load_video_reward
 from components.reward.score import RewardModel, make_input
 from components.reward.tokens import TEMPLATES
 from components.reward.train import build, prepare, reward

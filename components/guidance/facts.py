@@ -1,0 +1,26 @@
+"""latent_reward.json: all that guidance must know of a latent reward model beside its weights."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from components.param_types import Count
+from components.text_files import Record, read_record
+
+FACTS = "latent_reward.json"
+
+
+class LatentFacts(Record):
+    """generator: digest of the folder that the trunk came from; blocks: how many of its transformer; frozen: the trunk's
+    weights are the generator's own."""
+
+    generator: str
+    dimensions: Annotated[list[str], Field(min_length=1)]
+    blocks: Count
+    frozen: bool
+
+
+def read_facts(folder: Path) -> LatentFacts:
+    """Of a model folder; BadInput names the key that is missing or wrong."""
+    return read_record(folder / FACTS, LatentFacts)
