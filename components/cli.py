@@ -204,9 +204,9 @@ def parse_weights(text: str) -> dict[str, float]:
 
 def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> None:
     """BadInput where --guide weighs a dimension that the latent reward model does not score."""
-    from components.text_files import read_json
+    from components.guidance.latent_reward import read_facts
 
-    known = read_json(latent_reward / "latent_reward.json", "dimensions")["dimensions"]
+    known = read_facts(latent_reward).dimensions
     for name in (name for own in weights for name in own if name not in known):
         raise BadInput("--guide", f"{latent_reward} scores {', '.join(known)}", key=name)
 

@@ -63,6 +63,8 @@ def read_json(path: str | Path, *keys: str) -> Any:
     except json.JSONDecodeError as error:
         more = " (one object a line: JSON Lines?)" if error.msg == "Extra data" else ""
         raise BadInput(path, f"not JSON: {error.msg}{more}", row=error.lineno) from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise BadInput(path, f"not JSON that can be read: {error}") from error
     except RecursionError as error:
         raise BadInput(path, "not JSON that can be read: nested too deeply") from error
     if keys and not isinstance(value, dict):

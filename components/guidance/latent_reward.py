@@ -10,17 +10,31 @@ generator's own, weight for weight: guidance then reads the tokens of the genera
 
 import copy
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, Field, ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from components.errors import BadInput
 from components.generator.wan import TIMESTEPS, input_dtype, load_transformer
-from components.params import Dtype
+from components.param_types import Count, Dtype
 from components.stage import write_json
 from components.text_files import read_json
+from components.weights import load_tensors
+
+FACTS = "latent_reward.json"
+
+
+class Facts(BaseModel):
+    """What FACTS says of a saved model: digest of its generator, dimensions, blocks of its trunk, whether that is frozen."""
+
+    generator: str
+    dimensions: Annotated[list[str], Field(min_length=1)]
+    blocks: Count
+    frozen: bool
 
 
 class LatentReward(nn.Module):
@@ -56,7 +70,7 @@ class LatentReward(nn.Module):
 def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
     """The transformer of a WanPipeline folder up to its block number `blocks`, without gradients, on the CPU; the other
     blocks are not read."""
-    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json")["num_layers"])
+    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json", "num_layers")["num_layers"])
     later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
     return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
 
@@ -113,25 +127,38 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
         weights = {key: value for key, value in weights.items() if not key.startswith("trunk.")}
     save_file(weights, folder / "model.safetensors")
     shape = {"dimensions": model.dimensions, "blocks": len(model.trunk.blocks), "frozen": model.frozen}
-    write_json(folder / "latent_reward.json", {**facts, **shape})
+    write_json(folder / FACTS, {**facts, **shape})
+
+
+def read_facts(folder: str | Path) -> Facts:
+    """Of a saved model; BadInput where they are missing or of another kind."""
+    file = Path(folder) / FACTS
+    try:
+        return Facts.model_validate(read_json(file, *Facts.model_fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(file, first["msg"], key=".".join(map(str, first["loc"]))) from error
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:
     """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk is that one's own layers.
 
-    Raises BadInput when it was trained for another generator.
+    Raises BadInput when it was trained for another generator, or its files are not those of a latent reward model.
     """
-    folder = Path(folder)
-    facts = read_json(folder / "latent_reward.json")
-    if facts["generator"] != generator_digest:
-        why = f"trained for generator {facts['generator']}, not for {generator_digest}"
-        raise BadInput(folder / "latent_reward.json", why, key="generator")
-    trunk = first_blocks(transformer, facts["blocks"], shared=facts["frozen"])
-    model = LatentReward(trunk, facts["dimensions"], facts["frozen"])
-    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    missing = [key for key in missing if not (model.frozen and key.startswith("trunk."))]
-    if missing or unexpected:
-        raise BadInput(
-            folder / "model.safetensors", "not the weights of its own latent_reward.json", key=[*missing, *unexpected][0]
-        )
+    folder, facts = Path(folder), read_facts(folder)
+    if facts.generator != generator_digest:
+        why = f"trained for generator {facts.generator}, not for {generator_digest}"
+        raise BadInput(folder / FACTS, why, key="generator")
+    trunk = first_blocks(transformer, facts.blocks, shared=facts.frozen)
+    model = LatentReward(trunk, facts.dimensions, facts.frozen)
+    file = folder / "model.safetensors"
+    weights, own = load_tensors(file), model.state_dict()
+    needed = {key for key in own if not (model.frozen and key.startswith("trunk."))}
+    other = needed ^ weights.keys() | {key for key in needed & weights.keys() if own[key].shape != weights[key].shape}
+    if other:
+        raise BadInput(file, f"not the weights of its own {FACTS}", key=min(other))
+    for key, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise BadInput(file, "a weight is not finite", key=key)
+    model.load_state_dict(weights, strict=False)
     return model.requires_grad_(False).eval().to(transformer.device)
