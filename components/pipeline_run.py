@@ -71,7 +71,8 @@ def hold_params(params: Params) -> None:
 def forget_ended() -> None:
     """Remove the files of runs whose process is gone."""
     for file in RUNS.iterdir():
-        if not psutil.pid_exists(int(file.name.partition("-")[0])):
+        number = file.name.partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
             file.unlink(missing_ok=True)
 
 

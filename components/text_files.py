@@ -75,6 +75,11 @@ def read_json(path: str | Path, *keys: str) -> Any:
     return value
 
 
+def read_json_if_there(path: str | Path) -> Any | None:
+    """As read_json; None where there is no such file."""
+    return read_json(path) if Path(path).exists() else None
+
+
 def _looks_like_utf16(raw: bytes) -> bool:
     """Whether every other byte is 0, as in Latin text without a byte order mark."""
     start = raw[:200]

@@ -4,7 +4,6 @@ Operations are two a weight and token or patch, and four a pair of tokens and ch
 characters a token, and clips as the generator's.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from components.generator.costs import ADAM, known, size
 from components.params import Params
+from components.text_files import read_json
 from components.video.frames import FramePlan
 
 CHARACTERS = 4  # a token
@@ -73,7 +73,7 @@ def reward_config(params: Params) -> Qwen2VLConfig:
     """That of the folder, or of infra/architectures where it is not here."""
     folder = Path(params.reward.base)
     if (folder / "config.json").exists():
-        return Qwen2VLConfig(**json.loads((folder / "config.json").read_text()))
+        return Qwen2VLConfig(**read_json(folder / "config.json", "model_type"))
     return Qwen2VLConfig(**known(params, folder, "reward.base")["reward"])
 
 

@@ -19,13 +19,13 @@ shared memory) it is the one that `package.environment` names, an absolute path 
 stub for Python 3.11, put the one of nvidia-pytriton (components/serving/install.py) into /opt/tritonserver/backends/python.
 """
 
-import json
 import shutil
 import struct
 from pathlib import Path
 
 from components.params import PackageParams
 from components.stage import folder_digest
+from components.text_files import read_json
 from components.video.frames import FramePlan
 
 MODEL = "video_reward_model"
@@ -166,5 +166,5 @@ def warmup_shape(repository: Path, version: int) -> tuple[int, int, int, int]:
 
 def frame_plan(repository: Path, version: int) -> FramePlan:
     """The frame plan of a packaged version."""
-    facts = json.loads((repository / MODEL / str(version) / "video_reward/video_reward.json").read_text())
+    facts = read_json(repository / MODEL / str(version) / "video_reward/video_reward.json", "frame_plan")
     return FramePlan(**facts["frame_plan"])
