@@ -152,7 +152,7 @@ class Stage:
         return time.monotonic() - self._started
 
     def _refuse_change(self) -> None:
-        """BadInput where params.yaml no longer says what this stage ran with: DVC would write it into dvc.lock."""
+        """BadInput where params.yaml no longer has what this stage ran with: DVC would write it into dvc.lock."""
         before, now = (chosen_params(params, self.definition["params"]) for params in (self.params, load_params()))
         refuse_change(self.name, before, now)
 
