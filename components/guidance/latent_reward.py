@@ -29,7 +29,7 @@ FACTS = "latent_reward.json"
 
 
 class Facts(BaseModel):
-    """The content of FACTS, of a saved model: digest of its generator, dimensions, blocks of its trunk, whether that is frozen."""
+    """The content of FACTS: digest of its generator, dimensions, blocks of its trunk, whether that is frozen."""
 
     generator: str
     dimensions: Annotated[list[str], Field(min_length=1)]
