@@ -60,6 +60,12 @@ def read_section(path: Path, section: type[Read]) -> Read:
         raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
     except UnicodeDecodeError as error:
         raise BadInput(path, "not UTF-8 text") from error
+    except ValueError as error:  # of Python's, which PyYAML passes on: a date of month 13, a number of 5000 digits
+        raise BadInput(path, f"a value cannot be read: {error}") from error
+    except (LookupError, AttributeError) as error:  # `!!bool maybe`, `!!timestamp x`
+        raise BadInput(path, "a value is not what its tag (!!) says") from error
+    except RecursionError as error:
+        raise BadInput(path, "not YAML that can be read: nested too deeply") from error
     if not isinstance(values, dict):
         raise BadInput(path, "holds no keys" if values is None else f"holds {values!r:.40}, not keys with values")
     refuse_doubled(path, root)
@@ -74,8 +80,15 @@ def read_section(path: Path, section: type[Read]) -> Read:
         raise BadInput(path, why, row=row, key=key or None) from error
 
 
-def refuse_doubled(path: Path, node: yaml.Node) -> None:
-    """BadInput where a key comes twice: YAML would take the last one without a word."""
+def refuse_doubled(path: Path, node: yaml.Node, done: dict[int, bool] | None = None) -> None:
+    """BadInput where a key comes twice: YAML would take the last one without a word; and where an alias holds itself.
+    done: whether a node's check, by its id, has ended; an alias is the node that it names."""
+    done = {} if done is None else done
+    if isinstance(node, yaml.ScalarNode) or done.get(id(node)):
+        return
+    if id(node) in done:
+        raise BadInput(path, "holds an alias of itself", row=node.start_mark.line + 1)
+    done[id(node)] = False
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -83,10 +96,11 @@ def refuse_doubled(path: Path, node: yaml.Node) -> None:
             if key.value in seen:
                 raise BadInput(path, f"the key is in line {seen[key.value]} already", row=line, key=str(key.value))
             seen[str(key.value)] = line
-            refuse_doubled(path, value)
-    elif isinstance(node, yaml.SequenceNode):
+            refuse_doubled(path, value, done)
+    else:
         for value in node.value:
-            refuse_doubled(path, value)
+            refuse_doubled(path, value, done)
+    done[id(node)] = True
 
 
 def place_of(node: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:

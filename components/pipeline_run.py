@@ -40,7 +40,7 @@ def runs_here(process: dict[str, Any], checkout: Path) -> bool:
     """Of a process by its cmdline, cwd and environ, each None where it is another user's."""
     words = process["cmdline"] or []
     runs = is_dvc(words) and {"repro", "run"} & {*words} and not ELSEWHERE & {*words}
-    if process["cwd"] is None or not (runs or "DVC_STAGE" in (process["environ"] or {})):  # DVC tells its commands
+    if process["cwd"] is None or not (runs or "DVC_STAGE" in (process["environ"] or {})):  # DVC sets it for its commands
         return False
     folder = Path(process["cwd"])
     return next((place for place in (folder, *folder.parents) if (place / ".dvc").is_dir()), None) == checkout
@@ -71,7 +71,8 @@ def hold_params(params: Params) -> None:
 def forget_ended() -> None:
     """Remove the files of runs whose process is gone."""
     for file in RUNS.iterdir():
-        if not psutil.pid_exists(int(file.name.partition("-")[0])):
+        number = file.name.partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
             file.unlink(missing_ok=True)
 
 

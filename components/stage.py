@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 
-from components.errors import BadInput, exit_codes
+from components.errors import BadInput, Unreachable, exit_codes
 from components.files import whole_file
 from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
@@ -132,21 +132,27 @@ class Stage:
             return
         hold_params(self.params)
         self._run = ChildRun(self.name, self.digest, self.definition, self.params, self.inputs)
-        status, made = "FAILED", {}
         try:
             body(self)
             self._refuse_change()
             self._commit()
-            made = {str(path): folder_digest(path) for path in self._outputs}
-            status = "FINISHED"
+        except BaseException:
+            try:
+                self._run.close("FAILED", self._seconds(), {})
+            except Unreachable as error:  # why the stage failed is what counts
+                self.say(f"the failure is not on record: {error}")
+            raise
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
-            self._run.close(status, time.monotonic() - self._started, made)
+        self._run.close("FINISHED", self._seconds(), {str(path): folder_digest(path) for path in self._outputs})
         shutil.rmtree(SCRATCH / "state" / self.name, ignore_errors=True)
-        self.say(f"done in {time.monotonic() - self._started:.1f} s")
+        self.say(f"done in {self._seconds():.1f} s")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
 
     def _refuse_change(self) -> None:
-        """BadInput where params.yaml no longer says what this stage ran with: DVC would write it into dvc.lock."""
+        """BadInput where params.yaml no longer has what this stage ran with: DVC would write it into dvc.lock."""
         before, now = (chosen_params(params, self.definition["params"]) for params in (self.params, load_params()))
         refuse_change(self.name, before, now)
 

@@ -65,6 +65,8 @@ def read_json(path: str | Path, *keys: str) -> Any:
     except json.JSONDecodeError as error:
         more = " (one object a line: JSON Lines?)" if error.msg == "Extra data" else ""
         raise BadInput(path, f"not JSON: {error.msg}{more}", row=error.lineno) from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise BadInput(path, f"not JSON that can be read: {error}") from error
     except RecursionError as error:
         raise BadInput(path, "not JSON that can be read: nested too deeply") from error
     if keys and not isinstance(value, dict):
@@ -97,6 +99,11 @@ def check_record(path: str | Path, value: Any, kind: type[Read]) -> Read:
         (first, *_) = error.errors()
         why = {"missing": "missing key", "model_type": "is no JSON object"}.get(first["type"], first["msg"])
         raise BadInput(path, why.removeprefix("Value error, "), key=".".join(map(str, first["loc"])) or None) from error
+
+
+def read_json_if_there(path: str | Path) -> Any | None:
+    """As read_json; None where there is no such file."""
+    return read_json(path) if Path(path).exists() else None
 
 
 def _looks_like_utf16(raw: bytes) -> bool:

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
-from components.mlflow_store import ARTIFACTS, answering, artifacts_of, await_server, embedded_store, mlflow_client, relocate
+from components.mlflow_store import (
+    ARTIFACTS,
+    PATIENCE,
+    answering,
+    artifacts_of,
+    await_server,
+    embedded_store,
+    mlflow_client,
+    relocate,
+)
 from components.params import Params
 from components.pipeline_run import dvc_run
 from components.tables import read_table
@@ -111,7 +120,7 @@ class ChildRun:
     def close(self, status: str, seconds: float, outputs: dict[str, str]) -> None:
         """`outputs`: digests of what the stage made, by path; none of a stage that failed."""
         if embedded_store() is None:
-            await_server(CLOSING)
+            await_server(CLOSING if status == "FINISHED" else PATIENCE)
         figures = dict(self.figures)
         self.log({"seconds": seconds})
         if status == "FINISHED":

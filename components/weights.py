@@ -93,5 +93,5 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error says, or its kind where it says nothing."""
+    """Of an error's message, or its kind where that is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -169,6 +169,7 @@ def test_a_damaged_file_is_one_line_or_is_read(tmp_path_factory, seed):
         (b'{"a": 1}\n{"a": 2}\n', ", row 2: not JSON: Extra data (one object a line: JSON Lines?)"),
         ("\ufeff{}".encode("utf-16"), "UTF-16 text"),
         (b"[" * 200_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON that can be read: Exceeds the limit"),
     ],
 )
 def test_json_that_is_none_is_named(tmp_path, content, said):

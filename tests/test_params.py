@@ -107,6 +107,30 @@ def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path):
         load_params(tmp_path / "bad.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("seed: 2026-13-45", "a value cannot be read: month must be in 1..12"),
+        (f"seed: {'9' * 5000}", "a value cannot be read: Exceeds the limit"),
+        ("seed: !!int abc", "a value cannot be read: invalid literal"),
+        ("seed: !!bool maybe", "a value is not what its tag"),
+        ("seed: !!timestamp x", "a value is not what its tag"),
+        ("profile: x\nseed: &s {a: *s}", "row 2: holds an alias of itself"),
+    ],
+)
+def test_values_that_yaml_cannot_make_are_one_line(tmp_path, text, why):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(BadInput, match=why):
+        load_params(tmp_path / "bad.yaml")
+
+
+def test_aliases_of_aliases_are_looked_at_once(tmp_path):
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30))]
+    (tmp_path / "bad.yaml").write_text("\n".join(lines))
+    with pytest.raises(BadInput, match="key 'a0': unknown key"):
+        load_params(tmp_path / "bad.yaml")
+
+
 def test_params_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_params().seed = 1

@@ -152,6 +152,19 @@ def test_a_server_that_does_not_answer_is_named_before_any_work(checkout):
     assert "secret" not in result.stderr and not (checkout / "out").exists()
 
 
+def test_a_failure_says_why_it_failed_though_mlflow_has_gone_meanwhile(checkout):
+    body = """import components.tracking as tracking
+def gone(patience):
+    raise Unreachable("http://mlflow:5000", f"no answer for {patience:g} s")
+tracking.embedded_store, tracking.await_server = lambda: None, gone
+"""
+    failed = run(checkout, body + 'raise BadInput("x.csv", "label is C", row=7)')
+    assert failed.returncode == 2, failed.stderr
+    assert "the failure is not on record: http://mlflow:5000: no answer for 20 s\n" in failed.stderr
+    assert failed.stderr.endswith("error: x.csv, row 7: label is C\n")
+    assert run(checkout, body + GOOD).stderr.endswith("error: http://mlflow:5000: no answer for 240 s\n")
+
+
 def test_a_missing_input_is_named(checkout):
     (checkout / "input.txt").unlink()
     result = run(checkout, GOOD)

@@ -7,7 +7,6 @@ belongs to one base model, one set of latents and pairs, and one grid; its name 
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from components.alignment.data import Pairs
 from components.alignment.flow import flow_errors, timesteps_at
 from components.alignment.shards import check_origin
+from components.files import whole_file
 from components.params import TimestepParams
 from components.processes import launched_together
 from components.stage import SCRATCH, Stage
@@ -120,5 +120,5 @@ def _part(folder: Path, start: int) -> Path:
 
 
 def _save(errors: torch.Tensor, file: Path, identity: dict[str, str]) -> None:
-    save_file({"errors": errors.contiguous()}, file.with_suffix(".partial"), identity)
-    os.replace(file.with_suffix(".partial"), file)
+    with whole_file(file) as partial:
+        save_file({"errors": errors.contiguous()}, partial, identity)

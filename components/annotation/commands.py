@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from components.errors import BadInput
+from components.files import whole_file
 
 app = typer.Typer(help="Have people compare clips in Label Studio, and bring their labels back.", no_args_is_help=True)
 
@@ -118,10 +119,8 @@ def import_labels(
         annotations = complete
     if not annotations:
         raise BadInput(labels, "no pair has all its answers yet" if ready else "no annotations")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    write_annotations(partial, annotations)
-    os.replace(partial, out)
+    with whole_file(out) as partial:
+        write_annotations(partial, annotations)
     left = [f"{count} {what}" for what, count in found.left_out.items() if count]
     print(f"{out}: {len(annotations)} annotations" + (f"; left out: {', '.join(left)}" if left else ""))
     waiting = f"{counts['annotators']} await annotators, {counts['reviewer']} a reviewer"
@@ -164,8 +163,7 @@ def choose(
     chosen = choose_next(known, found.raw, taken_pairs(labelled, folder), count, theta)
     if not chosen:
         raise BadInput(clips, "no unlabelled pair of scored clips with one prompt", key="prompt")
-    partial = out.with_name(f"{out.name}.partial")
-    write_pairs(partial, [pair for pair, _ in chosen], [value for _, value in chosen])
-    os.replace(partial, out)
+    with whole_file(out) as partial:
+        write_pairs(partial, [pair for pair, _ in chosen], [value for _, value in chosen])
     few = f" (of {count} wanted)" if len(chosen) < count else ""
     print(f"{out}: {len(chosen)} pairs{few}, uncertainty {chosen[-1][1]:.2f} to {chosen[0][1]:.2f} nats")

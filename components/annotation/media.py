@@ -1,10 +1,10 @@
 """Clips as annotators get them: copies under names, and with contents, that say nothing of where they come from."""
 
-import os
 import tempfile
 from pathlib import Path
 
 from components.errors import BadInput
+from components.files import whole_file
 from components.video.container import VideoError, file_url, open_file, video_stream
 from components.video.decode import VideoInfo, probe
 
@@ -40,10 +40,13 @@ def copy_blind(source: Path, target: Path) -> None:
     """
     import av
 
-    partial = target.with_suffix(".partial")
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     try:
-        with open_file(source) as given, av.open(file_url(partial), "w", format="mp4", options=options) as made:
+        with (
+            whole_file(target, sync=False) as partial,
+            open_file(source) as given,
+            av.open(file_url(partial), "w", format="mp4", options=options) as made,
+        ):
             stream = video_stream(source, given)
             # Opaque: PyAV would look for an encoder named as the decoder, and there is none of AV1's (libdav1d).
             copied = made.add_stream_from_template(stream, opaque=True)
@@ -57,6 +60,4 @@ def copy_blind(source: Path, target: Path) -> None:
                     made.mux(held)
                     held = []
     except av.error.FFmpegError as error:
-        partial.unlink(missing_ok=True)
         raise VideoError(source, f"cannot be copied into MP4: {error.strerror}") from error
-    os.replace(partial, target)

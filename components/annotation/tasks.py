@@ -14,7 +14,6 @@ stands on the left as often as the other, give or take one, and the report measu
 import csv
 import hashlib
 import json
-import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +24,7 @@ from components.annotation.clips import Clip, all_pairs, generators, name_of, re
 from components.annotation.media import check_video, copy_blind
 from components.csv_files import read_rows
 from components.errors import BadInput
+from components.files import whole_file
 from components.param_types import Section, read_section
 from components.preferences.schema import Pair, pair_of
 
@@ -260,15 +260,12 @@ def read_key(folder: Path) -> list[Task]:
 
 
 def write_key(folder: Path, tasks: Iterable[Task]) -> None:
-    partial = folder / "key.csv.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as stream:
+    with whole_file(folder / "key.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Task)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(task) for task in tasks)
-    os.replace(partial, folder / "key.csv")
 
 
 def replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

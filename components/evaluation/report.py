@@ -1,6 +1,5 @@
 """report/index.html: one file that needs nothing else, verdict first, clips playing, every number with its interval."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.intervals import too_few
 from components.params import EvaluateParams
 from components.tables import spread
+from components.text_files import read_json_if_there
 
 HERO_CLIPS = 4  # beside the headline
 
@@ -56,7 +56,7 @@ def write_report(
         "outputs": outputs,
         "versions": versions,
         **_verdict(alignment, judges),
-        "base_words": base_words(alignment["sampling"], _json(root / "metrics/tradeoff.json")),
+        "base_words": base_words(alignment["sampling"], read_json_if_there(root / "metrics/tradeoff.json")),
         **_clips(clips, params, judges, _headliner(alignment)),
         **comparisons.rates(alignment, judges, params),
         "between": comparisons.between(alignment, judges),
@@ -217,10 +217,6 @@ def _film(own: pd.DataFrame, method: str, judges: list[str], params: EvaluatePar
             )
     right = bool(row["prompt_right"]) if "gold" in judges else None
     return film(row["video"], row["prompt"], scores, right, method=method, name=METHOD_NAMES[method])
-
-
-def _json(file: Path) -> dict | None:
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def _other_stages(root: Path) -> dict:

@@ -1,7 +1,6 @@
 """Sections of the report that are read from files of other stages. What is absent is said to be, never made up."""
 
 import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from components.evaluation.names import BY_JUDGE, METHOD_NAMES, in_order
 from components.evaluation.previews import data_uri, is_shrunk
 from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
+from components.text_files import read_json
 
 # The curves worth a place: a loss, and what says in plain numbers whether training works.
 CURVES = ("loss", "accuracy", "margin")
@@ -91,7 +91,7 @@ def bench(root: Path) -> dict | None:
     file = root / "metrics/reward_bench.json"
     if not file.exists():
         return None
-    metrics = json.loads(file.read_text())
+    metrics = read_json(file)
     rows = []
     for dimension in [name for name in DIMENSIONS if name in metrics["dimensions"]]:
         entry = metrics["dimensions"][dimension]
@@ -121,7 +121,7 @@ def tradeoff(root: Path) -> dict | None:
     file, table = root / "metrics/tradeoff.json", root / "data/tradeoff.parquet"
     if not (file.exists() and table.exists()):
         return None
-    metrics = json.loads(file.read_text())
+    metrics = read_json(file)
     names = dict.fromkeys(row["setting"] for row in read_table(table) if row["setting"] != "plain")
     rows, judge = [], "gold"
     for number, name in enumerate(names, start=1):
@@ -153,12 +153,12 @@ def labels(root: Path) -> tuple[list[dict], list[str]]:
     tables, absent = [], []
     file = root / "metrics/pairs.json"
     if file.exists():
-        tables.append(_pairs_table(json.loads(file.read_text())))
+        tables.append(_pairs_table(read_json(file)))
     else:
         absent.append("metrics/pairs.json is absent, so tie shares and agreement are not known here")
     file = root / "metrics/source.json"
     if file.exists():
-        tables += _source_tables(json.loads(file.read_text()))
+        tables += _source_tables(read_json(file))
     else:
         absent.append("metrics/source.json is absent")
     return tables, absent

@@ -3,7 +3,6 @@
 Reads metrics/*.json and the profile's name only, and says of each part that was not run that it was not.
 """
 
-import json
 from pathlib import Path
 from textwrap import wrap
 
@@ -16,6 +15,7 @@ from components.evaluation.significance import LEVEL
 from components.evaluation.verdict import base_words, lead_judge, losses, stands
 from components.intervals import NOTE, short
 from components.stage import MEASURED
+from components.text_files import read_json_if_there
 
 NAMES = METHOD_NAMES | {"base": "base"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -26,7 +26,7 @@ def summary(profile: str, root: Path = Path(".")) -> str:
     this profile's, and is not shown."""
 
     def metrics(name: str) -> dict | None:
-        return _json(root / "metrics" / f"{name}.json")
+        return read_json_if_there(root / "metrics" / f"{name}.json")
 
     lines = ["", LEGEND, "", "LABELS"]
     lines += _labels(metrics("source"), metrics("pairs"))
@@ -39,15 +39,11 @@ def summary(profile: str, root: Path = Path(".")) -> str:
         return "\n".join(lines)
     lines += _alignment(alignment, metrics("base_generator"), metrics("tradeoff"))
     lines += ["", "GUIDANCE against plain sampling, and its time"]
-    lines += _guidance(metrics("tradeoff"), _json(root / MEASURED / "tradeoff.json"))
+    lines += _guidance(metrics("tradeoff"), read_json_if_there(root / MEASURED / "tradeoff.json"))
     lines += ["", "LATENT REWARD MODEL on prompts unseen in training: accuracy without ties by noise, t from"]
     lines += _latent_reward(metrics("latent_reward"))
     lines += ["", f"Report: {report.resolve()}" if report.exists() else "Report: not made"]
     return "\n".join(lines)
-
-
-def _json(file: Path) -> dict | None:
-    return json.loads(file.read_text()) if file.exists() else None
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

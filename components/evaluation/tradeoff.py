@@ -14,6 +14,7 @@ import pandas as pd
 
 from components.errors import BadInput
 from components.evaluation.win_rates import DIMENSIONS, win_rate
+from components.files import whole_file
 from components.generator.sampler import Job
 from components.guidance.solvers import Drawer
 from components.intervals import as_text
@@ -119,8 +120,8 @@ def draw_in_turns(
                 row |= {f"reward_{d}": score.overall if d == "Overall" else score.normalised[d] for d in DIMENSIONS}
                 row |= {f"gold_{d}": value for d, value in judge(clip, job.prompt).scores().items()} if gold else {}
                 found.append(row)
-            done.with_suffix(".partial").write_text(json.dumps(found))
-            done.with_suffix(".partial").rename(done)
+            with whole_file(done) as partial:
+                partial.write_text(json.dumps(found))
         rows += json.loads(done.read_text())
     return rows
 

@@ -7,7 +7,6 @@ whether a killed run lies between.
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from components.csv_files import read_rows
 from components.engine import Engine, Row, map_chunks
 from components.errors import BadInput
+from components.files import whole_file
 from components.preferences.paths import check_name, stored_file
 from components.reward.facts import read_facts
 from components.reward.published import find_checkpoint, is_published, published_dimensions
@@ -134,7 +134,5 @@ def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None
     dimensions = next((list(score.raw) for score in scores if hasattr(score, "raw")), [])
     paths, prompts = zip(*items, strict=True)
     table = as_table(paths, prompts, scores, dimensions)
-    partial_folder(out).mkdir(parents=True, exist_ok=True)
-    partial = partial_folder(out) / out.name
-    table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)
-    os.replace(partial, out)
+    with whole_file(out) as partial:
+        table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)

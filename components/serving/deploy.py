@@ -8,7 +8,6 @@ The repository is the server's own (a copy of stage package's), and says at any 
 started again serves what was deployed.
 """
 
-import os
 import re
 import shutil
 import statistics
@@ -21,6 +20,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
+from components.files import whole_file
 from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
 from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of, split_url
@@ -113,10 +113,8 @@ def withdraw(
 
 def load(client: triton.InferenceServerClient, repository: Path, name: str, config: str) -> None:
     """Change a model's configuration in the repository, whole or not at all, and let the server follow."""
-    path = repository / name / "config.pbtxt"
-    partial = path.with_name(".config.partial")
-    partial.write_text(config)
-    os.replace(partial, path)
+    with whole_file(repository / name / "config.pbtxt") as partial:
+        partial.write_text(config)
     client.load_model(name)
 
 

@@ -1,5 +1,6 @@
 """Flow-NRG against flows and rewards whose answer is known, and the latent reward model's contract."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -115,6 +116,34 @@ def test_saved_and_loaded_for_its_own_generator_only(tmp_path):
         torch.testing.assert_close(load_latent_reward(tmp_path, transformer, "abc")(x, t, text), model(x, t, text))
     with pytest.raises(BadInput, match="trained for generator abc"):
         load_latent_reward(tmp_path, transformer, "xyz")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"frozen": None}, "key 'frozen'"),
+        ({"blocks": "one"}, "key 'blocks'"),
+        ({"dimensions": [["VQ"], "TA"]}, "key 'dimensions.0'"),
+        ({"dimensions": ["VQ"]}, "model.safetensors, key 'head': not the weights of its own latent_reward.json"),
+        ({"blocks": 2}, "model.safetensors, key 'trunk.blocks.1"),
+    ],
+)
+def test_facts_that_are_not_those_of_the_weights_are_named(tmp_path, change, why):
+    transformer = tiny_generator().transformer
+    save_latent_reward(small_reward(transformer, False), tmp_path, {"generator": "abc"})
+    facts = json.loads((tmp_path / "latent_reward.json").read_text())
+    (tmp_path / "latent_reward.json").write_text(json.dumps(facts | change))
+    with pytest.raises(BadInput, match=why):
+        load_latent_reward(tmp_path, transformer, "abc")
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path):
+    transformer = tiny_generator().transformer
+    model = small_reward(transformer, True)
+    model.query[1, 3] = float("nan")  # best of N would keep the first clip of each prompt
+    save_latent_reward(model, tmp_path, {"generator": "abc"})
+    with pytest.raises(BadInput, match=r"model\.safetensors, key 'query': a weight is not finite"):
+        load_latent_reward(tmp_path, transformer, "abc")
 
 
 def small_reward(transformer, frozen: bool) -> LatentReward:
