@@ -152,6 +152,8 @@ def generate(
     from components.video.encode import write_video
 
     params = load_params()
+    if scale is not None and not guide:
+        raise BadInput("--scale", "is the strength of --guide, which is not given")
     if guide and best_of > 1:
         raise BadInput("--best-of", "and --guide exclude each other")
     if guide and len(guide) not in (1, len(prompt)):

@@ -84,12 +84,15 @@ def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise BadInput(file, f"not CSV: {_csv_error(str(error))}", row=line) from error
+        raise BadInput(file, f"not CSV: {_csv_error(str(error), line, reader.line_num)}", row=line) from error
 
 
-def _csv_error(said: str) -> str:
+def _csv_error(said: str, first: int, last: int) -> str:
+    """What is wrong with a record of lines `first` to `last`, in other words than the csv module's."""
     if said == "unexpected end of data" or said.startswith("field larger"):
         return "a quote opens here and is never closed"
+    if said.endswith("expected after '\"'") and last > first:
+        return f"a quote opens here and is closed by the next quote, in line {last}, amid text"
     if said.endswith("expected after '\"'"):
         return 'text after a closing quote; a quote inside a cell is written twice, as ""'
     return said

@@ -69,6 +69,10 @@ def test_what_is_csv_is_read(tmp_path, content, lines):
         ("path,prompt\na.mp4,a cat,\n", ", row 2: 3 cells, the header has 2: a comma at the end of the line, or one in a"),
         ("path,prompt\na.mp4\n", ", row 2: 1 cells, the header has 2"),
         ('path,prompt\na.mp4,"a cat\nb.mp4,a dog\n', ", row 2: not CSV: a quote opens here and is never closed"),
+        (
+            'path,prompt\na.mp4,"a cat\nb.mp4,"a dog"\n',
+            ", row 2: not CSV: a quote opens here and is closed by the next quote, in line 3",
+        ),
         ('path,prompt\n\na.mp4,"' + "a cat " * 30_000, ", row 3: not CSV: a quote opens here and is never closed"),
         ('path,prompt\na.mp4,"a "big" cat"\n', ", row 2: not CSV: text after a closing quote; a quote inside a cell is"),
         ("path;prompt\na.mp4;a cat\n", ", row 1: cells are separated by semicolons: save it with commas"),

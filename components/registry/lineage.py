@@ -128,6 +128,8 @@ def start(client: Any, runs: Runs, given: str) -> tuple[str, str | None, Run]:
     if Path(given).exists():
         return from_path(runs, Path(given), given)
     model, _, which = given.replace("@", "/").rpartition("/")
+    if "/" in model or "." in which:  # neither is in the name of a model or of an alias
+        raise BadInput(given, "no such file")
     if model:
         version = find(client, registered_name(client, model), which)
         run = runs.by_id(version.run_id)
