@@ -124,7 +124,7 @@ def test_saved_and_loaded_for_its_own_generator_only(tmp_path):
         ({"frozen": None}, "key 'frozen'"),
         ({"blocks": "one"}, "key 'blocks'"),
         ({"dimensions": [["VQ"], "TA"]}, "key 'dimensions.0'"),
-        ({"dimensions": ["VQ"]}, "model.safetensors, key 'head': not the weights of its own latent_reward.json"),
+        ({"dimensions": ["VQ"]}, "model.safetensors, key 'head': "),
         ({"blocks": 2}, "model.safetensors, key 'trunk.blocks.1"),
     ],
 )
