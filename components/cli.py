@@ -224,12 +224,12 @@ def profile(
     is under way here: its later stages would read other params.
     """
     from components.doctor import make_missing_inputs
+    from components.params import load_params
 
     chosen = chosen_profile(name)
+    load_params(chosen)
     current = Path("params.yaml")
     if current.exists() and not force:
-        from components.params import load_params
-
         edited = load_params(current)  # names a wrong key first
         if edited not in [load_params(path) for path in PROFILES.glob("*.yaml")]:
             why = "it was edited and equals no profile; `dvc repro` runs it as it is, --force overwrites it"

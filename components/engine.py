@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from components.errors import INTERRUPTED
 from components.files import whole_file
 from components.memory import keep_freed_memory
 
@@ -108,6 +107,10 @@ def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int)
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
         yield from pool.map(partial(_work_and_write, op), tasks)
+    except (KeyboardInterrupt, GeneratorExit):
+        for worker in multiprocessing.active_children():  # they leave Ctrl-C to this process, and nobody waits for a chunk
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, chunks not yet begun are not begun
 
@@ -120,9 +123,9 @@ def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Ro
 
 def _begin_worker() -> None:
     """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed. Ctrl-C
-    reaches the whole group: the parent reports it, a worker ends in silence."""
+    reaches the whole group: the parent alone acts on it."""
     keep_freed_memory()
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -208,8 +208,8 @@ def test_a_command_runs_where_a_stage_does(project, tmp_path):
     one.run("second")
     said = two.run("second", "score", "--csv", "made/second.txt", command="run-with", code=2)
     assert there.format("second") in said
-    said = two.run("--profile", "other", "first", "profile", "other", "--force", command="run-with")
-    assert "params.yaml is now profile other" in said
+    said = two.run("--profile", "other", "first", "profile", "other", "--force", command="run-with", code=2)
+    assert "infra/profiles/other.yaml, row 1, key 'profile': missing key" in said
     assert (two.folder / "params.yaml").read_text() == "seed: 1\n", "the tree's"
     assert "stage first: not run yet" in two.run("--profile", "other", "second", *score, command="run-with", code=2)
     assert "no such stage" in two.run("fourth", *score, command="run-with", code=2)

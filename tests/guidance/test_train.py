@@ -113,6 +113,7 @@ def people(tmp_path, monkeypatch, bare_stage):
     rng, rows = np.random.default_rng(0), []
     for pair in range(40):
         row = {"pair_id": str(pair), "prompt": f"a red circle moving {pair}", "model_A": None, "model_B": None}
+        row["rows"] = [pair + 2]
         for side in "AB":
             row[f"path_{side}"] = f"{pair}{side}.mp4"
             clip = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)

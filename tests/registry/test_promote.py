@@ -46,9 +46,9 @@ def test_a_model_that_learnt_nothing_is_not_even_the_first_champion(here):
     outcome = call(dry_run=True)
     assert reasons(outcome) >= {"accuracy"} and outcome.file is None and not Path("registry").exists()
     lines = promote_module.as_lines(outcome.evidence, dry_run=True)
-    assert lines[0] == "video_reward/1 against no champion" and lines[-1] == "would be refused"
+    assert lines[0] == f"{MODEL}/1 against no champion" and lines[-1] == "would be refused"
     for name in ("VQ", "MQ", "TA", "Overall"):
-        figures = rf"  video_reward/1 {name}: accuracy without ties 0\.\d+ \[0\.\d+, 0\.\d+\] over \d+ pairs"
+        figures = rf"  {MODEL}/1 {name}: accuracy without ties 0\.\d+ \[0\.\d+, 0\.\d+\] over \d+ pairs"
         assert [line for line in lines if re.match(figures, line)]
     outcome = call()
     assert promote_module.as_lines(outcome.evidence, dry_run=False) == [*lines[:-1], "not promoted"]
