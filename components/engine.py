@@ -106,7 +106,9 @@ def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
-        yield from pool.map(partial(_work_and_write, op), tasks)
+        # Not pool.map, which cancels what waits when it is interrupted: the pool then fails on the end of its workers.
+        for done in [pool.submit(_work_and_write, op, task) for task in tasks]:
+            yield done.result()
     except (KeyboardInterrupt, GeneratorExit):
         for worker in multiprocessing.active_children():  # they leave Ctrl-C to this process, and nobody waits for a chunk
             worker.terminate()
