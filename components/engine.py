@@ -106,15 +106,9 @@ def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_begin_worker)
     try:
-        # Not pool.map, which cancels what waits when it is interrupted: the pool then fails on the end of its workers.
-        for done in [pool.submit(_work_and_write, op, task) for task in tasks]:
-            yield done.result()
-    except (KeyboardInterrupt, GeneratorExit):
-        for worker in multiprocessing.active_children():  # they leave Ctrl-C to this process, and nobody waits for a chunk
-            worker.terminate()
-        raise
+        yield from pool.map(partial(_work_and_write, op), tasks)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, chunks not yet begun are not begun
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C chunks under way are finished, and no other is begun
 
 
 def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Row]:
@@ -125,7 +119,7 @@ def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Ro
 
 def _begin_worker() -> None:
     """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed. Ctrl-C
-    reaches the whole group: the parent alone acts on it."""
+    reaches the whole group: the parent acts on it, when the chunks under way are done and kept."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -46,7 +46,7 @@ def test_a_full_disk_is_known_below_another_error():
 def test_ctrl_c_while_workers_run_is_one_line(tmp_path):
     """A whole group is interrupted, as a terminal does it."""
     (tmp_path / "slow.py").write_text(
-        "import time\ndef wait(row):\n    print('begun', flush=True)\n    time.sleep(60)\n    return row\n"
+        "import time\ndef wait(row):\n    print('begun', flush=True)\n    time.sleep(2)\n    return row\n"
     )
     (tmp_path / "run.py").write_text(
         "from pathlib import Path\n"
@@ -63,7 +63,7 @@ def test_ctrl_c_while_workers_run_is_one_line(tmp_path):
         [sys.executable, "run.py"], cwd=tmp_path, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert running.stdout.readline() == "begun\n"
+    assert [running.stdout.readline() for _ in range(2)] == ["begun\n"] * 2, "both workers"
     os.killpg(running.pid, signal.SIGINT)
     _, printed = running.communicate(timeout=60)
     assert (running.returncode, printed) == (130, "interrupted\n")
