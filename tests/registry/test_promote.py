@@ -212,8 +212,8 @@ def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
     """Real models of the real stages, by more and fewer steps: the first, a worse, the same again, and a better one."""
     monkeypatch.chdir(make_checkout(tmp_path))
     with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
-        client = connect()
         train(15)
+        client = connect()
         assert call().evidence["verdict"]["promote"], "first"
         assert aliases(client, MODEL) == {"champion": "1"}
 
