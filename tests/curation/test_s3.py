@@ -266,6 +266,7 @@ def test_doctor_reads_the_bucket(bucket, small, monkeypatch, tmp_path):
     Path("params.yaml").write_text(yaml.safe_dump(values))
     for folder in ("pretrained/generator", "pretrained/vlm"):
         Path(folder).mkdir(parents=True)
+        (Path(folder) / "model").touch()
     assert inputs().startswith(bucket.url)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with pytest.raises(BadInput, match=f"^{bucket.url}: SignatureDoesNotMatch"):

@@ -78,8 +78,10 @@ def test_exit_codes_are_those_of_bad_input_and_of_a_server_that_is_away(bucket, 
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     said = run(checkout, *STAGE, code=4)
     assert f"error: {bucket.url}: no answer for 0.5 s" in said and "Traceback" not in said
-    (checkout / "params.yaml").write_text(params.replace(bucket.url, "bucket/set"))
-    assert "error: params.yaml, row 8, key 'source.folder': " in run(checkout, *STAGE, code=2)
+    wrong = params.replace(bucket.url, "bucket/set")
+    (checkout / "params.yaml").write_text(wrong)
+    row = next(row for row, line in enumerate(wrong.splitlines(), 1) if "bucket/set" in line)
+    assert f"error: params.yaml, row {row}, key 'source.folder': " in run(checkout, *STAGE, code=2)
 
 
 def test_dvc_sees_that_the_bucket_changed_and_fetches_what_is_new(bucket, proxy, small, videos, checkout):
