@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 
+from components.digests import file_digest, files_below
 from components.errors import BadInput, Unreachable, exit_codes
 from components.files import whole_file
 from components.graph import stage_definition, stage_names
@@ -230,14 +231,13 @@ def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) 
 def folder_digest(path: str | Path) -> str:
     """First 16 hex digits of SHA-256 over the names and bytes of a file or of all files below a folder.
 
-    Names a model or data version. Compiled Python files do not count.
+    Names a model or data version. Compiled Python files do not count. Links are followed (components/digests.py).
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    files = [path] if path.is_file() else [file for file in files_below(path) if file.suffix != ".pyc"]
     total = hashlib.sha256()
     for file in files:
-        with open(file, "rb") as stream:
-            total.update(f"{file.relative_to(path)}:{hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
+        total.update(f"{file.relative_to(path)}:{file_digest(file)}".encode())
     return total.hexdigest()[:16]
 
 
