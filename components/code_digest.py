@@ -45,7 +45,7 @@ INFRASTRUCTURE = {
     )
 }
 # What draws clips, what judges them, what scores them, and what turns a video into frames.
-DRAWING, JUDGING = ("components.guidance.solvers",), ("components.simulation.judge", "components.video.decode")
+DRAWING, JUDGING = ("components.generator.sampler",), ("components.simulation.judge", "components.video.decode")
 SCORING, DECODING = ("components.reward.score",), ("components.video.decode", "components.video.frames")
 
 
@@ -81,13 +81,17 @@ def imported(root: Path, file: str) -> tuple[set[str], set[str]]:
 
 
 @functools.cache
+def sources_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """16 hex digits of SHA-256 over the sources of all that `modules` reach: which code of this project it was."""
+    files = [[file, file_digest(root / file)] for file in sorted(reached(modules, root))]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+@functools.cache
 def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
-    """16 hex digits of SHA-256 over the sources of all that `modules` reach, and the versions of the libraries that these
-    import."""
-    files = sorted(reached(modules, root))
-    libraries = set().union(*(imported(root, file)[1] for file in files))
+    """The same with the versions of the libraries that those import: a cache is filled anew for the last bit, too."""
     known = importlib.metadata.packages_distributions()
+    libraries = set().union(*(imported(root, file)[1] for file in reached(modules, root)))
     packages = {package for library in libraries for package in known.get(library, [])}
-    parts = [[file, file_digest(root / file)] for file in files]
-    parts += [[package, importlib.metadata.version(package)] for package in sorted(packages)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    versions = [[package, importlib.metadata.version(package)] for package in sorted(packages)]
+    return hashlib.sha256(json.dumps([sources_digest(modules, root), versions]).encode()).hexdigest()[:16]

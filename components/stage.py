@@ -74,8 +74,7 @@ class Stage:
 
     def shared_seed(self, *key: object) -> int:
         """A seed that is the same in every stage: what methods are compared on must not depend on the method."""
-        text = json.dumps([self.params.seed, *key], default=str)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return seed_of(self.params.seed, *key)
 
     def rng(self, *key: object) -> np.random.Generator:
         return np.random.default_rng(self.seed(*key))
@@ -168,6 +167,12 @@ class Stage:
             os.replace(partial, final)
         if self._measured:
             write_json(MEASURED / f"{self.name}.json", self._measured)
+
+
+def seed_of(seed: int, *key: object) -> int:
+    """A seed of 63 bits from params.seed and `key`."""
+    text = json.dumps([seed, *key], default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
