@@ -2,10 +2,14 @@
 
     python benchmarks/evaluation.py                    what needs nothing but this repository
     python benchmarks/evaluation.py --videos DIR       and a report of clips of 480 x 832, cut from your .mp4 files
+    python benchmarks/evaluation.py --pairs 200000     `reelign bench-reward --scores` alone, on so many pairs
 
 Seconds are those of the clock and of the processor: on a busy machine the first say little.
 """
 
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,8 +37,15 @@ PROMPTS = 100
 HEIGHT, WIDTH, FRAMES = 480, 832, 16  # of the large clips
 
 
-def main(videos: Annotated[Path | None, typer.Option(help="Folder of .mp4 files to cut clips from.")] = None) -> None:
+def main(
+    videos: Annotated[Path | None, typer.Option(help="Folder of .mp4 files to cut clips from.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Pairs of bench-reward --scores, measured alone.")] = None,
+) -> None:
     """Print all figures."""
+    if pairs:
+        with tempfile.TemporaryDirectory() as folder:
+            scored_pairs(Path(folder), pairs)
+        return
     accuracies()
     params = load_params("infra/profiles/shapes.yaml").evaluate
     with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +67,35 @@ def accuracies() -> None:
         table[f"{question}_label"] = pd.Series(rng.choice([1, -1, 0], BENCHMARK_PAIRS), dtype="Int64")
     what = f"figures and intervals, {BENCHMARK_PAIRS:,} pairs, {len(DIMENSIONS)} dimensions"
     timed(what, lambda: figures(table, list(DIMENSIONS), {}, "test", 1000), "under 5 s")
+
+
+def scored_pairs(folder: Path, count: int) -> None:
+    """The command on `count` pairs of two clips and a prompt of their own each, and their table of scores."""
+    rng = np.random.default_rng(0)
+    pairs = pd.DataFrame({"prompt": [f"a prompt, number {number}" for number in range(count)]})
+    scores = []
+    for side in "AB":
+        pairs[f"path_{side}"] = [f"videos/{side}/{number}.mp4" for number in range(count)]
+        pairs[f"model_{side}"] = rng.integers(0, 12, count).astype(str)
+        table = pairs[["prompt"]].assign(path=pairs[f"path_{side}"], status="ok", reason=pd.NA)
+        table[[f"raw_{name}" for name in DIMENSIONS[:3]]] = rng.normal(size=(count, 3))
+        for name in DIMENSIONS[:3]:
+            table[name] = table[f"raw_{name}"] / 2
+        table["Overall"] = table[[*DIMENSIONS[:3]]].sum(axis=1)
+        scores.append(table.assign(reward_model="0123456789abcdef", frame_plan="a plan"))
+    for question in DIMENSIONS:
+        pairs[question] = rng.choice(["A", "B", "same"], count)
+    pairs.to_csv(folder / "pairs.csv", index=False)
+    pd.concat(scores).astype({"reason": "string"}).to_parquet(folder / "scores.parquet", index=False)
+    files = [folder / "pairs.csv", "--scores", folder / "scores.parquet", "--out", folder / "out"]
+    line = [sys.executable, "-m", "components.cli", "bench-reward", *map(str, files), "--threshold-from", "test"]
+    begun = time.perf_counter()
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"bench-reward --scores, {count:,} pairs: {time.perf_counter() - begun:.1f} s, of the processor"
+        f" {used.ru_utime + used.ru_stime:.1f} s (wanted: at most 30), {used.ru_maxrss / 2**20:.2f} GB (wanted: at most 1)"
+    )
 
 
 def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:

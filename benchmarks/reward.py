@@ -26,7 +26,8 @@ from components.reward.frame_cache import cached_clips
 from components.reward.inputs import Batch, collate
 from components.reward.model import VideoReward
 from components.reward.pairs import VIDEOS, Pairs
-from components.reward.score import RewardModel, Unscored, make_input, planned_frames
+from components.reward.score import RewardModel, make_input, planned_frames
+from components.reward.scores import Unscored
 from components.reward.train import build, pair_inputs, pair_loss_fn, parameter_groups, prepare
 from components.simulation.render import concrete, render
 from components.simulation.world import all_scenes, prompt_of

@@ -26,3 +26,8 @@ def whole_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_folder(out: Path) -> Path:
+    """What belongs to a file that is not done, beside it; removed when it is."""
+    return out.with_name(f"{out.name}.partial")

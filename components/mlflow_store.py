@@ -9,7 +9,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,17 @@ def mlflow_client() -> Any:
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         return client
+
+
+def all_pages(search: Callable[..., Any], *given: Any, **named: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds; one call gives a page of it, of 100 to 10,000."""
+    token = None
+    while True:
+        page = search(*given, **named, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 
+from components.digests import file_digest, files_below
 from components.errors import BadInput, Unreachable, exit_codes
 from components.files import whole_file
 from components.graph import stage_definition, stage_names
@@ -73,8 +74,7 @@ class Stage:
 
     def shared_seed(self, *key: object) -> int:
         """A seed that is the same in every stage: what methods are compared on must not depend on the method."""
-        text = json.dumps([self.params.seed, *key], default=str)
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return seed_of(self.params.seed, *key)
 
     def rng(self, *key: object) -> np.random.Generator:
         return np.random.default_rng(self.seed(*key))
@@ -169,6 +169,12 @@ class Stage:
             write_json(MEASURED / f"{self.name}.json", self._measured)
 
 
+def seed_of(seed: int, *key: object) -> int:
+    """A seed of 63 bits from params.seed and `key`."""
+    text = json.dumps([seed, *key], default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
     """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 4 a service that does not
     answer, 1 anything else."""
@@ -230,14 +236,13 @@ def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) 
 def folder_digest(path: str | Path) -> str:
     """First 16 hex digits of SHA-256 over the names and bytes of a file or of all files below a folder.
 
-    Names a model or data version. Compiled Python files do not count.
+    Names a model or data version. Compiled Python files do not count. Links are followed (components/digests.py).
     """
     path = Path(path)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    files = [path] if path.is_file() else [file for file in files_below(path) if file.suffix != ".pyc"]
     total = hashlib.sha256()
     for file in files:
-        with open(file, "rb") as stream:
-            total.update(f"{file.relative_to(path)}:{hashlib.file_digest(stream, 'sha256').hexdigest()}".encode())
+        total.update(f"{file.relative_to(path)}:{file_digest(file)}".encode())
     return total.hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ from components.errors import BadInput
 from components.mlflow_store import (
     ARTIFACTS,
     PATIENCE,
+    all_pages,
     answering,
     artifacts_of,
     await_server,
@@ -137,7 +138,7 @@ class ChildRun:
         of_parent = f"tags.`mlflow.parentRunId` = '{self.parent}'"
         experiment = self.client.get_run(self.parent).info.experiment_id
         newest: dict[str, str] = {}
-        for run in self.client.search_runs([experiment], of_parent, max_results=1000, order_by=["start_time DESC"]):
+        for run in all_pages(self.client.search_runs, [experiment], of_parent, order_by=["start_time DESC"]):
             newest.setdefault(run.data.tags["dvc.stage"], run.info.status)
         if "RUNNING" not in newest.values():
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in newest.values() else "FINISHED")
@@ -173,7 +174,7 @@ class ChildRun:
         for path in [path for path in self.inputs if path.startswith(MEASURED_BY[self.stage])]:
             method = Path(path).name
             own = {key: value for key, value in figures.items() if self.stage != "evaluate" or method in key.split("/")}
-            for version in self.client.search_model_versions(f"tags.`model.digest` = '{self.inputs[path]}'"):
+            for version in all_pages(self.client.search_model_versions, f"tags.`model.digest` = '{self.inputs[path]}'"):
                 if profile_of(version) != self.params.profile:
                     continue
                 for key, value in {"run": self.id, "figures": json.dumps(own)}.items():

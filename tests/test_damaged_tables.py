@@ -15,9 +15,9 @@ from components.evaluation.prompt_sets import read_prompt_set
 from components.evaluation.vbench import VBENCH, read_results, summarise
 from components.preferences.agreement import decide
 from components.preferences.schema import group_by_pair, read_annotations, read_prompts
-from components.reward.benchmark import read_scores
 from components.reward.layouts import read_benchmark
 from components.reward.score_files import read_list
+from components.reward.scored import read_scores
 
 ANNOTATIONS = """path_A,path_B,prompt,annotator,VQ,MQ,TA,Overall,model_A,model_B,MOS_A_VQ
 a.mp4,b.mp4,"a cat, é",1,A,B,same,A,m,n,4

@@ -1,6 +1,5 @@
 """dvc.yaml says the truth about the code: every stage lists the files it imports and the params it reads."""
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -8,35 +7,11 @@ import yaml
 from pydantic import ValidationError
 
 from components import graph
+from components.code_digest import reached
 from components.graph import edges, stage_definition, stage_names
 from components.params import Params, load_params
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
-# Shared by all stages and no part of a result: how params are read, runs tracked, tables written, memory kept.
-INFRASTRUCTURE = {
-    f"components/{name}.py"
-    for name in (
-        "__init__",
-        "align_params",
-        "csv_files",
-        "data_params",
-        "errors",
-        "files",
-        "graph",
-        "lock",
-        "memory",
-        "mlflow_store",
-        "operation_params",
-        "param_types",
-        "params",
-        "pipeline_run",
-        "pretrain_params",
-        "stage",
-        "tracking",
-        "tables",
-        "text_files",
-    )
-}
 
 
 ROUNDS = {"2": "models/aligned/dpo", "3": "models/rounds/2"}
@@ -54,34 +29,12 @@ def all_names() -> list[str]:
     return ["pretrain_generator", "pretrain_vlm", *stage_names(), "round@2", "round@3"]
 
 
-def imported(path: Path) -> set[Path]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        modules = []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("components"):
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names if alias.name.startswith("components")]
-        found |= {file for module in modules if (file := Path(module.replace(".", "/") + ".py")).exists()}
-    return found
-
-
-def reached(module: str) -> set[str]:
-    todo = [Path(module.replace(".", "/") + ".py")]
-    seen = set(todo)
-    while todo:
-        for file in imported(todo.pop()) - seen:
-            seen.add(file)
-            todo.append(file)
-    return {str(file) for file in seen} - INFRASTRUCTURE
-
-
 @pytest.mark.parametrize("name", all_names())
 def test_code_deps_are_what_the_stage_imports(name):
     definition = stage_definition(name)
     module = definition["cmd"].split()[2]
     listed = {dep for dep in definition["deps"] if dep.endswith(".py")}
-    assert listed == reached(module)
+    assert listed == reached([module], Path())
 
 
 @pytest.mark.parametrize("name", all_names())

@@ -18,6 +18,7 @@ from components.alignment.relabel import label, pair_schema, score_schema
 from components.alignment.stage import dpo, save_aligned
 from components.evaluation.compare import SAMPLES, compare, headline
 from components.evaluation.sample import draw_samples
+from components.evaluation.settings import drawn_with, write_settings
 from components.generator.wan import load_generator, load_transformer
 from components.guidance.solvers import Drawer
 from components.stage import Stage, folder_digest, run_stage, write_json
@@ -48,6 +49,7 @@ def online_round(number: str, stage: Stage) -> None:
 
     drawer = Drawer(BASE, str(stage.output(f"models/rounds/{number}")), params.base_generator.dtype)
     draw_samples(stage, drawer, folder / "samples")
+    write_settings(folder / "samples", drawn_with(params, base))
     name = f"round-{number}"
     settings = params.evaluate.model_copy(update={"methods": [name]})
     _, metrics = compare(stage, {"base": SAMPLES / "base", name: folder / "samples"}, settings)

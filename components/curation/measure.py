@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.curation.manifest import MEASURES_SCHEMA
 from components.curation.measures import measure_clip
+from components.digests import files_below
 from components.engine import map_rows
 from components.errors import BadInput
 from components.stage import Stage, run_stage
@@ -15,7 +16,7 @@ VIDEOS = Path("data/source/videos")
 
 def measure(stage: Stage) -> None:
     params = stage.params.measure
-    files = sorted(path.relative_to(VIDEOS).as_posix() for path in VIDEOS.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(VIDEOS).as_posix() for path in files_below(VIDEOS))
     if not files:
         raise BadInput(VIDEOS, "no files")
     clips = map_rows(

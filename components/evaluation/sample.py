@@ -9,6 +9,7 @@ import pyarrow as pa
 from components.alignment.lora import check_base
 from components.errors import BadInput
 from components.evaluation.prompt_sets import evaluation_prompts
+from components.evaluation.settings import drawn_with, write_settings
 from components.generator.sampler import Job, draw
 from components.guidance.solvers import Drawer
 from components.processes import launched_together
@@ -37,7 +38,9 @@ def sample(method: str, stage: Stage) -> None:
     elif method == "best_of_n":
         guidance, reward = params.best_of_n, f"models/{params.best_of_n.judge}"
     drawer = Drawer(BASE, lora, params.base_generator.dtype, guidance, reward)
-    draw_samples(stage, drawer, stage.output(f"data/samples/{method}"))
+    folder = stage.output(f"data/samples/{method}")
+    draw_samples(stage, drawer, folder)
+    write_settings(folder, drawn_with(params, folder_digest(BASE)))
 
 
 def draw_samples(stage: Stage, drawer: Drawer, folder: Path) -> None:

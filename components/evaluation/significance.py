@@ -12,10 +12,14 @@ and Tritchler 1983, "On Obtaining Permutation Distributions in Polynomial Time",
 number of prompts, and needs no seed.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
+ROUNDED = 1e-280  # of smaller p-values floating-point sums have lost a part
+LEAST = math.ulp(0.0)  # 5e-324
 LEVEL = 0.05  # of the marks in report and summary
 
 
@@ -27,7 +31,7 @@ def sign_flip_p(points: np.ndarray, prompts: np.ndarray) -> float:
         prompts: [N] the prompt of each pair.
 
     Returns:
-        A p-value in (0, 1]; never below 2 / 2^P of P prompts. 1 where all is tied.
+        A p-value in (0, 1]; never below 2 / 2^P of P prompts, or below 5e-324. 1 where all is tied.
 
     Raises:
         ValueError: points other than these three, or lists of unlike lengths.
@@ -46,9 +50,22 @@ def sign_flip_p(points: np.ndarray, prompts: np.ndarray) -> float:
         wider[: len(chance)] += chance / 2
         wider[2 * step :] += chance / 2
         chance = wider
-    reach = int(steps.sum())
-    as_far = np.abs(np.arange(-reach, reach + 1)) >= abs(int(leads.sum()))
-    return float(min(1.0, chance[as_far].sum()))
+    reach, lead = int(steps.sum()), abs(int(leads.sum()))
+    as_far = np.abs(np.arange(-reach, reach + 1)) >= lead
+    found = float(min(1.0, chance[as_far].sum()))
+    return found if found > ROUNDED else _tail(steps.tolist(), (reach - lead) // 2)
+
+
+def _tail(steps: list[int], most: int) -> float:
+    """Twice the share of the subsets of `steps` that sum up to at most `most`, by whole numbers: floating ones vanish below
+    1e-308. The least of those that there are where the share is smaller still, as no p-value is 0."""
+    width = len(steps) + 1  # bits: a count of subsets is at most 2^P
+    kept = (1 << width * (most + 1)) - 1
+    counts = 1  # those of each sum side by side, the sum 0 lowest
+    for step in steps:
+        counts = (counts + (counts << width * step)) & kept
+    subsets = sum(counts >> width * place & (1 << width) - 1 for place in range(most + 1))
+    return max(float(Fraction(2 * subsets, 1 << len(steps))), LEAST)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -19,7 +19,8 @@ from components.generator.sampler import Job
 from components.guidance.solvers import Drawer
 from components.intervals import as_text
 from components.params import BestOfNParams, NrgParams, Params, SamplingParams
-from components.reward.score import Clip, RewardModel, Unscored, need_scores, score_names
+from components.reward.score import Clip, RewardModel, need_scores
+from components.reward.scores import Unscored, score_names
 from components.simulation.judge import judge
 from components.stage import Stage, run_stage, write_json
 from components.tables import read_table

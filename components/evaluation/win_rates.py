@@ -15,6 +15,7 @@ from components import intervals
 from components.intervals import MIN_PROMPTS
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
+AT_ONCE = 1 << 22  # counts of a bootstrap in memory: 32 MB
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,13 @@ def bootstrap_means(values: np.ndarray, prompts: np.ndarray, resamples: int, rng
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, cluster, values)
     # How often each prompt is drawn is multinomial: one matrix product replaces R passes over the rows.
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)  # [R, P]
-    return (draws @ sums) / (draws @ sizes)[:, None]
+    step = max(1, AT_ONCE // count)
+    means = []
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)  # [size, P]
+        means.append((draws @ sums) / (draws @ sizes)[:, None])
+    return np.concatenate(means)
 
 
 def interval_levels(clusters: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -16,7 +16,8 @@ from components.generator.wan import Generator
 from components.guidance.flow_nrg import dimension_weights
 from components.guidance.latent_reward import LatentReward
 from components.params import SamplingParams
-from components.reward.score import Clip, RewardModel, Unscored
+from components.reward.score import Clip, RewardModel
+from components.reward.scores import Unscored
 
 
 def several(jobs: list[Job], n: int) -> list[Job]:

@@ -28,13 +28,16 @@ def promote(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and move nothing.")] = False,
     out: Annotated[Path | None, typer.Option(help="The evidence's file.", show_default="registry/evidence-...json")] = None,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Draw and judge a champion generator's clips anew, as the challenger's were.")
+    ] = False,
 ) -> None:
     """Make the challenger champion if it has earned it: nothing lost on any dimension, something surely gained.
 
     A reward model is compared with the champion on test pairs that neither learnt from, and must be calibrated and keep its
-    contract; a generator on clips of the same prompts and seeds by the held-out judge, and a hacking alarm is a veto. Limits
-    are in params.yaml, promotion. Exit code 5 where the challenger is refused, 0 where there is none or it is champion
-    already; 4 where MLflow does not answer: a promotion then either has not begun or is finished by the next call.
+    contract; a generator on clips of the same prompts, seeds and settings by the held-out judge, and a hacking alarm is a
+    veto. Limits are in params.yaml, promotion. Exit code 5 where the challenger is refused, 0 where there is none or it is
+    champion already; 4 where MLflow does not answer: a promotion then either has not begun or is finished by the next call.
     """
     from tqdm import tqdm
 
@@ -48,7 +51,7 @@ def promote(
         outcome = promote(
             connect(), model, challenger, champion, load_params(), dry_run, out,
             lambda items, what, total: tqdm(items, what, total, unit=" videos", disable=None),
-            lambda text: print(text, file=sys.stderr),
+            lambda text: print(text, file=sys.stderr), remeasure,
         )  # fmt: skip
     for line in as_lines(outcome.evidence, dry_run) if outcome.evidence else []:
         print(line)

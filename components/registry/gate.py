@@ -24,10 +24,12 @@ from components.reward.bench import pair_table
 from components.reward.check import check_reward, load_items
 from components.reward.facts import read_facts
 from components.reward.figures import figures
+from components.reward.model_files import ModelFiles
 from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.reward.published import LATEST
-from components.reward.score import OVERALL, RewardModel, Unscored, score_names
-from components.reward.score_files import ModelFiles, score_files, state_folder
+from components.reward.score import RewardModel
+from components.reward.score_files import score_files, state_folder
+from components.reward.scores import OVERALL, Unscored, score_names
 from components.stage import folder_digest
 from components.tables import spread
 

@@ -1,8 +1,8 @@
 """The gate for generators: does the challenger draw better clips than the champion by a judge that nothing was trained on?
 
 The figures are those of the stage evaluate, and this file makes sure that they are of this very version. Champion and
-challenger drew the same prompts from the same seeds; where there is no champion, base is beaten instead. A hacking alarm is
-a veto, whatever the win rates are.
+challenger drew the same prompts from the same seeds with the same settings, and one judge saw both; where there is no
+champion, base is beaten instead. A hacking alarm is a veto, whatever the win rates are.
 """
 
 import json
@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from components.errors import BadInput
+from components.evaluation.settings import Settings, difference, digest_of
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import DIMENSIONS, points, win_rate
+from components.files import whole_file
 from components.mlflow_store import artifacts_of
 from components.params import Params
-from components.registry.gate import verdict_reasons
+from components.registry.gate import Progress, verdict_reasons
 from components.registry.lineage import Runs
 from components.registry.versions import FILES, Version, learnt_from, refuse_seen
 from components.stage import folder_digest
@@ -28,12 +32,15 @@ METRICS, SCORES = Path("metrics/alignment.json"), Path("data/sample_scores.parqu
 CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored clips, for later challengers
 KEY = ["prompt_id", "seed"]
 NO_DIFFERENCE = 0.5
+SETTINGS = b"settings"  # of the file's metadata
+ANEW = "--remeasure draws and judges the champion's clips anew"
 
 
 def compare_generators(
-    client: Any, challenger: Version, champion: Version | None, params: Params
+    client: Any, challenger: Version, champion: Version | None, params: Params, progress: Progress, anew: bool
 ) -> tuple[dict[str, Any], list[str], pd.DataFrame]:
-    """Evidence about an aligned generator, the reasons against it, and its scored clips."""
+    """Evidence about an aligned generator, the reasons against it, and its scored clips. anew: the champion's clips are
+    drawn and judged once more, with the challenger's settings."""
     method = challenger.tags["method"]
     metrics = read_json(METRICS)
     if method not in metrics["methods"]:
@@ -42,9 +49,19 @@ def compare_generators(
     table = pd.DataFrame(read_table(SCORES)).sort_values(KEY, ignore_index=True)
     refuse_seen(SCORES, table["prompt"], challenger, learnt_from(client, challenger))
     clips = {name: table[table["method"] == name].reset_index(drop=True) for name in (method, "base")}
-    other, rows = "base", clips["base"]
+    other, rows, settings = "base", clips["base"], settings_of(metrics)
     if champion:
-        other, rows = str(champion), champions_clips(client, champion)
+        other = str(champion)
+        need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
+        if anew and metrics["judge"] == "gold":
+            from components.registry.remeasure import remeasure  # brings diffusers
+
+            rows = remeasure(champion, clips[method], settings, params, progress)
+        else:
+            rows, theirs = champions_clips(client, champion)
+            need_settings(champion, theirs, f"it was promoted before there were any; {ANEW}")
+            if differs := difference(settings, theirs, f"the clips that {champion} was promoted on"):
+                raise BadInput(str(challenger), f"{differs}; set it back, or {ANEW}")
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
             raise BadInput(SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
 
@@ -55,8 +72,11 @@ def compare_generators(
             "metrics_digest": folder_digest(METRICS),
             "count": len(clips[method]),
             "prompts": int(clips[method]["prompt_id"].nunique()),
+            "settings": settings,
+            "settings_digest": settings and digest_of(settings),
         },
         "against": other,
+        "champion_measured_anew": bool(champion and anew),
         "judge": metrics["judge"],
         "figures": {str(challenger): metrics["methods"][method]},
         "differences": None,
@@ -97,11 +117,33 @@ def of_this_version(client: Any, version: Version, method: str) -> None:
         raise BadInput(samples, f"no record that {version} drew the clips measured in run {run_id}")
 
 
-def champions_clips(client: Any, champion: Version) -> pd.DataFrame:
-    """The scored clips that a champion was promoted with."""
+def settings_of(metrics: dict[str, Any]) -> Settings | None:
+    """How the clips of metrics/alignment.json were drawn and judged; None where that is not on record."""
+    drawn = metrics.get("drawn_with")
+    return drawn and {**drawn, **metrics["judged_with"]}
+
+
+def need_settings(version: Version, settings: Settings | None, way: str) -> None:
+    """BadInput where it is not on record how a version's clips were drawn and judged."""
+    if settings is None:
+        raise BadInput(str(version), f"no record of the settings that its clips were drawn and judged with: {way}")
+
+
+def write_clips(table: pd.DataFrame, settings: Settings | None, file: Path) -> None:
+    """Scored clips with how they were drawn and judged, in one file: neither is without the other."""
+    rows = pa.Table.from_pandas(table, preserve_index=False)
+    kept = {**(rows.schema.metadata or {}), SETTINGS: json.dumps(settings).encode()}
+    with whole_file(file) as partial:
+        pq.write_table(rows.replace_schema_metadata(kept), partial)
+
+
+def champions_clips(client: Any, champion: Version) -> tuple[pd.DataFrame, Settings | None]:
+    """The scored clips that a champion was promoted with, and how they were drawn and judged, where that is on record."""
     artifacts, folder = artifacts_of(client, champion.run_id), CLIPS.split("/")[0]
     if not any(item.path == CLIPS for item in artifacts.list_artifacts(folder)):
         raise BadInput(str(champion), f"is champion without {CLIPS} in its run: `reelign promote` did not make it so")
     place = FILES / "artifacts" / champion.run_id
     place.mkdir(parents=True, exist_ok=True)
-    return pd.DataFrame(read_table(artifacts.download_artifacts(CLIPS, str(place))))
+    file = artifacts.download_artifacts(CLIPS, str(place))
+    settings = json.loads((pq.read_schema(file).metadata or {}).get(SETTINGS, b"null"))
+    return pd.DataFrame(read_table(file)), settings

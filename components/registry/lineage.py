@@ -12,6 +12,7 @@ from typing import Any
 
 from components.errors import BadInput
 from components.evaluation.lineage import locked_outputs
+from components.mlflow_store import all_pages
 from components.registry.versions import aliases, find, registered_name, versions_with
 from components.stage import folder_digest
 from components.tables import read_table
@@ -51,20 +52,15 @@ class Runs:
 
     @classmethod
     def load(cls, client: Any) -> "Runs":
-        experiments = [found.experiment_id for found in client.search_experiments(filter_string="name LIKE 'reelign-%'")]
+        named = all_pages(client.search_experiments, filter_string="name LIKE 'reelign-%'")
+        experiments = [found.experiment_id for found in named]
         runs: list[Run] = []
-        token = None
-        while experiments:
-            finished, newest = "attributes.status = 'FINISHED'", ["start_time DESC"]
-            page = client.search_runs(experiments, finished, max_results=5000, order_by=newest, page_token=token)
-            for run in page:
-                tags = run.data.tags
-                if "dvc.stage" in tags:
-                    files = [json.loads(tags.get(f"data.{kind}", "{}")) for kind in ("inputs", "outputs")]
-                    runs.append(Run(run.info.run_id, tags["dvc.stage"], tags, run.data.params, *files))
-            token = page.token
-            if not token:
-                break
+        finished, newest = "attributes.status = 'FINISHED'", ["start_time DESC"]
+        for run in all_pages(client.search_runs, experiments, finished, order_by=newest) if experiments else ():
+            tags = run.data.tags
+            if "dvc.stage" in tags:
+                files = [json.loads(tags.get(f"data.{kind}", "{}")) for kind in ("inputs", "outputs")]
+                runs.append(Run(run.info.run_id, tags["dvc.stage"], tags, run.data.params, *files))
         made: dict[str, Run] = {}
         for run in runs:
             for digest in run.outputs.values():

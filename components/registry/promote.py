@@ -7,6 +7,7 @@ process or a server dies before the tag, nothing has moved; after it, the next c
 """
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from typing import Any
 
 from components.errors import BadInput
 from components.intervals import as_text
-from components.mlflow_store import artifacts_of
+from components.locks import alone
+from components.mlflow_store import ARTIFACTS, artifacts_of, embedded_store
 from components.params import Params
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
@@ -47,15 +49,17 @@ class Outcome:
 
 
 def weigh(
-    client: Any, challenger: Version, champion: Version | None, params: Params, progress: gate.Progress
+    client: Any, challenger: Version, champion: Version | None, params: Params, progress: gate.Progress, anew: bool
 ) -> tuple[dict[str, Any], Any]:
     """The evidence with its verdict, and the table it rests on."""
     if (challenger.folder / FACTS).exists():
         kind, null = "reward model", 0.0
+        if anew:
+            raise BadInput("--remeasure", f"{challenger} is a reward model: both are scored alike anyway")
         found, reasons, table = gate.compare_rewards(client, challenger, champion, params.promotion, progress)
     elif "method" in challenger.tags:
         kind, null = "generator", generators.NO_DIFFERENCE
-        found, reasons, table = generators.compare_generators(client, challenger, champion, params)
+        found, reasons, table = generators.compare_generators(client, challenger, champion, params, progress, anew)
     else:
         raise BadInput(str(challenger), f"is neither a VideoReward ({FACTS}) nor an aligned generator (tag method)")
     won = gate.gains(found["differences"], null, params.promotion.level) if found["differences"] else []
@@ -83,11 +87,33 @@ def promote(
     out: Path | None,
     progress: gate.Progress,
     say: Callable[[str], None],
+    anew: bool = False,
 ) -> Outcome:
     """Weigh a challenger of the registered model `name` against its champion, and move the alias where it won.
 
     challenger, champion: number or alias; without them, the aliases of these names. A dry run writes no more than `out`.
+    anew: a champion generator's clips are drawn and judged once more. One promotion is at work at a time on a store that
+    is a file, or from a work tree; another waits. BadInput where the champion was moved meanwhile from elsewhere.
     """
+    store = embedded_store()
+    lock = store.with_name(ARTIFACTS) / ".promoting" if store else FILES / "promoting"
+    with alone(lock, waits=lambda: say("another promotion is at work: waiting for it")):
+        return promote_alone(client, name, challenger, champion, params, dry_run, out, progress, say, anew)
+
+
+def promote_alone(
+    client: Any,
+    name: str,
+    challenger: str | None,
+    champion: str | None,
+    params: Params,
+    dry_run: bool,
+    out: Path | None,
+    progress: gate.Progress,
+    say: Callable[[str], None],
+    anew: bool,
+) -> Outcome:
+    """As promote, which sees to it that no other is at work."""
     model, stale = registered_name(client, name), None
     if PENDING in client.get_registered_model(model).tags:
         if dry_run:
@@ -110,7 +136,7 @@ def promote(
     if old:
         refuse_other_profile(old, params.profile)
 
-    evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress)
+    evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress, anew)
     if dry_run:
         if out:
             write_json(out, evidence)
@@ -120,21 +146,29 @@ def promote(
     write_json(file, evidence)
     store(client, new, file, table, evidence)
     if evidence["verdict"]["promote"]:
+        refuse_moved(client, model, old and str(old.version))
         pending = {"to": str(new.version), "from": old and str(old.version), "made": evidence["made"]}
         client.set_registered_model_tag(model, PENDING, json.dumps(pending))
         stale = finish(client, model, say)
     return Outcome(evidence, file, stale)
 
 
+def refuse_moved(client: Any, model: str, champion: str | None) -> None:
+    """BadInput where the champion is not the one that was compared with any more, or another promotion is decided: work
+    trees that share a server do not wait for each other."""
+    if aliases(client, model).get(CHAMPION) != champion or PENDING in client.get_registered_model(model).tags:
+        raise BadInput(model, f"its champion was {champion or 'none'} and was moved from elsewhere meanwhile: call again")
+
+
 def store(client: Any, version: Any, file: Path, table: Any, evidence: dict[str, Any]) -> None:
     """Evidence and table into the challenger's run, and the verdict onto its version."""
     folder = generators.CLIPS.split("/")[0]
-    rows = FILES / "partial" / Path(generators.CLIPS).name
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(rows, index=False)
     artifacts = artifacts_of(client, version.run_id)
     artifacts.log_artifact(str(file), folder)
-    artifacts.log_artifact(str(rows), folder)
+    with tempfile.TemporaryDirectory() as place:
+        rows = Path(place) / Path(generators.CLIPS).name
+        generators.write_clips(table, evidence.get("clips", {}).get("settings"), rows)
+        artifacts.log_artifact(str(rows), folder)
     verdict = evidence["verdict"]
     said = "promoted" if verdict["promote"] else f"refused: {'; '.join(verdict['reasons'])}"
     for key, value in {"verdict": said, "evidence": f"{folder}/{file.name}"}.items():

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from components.evaluation.compare import REWARD_MODEL
 from components.graph import edges, stage_definition, stage_names
+from components.mlflow_store import all_pages
 from components.stage import folder_digest, write_json
 from components.tracking import profile_of
 
@@ -51,7 +52,7 @@ def mark_stale(client: Any, champion: Any, digest: str) -> dict[str, Any]:
     tables = stale_tables(digest)
     here = folder_digest(REWARD_MODEL) if REWARD_MODEL.exists() else None
     versions = []
-    for version in client.search_model_versions(GENERATORS):
+    for version in all_pages(client.search_model_versions, GENERATORS):
         if profile_of(version) != profile_of(champion):
             continue
         labelled_by = version.tags.get("reward_model", digest)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
-from components.mlflow_store import artifact_place, artifacts_of, embedded_store, mlflow_client
+from components.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
 from components.preferences.split import near_groups, prompt_key
 from components.stage import SCRATCH, folder_digest
@@ -60,7 +60,7 @@ def registered_name(client: Any, name: str) -> str:
     params.yaml. BadInput names those there are."""
     short = name == REWARD or name.startswith(GENERATOR)
     full = full_name(name, load_params().profile) if short else name
-    known = sorted(model.name for model in client.search_registered_models())
+    known = sorted(model.name for model in all_pages(client.search_registered_models))
     if full not in known:
         older = f"; {REWARD} was of all profiles, and stage reward registers under the new name" if REWARD in known else ""
         raise BadInput(full, f"no such registered model; there are {', '.join(known) or 'none'}{older}")
@@ -83,7 +83,7 @@ def aliases(client: Any, model: str) -> dict[str, str]:
 
 def find(client: Any, model: str, which: str) -> Any:
     """MLflow's own record of a version by its number or alias; BadInput names those there are."""
-    versions = {str(version.version): version for version in client.search_model_versions(f"name = '{model}'")}
+    versions = {str(version.version): version for version in all_pages(client.search_model_versions, f"name = '{model}'")}
     named = aliases(client, model) if versions else {}
     if (number := named.get(which, which)) in versions:
         return versions[number]
@@ -98,7 +98,7 @@ def fetch(record: Any) -> Version:
 
     folder = FILES / "versions" / record.run_id / record.name
     if not folder.exists():
-        partial = FILES / "partial" / record.run_id
+        partial = FILES / "partial" / f"{record.run_id}.{os.getpid()}"  # another process may bring the same
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         source = artifact_place(record.source)
@@ -121,7 +121,7 @@ def fetch(record: Any) -> Version:
 
 def versions_with(client: Any, digest: str) -> list[Any]:
     """MLflow's records of all versions of these bytes, newest first."""
-    found = client.search_model_versions(f"tags.`model.digest` = '{digest}'")
+    found = all_pages(client.search_model_versions, f"tags.`model.digest` = '{digest}'")
     return sorted(found, key=lambda version: version.creation_timestamp, reverse=True)
 
 

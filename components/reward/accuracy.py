@@ -14,6 +14,8 @@ import numpy as np
 from components import intervals
 from components.intervals import MIN_PROMPTS
 
+MANY_PROMPTS = 10_000  # of more the bootstrap draws kinds of prompts
+AT_ONCE = 1 << 20  # counts of a bootstrap in memory: 8 MB
 NO_TIES = 0.0  # with it only differences of exactly 0 count as "same"; they have no sign to be right by
 
 
@@ -76,10 +78,30 @@ def share(hits: np.ndarray, prompts: np.ndarray, rng: np.random.Generator, round
     if len(pairs) < MIN_PROMPTS:
         return Estimate(float(hits.mean()), None, len(hits), len(pairs))
     right = np.bincount(group, weights=hits)
-    draws = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=rounds)  # [rounds, prompts]
-    values = (draws @ right) / (draws @ pairs)
+    values = resampled_shares(right, pairs, rng, rounds)
     low, high = np.quantile(values, [0.025, 0.975])
     return Estimate(float(hits.mean()), (float(low), float(high)), len(hits), len(pairs))
+
+
+def resampled_shares(right: np.ndarray, pairs: np.ndarray, rng: np.random.Generator, rounds: int) -> np.ndarray:
+    """The share right in each of `rounds` draws of prompts with replacement, from the right pairs and all pairs of each
+    prompt, [P]. How often each is drawn is multinomial.
+
+    Of more than MANY_PROMPTS, which takes minutes, it is drawn how often prompts of each kind are: those with as many pairs
+    and as many right ones are alike, so the shares are distributed just as before.
+    """
+    weights = np.ones(len(pairs))
+    if len(pairs) > MANY_PROMPTS:
+        kinds, counts = np.unique(np.stack([right, pairs]), axis=1, return_counts=True)
+        (right, pairs), weights = kinds, counts.astype(float)
+    chance, drawn = weights / weights.sum(), int(weights.sum())
+    both = np.stack([right, pairs], axis=1).astype(float)
+    step = max(1, AT_ONCE // len(chance))
+    sums = [
+        rng.multinomial(drawn, chance, size=min(step, rounds - start)) @ both for start in range(0, rounds, step)
+    ]  # [rounds, 2], whole numbers: exact in any order
+    hits, all_pairs = np.concatenate(sums).T
+    return hits / all_pairs
 
 
 def without_ties(

@@ -8,7 +8,8 @@ import pandas as pd
 from components.intervals import as_scalars
 from components.reward.figures import figures, summary
 from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
-from components.reward.score import OVERALL, RewardModel, score_names, score_table
+from components.reward.score import RewardModel, score_table
+from components.reward.scores import OVERALL, score_names
 from components.stage import Stage, run_stage, write_json
 
 MODEL = Path("models/video_reward")

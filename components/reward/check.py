@@ -14,7 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from components.errors import BadInput
-from components.reward.score import Clip, RewardModel, Score, Unscored
+from components.reward.score import Clip, RewardModel
+from components.reward.scores import Score, Unscored
 from components.video.container import VideoError
 from components.video.decode import probe, read_frames
 

@@ -6,12 +6,19 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from components.errors import BadInput
+
+if TYPE_CHECKING:
+    from components.reward.layouts import Labelled
+    from components.reward.model_files import ModelFiles
+    from components.reward.scores import Score, Unscored
 
 
 def score(
@@ -56,30 +63,33 @@ def score(
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadInput(out, "the name of a table ends in .parquet or .csv")
     items = read_items(videos or [], prompt, csv)
-    if triton is None:
-        from tqdm import tqdm
+    if triton is not None and (engine, workers) != ("local", 1):
+        raise BadInput("reelign score", "--triton scores on the server: no --engine or --workers with it")
+    with ExitStack() as stack:
+        if out is not None:
+            state = stack.enter_context(state_of(out))
+        if triton is None:
+            from tqdm import tqdm
 
-        from components.reward.score_files import ModelFiles, score_files, state_folder
+            from components.reward.model_files import ModelFiles
+            from components.reward.score_files import score_files, state_folder
 
-        files = ModelFiles(str(model), template and str(template), step)
-        with tempfile.TemporaryDirectory() as passing:
-            state = state_folder(out, items, files, chunk) if out else Path(passing)
+            files = ModelFiles(str(model), template and str(template), step)
+            passing = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             scores = score_files(
-                items, files, engine, workers, chunk, state,
+                items, files, engine, workers, chunk, state_folder(out, items, files, chunk) if out else passing,
                 lambda videos, what, total: tqdm(videos, what, total, unit=" videos", disable=None),
             )  # fmt: skip
-    elif (engine, workers) != ("local", 1):
-        raise BadInput("reelign score", "--triton scores on the server: no --engine or --workers with it")
-    else:
-        from components.serving.client import score_remote
+        else:
+            from components.serving.client import score_remote
 
-        plan = local_plan(model) if same_plan else None
-        scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
-    if out is not None:
-        from components.reward.score_files import partial_folder, write_scores
+            plan = local_plan(model) if same_plan else None
+            scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
+        if out is not None:
+            from components.reward.score_files import write_scores
 
-        write_scores(out, items, scores)
-        shutil.rmtree(partial_folder(out))
+            write_scores(out, items, scores)
+            shutil.rmtree(state)
     failed = set()
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
@@ -94,6 +104,16 @@ def score(
             print(f"{text_of(path)}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
     if failed:
         raise typer.Exit(4 if "Unanswered" in failed else 2)
+
+
+@contextmanager
+def state_of(out: Path) -> Iterator[Path]:
+    """The folder of what belongs to a file that is not done, for this process alone. BadInput where another makes it."""
+    from components.files import partial_folder
+    from components.locks import alone
+
+    with alone(partial_folder(out), BadInput(out, "another run is making it; wait for that, or give another --out")):
+        yield partial_folder(out)
 
 
 def local_plan(model: Path) -> str:
@@ -156,51 +176,63 @@ def bench_reward(
     The header tells the layout; figures.json and the first lines say by which protocol the figures were made. A video that
     is missing or cannot be scored ends the run: a benchmark over fewer pairs is another benchmark.
     """
-    from tqdm import tqdm
-
     from components.reward import benchmark
     from components.reward.figures import summary
     from components.reward.layouts import read_benchmark
-    from components.reward.score_files import ModelFiles, partial_folder, score_files, state_folder, write_scores
+    from components.reward.model_files import ModelFiles
+    from components.reward.scored import Scored, find_scores, read_scores
     from components.stage import write_json
 
     files = ModelFiles(str(model), template and str(template), step)
-    if scores is not None:
-        if (engine, workers) != ("local", 1):
-            raise BadInput("reelign bench-reward", "--scores has all scores: no --engine or --workers with it")
-        known = benchmark.read_scores(scores)
-        dimensions = next(list(score.raw) for score in known.values() if hasattr(score, "raw"))
-        pairs = read_benchmark(csv, dimensions, answer, videos)
-        found = benchmark.find_scores(pairs, scores, known, videos)
-    else:
-        if videos is None:
-            raise BadInput("reelign bench-reward", "give --videos, or --scores")
-        pairs = read_benchmark(csv, files.facts()["dimensions"], answer, videos)
-        benchmark.check_videos(pairs, videos)
-        items = [(videos / path, prompt) for path, prompt in pairs.items()]
-        results = score_files(
-            items, files, engine, workers, chunk, state_folder(out / "scores.parquet", items, files, chunk),
-            lambda items, what, total: tqdm(items, what, total, unit=" videos", disable=None),
-        )  # fmt: skip
-        write_scores(out / "scores.parquet", pairs.items(), results)
-        found = dict(zip(pairs.items(), results, strict=True))
-    table, result = benchmark.evaluate(pairs, found, files, threshold_from, rounds)
-    questions = list(pairs.score_of)
-    partial = partial_folder(out / "figures.json")
-    partial.mkdir(parents=True, exist_ok=True)
-    write_json(partial / "figures.json", result)
-    table.to_csv(partial / "pairs.csv", index=False)
-    benchmark.draw(table, result, questions, partial)
-    made = [out / file.name for file in sorted(partial.iterdir())]
-    for file in made:
-        os.replace(partial / file.name, file)
-    for done in (partial, partial_folder(out / "scores.parquet")):
-        shutil.rmtree(done, ignore_errors=True)
+    with ExitStack() as stack:
+        if scores is not None:
+            if (engine, workers) != ("local", 1):
+                raise BadInput("reelign bench-reward", "--scores has all scores: no --engine or --workers with it")
+            known = read_scores(scores)
+            pairs = read_benchmark(csv, list(known.values), answer, videos)
+            found = find_scores(pairs, scores, known, videos)
+        else:
+            if videos is None:
+                raise BadInput("reelign bench-reward", "give --videos, or --scores")
+            dimensions = files.facts()["dimensions"]
+            pairs = read_benchmark(csv, dimensions, answer, videos)
+            benchmark.check_videos(pairs, videos)
+            state = stack.enter_context(state_of(out / "scores.parquet"))
+            results = score_pairs(pairs, videos, files, engine, workers, chunk, out / "scores.parquet")
+            found = Scored.of(pairs.items(), results, dimensions)
+        table, result = benchmark.evaluate(pairs, found, files, threshold_from, rounds)
+        questions = list(pairs.score_of)
+        partial = stack.enter_context(state_of(out / "figures.json"))
+        write_json(partial / "figures.json", result)
+        table.to_csv(partial / "pairs.csv", index=False)
+        benchmark.draw(table, result, questions, partial)
+        made = [out / file.name for file in sorted(partial.iterdir())]
+        for file in made:
+            os.replace(partial / file.name, file)
+        if scores is None:
+            shutil.rmtree(state)
     for line in benchmark.as_lines(result["protocol"], len(table)):
         print(line)
     for question in questions:
         print(f"{question}: {summary(result['dimensions'][question], result['baselines'][question])}")
     print(", ".join(map(str, [*made, scores or out / "scores.parquet"])))
+
+
+def score_pairs(
+    pairs: "Labelled", videos: Path, files: "ModelFiles", engine: str, workers: int, chunk: int, out: Path
+) -> list["Score | Unscored"]:
+    """A score or a reason for each of the pairs' videos, in the order of their items; the table `out` of them."""
+    from tqdm import tqdm
+
+    from components.reward.score_files import score_files, state_folder, write_scores
+
+    items = [(videos / path, prompt) for path, prompt in pairs.items()]
+    results = score_files(
+        items, files, engine, workers, chunk, state_folder(out, items, files, chunk),
+        lambda items, what, total: tqdm(items, what, total, unit=" videos", disable=None),
+    )  # fmt: skip
+    write_scores(out, pairs.items(), results)
+    return results
 
 
 def check_reward_model(

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from components.code_digest import DECODING, code_digest
 from components.reward.pairs import VIDEOS, Pairs
-from components.reward.score import Unscored, ahead, planned_frames
+from components.reward.score import ahead, planned_frames
+from components.reward.scores import Unscored
 from components.stage import SCRATCH, Stage, folder_digest
-from components.video import container, decode, frames, timing
 from components.video.frames import FramePlan
 
 CACHE = SCRATCH / "cache" / "frames"
@@ -55,9 +56,7 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
 
 def cache_folder(plan: FramePlan) -> Path:
     """Where the clips of a frame plan lie, as this version of the code decodes and resizes them."""
-    code = (folder_digest(module.__file__) for module in (container, decode, frames, timing))
-    identity = json.dumps([repr(plan), *code])
-    return CACHE / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return CACHE / hashlib.sha256(json.dumps([repr(plan), code_digest(DECODING)]).encode()).hexdigest()[:16]
 
 
 class FrameCache:

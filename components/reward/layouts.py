@@ -53,7 +53,7 @@ from components.preferences.schema import (
     read_prompt,
 )
 from components.reward.pairs import NO_LABEL
-from components.reward.score import OVERALL, score_names
+from components.reward.scores import OVERALL, score_names
 
 Item = tuple[str, str]  # path as in the CSV, prompt
 

@@ -9,6 +9,8 @@ Tensors carry the names of transformers 4.45, or those of 4.52 and later, with o
 the user gives its file.
 """
 
+import hashlib
+import json
 import pickle
 import re
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from components.errors import BadInput
 from components.reward.model import VideoReward, load_backbone, load_chat
 from components.reward.prompt import PromptBuilder, Readout, read_template, reward_token
-from components.reward.published_config import CONFIG, ModelConfig, RunConfig, find_base, read_config
+from components.reward.published_config import CONFIG, ModelConfig, RunConfig, base_folder, find_base, read_config
 from components.stage import folder_digest
 from components.text_files import read_json
 from components.weights import load_tensors
@@ -44,6 +46,25 @@ def published_dimensions(folder: Path) -> list[str]:
     return read_config(folder / CONFIG).data.eval_dim
 
 
+def published_version(folder: Path, template: str | Path | None, step: int = LATEST) -> str:
+    """What scores of a run's checkpoint are stamped with: 16 hex digits of SHA-256 over all that changes them, which are its
+    tensors, model_config.json (normalisation, frames), the files of its base model and the prompt template. BadInput as of
+    load_published."""
+    file = folder / CONFIG
+    base = base_folder(find_base(file, read_config(file).model.model_name_or_path))
+    parts = find_checkpoint(folder, step), file, base, need_template(file, template)
+    return hashlib.sha256(json.dumps([folder_digest(part) for part in parts]).encode()).hexdigest()[:16]
+
+
+def need_template(file: Path, template: str | Path | None) -> Path:
+    """BadInput without a file of the prompt template."""
+    if template is None:
+        raise BadInput(file, "this layout has no prompt template: give its file (--template)")
+    if not Path(template).is_file():
+        raise BadInput(template, "missing")
+    return Path(template)
+
+
 def load_published(folder: Path, template: str | Path | None, step: int = LATEST) -> tuple[VideoReward, dict[str, Any]]:
     """The model of a run's checkpoint and its facts, as `load_video_reward` gives them.
 
@@ -52,8 +73,7 @@ def load_published(folder: Path, template: str | Path | None, step: int = LATEST
     """
     file = folder / CONFIG
     config = read_config(file)
-    if template is None:
-        raise BadInput(file, "this layout has no prompt template: give its file (--template)")
+    template = need_template(file, template)
     dimensions, adds_tokens, outputs = config.data.eval_dim, config.model.use_special_tokens, config.model.output_dim
     readout = _readout(file, config.model)
     if outputs != len(dimensions) and (outputs, readout) != (1, "special"):
@@ -68,7 +88,8 @@ def load_published(folder: Path, template: str | Path | None, step: int = LATEST
     model = VideoReward(backbone, prompts, "shared" if outputs == 1 else "per_dimension", "plain")
     checkpoint = find_checkpoint(folder, step)
     _fill(model, checkpoint, read_checkpoint(checkpoint), adds_tokens)
-    return model.eval(), _facts(model, config, checkpoint, template)
+    version = published_version(folder, template, step)
+    return model.eval(), _facts(model, config, {"published": str(checkpoint), "template": str(template), "digest": version})
 
 
 def _readout(file: Path, config: ModelConfig) -> Readout:
@@ -185,7 +206,7 @@ def _modern(name: str) -> str:
     return name
 
 
-def _facts(model: VideoReward, config: RunConfig, checkpoint: Path, template: str | Path) -> dict[str, Any]:
+def _facts(model: VideoReward, config: RunConfig, provenance: dict[str, str]) -> dict[str, Any]:
     data = config.data
     return {
         "dimensions": data.eval_dim,
@@ -205,7 +226,7 @@ def _facts(model: VideoReward, config: RunConfig, checkpoint: Path, template: st
         },
         "normalisation": config.normalisation(),
         "tie_thresholds": dict.fromkeys([*data.eval_dim, "Overall"]),
-        "provenance": {"published": str(checkpoint), "template": str(template), "digest": folder_digest(checkpoint)},
+        "provenance": provenance,
     }
 
 

@@ -98,3 +98,8 @@ def find_base(file: Path, name: str) -> str | Path:
         model = f"OWNER/{last}"
     why = f"{name} is neither here, nor beside the run, nor in {DOWNLOADS}/: `reelign fetch {model} --to {DOWNLOADS / last}`"
     raise BadInput(file, why, key="model_config.model_name_or_path")
+
+
+def base_folder(base: str | Path) -> Path:
+    """The folder of a base model that find_base has found; of a hub id, its snapshot in the hub's cache."""
+    return base if isinstance(base, Path) else Path(try_to_load_from_cache(base, "config.json")).parent

@@ -17,6 +17,7 @@ from components.errors import BadInput
 from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
+from components.reward.scores import OVERALL, Score, Unscored, score_names
 from components.stage import Stage, folder_digest
 from components.tables import text_of
 from components.video.container import VideoError
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WINDOW = 128  # videos that are decoded ahead and sorted by length together
-OVERALL = "Overall"
-
-
-def score_names(dimensions: Sequence[str]) -> list[str]:
-    """Names of a model's scores: its dimensions, and Overall unless that is one of them."""
-    return list(dict.fromkeys([*dimensions, OVERALL]))
 
 
 def need_scores(known: Iterable[str], names: Sequence[str]) -> None:
@@ -55,26 +50,6 @@ class Clip:
 
     frames: np.ndarray
     fps: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """Scores of one video under one prompt, by dimension. `normalised` is (raw - mean) / std of the validation set;
-    `overall` is the sum of the normalised ones, as in the reference implementation, or the model's own Overall where that is
-    one of its dimensions."""
-
-    raw: dict[str, float]
-    normalised: dict[str, float]
-    overall: float
-    model_version: str
-    frame_plan: str
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """Why a video has no score."""
-
-    reason: str
 
 
 Video = str | Path | Clip

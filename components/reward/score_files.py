@@ -8,21 +8,23 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from components.code_digest import SCORING, code_digest
 from components.csv_files import read_rows
+from components.digests import file_digest
 from components.engine import Engine, Row, map_chunks
 from components.errors import BadInput
-from components.files import whole_file
+from components.files import partial_folder, whole_file
 from components.preferences.paths import check_name, stored_file
-from components.reward.facts import read_facts
-from components.reward.published import find_checkpoint, is_published, published_dimensions
-from components.reward.score import RewardModel, Score, Unscored, as_table, distinct_videos
-from components.stage import folder_digest
+from components.reward.model_files import ModelFiles
+from components.reward.score import RewardModel, as_table, distinct_videos
+from components.reward.scores import Score, Unscored
 
 WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: while they are scored, the next are decoded
 
@@ -44,32 +46,6 @@ def read_list(csv: Path) -> list[tuple[Path, str]]:
     if not items:
         raise BadInput(csv, "no videos")
     return items
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """What RewardModel.load is given; `template` and `step` are of the published layout."""
-
-    folder: str
-    template: str | None
-    step: int
-
-    def digest(self) -> str:
-        """Of all bytes that the scores depend on."""
-        return f"{folder_digest(self.folder)}:{self.template and folder_digest(self.template)}:{self.step}"
-
-    def version(self) -> str:
-        """What its scores are stamped with."""
-        folder = Path(self.folder)
-        return folder_digest(find_checkpoint(folder, self.step) if is_published(folder) else folder)
-
-    def facts(self) -> dict[str, Any]:
-        """`dimensions`, and `tie_thresholds` by dimension and Overall (none for the published layout), without reading the
-        weights."""
-        folder = Path(self.folder)
-        if is_published(folder):
-            return {"dimensions": published_dimensions(folder), "tie_thresholds": {}}
-        return read_facts(folder)
 
 
 def score_files(
@@ -114,18 +90,16 @@ def load_once(model: ModelFiles) -> RewardModel:
 
 
 def state_folder(out: Path, items: Sequence[tuple[Path, str]], model: ModelFiles, chunk: int) -> Path:
-    """Folder beside the table `out` for the chunks of exactly this work: same model, files (by size and time of change,
-    as hashing them would read every video twice), prompts and chunk."""
-    files = {str(path): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path, _ in items}
-    work = [model.digest(), chunk, [(str(path), prompt, files[str(path)]) for path, prompt in items]]
+    """Folder beside the table `out` for the chunks of exactly this work: same model, code that decodes and scores, kind of
+    device, prompts, chunk, and files by their bytes, each read once more for it."""
+    paths = list(dict.fromkeys(path for path, _ in items))
+    with ThreadPoolExecutor(2) as pool:  # hashing leaves Python's lock
+        files = dict(zip(paths, pool.map(lambda path: file_digest(path) if path.is_file() else None, paths), strict=True))
+    code = [code_digest(SCORING), chunk, WINDOW, "cuda" if torch.cuda.is_available() else "cpu"]
+    work = [model.version(), *code, [(str(path), prompt, files[path]) for path, prompt in items]]
     folder = partial_folder(out) / hashlib.sha256(json.dumps(work).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def partial_folder(out: Path) -> Path:
-    """What belongs to a table that is not done; removed when it is."""
-    return out.with_name(f"{out.name}.partial")
 
 
 def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None:

@@ -23,7 +23,8 @@ from components.reward.model import VideoReward, load_backbone, load_chat, load_
 from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
-from components.reward.score import Input, Unscored, make_input, raw_scores, score_names, with_overall
+from components.reward.score import Input, make_input, raw_scores, with_overall
+from components.reward.scores import Unscored, score_names
 from components.stage import Stage, folder_digest, how_to_get, run_stage
 from components.training import LossFn, fit, gathered, write_rows
 from components.video.frames import FramePlan

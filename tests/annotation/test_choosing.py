@@ -19,7 +19,8 @@ from components.cli import app
 from components.errors import BadInput
 from components.preferences.schema import write_annotations
 from components.reward.losses import bradley_terry_ties
-from components.reward.score import Score, Unscored, as_table
+from components.reward.score import as_table
+from components.reward.scores import Score, Unscored
 from components.simulation.annotators import QUESTIONS, label_pair, panel
 from tests.annotation.conftest import PROMPTS
 from tests.preferences.test_agreement import view

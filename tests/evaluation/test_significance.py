@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from components.evaluation import significance
 from components.evaluation.significance import correct_family, holm, sign_flip_p
 
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 7)), min_size=1, max_size=20)
@@ -111,3 +112,17 @@ def test_a_family_gets_its_own_figures_in_place():
     correct_family(cells)
     assert cells == [{"p": 0.04, "p_holm": 0.04}, {"p": 0.01, "p_holm": 0.02}]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(("prompts", "expected"), [(1000, 2.0**-999), (1060, 2.0**-1059), (1200, 5e-324)])
+def test_the_p_value_of_many_unanimous_prompts_is_tiny_and_never_0(prompts, expected):
+    assert sign_flip_p(np.ones(prompts), np.arange(prompts)) == expected
+
+
+@pytest.mark.parametrize("against", [1, 20, 300])
+def test_whole_numbers_and_floating_ones_agree(against, monkeypatch):
+    points = np.append(np.ones(400), np.zeros(against))
+    prompts = np.append(np.repeat(np.arange(200), 2), 200 + np.arange(against))
+    before = sign_flip_p(points, prompts)
+    monkeypatch.setattr(significance, "ROUNDED", 1.0)
+    assert sign_flip_p(points, prompts) == pytest.approx(before, rel=1e-12)

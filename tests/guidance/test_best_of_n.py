@@ -6,7 +6,7 @@ import torch
 from components.errors import BadInput
 from components.generator.sampler import Job, solve
 from components.guidance.best_of_n import best_of_early, best_of_videos, several
-from components.reward.score import Score, Unscored
+from components.reward.scores import Score, Unscored
 from tests.generator.small import tiny_generator
 from tests.guidance.test_flow_nrg import small_reward
 

@@ -14,6 +14,7 @@ from components.errors import BadInput
 from components.evaluation.compare import alignment_metrics
 from components.evaluation.evaluate import flat_metrics
 from components.evaluation.signals import measure
+from components.mlflow_store import artifacts_of
 from components.params import load_params
 from components.registry.lineage import as_lines, trace
 from components.registry.promote import promote
@@ -63,7 +64,11 @@ def here(world, in_repository, monkeypatch) -> Path:
         yield world
 
 
-def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=None) -> None:
+DRAWN = {"sampling.steps": 8, "seed": 17, "base generator": "b"}
+JUDGED = {"evaluate.judge": "gold", "code that judges": "j"}
+
+
+def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=None, drawn=DRAWN, judged=JUDGED) -> None:
     """Align, draw and evaluate a generator, by stages whose work is to copy. `gain` is added to the gold judge's scores of
     its clips, `worse_in` a dimension that falls, `change` what is done to its frames (and the reward likes it)."""
 
@@ -94,7 +99,7 @@ def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=No
         shutil.copytree(scratch / "data/samples/dpo", stage.output("data/samples/dpo"))
 
     def evaluate(stage: Stage) -> None:
-        metrics = alignment_metrics(clips, looks, PARAMS, seed=0)
+        metrics = alignment_metrics(clips, looks, PARAMS, seed=0) | {"drawn_with": drawn, "judged_with": judged}
         write_json(stage.output("metrics/alignment.json"), metrics)
         clips.drop(columns="video").to_parquet(stage.output("data/sample_scores.parquet"), index=False)
         stage.log(flat_metrics(metrics))
@@ -147,6 +152,46 @@ def test_later_ones_must_beat_the_champion(here):
     assert call().evidence["verdict"]["promote"] and champion() == "6"
     figures = json.loads(connect().get_model_version(MODEL, "6").tags["evaluate.figures"])
     assert "win_rate/dpo/gold/Overall" in figures and not any("rwr" in name for name in figures)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "judged", "says"),
+    [
+        (
+            DRAWN | {"sampling.steps": 16},
+            JUDGED,
+            f"steps is 16, and 8 for the clips that {MODEL}/6 was promoted on;",
+        ),
+        (
+            DRAWN | {"seed": 1},
+            JUDGED | {"code that judges": "k"},
+            r"seed is 1, and 17 for the .* \(code that judges too",
+        ),
+        (None, JUDGED, "no record of the settings that its clips were drawn and judged with: `dvc repro evaluate`"),
+    ],
+)
+def test_clips_of_other_settings_are_refused(here, drawn, judged, says):
+    """They were better by far: raised steps alone would have made the challenger champion."""
+    draw("more steps", gain=0.6, drawn=drawn, judged=judged)
+    with pytest.raises(BadInput, match=says) as caught:
+        call()
+    assert "\n" not in str(caught.value) and champion() == "6"
+
+
+def test_a_champion_without_a_record_is_refused(here):
+    draw("good again", gain=0.6)
+    client = connect()
+    run = client.get_model_version(MODEL, "6").run_id
+    artifacts = artifacts_of(client, run)
+    kept = shutil.copy(artifacts.download_artifacts("promotion/clips.parquet", str(here)), here / "kept.parquet")
+    pd.read_parquet(kept).to_parquet("clips.parquet", index=False)
+    artifacts.log_artifact("clips.parquet", "promotion")
+    with pytest.raises(BadInput, match=f"{MODEL}/6: no record of the settings .*--remeasure draws and judges"):
+        call()
+    shutil.copy(kept, "clips.parquet")
+    artifacts.log_artifact("clips.parquet", "promotion")
+    evidence = call(dry_run=True).evidence
+    assert evidence["clips"]["settings"] == DRAWN | JUDGED and len(evidence["clips"]["settings_digest"]) == 16
 
 
 def test_figures_of_other_clips_are_refused(here):

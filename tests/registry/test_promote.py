@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from components.errors import BadInput, Unreachable
@@ -207,6 +208,51 @@ def test_where_no_stage_has_run_there_is_no_store_and_none_is_made(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_champion_that_was_moved_from_elsewhere_is_not_overwritten(here, monkeypatch):
+    """Work trees that share a server: the alias moves while this one scores."""
+    client = connect()
+    register(random_model(here / "elsewhere", scale=5.0))
+    number, before = aliases(client, MODEL)["challenger"], aliases(client, MODEL)["champion"]
+
+    def weigh(client, challenger, champion, params, progress, anew):
+        client.set_registered_model_alias(MODEL, "champion", "2")
+        made = {"model": MODEL, "kind": "reward model", "made": "2026-01-01T00:00:00+00:00"}
+        return made | {"verdict": {"promote": True, "reasons": [], "gains": []}}, pd.DataFrame({"a": [1]})
+
+    monkeypatch.setattr(promote_module, "weigh", weigh)
+    with pytest.raises(BadInput, match=rf"its champion was {before} and was moved from elsewhere meanwhile: call again"):
+        call(challenger=number)
+    assert aliases(client, MODEL)["champion"] == "2" and PENDING not in tags(client)
+    client.set_registered_model_alias(MODEL, "champion", before)
+
+
+def test_a_second_promotion_waits_for_the_first(here):
+    """The lock ends with the process that holds it, even a killed one."""
+    place = here / "mlartifacts/.promoting"
+    script = f"""
+import time
+from pathlib import Path
+from components.locks import alone
+
+with alone(Path({str(place)!r})):
+    print(1, flush=True)
+    time.sleep(600)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    assert holder.stdout.readline() == b"1\n"
+    said = []
+
+    def say(text):
+        said.append(text)
+        holder.kill()
+
+    with answering():
+        promote(connect(), "video_reward", None, None, load_params(), True, None, lambda items, *_: items, say)
+    holder.wait()
+    assert said[0] == "another promotion is at work: waiting for it" and not place.exists()
+
+
 @pytest.mark.registry
 def test_only_the_better_one_is_promoted(tmp_path, in_repository, monkeypatch):
     """Real models of the real stages, by more and fewer steps: the first, a worse, the same again, and a better one."""
@@ -263,7 +309,7 @@ def test_a_server_that_dies_at_any_write_leaves_whole_aliases(tmp_path, in_repos
     server.start()
     verdict = {"promote": True, "reasons": [], "gains": []}
 
-    def weigh(client, challenger, champion, params, progress):
+    def weigh(client, challenger, champion, params, progress, anew):
         import pandas as pd
 
         made = {"model": MODEL, "kind": "reward model", "made": "2026-01-01T00:00:00+00:00", "verdict": verdict}

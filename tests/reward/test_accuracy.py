@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from components.reward.accuracy import fit_tie_threshold, share, tie_baselines, with_ties, without_ties
+from components.reward import accuracy as accuracy_module
+from components.reward.accuracy import fit_tie_threshold, resampled_shares, share, tie_baselines, with_ties, without_ties
 
 REFERENCE = Path(__file__).parent / "reference"  # made by running the published code (MIT, licence beside it)
 
@@ -119,3 +121,23 @@ def test_random_baseline_is_what_random_scores_reach():
         labels = np.where(rng().random(20000) < tied, 0, rng().choice([-1, 1], 20000))
         _, accuracy = fit_tie_threshold(labels, np.random.default_rng(1).normal(size=20000))
         assert accuracy == pytest.approx(tie_baselines(labels)["random"], abs=0.01)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 1 << 30])
+def test_draws_in_parts_are_those_of_one_piece(at_once, monkeypatch):
+    """And those are what they always were: the same seed, the same interval."""
+    monkeypatch.setattr(accuracy_module, "AT_ONCE", at_once)
+    pairs = np.random.default_rng(1).integers(1, 9, 300)
+    right = np.random.default_rng(2).integers(0, pairs + 1).astype(float)
+    draws = rng().multinomial(300, np.full(300, 1 / 300), size=200)
+    assert np.array_equal(resampled_shares(right, pairs, rng(), 200), (draws @ right) / (draws @ pairs))
+
+
+def test_many_prompts_are_drawn_by_kind_with_the_same_spread(monkeypatch):
+    pairs = np.random.default_rng(1).integers(1, 4, 4000)
+    right = np.random.default_rng(2).integers(0, pairs + 1).astype(float)
+    each = resampled_shares(right, pairs, rng(), 4000)
+    monkeypatch.setattr(accuracy_module, "MANY_PROMPTS", 100)
+    by_kind = resampled_shares(right, pairs, rng(), 4000)
+    assert by_kind.mean() == pytest.approx(each.mean(), abs=5e-4) and by_kind.std() == pytest.approx(each.std(), rel=0.06)
+    assert stats.ks_2samp(each, by_kind).pvalue > 1e-3

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.cli import app
-from components.reward.score import RewardModel, Score, Unscored
+from components.reward.score import RewardModel
+from components.reward.scores import Score, Unscored
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model
 from tests.video.files import write

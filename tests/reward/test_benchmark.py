@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 from components.cli import app
 from components.errors import BadInput
-from components.reward.benchmark import evaluate, find_scores, read_scores
+from components.reward.benchmark import evaluate
 from components.reward.figures import calibration, figures
 from components.reward.layouts import read_benchmark
-from components.reward.score_files import ModelFiles
+from components.reward.model_files import ModelFiles
+from components.reward.scored import find_scores, read_scores
 from components.stage import folder_digest
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
@@ -266,7 +267,7 @@ def test_a_video_is_looked_for_below_videos_first(tmp_path):
     items = [("a.mp4", "a cat"), ("b.mp4", "a cat"), (f"{tmp_path}/v/./a.mp4", "a cat")]
     table = planted(tmp_path / "scores.csv", items, np.arange(9.0).reshape(3, 3))
     found = find_scores(pairs, table, read_scores(table), tmp_path / "v")
-    assert [found[path, "a cat"].normalised["VQ"] for path in ("a.mp4", "b.mp4")] == [6.0, 3.0]
+    assert [found.values["VQ"][found.places[path, "a cat"]] for path in ("a.mp4", "b.mp4")] == [6.0, 3.0]
 
 
 def test_missing_and_broken_videos_are_named(folder, tmp_path):

@@ -131,5 +131,5 @@ def test_a_killed_filling_is_gone_on_with(tmp_path, monkeypatch):
 
 def test_the_code_that_decodes_is_part_of_the_name(monkeypatch):
     before = cache_folder(PLAN)
-    monkeypatch.setattr(frame_cache, "folder_digest", lambda path: "another version")
+    monkeypatch.setattr(frame_cache, "code_digest", lambda modules: "another version")
     assert cache_folder(PLAN) != before

@@ -14,7 +14,8 @@ from components.errors import BadInput
 from components.preferences.schema import DIMENSIONS
 from components.reward.bench import reward_bench
 from components.reward.pairs import read_pairs, shuffled
-from components.reward.score import RewardModel, as_table, need_scores, score_names, with_overall
+from components.reward.score import RewardModel, as_table, need_scores, with_overall
+from components.reward.scores import score_names
 from components.reward.tokens import TEMPLATES
 from components.reward.train import reward
 from components.serving.monitor import read_reference

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.errors import BadInput
+from components.reward.model_files import ModelFiles
 from components.reward.published import load_published
-from components.reward.score import Clip, RewardModel, Unscored, make_input, planned_frames, raw_scores
-from components.reward.score_files import ModelFiles
+from components.reward.score import Clip, RewardModel, make_input, planned_frames, raw_scores
+from components.reward.scores import Unscored
 from components.video.decode import probe
 from components.video.frames import FramePlan
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from components.reward import score as score_module
-from components.reward.score import Clip, RewardModel, Unscored, score_table, token_batches
+from components.reward.score import Clip, RewardModel, score_table, token_batches
+from components.reward.scores import Unscored
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.reward.tiny import saved_model

@@ -1,0 +1,97 @@
+"""Which code a result rests on: the modules that a module imports, and their digest.
+
+`dvc.yaml` lists what a stage imports by this rule (tests/test_graph.py holds it to that), and caches that outlive a stage
+have the digest in their keys: what other code decoded, scored or drew is never taken for one's own.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from components.digests import file_digest
+
+ROOT = Path(__file__).parents[1]
+# Shared by all stages and no part of a result: how params are read, runs tracked, tables written, memory kept.
+INFRASTRUCTURE = {
+    f"components/{name}.py"
+    for name in (
+        "__init__",
+        "align_params",
+        "code_digest",
+        "csv_files",
+        "data_params",
+        "digests",
+        "errors",
+        "files",
+        "graph",
+        "lock",
+        "locks",
+        "memory",
+        "mlflow_store",
+        "operation_params",
+        "param_types",
+        "params",
+        "pipeline_run",
+        "pretrain_params",
+        "stage",
+        "tracking",
+        "tables",
+        "text_files",
+    )
+}
+# What draws clips, what judges them, what scores them, and what turns a video into frames.
+DRAWING, JUDGING = ("components.generator.sampler",), ("components.simulation.judge", "components.video.decode")
+SCORING, DECODING = ("components.reward.score",), ("components.video.decode", "components.video.frames")
+
+
+def reached(modules: Iterable[str], root: Path = ROOT) -> set[str]:
+    """Files of `modules` (dotted names) and of all of this project that they import, below `root`; without
+    INFRASTRUCTURE."""
+    todo = [f"{module.replace('.', '/')}.py" for module in modules]
+    seen = set(todo)
+    while todo:
+        for file in imported(root, todo.pop())[0] - seen:
+            seen.add(file)
+            todo.append(file)
+    return seen - INFRASTRUCTURE
+
+
+def imported(root: Path, file: str) -> tuple[set[str], set[str]]:
+    """Files below `root` that a file of it imports, anywhere in it, and names of the libraries."""
+    files, libraries = set(), set()
+    for node in ast.walk(ast.parse((root / file).read_text())):
+        modules = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for module in modules:
+            top = module.partition(".")[0]
+            path = f"{module.replace('.', '/')}.py"
+            if top != "components":
+                libraries.add(top)
+            elif (root / path).exists():
+                files.add(path)
+    return files, libraries - sys.stdlib_module_names
+
+
+@functools.cache
+def sources_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """16 hex digits of SHA-256 over the sources of all that `modules` reach: which code of this project it was."""
+    files = [[file, file_digest(root / file)] for file in sorted(reached(modules, root))]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """The same with the versions of the libraries that those import: a cache is filled anew for the last bit, too."""
+    known = importlib.metadata.packages_distributions()
+    libraries = set().union(*(imported(root, file)[1] for file in reached(modules, root)))
+    packages = {package for library in libraries for package in known.get(library, [])}
+    versions = [[package, importlib.metadata.version(package)] for package in sorted(packages)]
+    return hashlib.sha256(json.dumps([sources_digest(modules, root), versions]).encode()).hexdigest()[:16]
