@@ -12,8 +12,9 @@ from components.alignment.candidates import chosen_prompts
 from components.csv_files import read_rows
 from components.errors import BadInput
 from components.params import NO_PROMPT_SET, Params, SplitParams
+from components.preferences.near import near_groups
 from components.preferences.schema import read_prompt, read_prompts
-from components.preferences.split import near_groups, prompt_key, split_prompts
+from components.preferences.split import prompt_key, split_prompts
 from components.simulation.world import scene_of
 from components.stage import Stage
 

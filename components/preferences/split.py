@@ -1,14 +1,12 @@
 """Split by prompt: no prompt is ever on two sides of train / validation / test.
 
 Everything that splits goes through this file: pairs, pretraining, candidates, evaluation. Prompts that differ only in
-white space, case or Unicode form are one prompt; near-duplicates, a long prompt with a word changed, stay together.
+white space, case or Unicode form are one prompt; near-duplicates stay together, by the rules of near.py.
 """
 
 import hashlib
-import math
-import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -17,9 +15,9 @@ import numpy as np
 
 from components.errors import BadInput
 from components.params import SplitParams
+from components.preferences.near import near_groups
 
 SPLITS = ("train", "validation", "test")
-NEAR = 0.8  # Jaccard similarity of word triples from which on two prompts are near-duplicates
 Split = Literal["train", "validation", "test"]
 
 
@@ -76,45 +74,6 @@ def held_out(prompts: np.ndarray, share: float, rng: np.random.Generator, file: 
     if len(names) < 2:
         raise BadInput(file, "a single prompt cannot be split into training and validation")
     return np.isin(prompts, rng.choice(names, max(1, round(share * len(names))), replace=False))
-
-
-def near_groups(keys: list[str]) -> list[int]:
-    """For each key the place of the first of its group: keys of Jaccard similarity NEAR or more, joined transitively.
-
-    Exact, without comparing all with all: two sets that are so alike share one of the rarest few members of either
-    (prefix filtering; Chaudhuri et al. 2006, "A primitive operator for similarity joins in data cleaning").
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    triples = [word_triples(key) for key in keys]
-    common = Counter(triple for those in triples for triple in those)
-    seen_with = defaultdict(list)
-    pairs = [(0, 0)]
-    for place, those in enumerate(triples):
-        rarest = sorted(those, key=lambda triple: (common[triple], triple))
-        prefix = rarest[: len(those) - math.ceil(NEAR * len(those)) + 1]
-        for other in {other for triple in prefix for other in seen_with[triple]}:
-            shared = len(those & triples[other])
-            if shared >= NEAR * (len(those) + len(triples[other]) - shared):
-                pairs.append((other, place))
-        for triple in prefix:
-            seen_with[triple].append(place)
-    if not keys:
-        return []
-    left, right = zip(*pairs, strict=True)
-    graph = coo_array(([1] * len(pairs), (left, right)), (len(keys), len(keys)))
-    labels = connected_components(graph, directed=False)[1].tolist()
-    first_of = {label: place for place, label in reversed(list(enumerate(labels)))}
-    return [first_of[label] for label in labels]
-
-
-def word_triples(key: str) -> frozenset[tuple[str, ...]]:
-    """Runs of three words of a prompt, its ends counted as words and punctuation as none."""
-    words = ["", *re.findall(r"\w+", key), ""]
-    if len(words) == 2:
-        return frozenset([(key,)])  # signs only
-    return frozenset(zip(words, words[1:], words[2:], strict=False))
 
 
 def _digest(key: str, split: SplitParams) -> bytes:

@@ -15,7 +15,8 @@ from typing import Any
 from components.errors import BadInput
 from components.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
-from components.preferences.split import near_groups, prompt_key
+from components.preferences.near import near_groups
+from components.preferences.split import prompt_key
 from components.stage import SCRATCH, folder_digest
 from components.text_files import read_json
 from components.tracking import FACTS, GENERATOR, LEARNT_FROM, REWARD, SEEN, full_name, profile_of, prompts_learnt_from

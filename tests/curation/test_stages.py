@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from components.curation.curate import curate, verdict
@@ -16,6 +17,7 @@ from components.errors import BadInput
 from components.params import CurateParams, FolderSource, MeasureParams, Rule, SplitParams
 from components.preferences.pairs import pairs
 from components.preferences.schema import PAIRS_SCHEMA
+from components.preferences.split import SPLITS
 from components.stage import MEASURED, write_json
 from components.tables import read_table
 
@@ -196,6 +198,20 @@ def test_a_video_that_curate_never_saw(folder):
     path.write_text(path.read_text().replace("0_A.mp4", "9_A.mp4"))
     with pytest.raises(BadInput, match=r"row 2, key 'path_A': no such video: 9_A.mp4"):
         pairs(stage)
+
+
+def test_no_near_duplicate_prompt_in_chinese_crosses_the_split(folder):
+    """Thirty prompts of 40 characters, each with another word in a second row: no two of them are on two sides."""
+    rng = np.random.default_rng(0)
+    prompts = []
+    for _ in range(30):
+        first = "".join(chr(0x4E00 + at) for at in rng.choice(3000, 40, replace=False))
+        prompts += [first, f"{first[:17]}木桌{first[19:]}"]
+    labels(folder, [f"videos/0_A.mp4,videos/0_B.mp4,{prompt},A,B,A,,,," for prompt in prompts])
+    report = run(PlainStage(folder, scheme="hash"))
+    assert report["pairs"] == 60
+    side = {row["prompt"]: name for name in SPLITS for row in read_table(f"data/pairs/{name}.parquet", PAIRS_SCHEMA)}
+    assert [(one, other) for one, other in zip(prompts[::2], prompts[1::2], strict=True) if side[one] != side[other]] == []
 
 
 def test_an_empty_split_is_named(folder):

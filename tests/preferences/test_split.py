@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.params import SplitParams
-from components.preferences.split import NEAR, SPLITS, near_groups, prompt_key, split_of, split_prompts, word_triples
-from components.simulation.world import all_scenes, prompt_of
+from components.preferences.near import near_groups
+from components.preferences.split import SPLITS, prompt_key, split_of, split_prompts
+from tests.preferences.near import near_and_far
 
 HASH = SplitParams(scheme="hash", seed=5, validation=0.1, test=0.3)
 DEAL = SplitParams(scheme="round_robin", seed=5, validation=0.1, test=0.3)
@@ -86,63 +87,9 @@ def test_dealing_needs_all_prompts():
         split_of("a red circle", DEAL)
 
 
-WORDS = ["a", "cat", "dog", "runs", "over", "the", "hill", "at", "dawn"]
-
-
-@st.composite
-def near_and_far(draw):
-    """Prompts of words, some of them one word away from another, short and long."""
-    prompts = []
-    for _ in range(draw(st.integers(1, 8))):
-        words = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60))
-        prompts.append(" ".join(words))
-        for _ in range(draw(st.integers(0, 2))):
-            changed = list(words)
-            changed[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(["owl", "sea", "cat"]))
-            prompts.append(draw(st.sampled_from([" ", "  ", ", "])).join(changed) + draw(st.sampled_from(["", ".", "!"])))
-    return prompts
-
-
-def alike(one: str, other: str) -> float:
-    first, second = word_triples(prompt_key(one)), word_triples(prompt_key(other))
-    return len(first & second) / len(first | second)
-
-
-@given(prompts=near_and_far(), scheme=st.sampled_from([HASH, DEAL]), seed=st.integers(0, 99))
-@settings(deadline=None)
-def test_no_near_duplicate_crosses(prompts, scheme, seed):
-    """Against the plain definition: every two prompts compared."""
-    split = split_prompts(prompts, scheme.model_copy(update={"seed": seed}))
-    crossing = [(a, b) for a in prompts for b in prompts if alike(a, b) >= NEAR and split[a] != split[b]]
-    assert not crossing
-
-
-@given(prompts=near_and_far())
-@settings(deadline=None)
-def test_groups_hold_nothing_that_is_not_chained(prompts):
-    """A group is no larger than near-duplicates make it: each member but a lone one has a near-duplicate in it."""
-    keys = sorted({prompt_key(prompt) for prompt in prompts})
-    groups = near_groups(keys)
-    for place, key in enumerate(keys):
-        others = [keys[other] for other in range(len(keys)) if groups[other] == groups[place] and other != place]
-        assert not others or max(alike(key, other) for other in others) >= NEAR
-
-
 @given(first=near_and_far(), later=near_and_far())
 @settings(deadline=None)
 def test_what_is_held_out_stays_held_out(first, later):
     """Whatever prompts come later, a test prompt stays one, and a validation prompt does not go into training."""
     before, after = split_prompts(first, HASH), split_prompts(first + later, HASH)
     assert all(SPLITS.index(after[prompt]) >= SPLITS.index(before[prompt]) for prompt in first)
-
-
-def test_long_prompts_one_word_apart_stay_together_and_short_ones_do_not():
-    long = " ".join(f"word{index}" for index in range(40))
-    assert near_groups([prompt_key(long), prompt_key(long.replace("word20", "other") + ".")]) == [0, 0]
-    assert near_groups(["a red circle moving left", "a red circle moving right"]) == [0, 1]
-    assert near_groups(["a cat", "a cat!", "?", "!"]) == [0, 0, 2, 3]
-
-
-def test_no_prompt_of_the_shapes_world_is_near_another():
-    keys = [prompt_key(prompt_of(scene)) for scene in all_scenes()]
-    assert near_groups(keys) == list(range(len(keys)))

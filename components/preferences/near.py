@@ -1,0 +1,159 @@
+"""Near-duplicate prompts: those that must be on one side of a split, though they are not the same.
+
+Two prompts are near-duplicates by either of two rules.
+
+1. Alike: the Jaccard similarity of their sets of token triples is 4/5 or more. A token is a word or, in a script that is
+   written without spaces (UNSPACED: Han, kana, Thai, Khmer and others), a character with its marks. A triple is three tokens
+   in a row; each end of the prompt counts as a token, signs and spaces as none. A prompt of N tokens has N triples: another
+   token amid it is seen from 27 tokens on, two in a row from 36, k in a row from 9 (k + 2). Shorter prompts with another
+   word are other prompts, as those of a template are.
+2. The same words, each as often, in any order, at any length. The articles a, an and the do not count, and English plurals
+   are their singulars (the S stemmer of Harman 1991, "How effective is suffixing?"). Characters of UNSPACED in a row are one
+   word here; prompts that differ in signs and spaces alone are the same there too.
+
+Texts are compared in the form NFKC, without case, marks of emoji and invisible characters. Groups are transitive: a chain of
+near-duplicates is one group. No rule sees paraphrases, simplified as traditional characters, kanji as kana, or spacing in
+Korean. "A dog chases a cat" and "a cat chases a dog" differ, and are held together by their words.
+"""
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+from hashlib import sha256
+
+import numpy as np
+
+from components.preferences.similarity import Groups, SimilarityJoin
+
+ARTICLES = ("a", "an", "the")
+# Blocks of scripts without spaces between words: classes ID, CJ and SA of Unicode Standard Annex 14, and Balinese, Javanese.
+UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x1B00, 0x1B7F),  # Balinese
+    (0x2E80, 0x2FDF),  # Han radicals
+    (0x3005, 0x312F),  # iteration mark, kana, bopomofo
+    (0x31A0, 0x31FF),  # bopomofo, kana
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),  # Han
+    (0xA000, 0xA4CF),  # Yi
+    (0xA980, 0xA9FF),  # Javanese, Myanmar
+    (0xAA60, 0xAADF),  # Myanmar, Tai Viet
+    (0xF900, 0xFAFF),  # Han
+    (0x20000, 0x3FFFF),  # Han
+)
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
+ASCII_WORD = re.compile(r"\w+")
+
+
+def near_groups(keys: Sequence[str]) -> list[int]:
+    """For each of `keys`, prompts as prompt_key has them, the place of the first of its group of near-duplicates."""
+    groups = Groups(len(keys))
+    numbers: dict[str, int] = {}  # of tokens, from 1
+    text = array("i")  # tokens of all prompts, each prompt between two zeros
+    first: dict[bytes, int] = {}
+    same = []
+    for place, key in enumerate(keys):
+        plain = _plain(key)
+        in_order = tokens(plain)
+        for digest in _same_words(plain, in_order):
+            same.append((first.setdefault(digest, place), place))
+        text.append(0)
+        text.extend([numbers.setdefault(token, len(numbers) + 1) for token in in_order])
+        text.append(0)
+    if same:
+        groups.join(*np.array(same).T)
+        del first, same
+        SimilarityJoin(*_triples(np.array(text), len(numbers) + 1), groups)
+    return groups.firsts(np.arange(len(keys))).tolist()
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in order, and the runs of characters of UNSPACED."""
+    return ASCII_WORD.findall(text) if text.isascii() else _patterns()[0].findall(text)
+
+
+def tokens(text: str) -> list[str]:
+    """The words of a text in order, and the characters of UNSPACED."""
+    return ASCII_WORD.findall(text) if text.isascii() else _patterns()[1].findall(text)
+
+
+@lru_cache(1 << 16)
+def singular(word: str) -> str:
+    """An English plural's singular, by its letters alone; short words stay."""
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("us", "ss")):
+        return word
+    if word.endswith("ies") and not word.endswith(("eies", "aies")):
+        return word[:-3] + "y"
+    return word[:-1]
+
+
+def _plain(key: str) -> str:
+    if key.isascii():
+        return key
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
+    return INVISIBLE.sub("", text)
+
+
+def _same_words(text: str, in_order: list[str]) -> Iterator[bytes]:
+    """Digests of a text and its tokens in order; texts of the same words have one in common."""
+    found = in_order if text.isascii() else words(text)
+    if not found:
+        yield _digest("signs", [text])
+        return
+    bag = sorted(singular(word) for word in found if word not in ARTICLES) or sorted(found)
+    yield _digest("bag", bag)
+    if not text.isascii():
+        yield _digest("order", in_order)
+
+
+def _digest(kind: str, parts: Iterable[str]) -> bytes:
+    return sha256("\n".join([kind, *parts]).encode()).digest()[:16]
+
+
+def _triples(text: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Members [M] and sizes [N] of the sets of triples, for SimilarityJoin; `text` as near_groups has it, of numbers below
+    `count`."""
+    middle = np.flatnonzero(text)  # one triple round every token
+    codes = text[middle - 1] * np.int64(count) + text[middle]
+    if count**3 >= 2**63:
+        codes = np.unique(codes, return_inverse=True)[1]  # fewer than there are tokens
+    codes *= count
+    codes += text[middle + 1]
+    prompt = (np.cumsum(text == 0, dtype=np.int32) // 2)[middle]
+    prompts = np.count_nonzero(text == 0) // 2
+    del middle
+    order = np.argsort(codes)
+    codes = codes[order]
+    number = np.cumsum(np.diff(codes, prepend=codes[:1]) != 0, dtype=np.int32)
+    del codes
+    member = np.empty_like(number)
+    member[order] = number
+    del order
+    kinds = int(number[-1]) + 1 if len(number) else 1
+    entries = prompt * np.int64(kinds) + member
+    entries.sort()
+    entries = entries[np.diff(entries, prepend=-1) != 0]  # a triple that a prompt has twice
+    return (entries % kinds).astype(np.int32), np.bincount(entries // kinds, minlength=prompts)
+
+
+@cache
+def _patterns() -> tuple[re.Pattern, re.Pattern]:
+    """What `words` and `tokens` are, in text that is not ASCII: Python's \\w has no combining marks."""
+    marks = "".join(f"{chr(start)}-{chr(end)}" for start, end in _mark_ranges())
+    unspaced = "".join(f"{chr(start)}-{chr(end)}" for start, end in UNSPACED)
+    word = rf"(?:[^\W{unspaced}][{marks}]*)+"
+    character = rf"(?!\W)[{unspaced}][{marks}]*"
+    return re.compile(rf"(?:{character})+|{word}"), re.compile(rf"{character}|{word}")
+
+
+def _mark_ranges() -> Iterator[tuple[int, int]]:
+    """Code points of combining marks, first and last of each range; ranges are several times faster than single ones."""
+    mark = np.array([unicodedata.category(chr(point)).startswith("M") for point in range(0x20000)])
+    edges = np.flatnonzero(np.diff(mark, prepend=False, append=False))
+    yield from zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
