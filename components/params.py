@@ -232,8 +232,9 @@ class PackageParams(Section):
     (microseconds), are scored together, in forward passes of at most `token_budget` padded tokens. A request beyond
     `max_queue_size` waiting ones is turned away; null is no bound, and faster: with one Triton gathers no batch ahead, and
     now and then sleeps half a second beside a full queue. processes: that hold the model, on each GPU or on the CPU, whose
-    cores they divide. limits: of a request. environment: absolute path, on the server, of the Python environment that the model runs in; without
-    one it is the first Python in the server's PATH."""
+    cores they divide. limits: of a request, which is refused beyond them while others are scored. environment: absolute
+    path, on the server, of the Python that the model runs in; without one it is the first Python in the server's PATH.
+    """
 
     max_batch_size: Count
     max_queue_delay: Annotated[int, Field(ge=0)]

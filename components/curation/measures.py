@@ -158,7 +158,7 @@ class Movement:
 
     def smoothness(self) -> float | None:
         """1 - |f' - f| / (|f'| + |f|), summed over pixels and consecutive flows f, f' (L1 norms); 0 to 1."""
-        return 1 - self.turned / self.moved if self.moved else None
+        return max(0.0, 1 - self.turned / self.moved) if self.moved else None  # rounding may go below
 
 
 class Cuts:

@@ -10,13 +10,14 @@ from components.reward.figures import figures, summary
 from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
 from components.reward.score import OVERALL, RewardModel, score_names, score_table
 from components.stage import Stage, run_stage, write_json
+from components.video.limits import Limits
 
 MODEL = Path("models/video_reward")
 
 
 def reward_bench(stage: Stage) -> None:
     params = stage.params.reward_bench
-    model = RewardModel.load(MODEL)
+    model = RewardModel.load(MODEL, limits=Limits(**stage.params.limits.model_dump()))
     names = score_names(model.dimensions)
     pairs = read_pairs("test", names)
     scores = pair_scores(stage, model, pairs)  # [2, N, D + 1]

@@ -55,9 +55,7 @@ def open_file(path: str | Path, limits: Limits = LIMITS) -> av.container.InputCo
         raise VideoError(path, f"unreadable: {_other_kind(path) or error.strerror}") from error
 
 
-def video_stream(
-    path: str | Path, container: av.container.InputContainer, limits: Limits = LIMITS
-) -> av.VideoStream:
+def video_stream(path: str | Path, container: av.container.InputContainer, limits: Limits = LIMITS) -> av.VideoStream:
     """The video track that a player shows: the default one, or else the first. VideoError if there is none, or if its frames
     are larger than `limits` has it; its decoder refuses such frames too, where they come later."""
     tracks = [stream for stream in container.streams.video if not stream.disposition & PICTURES]

@@ -172,9 +172,7 @@ def _times_of_frames(path: str | Path, limits: Limits) -> tuple[list[int | None]
     return times, durations
 
 
-def _decode(
-    path: str | Path, indices: Sequence[int], shown: Shown, change: Change | None, limits: Limits
-) -> np.ndarray:
+def _decode(path: str | Path, indices: Sequence[int], shown: Shown, change: Change | None, limits: Limits) -> np.ndarray:
     if not len(indices) or min(indices) < 0:
         raise ValueError(f"indices {list(indices)} are not frame numbers")
     if max(indices) >= shown.frames:
@@ -213,9 +211,7 @@ def _decode(
     return kept
 
 
-def _packets(
-    path: str | Path, container, stream, limits: Limits, scan: PacketScan | None = None
-) -> Iterator[av.Packet]:
+def _packets(path: str | Path, container, stream, limits: Limits, scan: PacketScan | None = None) -> Iterator[av.Packet]:
     """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too.
     VideoError as soon as there are more than `limits` has frames."""
     packets, read = container.demux(stream), 0
