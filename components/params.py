@@ -44,6 +44,16 @@ class FramePlanParams(Section):
     max_pixels: Count
 
 
+class LimitParams(Section):
+    """How much is read at most: pixels of a frame, frames of a clip, bytes of a video file, characters of a prompt
+    (components/video/limits.py). What is larger is refused by its header, before it takes memory."""
+
+    pixels: Count
+    frames: Count
+    bytes: Count
+    prompt: Count
+
+
 class RewardParams(Section):
     """VideoReward. `base` is a Qwen2-VL folder or hub id, or a VideoReward to train on; rates are those of paper Tab. 11's
     parts; `template` must fit `readout` (components/reward/prompt.py). `regression`, `margin` and `scaled` need pairs with
@@ -222,14 +232,16 @@ class PackageParams(Section):
     (microseconds), are scored together, in forward passes of at most `token_budget` padded tokens. A request beyond
     `max_queue_size` waiting ones is turned away; null is no bound, and faster: with one Triton gathers no batch ahead, and
     now and then sleeps half a second beside a full queue. processes: that hold the model, on each GPU or on the CPU, whose
-    cores they divide. environment: absolute path, on the server, of the Python environment that the model runs in; without
-    one it is the first Python in the server's PATH."""
+    cores they divide. limits: of a request, which is refused beyond them while others are scored. environment: absolute
+    path, on the server, of the Python that the model runs in; without one it is the first Python in the server's PATH.
+    """
 
     max_batch_size: Count
     max_queue_delay: Annotated[int, Field(ge=0)]
     max_queue_size: Count | None
     token_budget: Count
     processes: Count
+    limits: LimitParams
     environment: str | None
 
 
@@ -241,6 +253,7 @@ class Params(Section):
     split: SplitParams
     world: WorldParams
     source: Annotated[ShapesSource | FolderSource | S3Source, Field(discriminator="kind")]
+    limits: LimitParams
     measure: MeasureParams
     curate: CurateParams
     reward: RewardParams

@@ -25,6 +25,7 @@ MAGIC = {
 }
 UTF16 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 SAVE = "save it as UTF-8"
+MOST_BYTES = 1 << 30  # of a file that is read whole: in memory it takes several times as much
 
 
 def read_text(path: str | Path, file: str | Path | None = None) -> str:
@@ -32,6 +33,8 @@ def read_text(path: str | Path, file: str | Path | None = None) -> str:
     another name than `path`, where it cannot be read or is something else, with the line of a byte that is not UTF-8."""
     file = file or path
     try:
+        if (size := Path(path).stat().st_size) > MOST_BYTES:
+            raise BadInput(file, f"{size} bytes of text; at most {MOST_BYTES} are read")
         raw = Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(file, "missing") from error

@@ -10,17 +10,18 @@ from components.engine import map_rows
 from components.errors import BadInput
 from components.stage import Stage, run_stage
 from components.tables import write_table
+from components.video.limits import Limits
 
 VIDEOS = Path("data/source/videos")
 
 
 def measure(stage: Stage) -> None:
-    params = stage.params.measure
+    params, limits = stage.params.measure, Limits(**stage.params.limits.model_dump())
     files = sorted(path.relative_to(VIDEOS).as_posix() for path in files_below(VIDEOS))
     if not files:
         raise BadInput(VIDEOS, "no files")
     clips = map_rows(
-        partial(measure_clip, folder=str(VIDEOS), optical_flow=params.optical_flow),
+        partial(measure_clip, folder=str(VIDEOS), optical_flow=params.optical_flow, limits=limits),
         [{"clip": file} for file in files],
         params.workers,
         params.chunk,

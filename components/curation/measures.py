@@ -1,4 +1,5 @@
-"""Cheap true measures of a clip, in one pass that decodes each frame once and holds two of them in memory.
+"""Cheap true measures of a clip, in one pass that decodes each frame once and holds two of them in memory. Of the others
+stay a few numbers each.
 
 All are columns of the manifest and none is a verdict: thresholds come later, as rules in params. Luma is OpenCV's
 (BT.601 weights, 0 to 255). Measures of detail (light, grain, flicker) see whole frames; those of movement and looks see
@@ -6,16 +7,19 @@ frames made small, where they are as good and several times cheaper.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from components.curation.manifest import MEASURES_SCHEMA
+from components.curation.thumbnails import THUMBNAIL, Thumbnails
 from components.tables import text_of
 from components.video.container import VideoError
 from components.video.decode import ClipReader
+from components.video.limits import LIMITS, Limits
 
 LIGHT_EVERY = 8  # light and grain are measured on every eighth frame, the first among them
 DARK, BRIGHT = 2, 253  # luma levels from which on detail is lost
@@ -27,14 +31,11 @@ CUT_SIDE = 32  # pixels, evenly spread, of the longer side at which cuts are loo
 # A frame repeats the one before when none of 16 x 16 blocks changes by more than this many levels on average. The mean over
 # the frame, as FFmpeg's freezedetect has it, misses small things that move and sees motion where an encoder refreshes.
 FROZEN_BLOCKS, FROZEN_LEVELS = 16, 1
-THUMBNAIL = 32  # pixels a side
-BLACK_LUMA, WHITE_LUMA, BLANK_SHARE = 25, 230, 0.98  # a blank thumbnail: FFmpeg's blackdetect, default thresholds
-HASHES = 4  # perceptual hashes a clip
-FLAT = 2.0  # standard deviation of luma below which a thumbnail's hash would be of noise
 
 
-def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
-    """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`; motion is null without `optical_flow`."""
+def measure_clip(row: dict, folder: str, optical_flow: bool, limits: Limits = LIMITS) -> dict:
+    """One row of MEASURES_SCHEMA for the clip `row["clip"]` below `folder`; motion is null without `optical_flow`. A clip
+    beyond `limits` is broken."""
     path, clip = Path(folder) / row["clip"], text_of(row["clip"])
     found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": clip, "bytes": 0, "sha256": ""}
     try:
@@ -44,9 +45,9 @@ def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
         return found | {"broken": f"unreadable: {error.strerror}"}
     if clip != row["clip"]:
         return found | {"broken": "the name of its file is not UTF-8"}  # no table could name it to those who read it
-    reader = ClipReader(path)
+    reader = ClipReader(path, limits)
     try:
-        measures = measure_frames(reader, optical_flow)
+        measures = measure_frames(reader, optical_flow, reader.count)
     except VideoError as error:
         return found | reader.facts | {"broken": error.why}
     fps = reader.facts["fps"]
@@ -56,8 +57,11 @@ def measure_clip(row: dict, folder: str, optical_flow: bool) -> dict:
     return found | reader.facts | measures
 
 
-def measure_frames(frames: Iterable[np.ndarray], optical_flow: bool = True) -> dict[str, float | int | str | None]:
+def measure_frames(
+    frames: Iterable[np.ndarray], optical_flow: bool = True, count: Callable[[], int] | None = None
+) -> dict[str, float | int | str | None]:
     """Measures of uint8 RGB frames [H, W, 3], at least one; `motion` is for each frame and `longest_freeze` in frames.
+    `count` gives the number of frames, where they are not in memory.
 
     Those that compare frames are None for a single one. `flicker` is the mean over consecutive frames of the mean
     absolute difference, over 255: VBench's score "temporal flickering" is 1 - flicker. Motion raises it too, so it is
@@ -67,8 +71,8 @@ def measure_frames(frames: Iterable[np.ndarray], optical_flow: bool = True) -> d
 
     cv2.setNumThreads(1)  # clips run in parallel, not their pixels
     pixels = xxhash.xxh3_128()
-    light, differences, changes, thumbnails = [], [], [], []
-    movement, cuts = Movement(), Cuts()
+    light, differences = array("d"), array("d")
+    movement, cuts, freezes, thumbnails = Movement(), Cuts(), Freezes(), Thumbnails(count)
     before = small_before = None
     for number, frame in enumerate(frames):
         # What needs all of the frame comes first, while it is in the processor's cache.
@@ -78,32 +82,27 @@ def measure_frames(frames: Iterable[np.ndarray], optical_flow: bool = True) -> d
         luma = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         cuts.add(frame)
         if number % LIGHT_EVERY == 0:
-            light.append(light_of(luma))
+            light.extend(light_of(luma))
         small = shrink(luma, *size_within(luma, FLOW_SIDE))
         if small_before is not None:
             change = cv2.absdiff(small, small_before)
-            changes.append(cv2.resize(change, (FROZEN_BLOCKS, FROZEN_BLOCKS), interpolation=cv2.INTER_AREA))
-        thumbnails.append(shrink(small, THUMBNAIL, THUMBNAIL))
+            blocks = cv2.resize(change, (FROZEN_BLOCKS, FROZEN_BLOCKS), interpolation=cv2.INTER_AREA)
+            freezes.add(bool(blocks.max() <= FROZEN_LEVELS))
+        thumbnails.add(shrink(small, THUMBNAIL, THUMBNAIL))
         if optical_flow:
             movement.add(small)
         before, small_before = frame, small
-    thumbs = np.array(thumbnails)
-    hashes = hash_clip(thumbs)
-    repeats = np.array(changes).max(axis=(1, 2)) <= FROZEN_LEVELS if changes else []
-    return dict(zip(LIGHT, np.mean(light, axis=0).tolist(), strict=True)) | {
+    light = np.mean(np.reshape(light, (-1, len(LIGHT))), axis=0).tolist()
+    return dict(zip(LIGHT, light, strict=True)) | {
         "pixels": pixels.hexdigest(),
-        "brightness": float(thumbs.mean()) / 255,
-        "black_frames": float(((thumbs < BLACK_LUMA).mean(axis=(1, 2)) >= BLANK_SHARE).mean()),
-        "white_frames": float(((thumbs > WHITE_LUMA).mean(axis=(1, 2)) >= BLANK_SHARE).mean()),
-        "frozen_frames": float(np.mean(repeats)) if changes else None,
-        "longest_freeze": float(longest_run(repeats)) if changes else None,
+        "frozen_frames": freezes.repeats / freezes.frames if differences else None,
+        "longest_freeze": float(freezes.longest) if differences else None,
         "flicker": float(np.mean(differences)) if differences else None,
         "largest_change": float(max(differences)) if differences else None,
         "cuts": cuts.count() if differences else None,
         "motion": movement.mean(),
         "motion_smoothness": movement.smoothness(),
-        "phash": hashes[0],
-        "phash_mirrored": hashes[1],
+        **thumbnails.measures(),
     }
 
 
@@ -133,7 +132,7 @@ class Movement:
     def __init__(self):
         self.flow_between = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.before = self.flow_before = None
-        self.lengths: list[float] = []  # mean over pixels, in diagonals of the frame
+        self.lengths = array("d")  # mean over pixels, in diagonals of the frame
         self.turned = self.moved = 0.0
 
     def add(self, luma: np.ndarray) -> None:
@@ -159,77 +158,75 @@ class Movement:
 
     def smoothness(self) -> float | None:
         """1 - |f' - f| / (|f'| + |f|), summed over pixels and consecutive flows f, f' (L1 norms); 0 to 1."""
-        return 1 - self.turned / self.moved if self.moved else None
+        return max(0.0, 1 - self.turned / self.moved) if self.moved else None  # rounding may go below
 
 
 class Cuts:
     """Hard cuts by PySceneDetect's AdaptiveDetector, which asks whether a change stands out from those around it.
 
-    It finds none where no change reaches its MIN_CONTENT, so it is shown only clips that have such a change: its score of
-    a frame costs several times what the same sum does in one call of OpenCV's.
+    It finds none where no change reaches its MIN_CONTENT, so it is shown clips only from a little before the first such
+    change on: its score of a frame costs several times what the same sum does in one call of OpenCV's for BLOCK frames.
     """
 
     MIN_CONTENT = 15.0  # least mean change of hue, saturation and value, in levels; PySceneDetect's default
+    BLOCK = 64
+    BEFORE = 8  # frames of the block before that stay; the detector compares a change with two on either side
 
     def __init__(self):
         self.frames: list[np.ndarray] = []
+        self.first = self.seen = self.found = 0  # number of frames[0]; how many of frames were looked at; cuts
+        self.detector = None
 
     def add(self, frame: np.ndarray) -> None:
         """The next frame, uint8 RGB [H, W, 3]. It is made small without averaging, as PySceneDetect does it too."""
         self.frames.append(cv2.resize(frame, size_within(frame, CUT_SIDE), interpolation=cv2.INTER_NEAREST))
+        if len(self.frames) - self.seen == self.BLOCK:
+            self._look()
 
     def count(self) -> int:
+        """Cuts of all frames, two at least."""
+        self._look()
+        return self.found
+
+    def _look(self) -> None:
+        if self.detector is None and self._largest_change() >= self.MIN_CONTENT - 1:
+            from scenedetect.detectors import AdaptiveDetector
+
+            self.detector = AdaptiveDetector(min_scene_len=2, min_content_val=self.MIN_CONTENT)
+            self.seen = 0
+        if self.detector is not None:
+            from scenedetect import FrameTimecode
+
+            for at, frame in enumerate(self.frames[self.seen :], start=self.first + self.seen):
+                # The rate has no say: all lengths are in frames.
+                bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+                self.found += len(self.detector.process_frame(FrameTimecode(at, 24.0), bgr))
+        self.first += len(self.frames[: -self.BEFORE])
+        self.frames = self.frames[-self.BEFORE :]
+        self.seen = len(self.frames)
+
+    def _largest_change(self) -> float:
+        frames = self.frames[max(0, self.seen - 1) :]
+        if len(frames) < 2:
+            return 0.0
         # The frames are one tall image here: one call for all of them.
-        hsv = cv2.cvtColor(np.concatenate(self.frames), cv2.COLOR_RGB2HSV).reshape(len(self.frames), -1)
+        hsv = cv2.cvtColor(np.concatenate(frames), cv2.COLOR_RGB2HSV).reshape(len(frames), -1)
         changes = cv2.reduce(cv2.absdiff(hsv[1:], hsv[:-1]), 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
-        if changes.max() < self.MIN_CONTENT - 1:
-            return 0
-        from scenedetect import FrameTimecode
-        from scenedetect.detectors import AdaptiveDetector
-
-        detector = AdaptiveDetector(min_scene_len=2, min_content_val=self.MIN_CONTENT)
-        # The rate has no say: all lengths are in frames.
-        return sum(
-            len(detector.process_frame(FrameTimecode(at, 24.0), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)))
-            for at, frame in enumerate(self.frames)
-        )
+        return float(changes.max())
 
 
-def hash_clip(thumbnails: np.ndarray) -> tuple[str, str] | tuple[None, None]:
-    """HASHES hashes in hex of thumbnails of luma [T, 32, 32], and those of the mirror image; None where there is no detail.
+class Freezes:
+    """Runs of frames that repeat the one before."""
 
-    Each is of the mean over its part of the clip, so that a copy with a frame more or less has the same.
-    """
-    parts = [np.mean(part, axis=0) for part in np.array_split(thumbnails.astype(np.float32), min(HASHES, len(thumbnails)))]
-    parts += [parts[-1]] * (HASHES - len(parts))
-    if all(part.std() < FLAT for part in parts):
-        return None, None
-    coefficients = [low_frequencies(part) for part in parts]
-    return "".join(map(signs, coefficients)), "".join(signs(low * MIRRORED) for low in coefficients)
+    def __init__(self):
+        self.frames = self.repeats = self.run = self.longest = 0
 
-
-MIRRORED = np.resize(np.array([1, -1], np.float32), 8)  # what left to right does to the columns of a DCT
-
-
-def low_frequencies(thumbnail: np.ndarray) -> np.ndarray:
-    """The 8x8 lowest DCT coefficients of luma [32, 32]."""
-    return cv2.dct(np.float32(thumbnail))[:8, :8]
-
-
-def signs(low: np.ndarray) -> str:
-    """A perceptual hash ("pHash"): 64 bits in hex, which coefficients [8, 8] are above their median."""
-    low = low.ravel()
-    # The first coefficient is the mean brightness: it must not pull the median of the others, of which there are 63.
-    return np.packbits(low > np.partition(low[1:], 31)[31]).tobytes().hex()
-
-
-def longest_run(flags: Sequence[bool]) -> int:
-    """Length of the longest run of true values."""
-    longest = run = 0
-    for flag in flags:
-        run = run + 1 if flag else 0
-        longest = max(longest, run)
-    return longest
+    def add(self, repeats: bool) -> None:
+        """Whether the next frame does."""
+        self.frames += 1
+        self.repeats += repeats
+        self.run = self.run + 1 if repeats else 0
+        self.longest = max(self.longest, self.run)
 
 
 def size_within(image: np.ndarray, side: int) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from components.video.decode import ClipReader, VideoInfo
 from components.video.encode import write_video
@@ -29,10 +28,10 @@ def data_uri(path: str | Path, info: VideoInfo) -> str:
         return _uri(Path(path))
     scale = min(1.0, SIDE / max(info.width, info.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (info.width, info.height))
-    frames = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in ClipReader(path)]
+    frames = (cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in ClipReader(path))
     with tempfile.TemporaryDirectory() as folder:
         preview = Path(folder) / "preview.mp4"
-        write_video(preview, np.stack(frames), info.fps, CRF)
+        write_video(preview, frames, info.fps, CRF)
         return _uri(preview)
 
 

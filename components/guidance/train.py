@@ -37,7 +37,8 @@ from components.reward.pairs import VIDEOS, Pairs, read_pairs
 from components.stage import Stage, folder_digest, run_stage, write_json
 from components.tables import read_table
 from components.training import fit, write_rows
-from components.video.decode import read_frames
+from components.video.decode import VideoInfo, read_chosen
+from components.video.limits import Limits
 
 BASE = "models/base_generator"
 BINS = 10  # of t
@@ -287,13 +288,18 @@ def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarr
     """uint8 [B, T, H, W, 3]; BadInput names a clip of `file` that has not the size of the generator's."""
     sampling = stage.params.sampling
     size = (sampling.frames, sampling.height, sampling.width, 3)
-    clips = []
-    for path, _ in sides:
-        clip = read_frames(VIDEOS / path)
-        if clip.shape != size:
-            raise BadInput(file, f"{path} is {clip.shape}, the generator's clips are {size}", key="path_A")
-        clips.append(clip)
-    return np.stack(clips)
+    limits = Limits(**stage.params.limits.model_dump())
+
+    def read(path: str) -> np.ndarray:
+        def all_of_size(info: VideoInfo) -> range:
+            found = (info.frames, info.height, info.width, 3)
+            if found != size:
+                raise BadInput(file, f"{path} is {found}, the generator's clips are {size}", key="path_A")
+            return range(info.frames)
+
+        return read_chosen(VIDEOS / path, all_of_size, limits=limits)
+
+    return np.stack([read(path) for path, _ in sides])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def compare_rewards(
         thresholds = facts[version.digest]["tie_thresholds"]
         found[str(version)] = figures(tables[version.digest], questions, thresholds, "validation", params.resamples)
 
-    contracts = [asdict(finding) for finding in check_reward(RewardModel.load(challenger.folder), some_clips(pairs, params))]
+    model = RewardModel.load(challenger.folder)
+    contracts = [asdict(finding) for finding in check_reward(model, some_clips(pairs, params, model))]
     reasons = absolute_reasons(found[str(challenger)], contracts, params)
     evidence = {
         "pairs": {
@@ -101,12 +102,12 @@ def score_pairs(version: Version, pairs: Pairs, questions: list[str], progress: 
     return np.array([[row[name] for name in questions] for row in rows]).reshape(2, len(pairs), -1)
 
 
-def some_clips(pairs: Pairs, params: PromotionParams) -> list:
+def some_clips(pairs: Pairs, params: PromotionParams, model: RewardModel) -> list:
     """Clips of test pairs, evenly spaced, to hold the contracts to."""
     return [
         item
         for row in spread(len(pairs), params.contract_clips)
-        for item in load_items([VIDEOS / pairs.paths_a[row]], pairs.prompts[row])
+        for item in load_items([VIDEOS / pairs.paths_a[row]], pairs.prompts[row], model)
     ]
 
 

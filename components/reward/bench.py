@@ -11,13 +11,14 @@ from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
 from components.reward.score import RewardModel, score_table
 from components.reward.scores import OVERALL, score_names
 from components.stage import Stage, run_stage, write_json
+from components.video.limits import Limits
 
 MODEL = Path("models/video_reward")
 
 
 def reward_bench(stage: Stage) -> None:
     params = stage.params.reward_bench
-    model = RewardModel.load(MODEL)
+    model = RewardModel.load(MODEL, limits=Limits(**stage.params.limits.model_dump()))
     names = score_names(model.dimensions)
     pairs = read_pairs("test", names)
     scores = pair_scores(stage, model, pairs)  # [2, N, D + 1]

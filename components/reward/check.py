@@ -18,11 +18,12 @@ from components.reward.score import Clip, RewardModel
 from components.reward.scores import Score, Unscored
 from components.video.container import VideoError
 from components.video.decode import probe, read_frames
+from components.video.frames import resize_frame
 
 # Raw scores of one input in unlike batches: float32 sums in another order. Measured: 4e-6 (the published model's layout).
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.3}
 OTHER_PROMPTS = ("nothing of the kind", "a very different scene, told at length, " * 8)
-SECONDS = 8.0  # of a video at most: the reactions need its frames in memory
+SECONDS, FRAMES = 8.0, 512  # of a video at most: the reactions need its frames in memory, at the size that the model sees
 
 Item = tuple[Clip, str]
 
@@ -38,14 +39,19 @@ class Finding:
     note: str = ""
 
 
-def load_items(videos: Sequence[Path], prompt: str) -> list[Item]:
+def load_items(videos: Sequence[Path], prompt: str, model: RewardModel) -> list[Item]:
     """Whole clips in memory; BadInput for one that cannot be read."""
+
+    def fit(frame: np.ndarray) -> np.ndarray:
+        return resize_frame(frame, *model.plan.resize(*frame.shape[:2]))
+
     items = []
     for video in videos:
         try:
-            info = probe(video)
-            frames = read_frames(video, list(range(min(info.frames, max(2, round(SECONDS * info.fps))))))
-        except VideoError as error:
+            info = probe(video, model.limits)
+            first = range(min(info.frames, FRAMES, max(2, round(SECONDS * info.fps))))
+            frames = read_frames(video, first, fit, model.limits)
+        except (VideoError, ValueError) as error:
             raise BadInput(video, str(error).removeprefix(f"{video}: ")) from error
         items.append((Clip(frames, info.fps), prompt))
     return items
@@ -110,7 +116,10 @@ def reactions(model: RewardModel, items: list[Item]) -> list[Finding]:
 
 
 def noisy(frames: np.ndarray, rng: np.random.Generator, sigma: float = 25.0) -> np.ndarray:
-    return np.clip(frames + rng.normal(0, sigma, frames.shape), 0, 255).astype(np.uint8)
+    spoiled = np.empty_like(frames)
+    for frame, made in zip(frames, spoiled, strict=True):
+        made[:] = np.clip(frame + rng.normal(0, sigma, frame.shape), 0, 255)
+    return spoiled
 
 
 def scores(model: RewardModel, items: list[Item], kind: str) -> np.ndarray:

@@ -249,7 +249,8 @@ def check_reward_model(
     from components.reward.check import as_lines, check_reward, load_items
     from components.reward.score import RewardModel
 
-    findings = check_reward(RewardModel.load(model, template=template), load_items(videos, prompt))
+    loaded = RewardModel.load(model, template=template)
+    findings = check_reward(loaded, load_items(videos, prompt, loaded))
     print("\n".join(as_lines(findings)))
     if any(finding.holds is False for finding in findings):
         raise typer.Exit(1)

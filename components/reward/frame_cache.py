@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from components.code_digest import DECODING, code_digest
+from components.reward.ahead import ahead
 from components.reward.pairs import VIDEOS, Pairs
-from components.reward.score import ahead, planned_frames
+from components.reward.score import bytes_of, planned_frames
 from components.reward.scores import Unscored
 from components.stage import SCRATCH, Stage, folder_digest
 from components.video.frames import FramePlan
+from components.video.limits import Limits
 
 CACHE = SCRATCH / "cache" / "frames"
 UNWRITTEN = 1 << 26  # bytes of frames that a kill may cost
@@ -36,14 +38,15 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
             for place, path in enumerate(paths):
                 first.setdefault(path, (part, place, key))
     digests = {}
+    limits = Limits(**stage.params.limits.model_dump())
     with FrameCache(cache_folder(plan)) as cache, ThreadPoolExecutor(threads) as pool:
 
         def read(path: str) -> tuple[str, np.ndarray | Unscored | None]:
             video = VIDEOS / path
             digest = folder_digest(video) if video.is_file() else ""
-            return digest, None if digest in cache.places else planned_frames(video, plan)
+            return digest, None if digest in cache.places else planned_frames(video, plan, limits)
 
-        found = ahead(pool, read, first, 4 * threads)
+        found = ahead(pool, read, first, 4 * threads, lambda one: 0 if one[1] is None else bytes_of(one[1]))
         for path, (digest, clip) in zip(first, stage.progress(found, "decoding", total=len(first)), strict=True):
             if isinstance(clip, Unscored):
                 part, place, key = first[path]

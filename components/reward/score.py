@@ -3,8 +3,7 @@
 A video that cannot be scored gives an `Unscored` with the reason; no score is ever made up.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from components.errors import BadInput
+from components.reward.ahead import HELD, ahead
 from components.reward.inputs import collate
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
@@ -22,7 +22,8 @@ from components.stage import Stage, folder_digest
 from components.tables import text_of
 from components.video.container import VideoError
 from components.video.decode import VideoInfo, read_chosen
-from components.video.frames import FramePlan, resize_frames
+from components.video.frames import FramePlan, resize_frame
+from components.video.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,15 +60,24 @@ Note = Callable[[Video, VideoInfo], None]
 
 
 class RewardModel:
-    """A trained VideoReward, ready to score."""
+    """A trained VideoReward, ready to score what is within `limits`."""
 
-    def __init__(self, model: VideoReward, facts: dict[str, Any], version: str, token_budget: int = 8192, threads: int = 2):
+    def __init__(
+        self,
+        model: VideoReward,
+        facts: dict[str, Any],
+        version: str,
+        token_budget: int = 8192,
+        threads: int = 2,
+        limits: Limits = LIMITS,
+    ):
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.facts = facts
         self.version = version
         self.dimensions: list[str] = facts["dimensions"]
         self.plan = FramePlan(**facts["frame_plan"])
         self.token_budget = token_budget
+        self.limits = limits
         self.pool = ThreadPoolExecutor(threads)  # kept, as each new thread gets new threads of OpenMP
         self.mean = np.array([facts["normalisation"][name]["mean"] for name in self.dimensions])
         self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])
@@ -80,25 +90,33 @@ class RewardModel:
         threads: int = 2,
         template: str | Path | None = None,
         step: int = LATEST,
+        limits: Limits = LIMITS,
     ) -> "RewardModel":
         """Read a model folder, ours or one in the published layout, which needs the file of its prompt template and may
         hold several steps. BadInput where it is none, is damaged, or has a head that was never trained."""
         if is_published(Path(folder)):
             model, facts = load_published(Path(folder), template, step)
-            return cls(model, facts, facts["provenance"]["digest"], token_budget, threads)
+            return cls(model, facts, facts["provenance"]["digest"], token_budget, threads, limits)
         model, facts = load_video_reward(folder)
-        return cls(model, facts, folder_digest(folder), token_budget, threads)
+        return cls(model, facts, folder_digest(folder), token_budget, threads, limits)
 
     def score(
         self, items: Sequence[tuple[Video, str]], watch: Watch = iter, window: int = WINDOW, note: Note | None = None
     ) -> list[Score | Unscored]:
         """A score or a reason for each (video, prompt), in order. Videos that are paths are decoded once each, however
         often they come. `watch` wraps the iteration over distinct videos, for progress; `note` is told what each file is
-        like, from the threads that read them."""
-        videos = distinct_videos(items)
+        like, from the threads that read them. Of prompts that are too long nothing is read."""
+        refused = {place: why for place, (_, prompt) in enumerate(items) if (why := self.limits.refuse_prompt(prompt))}
         results: list[Score | Unscored | None] = [None] * len(items)
+        for place, why in refused.items():
+            results[place] = Unscored(why)
+        videos = distinct_videos(items, refused)
         inputs: list[Input] = []
         places: list[list[int]] = []
+        held = 0
+
+        def read(entry: tuple[Video, dict[str, list[int]]]) -> np.ndarray | Unscored:
+            return planned_frames(entry[0], self.plan, self.limits, note, self._check_tokens)
 
         def flush() -> None:
             for raw, where in zip(raw_scores(self.model, inputs, self.token_budget), places, strict=True):
@@ -108,8 +126,9 @@ class RewardModel:
             inputs.clear()
             places.clear()
 
-        read = ahead(self.pool, lambda entry: planned_frames(entry[0], self.plan, note), videos, window)
-        for frames, (_, prompts) in watch(zip(read, videos, strict=True)):
+        clips = ahead(self.pool, read, videos, window, bytes_of)
+        for frames, (_, prompts) in watch(zip(clips, videos, strict=True)):
+            held += bytes_of(frames)
             for prompt, where in prompts.items():
                 made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
                 if isinstance(made, Unscored):
@@ -118,10 +137,17 @@ class RewardModel:
                 else:
                     inputs.append(made)
                     places.append(where)
-            if len(inputs) >= window:
+            if len(inputs) >= window or held >= HELD:
                 flush()
+                held = 0
         flush()
         return results
+
+    def _check_tokens(self, frames: int, height: int, width: int) -> None:
+        """ValueError for planned frames that the model cannot read, whatever the prompt."""
+        tokens, most = self.model.patch_shape.tokens(frames, height, width), most_tokens(self.model)
+        if tokens > most:
+            raise ValueError(f"{frames} frames of {width}x{height} take {tokens} tokens; the model reads at most {most}")
 
     def _score(self, raw: np.ndarray) -> Score | Unscored:
         if not np.isfinite(raw).all():
@@ -136,31 +162,57 @@ class RewardModel:
         )
 
 
-def distinct_videos(items: Sequence[tuple[Video, str]]) -> list[tuple[Video, dict[str, list[int]]]]:
-    """Each video once, in order, with its prompts and the places in `items` of each. Clips in memory are all distinct."""
+def distinct_videos(
+    items: Sequence[tuple[Video, str]], without: Container[int] = ()
+) -> list[tuple[Video, dict[str, list[int]]]]:
+    """Each video once, in order, with its prompts and the places in `items` of each, but for places in `without`. Clips in
+    memory are all distinct."""
     videos: dict[Any, tuple[Video, dict[str, list[int]]]] = {}
     for place, (video, prompt) in enumerate(items):
+        if place in without:
+            continue
         key = place if isinstance(video, Clip) else str(video)
         videos.setdefault(key, (video, {}))[1].setdefault(prompt, []).append(place)
     return list(videos.values())
 
 
-def planned_frames(video: Video, plan: FramePlan, note: Note | None = None) -> np.ndarray | Unscored:
-    """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none."""
+def planned_frames(
+    video: Video,
+    plan: FramePlan,
+    limits: Limits = LIMITS,
+    note: Note | None = None,
+    check: Callable[[int, int, int], None] | None = None,
+) -> np.ndarray | Unscored:
+    """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none. Each is made smaller when it is
+    decoded: at its own size one is in memory. `check` may refuse a number of frames of a height and width by ValueError."""
 
-    def chosen(info: VideoInfo) -> list[int]:
+    def choose(frames: int, fps: float, height: int, width: int) -> list[int]:
+        indices, size = plan.indices(frames, fps), plan.resize(height, width)
+        if check is not None:
+            check(len(indices), *size)
+        return indices
+
+    def of_file(info: VideoInfo) -> list[int]:
         if note is not None:
             note(video, info)
-        return plan.indices(info.frames, info.fps)
+        return choose(info.frames, info.fps, info.height, info.width)
+
+    def fit(frame: np.ndarray) -> np.ndarray:
+        return resize_frame(frame, *plan.resize(*frame.shape[:2]))
 
     try:
-        if isinstance(video, Clip):
-            frames = video.frames[plan.indices(len(video.frames), video.fps)]
-        else:
-            frames = read_chosen(video, chosen)
-        return resize_frames(frames, *plan.resize(*frames.shape[1:3]))
+        if not isinstance(video, Clip):
+            return read_chosen(video, of_file, fit, limits)
+        frames, height, width = video.frames.shape[:3]
+        if why := limits.refuse_count(frames) or limits.refuse_frame(width, height):
+            return Unscored(why)
+        return np.stack([fit(video.frames[index]) for index in choose(frames, video.fps, height, width)])
     except (VideoError, ValueError) as error:
         return Unscored(str(error))
+
+
+def bytes_of(frames: np.ndarray | Unscored) -> int:
+    return 0 if isinstance(frames, Unscored) else frames.nbytes
 
 
 def make_input(model: VideoReward, frames: np.ndarray, prompt: str) -> Input | Unscored:
@@ -169,10 +221,15 @@ def make_input(model: VideoReward, frames: np.ndarray, prompt: str) -> Input | U
         ids = model.prompts.ids(prompt, model.patch_shape.tokens(*frames.shape[:3]))
     except ValueError as error:
         return Unscored(str(error))
-    most = model.qwen.config.text_config.max_position_embeddings
+    most = most_tokens(model)
     if len(ids) > most:
         return Unscored(f"prompt and video take {len(ids)} tokens; the model reads at most {most}")
     return ids, frames
+
+
+def most_tokens(model: VideoReward) -> int:
+    """Of an input, prompt and video together."""
+    return model.qwen.config.text_config.max_position_embeddings
 
 
 def raw_scores(model: VideoReward, inputs: list[Input], token_budget: int) -> np.ndarray:
@@ -197,17 +254,6 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         batch.append(place)
     if batch:
         yield batch
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], most: int) -> Iterator[Any]:
-    """map(function, items) with at most `most` results worked out before they are asked for."""
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def score_table(stage: Stage, model: RewardModel, rows: "pd.DataFrame", root: str | Path = ".") -> "pd.DataFrame":

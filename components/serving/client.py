@@ -160,6 +160,8 @@ class RewardClient:
         if not os.path.isfile(video):
             raise VideoError(video, "no such file")
         if self.manners.send == "file":
+            if (size := os.path.getsize(video)) > MOST_BYTES:
+                raise VideoError(video, f"a file of {size / 2**30:.1f} GiB, and a request carries {MOST_BYTES / 2**30:g}")
             return FILE_MODEL, file_tensors(self.api, await asyncio.to_thread(Path(video).read_bytes), prompt)
         return FRAMES_MODEL, frame_tensors(self.api, await asyncio.to_thread(whole_clip, video), prompt)
 

@@ -27,6 +27,7 @@ from components.serving.client import FILE_MODEL, file_tensors, read_score, reas
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
 from components.serving.served_log import SHADOW
 from components.stage import folder_digest
+from components.video.limits import Limits
 
 LOAD_SECONDS = 600.0
 TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
@@ -71,10 +72,16 @@ def serves_already(url: str, repository: Path, model: Path, params: PackageParam
 
 def verify(url: str, model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams) -> None:
     """Rejected where what clients get is not the offline scores of the model folder."""
-    offline = RewardModel.load(model, token_budget=params.token_budget).score(sample)
+    offline = offline_scores(model, sample, params)
     with asking(url) as client:
         for (video, prompt), expected in zip(sample, offline, strict=True):
             check(video, expected, score_with(client, FILE_MODEL, "", video, prompt))
+
+
+def offline_scores(model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams) -> list[Score | Unscored]:
+    """What a server of the model folder should answer."""
+    limits = Limits(**params.limits.model_dump())
+    return RewardModel.load(model, token_budget=params.token_budget, limits=limits).score(sample)
 
 
 def rollback(url: str, repository: Path, params: PackageParams, model: Path | None = None) -> int | None:
@@ -128,7 +135,7 @@ def compare(
     slowest: float,
 ) -> None:
     """Rejected where the new version's answers are not the offline scores of the model, or come late."""
-    offline = RewardModel.load(model, token_budget=params.token_budget).score(sample)
+    offline = offline_scores(model, sample, params)
     seconds: dict[int, list[float]] = {old: [], new: []}
     for (video, prompt), expected in zip(sample, offline, strict=True):
         for version in (old, new):  # in turns, as other requests come and go

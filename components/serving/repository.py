@@ -80,7 +80,9 @@ model_warmup [{{
   inputs {{ key: "prompt" value {{ data_type: TYPE_UINT8 dims: [{warmup_prompt}] input_data_file: "prompt" }} }}
 }}]
 parameters {{ key: "token_budget" value {{ string_value: "{token_budget}" }} }}
+{limits}
 """
+LIMIT = 'parameters {{ key: "limit_{}" value {{ string_value: "{}" }} }}'
 QUEUE_POLICY = "  default_queue_policy {{ max_queue_size: {} }}\n"
 ENVIRONMENT = 'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{}" }} }}\n'
 
@@ -135,7 +137,8 @@ def backend_config(repository: Path, params: PackageParams, versions: list[int])
         warmup_dims=", ".join(map(str, warmup_shape(repository, versions[-1]))),
         warmup_prompt=len(prompt),
         queue_policy=QUEUE_POLICY.format(params.max_queue_size) if params.max_queue_size else "",
-        **params.model_dump(exclude={"environment", "max_queue_size"}),
+        limits="\n".join(LIMIT.format(*one) for one in params.limits.model_dump().items()),
+        **params.model_dump(exclude={"environment", "max_queue_size", "limits"}),
     )
     return config + (ENVIRONMENT.format(params.environment) if params.environment else "")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
+from components.video.limits import LIMITS, Limits
+
 # FFmpeg also reads playlists (HLS, DASH, concat), which name other files and addresses to be opened. Strangers' bytes are
 # only read as what holds its own pictures.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,h264,hevc,av1,obu,ivf,yuv4mpegpipe,nut,mxf"
@@ -38,25 +40,33 @@ def file_url(path: str | Path) -> str:
     return f"file:{path}"
 
 
-def open_file(path: str | Path) -> av.container.InputContainer:
-    """VideoError for what is no file, or no video in one of CONTAINERS."""
+def open_file(path: str | Path, limits: Limits = LIMITS) -> av.container.InputContainer:
+    """VideoError for what is no file, a larger one than `limits` has it, or no video in one of CONTAINERS."""
     if not os.path.isfile(path):
         raise VideoError(path, "no such file")
+    if why := limits.refuse_file(os.path.getsize(path)):
+        raise VideoError(path, why)
+    # FFmpeg decodes first frames of some formats to know them: larger ones than these it leaves alone.
+    options = {"format_whitelist": CONTAINERS, "max_pixels": str(limits.pixels)}
     try:
         # Titles and comments may be in any encoding, and are of no use here.
-        return av.open(file_url(path), options={"format_whitelist": CONTAINERS}, metadata_errors="ignore")
+        return av.open(file_url(path), options=options, metadata_errors="ignore")
     except av.error.FFmpegError as error:
         raise VideoError(path, f"unreadable: {_other_kind(path) or error.strerror}") from error
 
 
-def video_stream(path: str | Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The video track that a player shows: the default one, or else the first. VideoError if there is none."""
+def video_stream(path: str | Path, container: av.container.InputContainer, limits: Limits = LIMITS) -> av.VideoStream:
+    """The video track that a player shows: the default one, or else the first. VideoError if there is none, or if its frames
+    are larger than `limits` has it; its decoder refuses such frames too, where they come later."""
     tracks = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
     if not tracks:
         raise VideoError(path, "no video stream")
     stream = next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
     if stream.codec_context is None:
         raise VideoError(path, "no decoder for its video codec")
+    if why := limits.refuse_frame(stream.codec_context.width, stream.codec_context.height):
+        raise VideoError(path, why)
+    stream.codec_context.options = {"max_pixels": str(limits.pixels)}
     return stream
 
 

@@ -1,7 +1,8 @@
 """Read clips with PyAV, and say by name why one cannot be read. Frames are RGB as FFmpeg converts them by default.
 
 What counts as a frame is what a player shows, here and in all that reads clips by this module: not what an edit list hides,
-nor what can only be decoded with a part that was cut off.
+nor what can only be decoded with a part that was cut off. One frame is in memory at its own size; those that are kept may be
+made smaller as they come.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from components.video.container import VideoError, check_whole, container_name, open_file, video_stream
+from components.video.limits import LIMITS, Limits
 from components.video.timing import PacketScan, Timing, timing_of
 
 
@@ -39,10 +41,13 @@ class Shown:
     places: dict[int, int]
 
 
-def probe(path: str | Path) -> VideoInfo:
+Change = Callable[[np.ndarray], np.ndarray]  # of one frame [H, W, 3]; all of a clip are given one shape
+
+
+def probe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
     """Read a clip's headers and its packets, decoding only the first frame where packets tell the number of frames.
     VideoError if it cannot be used."""
-    return _look(path)[0]
+    return _look(path, limits)[0]
 
 
 class ClipReader:
@@ -50,22 +55,24 @@ class ClipReader:
 
     `facts` fills as the pass goes on, also where it breaks off with VideoError: what the container says (container,
     codec, pixel_format, width, height), `rotation` in degrees and `interlaced` with the first frame, and at the end the
-    fields of Timing.
+    fields of Timing. VideoError too where the number of frames is not that of `count`, once that was called.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, limits: Limits = LIMITS):
         self.path = path
+        self.limits = limits
+        self.counted: int | None = None
         self.facts: dict[str, str | int | float | None] = {}
         self.interlaced = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with open_file(self.path) as container:
-            stream = _single_threaded(video_stream(self.path, container))
+        with open_file(self.path, self.limits) as container:
+            stream = _single_threaded(video_stream(self.path, container, self.limits))
             self.facts |= _facts_of_container(container, stream)
             first, shape, times, durations, reformatter = None, None, [], [], VideoReformatter()
             scan = PacketScan(self.facts["codec"])
             try:
-                for packet in _packets(self.path, container, stream, scan):
+                for packet in _packets(self.path, container, stream, self.limits, scan):
                     for frame in packet.decode():
                         if first is None:
                             first = frame
@@ -75,7 +82,7 @@ class ClipReader:
                         times.append(frame.pts)
                         durations.append(frame.duration or 0)
             except av.error.FFmpegError as error:
-                raise VideoError(self.path, f"truncated or corrupt: {error.strerror} after {len(times)} frames") from error
+                raise _failure(self.path, stream, self.limits, error, f" after {len(times)} frames") from error
             check_whole(self.path, container, stream, scan.read)
             if first is None:
                 raise VideoError(self.path, "no frames")
@@ -84,11 +91,20 @@ class ClipReader:
                     raise VideoError(self.path, f"truncated or corrupt: {len(times)} of {len(scan.times)} frames")
                 times, durations = scan.shown()
             timing = _timing(self.path, container, stream, times, durations)
+            if self.counted not in (None, timing.frames):
+                raise VideoError(self.path, f"truncated or corrupt: {timing.frames} of {self.counted} frames")
             self.facts |= _facts_of_container(container, stream) | vars(timing)
 
+    def count(self) -> int:
+        """How many frames the clip has, found beside the pass that is under way."""
+        self.counted = probe(self.path, self.limits).frames
+        return self.counted
 
-def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.ndarray:
-    """uint8 RGB [T, H, W, 3]: the frames of `indices`, in that order, or all.
+
+def read_frames(
+    path: str | Path, indices: Sequence[int] | None = None, change: Change | None = None, limits: Limits = LIMITS
+) -> np.ndarray:
+    """uint8 RGB [T, H, W, 3]: the frames of `indices`, in that order, or all; each as `change` makes it when it is decoded.
 
     An index counts frames in the order in which they are shown. Decoding starts at the first frame and stops after the
     last one wanted; frames in between that no other frame refers to are not decoded (about half of H.264 as x264 makes
@@ -96,29 +112,35 @@ def read_frames(path: str | Path, indices: Sequence[int] | None = None) -> np.nd
     last one wanted.
     """
     if indices is None:
-        return np.stack(list(ClipReader(path)))
-    return _decode(path, indices, _look(path)[1])
+        frames = ClipReader(path, limits)
+        return np.stack([frame if change is None else change(frame) for frame in frames])
+    return _decode(path, indices, _look(path, limits)[1], change, limits)
 
 
-def read_chosen(path: str | Path, choose: Callable[[VideoInfo], Sequence[int]]) -> np.ndarray:
+def read_chosen(
+    path: str | Path,
+    choose: Callable[[VideoInfo], Sequence[int]],
+    change: Change | None = None,
+    limits: Limits = LIMITS,
+) -> np.ndarray:
     """The frames that `choose` names once it knows what the clip is like; as probe and then read_frames, with half of the
     reading."""
-    info, shown = _look(path)
-    return _decode(path, choose(info), shown)
+    info, shown = _look(path, limits)
+    return _decode(path, choose(info), shown, change, limits)
 
 
-def _look(path: str | Path) -> tuple[VideoInfo, Shown]:
-    with open_file(path) as container:
+def _look(path: str | Path, limits: Limits) -> tuple[VideoInfo, Shown]:
+    with open_file(path, limits) as container:
         # For one frame, starting threads takes longer than decoding.
-        stream = _single_threaded(video_stream(path, container))
+        stream = _single_threaded(video_stream(path, container, limits))
         facts, first = _facts_of_container(container, stream), None
         scan = PacketScan(facts["codec"])
         try:
-            for packet in _packets(path, container, stream, scan):
+            for packet in _packets(path, container, stream, limits, scan):
                 if first is None:
                     first = next(iter(packet.decode()), None)
         except av.error.FFmpegError as error:
-            raise VideoError(path, f"truncated or corrupt: {error.strerror}") from error
+            raise _failure(path, stream, limits, error) from error
         check_whole(path, container, stream, scan.read)
         if first is None:
             raise VideoError(path, "no frames")
@@ -127,64 +149,72 @@ def _look(path: str | Path) -> tuple[VideoInfo, Shown]:
             times, durations = scan.shown()
             places = {time: place for place, time in enumerate(times)}
         else:
-            (times, durations), places = _times_of_frames(path), {}
+            (times, durations), places = _times_of_frames(path, limits), {}
         timing = _timing(path, container, stream, times, durations)
         facts = _facts_of_container(container, stream)  # the decoder may know better, once it has seen a frame
         info = VideoInfo(**facts, fps=timing.fps, frames=timing.frames, duration=timing.duration)
         return info, Shown(timing.frames, places)
 
 
-def _times_of_frames(path: str | Path) -> tuple[list[int | None], list[int]]:
+def _times_of_frames(path: str | Path, limits: Limits) -> tuple[list[int | None], list[int]]:
     """Times and durations of all frames, decoded, in the order in which they are shown."""
     times, durations, shape = [], [], None
-    with open_file(path) as container:
-        stream = _single_threaded(video_stream(path, container))
+    with open_file(path, limits) as container:
+        stream = _single_threaded(video_stream(path, container, limits))
         try:
-            for packet in _packets(path, container, stream):
+            for packet in _packets(path, container, stream, limits):
                 for frame in packet.decode():
                     shape = _check_frame(path, frame, shape)
                     times.append(frame.pts)
                     durations.append(frame.duration or 0)
         except av.error.FFmpegError as error:
-            raise VideoError(path, f"truncated or corrupt: {error.strerror} after {len(times)} frames") from error
+            raise _failure(path, stream, limits, error, f" after {len(times)} frames") from error
     return times, durations
 
 
-def _decode(path: str | Path, indices: Sequence[int], shown: Shown) -> np.ndarray:
+def _decode(path: str | Path, indices: Sequence[int], shown: Shown, change: Change | None, limits: Limits) -> np.ndarray:
     if not len(indices) or min(indices) < 0:
         raise ValueError(f"indices {list(indices)} are not frame numbers")
     if max(indices) >= shown.frames:
         raise VideoError(path, f"truncated: {shown.frames} frames, frame {max(indices)} was wanted")
-    kept: dict[int, np.ndarray] = {}
+    places: dict[int, list[int]] = {}  # in the result, by frame
+    for place, index in enumerate(indices):
+        places.setdefault(index, []).append(place)
+    kept: np.ndarray | None = None
     # Opened anew, as not all that can be read can be wound back.
-    with open_file(path) as container:
-        stream = _single_threaded(video_stream(path, container))
+    with open_file(path, limits) as container:
+        stream = _single_threaded(video_stream(path, container, limits))
         shape, reformatter = None, VideoReformatter()
-        wanted, decoded = set(indices), 0
+        missing, decoded = set(places), 0
         try:
-            for packet in _packets(path, container, stream):
+            for packet in _packets(path, container, stream, limits):
                 # The last, empty packet asks for what is left.
-                needed = not shown.places or packet.size == 0 or shown.places.get(packet.pts) in wanted
+                needed = not shown.places or packet.size == 0 or shown.places.get(packet.pts) in places
                 stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for frame in packet.decode():
                     shape = _check_frame(path, frame, shape)
                     index = shown.places.get(frame.pts) if shown.places else decoded
                     decoded += 1
-                    if index in wanted:
-                        kept[index] = _rgb(frame, reformatter)
-                if len(kept) == len(wanted):
+                    if index in places:
+                        picture = _rgb(frame, reformatter) if change is None else change(_rgb(frame, reformatter))
+                        if kept is None:
+                            kept = np.empty((len(indices), *picture.shape), picture.dtype)
+                        kept[places[index]] = picture
+                        missing.discard(index)
+                if not missing:
                     break
         except av.error.FFmpegError as error:
-            raise VideoError(path, f"truncated or corrupt: {error.strerror} after {len(kept)} wanted frames") from error
-    missing = sorted(set(indices) - kept.keys())
+            after = f" after {len(places) - len(missing)} wanted frames"
+            raise _failure(path, stream, limits, error, after) from error
     if missing:
-        raise VideoError(path, f"truncated or corrupt: frame {missing[0]} cannot be decoded")
-    return np.stack([kept[index] for index in indices])
+        raise VideoError(path, f"truncated or corrupt: frame {min(missing)} cannot be decoded")
+    return kept
 
 
-def _packets(path: str | Path, container, stream, scan: PacketScan | None = None) -> Iterator[av.Packet]:
-    """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too."""
-    packets = container.demux(stream)
+def _packets(path: str | Path, container, stream, limits: Limits, scan: PacketScan | None = None) -> Iterator[av.Packet]:
+    """All packets to decode; the empty one at the end asks the decoder for what is left, the others `scan` sees too.
+    VideoError as soon as there are more than `limits` has frames."""
+    packets, read = container.demux(stream), 0
     while True:
         try:
             packet = next(packets, None)
@@ -196,9 +226,21 @@ def _packets(path: str | Path, container, stream, scan: PacketScan | None = None
             continue  # a frame without bytes: the one before stays; the decoder would take it for the end
         if packet.is_corrupt:
             raise VideoError(path, "truncated or corrupt: a packet is damaged")
+        read += bool(packet.size)
+        if why := limits.refuse_count(read):
+            raise VideoError(path, why)
         if packet.size and scan is not None:
             scan.add(packet)
         yield packet
+
+
+def _failure(path: str | Path, stream, limits: Limits, error: av.error.FFmpegError, after: str = "") -> VideoError:
+    """What an error of the decoder means: a frame beyond `limits`, whose size it then has or has put to 0, or damage."""
+    codec = stream.codec_context
+    why = limits.refuse_frame(codec.width, codec.height)
+    if why is None and not codec.width and isinstance(error, av.error.ArgumentError):
+        why = f"a frame of more than {limits.pixels} pixels, the most that are read"
+    return VideoError(path, why or f"truncated or corrupt: {error.strerror}{after}")
 
 
 def _single_threaded(stream: av.VideoStream) -> av.VideoStream:

@@ -1,6 +1,8 @@
 """Write a clip as H.264 in MP4. The same frames give the same bytes: one thread, no version strings, no dates."""
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +11,22 @@ from components.files import whole_file
 from components.video.container import VideoError, file_url
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) -> None:
-    """Write uint8 RGB [T, H, W, 3] with even H and W at `fps` frames a second (yuv420p, libx264).
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf: int = 8) -> None:
+    """Write uint8 RGB [T, H, W, 3], or frames [H, W, 3] as they come, with even H and W at `fps` frames a second (yuv420p,
+    libx264).
 
     `crf` is x264's constant quality: 0 lossless but for the colour format, 8 hard to tell from the source, 23 its
     default. VideoError when the frames cannot be written so.
     """
     import av  # here, as the module is named in light places
 
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0:
-        raise VideoError(path, f"frames are {frames.dtype} {frames.shape}, not uint8 [T, H, W, 3]")
-    height, width = frames.shape[1:3]
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise VideoError(path, "no frames")
+    if first.dtype != np.uint8 or first.ndim != 3 or first.shape[2] != 3:
+        raise VideoError(path, f"a frame is {first.dtype} {first.shape}, not uint8 [H, W, 3]")
+    height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise VideoError(path, f"{width}x{height}: H.264 in yuv420p needs even sizes")
     with (
@@ -33,6 +40,6 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 8) 
         # On clips of a few macroblocks x264's macroblock tree reads memory that it never wrote. With that memory filled
         # by different bytes, 28 of 30 clips of 32x32 came out in several versions with it, and none without.
         stream.options = {"crf": str(crf), "preset": "medium", "x264-params": "mbtree=0"}
-        for frame in frames:
+        for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())

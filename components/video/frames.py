@@ -103,26 +103,25 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     return new_height, new_width
 
 
-def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize uint8 [T, H, W, 3] to uint8 [T, height, width, 3]: bicubic with antialias in float, clamped, rounded.
+def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to uint8 [height, width, 3]: bicubic with antialias in float, clamped, rounded.
 
     The float kernel is what the reference rounds from; torch's uint8 kernel and Pillow differ from it by one level in
-    about a tenth of the values.
+    about a tenth of the values. One channel at a time gives the same, and of 8K is 0.13 GB in float where all are 0.4.
     """
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 [H, W, 3]")
+    if frame.shape[:2] == (height, width):
+        return frame  # what the kernel would give as well
     import torch  # here, as frame plans are also made where torch is not
 
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, not uint8 [T, H, W, 3]")
-    if frames.shape[1:3] == (height, width):
-        return frames  # what the kernel would give as well
-    # One frame at a time: a float copy of a whole clip of 1080p is gigabytes.
-    resized = np.empty((len(frames), height, width, 3), np.uint8)
-    for index, frame in enumerate(frames):
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    resized = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):
+        pixels = torch.from_numpy(np.ascontiguousarray(frame[..., channel]))[None, None].float()
         pixels = torch.nn.functional.interpolate(
             pixels, (height, width), mode="bicubic", antialias=True, align_corners=False
         )
-        resized[index] = pixels[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        resized[..., channel] = pixels[0, 0].clamp_(0, 255).round_().to(torch.uint8).numpy()
     return resized
 
 

@@ -1,6 +1,8 @@
 """Each measure answers to its own kind of change, and a broken clip is a row with a reason."""
 
 import os
+import tracemalloc
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -9,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.curation import thumbnails
 from components.curation.manifest import MEASURES_SCHEMA, numbers
-from components.curation.measures import hash_clip, longest_run, low_frequencies, measure_clip, measure_frames, signs
+from components.curation.measures import Cuts, Freezes, measure_clip, measure_frames
+from components.curation.thumbnails import Thumbnails, low_frequencies, signs
 from components.tables import read_table, write_table
 from components.video.decode import read_frames
 from components.video.encode import write_video
@@ -85,7 +89,12 @@ def test_perceptual_hash_is_near_for_the_near():
 
 def test_the_hash_of_the_mirror_image():
     noise = np.random.default_rng(0).integers(0, 255, (10, 32, 32)).astype(np.uint8)
-    assert hash_clip(noise) == hash_clip(noise[:, :, ::-1])[::-1]
+    there, mirrored = Thumbnails(), Thumbnails()
+    for image in noise:
+        there.add(image)
+        mirrored.add(np.ascontiguousarray(image[:, ::-1]))
+    found, other = there.measures(), mirrored.measures()
+    assert (found["phash"], found["phash_mirrored"]) == (other["phash_mirrored"], other["phash"])
 
 
 def test_row_of_a_good_and_of_a_broken_clip(tmp_path):
@@ -178,7 +187,53 @@ def test_noise_is_the_deviation_that_was_added():
 
 @pytest.mark.parametrize(("flags", "longest"), [([], 0), ([False], 0), ([True] * 3, 3), ([1, 0, 1, 1, 0, 1], 2)])
 def test_longest_run(flags, longest):
-    assert longest_run(flags) == longest
+    freezes = Freezes()
+    for flag in flags:
+        freezes.add(bool(flag))
+    assert (freezes.longest, freezes.repeats) == (longest, sum(flags))
+
+
+def long_scene(frames: int, cuts: tuple[int, ...] = ()) -> Iterator[np.ndarray]:
+    """Frames 48x40 one by one, with the negative from each of `cuts` on, and a black stretch."""
+    texture = scene(frames=1, size=48)[0, :, :40]
+    for number in range(frames):
+        if number in cuts:
+            texture = 255 - texture
+        yield np.zeros_like(texture) if 20 <= number < 25 else np.roll(texture, number // 3, axis=1)
+
+
+@pytest.mark.parametrize("frames", [3, 21, 22, 23, 24, 90])
+def test_a_clip_that_is_not_kept_has_the_measures_of_one_that_is(frames, monkeypatch):
+    kept = measure_frames(long_scene(frames))
+    monkeypatch.setattr(thumbnails, "KEPT", 20)
+    assert measure_frames(long_scene(frames), True, lambda: frames) == kept
+
+
+def test_cuts_in_blocks_are_those_of_one_detector(monkeypatch):
+    """The detector begins late in a clip that is quiet at first, and goes on in the next blocks."""
+    cuts = (150, 191, 192, 199, 260, 300)
+    found = []
+    for block in (64, 7, 1000):
+        monkeypatch.setattr(Cuts, "BLOCK", block)
+        counter = Cuts()
+        for number, frame in enumerate(long_scene(320, cuts)):
+            if number >= 25:  # behind the black stretch, which ends in cuts
+                counter.add(frame)
+        found.append(counter.count())
+    assert found[0] == found[1] == found[2] >= 3
+
+
+def test_the_memory_of_a_measure_does_not_grow_with_the_clip():
+    def peak(frames: int) -> int:
+        tracemalloc.start()
+        measure_frames(long_scene(frames), False, lambda: frames)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    measure_frames(long_scene(3), False)  # what is imported once
+    few, many = peak(thumbnails.KEPT + 100), peak(thumbnails.KEPT + 3100)
+    assert many - few < 3000 * 100, "a few numbers a frame, not pictures"
 
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(2, 40), st.integers(0, 255))

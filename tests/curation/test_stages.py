@@ -20,6 +20,7 @@ from components.preferences.schema import PAIRS_SCHEMA
 from components.preferences.split import SPLITS
 from components.stage import MEASURED, write_json
 from components.tables import read_table
+from tests.limits import LIMIT_PARAMS
 
 NO_SCORES = Path(__file__).parents[2] / "infra/no_scores.csv"
 HEADER = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B"
@@ -41,6 +42,7 @@ class PlainStage:
         self.said: list[str] = []
         self.params = SimpleNamespace(
             source=FolderSource(kind="folder", folder=str(folder), csv="labels.csv"),
+            limits=LIMIT_PARAMS,
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             reward=SimpleNamespace(dimensions=dimensions),

@@ -19,7 +19,7 @@ from components.generator.wan import load_generator, save_generator
 from components.guidance import train
 from components.guidance.train import ENCODE_BATCH, Comparisons, accuracy, human_labelled
 from components.reward.pairs import VIDEOS, read_pairs
-from components.video.decode import read_frames
+from components.video.decode import read_chosen, read_frames
 from components.video.encode import write_video
 from tests.generator.small import tiny_generator
 
@@ -89,13 +89,13 @@ def test_whole_prompts_give_what_each_pair_gives(data):
 
 
 class Alive:
-    """Counts the clips that read_frames gave and that are still in memory."""
+    """Counts the clips that read_chosen gave and that are still in memory."""
 
     def __init__(self, read):
         self.read, self.now, self.most = read, 0, 0
 
-    def __call__(self, path):
-        clip = self.read(path)
+    def __call__(self, path, choose, limits):
+        clip = self.read(path, choose, limits=limits)
         self.now += 1
         self.most = max(self.most, self.now)
         weakref.finalize(clip, self.gone)
@@ -128,8 +128,8 @@ def people(tmp_path, monkeypatch, bare_stage):
 
 @torch.no_grad()
 def test_labelled_clips_are_encoded_a_batch_at_a_time_and_stay_on_disk(people, monkeypatch):
-    alive = Alive(read_frames)
-    monkeypatch.setattr(train, "read_frames", alive)
+    alive = Alive(read_chosen)
+    monkeypatch.setattr(train, "read_chosen", alive)
     data = human_labelled(people, ["VQ", "TA"], "digest")
     assert alive.most == ENCODE_BATCH < len(data.latents) == 80, "what is decoded does not grow with the clips"
     assert isinstance(data.latents, Shards) and isinstance(data.text, Shards), "read as they are needed"

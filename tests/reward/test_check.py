@@ -16,12 +16,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory):
+def items(tmp_path_factory, folder):
     root = tmp_path_factory.mktemp("videos")
     for seed in range(2):
         pixels = np.random.default_rng(seed).integers(0, 256, (9, 32, 32 + 16 * seed, 3), dtype=np.uint8)
         write_video(root / f"{seed}.mp4", pixels, fps=8)
-    return load_items(sorted(root.glob("*.mp4")), "a red circle")
+    return load_items(sorted(root.glob("*.mp4")), "a red circle", RewardModel.load(folder))
 
 
 def broken(findings):
@@ -82,7 +82,7 @@ def test_what_stands_behind_the_prompt_may_know_it(tmp_path):
     assert RewardModel.load(saved_model(tmp_path / "m", template)).model.prompts.before_prompt() == []
 
 
-def test_a_file_that_is_no_video_is_named(tmp_path):
+def test_a_file_that_is_no_video_is_named(tmp_path, folder):
     (tmp_path / "x.mp4").write_text("no")
     with pytest.raises(BadInput, match=r"x\.mp4"):
-        load_items([tmp_path / "x.mp4"], "a")
+        load_items([tmp_path / "x.mp4"], "a", RewardModel.load(folder))

@@ -35,9 +35,9 @@ def videos(bare_stage, tmp_path, monkeypatch):  # the stage first: it reads para
         write_video(VIDEOS / f"{number}.mp4", clip, fps=8)
     decoded = []
 
-    def counted(video, plan):
+    def counted(video, plan, limits):
         decoded.append(Path(video).name)
-        return planned_frames(video, plan)
+        return planned_frames(video, plan, limits)
 
     monkeypatch.setattr(frame_cache, "planned_frames", counted)
     return decoded

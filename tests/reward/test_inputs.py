@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.reward.inputs import MEAN, STD, PatchShape, collate, joined_patches, patches
-from components.video.frames import FramePlan, resize_frames
+from components.video.frames import FramePlan, resize_frame
 
 GOLDEN = Path(__file__).parents[3] / "shared/data/reference-open/golden.json"
 
@@ -85,7 +85,7 @@ def test_reference_patches():
         indices = plan.indices(facts["total_frames"], facts["avg_fps"])
         assert indices == facts["frame_indices"]
         frames = ramp(facts["total_frames"], facts["source_height"], facts["source_width"])[indices]
-        frames = resize_frames(frames, *plan.resize(*frames.shape[1:3]))
+        frames = np.stack([resize_frame(frame, *plan.resize(*frame.shape[:2])) for frame in frames])
         pixels, grid = patches(frames[None], PatchShape(14, 2, 2))
         assert list(grid) == facts["video_grid_thw"]
         assert float(pixels.double().mean()) == pytest.approx(facts["pixel_values_mean"], abs=1e-6)

@@ -26,6 +26,7 @@ from components.tables import read_table, write_table
 from components.text_files import read_json
 from components.video.decode import read_frames
 from components.video.encode import write_video
+from tests.limits import LIMIT_PARAMS
 from tests.reward.tiny import tiny_model
 
 PARAMS = RewardParams(
@@ -70,7 +71,7 @@ class PlainStage:
 
     def __init__(self, **reward):
         bench = RewardBenchParams(threshold_from="validation", bootstrap=50)
-        self.params = SimpleNamespace(reward=PARAMS.model_copy(update=reward), reward_bench=bench)
+        self.params = SimpleNamespace(reward=PARAMS.model_copy(update=reward), reward_bench=bench, limits=LIMIT_PARAMS)
         self.registered = []
 
     def output(self, path):

@@ -11,10 +11,17 @@ from components.serving.install import install_triton
 from components.serving.repository import write_repository
 from components.serving.server import serving
 from components.video.encode import write_video
+from tests.limits import LIMIT_PARAMS
 from tests.reward.tiny import saved_model
 
 PARAMS = PackageParams(
-    max_batch_size=8, max_queue_delay=200_000, max_queue_size=None, token_budget=512, processes=1, environment=None
+    max_batch_size=8,
+    max_queue_delay=200_000,
+    max_queue_size=None,
+    token_budget=512,
+    processes=1,
+    limits=LIMIT_PARAMS,
+    environment=None,
 )
 
 

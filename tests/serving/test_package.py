@@ -11,10 +11,17 @@ from components.reward.score import RewardModel
 from components.serving.package import package
 from components.serving.repository import write_repository
 from components.stage import folder_digest
+from tests.limits import LIMIT_PARAMS
 from tests.reward.tiny import tiny_facts, tiny_model
 
 PARAMS = PackageParams(
-    max_batch_size=4, max_queue_delay=1000, max_queue_size=None, token_budget=512, processes=1, environment=None
+    max_batch_size=4,
+    max_queue_delay=1000,
+    max_queue_size=None,
+    token_budget=512,
+    processes=1,
+    limits=LIMIT_PARAMS,
+    environment=None,
 )
 
 
@@ -56,6 +63,7 @@ def test_config_says_how_requests_are_batched(model_folder, tmp_path):
     assert "max_batch_size: 4\n" in config
     assert "max_queue_delay_microseconds: 1000" in config
     assert '"token_budget" value { string_value: "512" }' in config
+    assert f'"limit_pixels" value {{ string_value: "{LIMIT_PARAMS.pixels}" }}' in config
     assert "dims: [4, 32, 32, 3] random_data" in config  # the warm-up: as many frames as the plan wants
     assert "count: 1 kind: KIND_AUTO" in config
     assert "EXECUTION_ENV_PATH" not in config and "queue_size" not in config

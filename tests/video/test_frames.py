@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.video.decode import read_frames
-from components.video.frames import FramePlan, resize_frames, smart_resize
+from components.video.frames import FramePlan, resize_frame, smart_resize
 
 REFERENCE = Path(__file__).parents[2] / "../shared/data/reference-open/golden.json"
 VIDEOS = Path(__file__).parents[2] / "../shared/data/videoalign/videos"
@@ -55,7 +55,7 @@ def test_golden_pixels_of_real_videos(case):
     golden = CASES[case]
     frames = read_frames(VIDEOS / golden["video"], golden["frame_indices"])
     assert frames.sum(dtype=np.int64) == golden["decoded_sum"]
-    resized = resize_frames(frames, golden["resized_height"], golden["resized_width"])
+    resized = np.stack([resize_frame(one, golden["resized_height"], golden["resized_width"]) for one in frames])
     assert resized.sum(dtype=np.int64) == golden["resized_sum"]
     np.testing.assert_allclose(resized.mean((1, 2, 3)), golden["resized_frame_means"], rtol=1e-12)
 
@@ -75,7 +75,9 @@ def test_golden_pixels_of_a_synthetic_clip():
     golden = json.loads(REFERENCE.read_text())
     assert hashlib.sha256(clip.tobytes()).hexdigest() == golden["synthetic_clips"]["syn_ramp_90x160"]["sha256_uint8_thwc"]
     case = golden["preprocessing"]["syn_ramp_90x160|short|fps=2.0,max_pixels=100352"]
-    resized = resize_frames(clip[case["frame_indices"]], case["resized_height"], case["resized_width"])
+    resized = np.stack(
+        [resize_frame(clip[at], case["resized_height"], case["resized_width"]) for at in case["frame_indices"]]
+    )
     assert resized.sum(dtype=np.int64) == case["resized_sum"]
 
 
@@ -126,9 +128,11 @@ def test_plan_text():
     assert str(FramePlan(None, 8, 1024, 1024, 16)) == "8frames 1024-1024px/16"
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 80), st.integers(1, 80))
-def test_frames_of_the_right_size_are_left_as_the_kernel_would_leave_them(seed, count, height, width):
-    frames = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    kernel = torch.nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    assert np.array_equal(resize_frames(frames, height, width), kernel.round().permute(0, 2, 3, 1).numpy())
+@given(st.integers(0, 2**32 - 1), *[st.integers(1, 80)] * 4)
+def test_a_frame_is_resized_to_the_bit_as_the_kernel_has_all_channels(seed, height, width, new_height, new_width):
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    for size in ((height, width), (new_height, new_width)):
+        kernel = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+        expected = kernel[0].clamp(0, 255).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(resize_frame(frame, *size), expected)

@@ -13,6 +13,7 @@ import json
 import math
 import os
 from contextlib import ExitStack
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from components.serving.backend_metrics import Metrics
 from components.serving.repository import WARMUP_PROMPT
 from components.serving.served_log import FOLDER, SHADOW, ServedLog, describe
 from components.video.decode import VideoInfo
+from components.video.limits import Limits
 
+BYTES_A_CHARACTER = 4  # of UTF-8, at most
 Read = tuple[Clip | str, str] | Unscored  # clip or file and prompt, or what is wrong with the request
 
 
@@ -43,9 +46,11 @@ class TritonPythonModel:
             torch.cuda.set_device(int(args["model_instance_device_id"]))
         else:
             torch.set_num_threads(max(1, torch.get_num_threads() // config["instance_group"][0]["count"]))
-        budget = config["parameters"]["token_budget"]["string_value"]
+        parameters = config["parameters"]
+        budget = parameters["token_budget"]["string_value"]
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
-        self.model = RewardModel.load(folder, token_budget=int(budget))
+        limits = {field.name: int(parameters[f"limit_{field.name}"]["string_value"]) for field in fields(Limits)}
+        self.model = RewardModel.load(folder, token_budget=int(budget), limits=Limits(**limits))
         self.log = ServedLog(os.environ.get(FOLDER), self.model.version)
         self.metrics = Metrics(pb_utils, args["model_version"], self.model)
 
@@ -57,7 +62,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
         """A response for each request, in order."""
         with ExitStack() as files:
-            read = [read_request(request, files) for request in requests]
+            read = [read_request(request, files, self.model.limits) for request in requests]
             good = [item for item in read if not isinstance(item, Unscored)]
             infos: dict[str, VideoInfo] = {}
             scores = iter(self.model.score(good, note=infos.__setitem__))
@@ -76,8 +81,8 @@ class TritonPythonModel:
         self.metrics.count(lines, self.log.write(lines))
 
 
-def read_request(request: Any, files: ExitStack) -> Read:
-    """The clip or file and the prompt of a request, or what is wrong with it.
+def read_request(request: Any, files: ExitStack, limits: Limits) -> Read:
+    """The clip or file and the prompt of a request, or what is wrong with it: what is beyond `limits` is not read.
 
     prompt [1, N] uint8, UTF-8; and either frames [1, T, H, W, 3] uint8 RGB, all that the clip has, with fps [1, 1] float64,
     or video [1, N] uint8, the bytes of a video file.
@@ -88,12 +93,15 @@ def read_request(request: Any, files: ExitStack) -> Read:
     for tensor in inputs.values():
         if len(tensor) != 1:
             return Unscored(f"a request holds one clip, this one {len(tensor)}")
+    if len(inputs["prompt"][0]) > BYTES_A_CHARACTER * limits.prompt:
+        return Unscored(f"the prompt has {len(inputs['prompt'][0])} bytes; at most {limits.prompt} characters are read")
     try:
         prompt = inputs["prompt"][0].numpy().tobytes().decode()
     except UnicodeDecodeError as error:
         return Unscored(f"the prompt is not UTF-8: {error}")
     if "video" in inputs:
-        return read_file(inputs["video"][0], prompt, files)
+        why = limits.refuse_file(len(inputs["video"][0]))
+        return Unscored(why) if why else read_file(inputs["video"][0], prompt, files)
     frames, rate = inputs["frames"], inputs["fps"].item()
     if 0 in frames.shape[2:4]:
         return Unscored(f"frames of {frames.shape[3]} x {frames.shape[2]} px")
