@@ -160,10 +160,10 @@ lint: setup .venv-docs/installed
 # The documentation as a site in site/, every link of it checked; and at http://127.0.0.1:8009 while it is written.
 docs: setup .venv-docs/installed
 	python docs/generate.py --check
-	.venv-docs/bin/mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict
 
 docs-serve: .venv-docs/installed
-	.venv-docs/bin/mkdocs serve --dev-addr 127.0.0.1:8009
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve --dev-addr 127.0.0.1:8009
 
 # Pages made from the code, and the README's table of results from metrics/, where these are.
 docs-pages: setup

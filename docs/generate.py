@@ -1,9 +1,10 @@
 """Pages of the reference that follow from the code, and the README's table of results.
 
     python docs/generate.py            # write those that are not current, and name them
-    python docs/generate.py --check    # write nothing; exit code 1 where one is not current
+    python docs/generate.py --check    # write nothing; exit code 1 where a page is not current
 
-The table of results is of metrics/*.json and is left alone where there are none. What a param means is in meanings.yaml.
+What a param means is in meanings.yaml. The table of results is of metrics/*.json and stays as it is where there are none;
+`make check-demo` compares it.
 """
 
 import json
@@ -36,17 +37,18 @@ MADE = "<!-- Made by docs/generate.py: edit the code or docs/meanings.yaml, then
 
 
 def pages() -> dict[Path, str]:
-    """Each generated file's path and the text that it should hold."""
-    made = {
+    """Each generated page's path and the text that it should hold."""
+    return {
         DOCS / "reference/cli.md": cli_page(),
         DOCS / "reference/params.md": params_page(),
         DOCS / "reference/stages.md": stages_page(),
     }
-    readme = (ROOT / "README.md").read_text()
-    table = results_table(ROOT / "metrics")
-    if table is not None:
-        made[ROOT / "README.md"] = RESULTS.sub(lambda _: table, readme)
-    return made
+
+
+def readme() -> str:
+    """The README with the table of results of metrics/, or as it is where there is no run of profile shapes."""
+    text, table = (ROOT / "README.md").read_text(), results_table(ROOT / "metrics")
+    return text if table is None else RESULTS.sub(lambda _: table, text)
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -59,7 +61,13 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def cli_page() -> str:
-    lines = [MADE, "# Command line", "", "`reelign COMMAND --help` prints the same. Exit codes: [Exit codes](exit-codes.md).", ""]
+    lines = [
+        MADE,
+        "# Command line",
+        "",
+        "`reelign COMMAND --help` prints the same. Exit codes: [Exit codes](exit-codes.md).",
+        "",
+    ]
     for words, command in commands(typer.main.get_command(app)):
         usage = " ".join(["reelign", *words])
         arguments = [option for option in command.params if option.param_type_name == "argument"]
@@ -149,10 +157,8 @@ def params_page() -> str:
 def section(title: str, prefix: str, model: type[BaseModel], values: dict, meanings: dict, used: set) -> list[str]:
     """A heading, what the section is for, and a row a key; keys of sections within it come in the same table."""
     about = meanings.get(model.__name__, {}).get("about", "")
-    return [f"## {title}", "", about, "", "| key | value | shapes | meaning |", "|---|---|---|---|"] + [
-        *rows(prefix, model, values, meanings, used),
-        "",
-    ]
+    head = ["| key | value | shapes | meaning |", "|---|---|---|---|"]
+    return [f"## {title}", "", about, "", *head, *rows(prefix, model, values, meanings, used), ""]
 
 
 def rows(prefix: str, model: type[BaseModel], values: dict, meanings: dict, used: set) -> Iterator[str]:
@@ -168,7 +174,9 @@ def rows(prefix: str, model: type[BaseModel], values: dict, meanings: dict, used
             yield f"| `{dotted}` | section | | {own[key]} |"
             yield from rows(dotted, inner[0], value or {}, meanings, used)
         else:
-            kind = f"[{inner[0].__name__}](#{inner[0].__name__.lower()}-in-several-sections)" if inner else kind_of(model, key)
+            kind = (
+                f"[{inner[0].__name__}](#{inner[0].__name__.lower()}-in-several-sections)" if inner else kind_of(model, key)
+            )
             yield f"| `{dotted}` | {kind} | {value_text(value, key in values)} | {own[key]} |"
 
 
@@ -271,12 +279,14 @@ def estimate(found: dict) -> str:
 
 
 def main() -> None:
-    stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
+    check = "--check" in sys.argv[1:]
+    made = pages() if check else pages() | {ROOT / "README.md": readme()}
+    stale = {path: text for path, text in made.items() if not path.exists() or path.read_text() != text}
     for path, text in stale.items():
-        if "--check" not in sys.argv[1:]:
+        if not check:
             path.write_text(text)
-        print(f"{path.relative_to(ROOT)} {'is not current: make docs-pages' if '--check' in sys.argv[1:] else 'written'}")
-    sys.exit(1 if stale and "--check" in sys.argv[1:] else 0)
+        print(f"{path.relative_to(ROOT)} {'is not current: make docs-pages' if check else 'written'}")
+    sys.exit(1 if stale and check else 0)
 
 
 if __name__ == "__main__":
