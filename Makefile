@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint docs docs-pages docs-serve format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -168,6 +168,12 @@ docs-serve: .venv-docs/installed
 # Pages made from the code, and the README's table of results from metrics/, where these are.
 docs-pages: setup
 	python docs/generate.py
+
+# After `make demo`: the README's table, clips and picture of the report.
+docs-assets: docs-pages
+	python docs/make_gif.py
+	$(or $(shell command -v chromium || command -v google-chrome),chromium) --headless --no-sandbox --hide-scrollbars \
+		--window-size=1200,900 --screenshot=$(CURDIR)/docs/assets/report.png file://$(CURDIR)/report/index.html
 
 # Dockerfiles; offline.
 lint-docker: .venv-infra/installed

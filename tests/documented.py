@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,25 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 def trouble(whole: bool, words: list[str]) -> str | None:
     """What a command names that is not there; None where all is."""
-    program, *rest = words
-    check = {"reelign": reelign_trouble, "make": make_trouble, "dvc": dvc_trouble}.get(program, file_trouble)
+    name, *rest = words
+    check = {"reelign": reelign_trouble, "make": make_trouble, "dvc": dvc_trouble}.get(name, file_trouble)
     return check(rest, whole)
 
 
+@cache
+def program() -> Any:
+    return typer.main.get_command(app)
+
+
+@cache
+def dvc_parser() -> Any:
+    from dvc.cli.parser import get_main_parser
+
+    return get_main_parser()
+
+
 def reelign_trouble(words: list[str], whole: bool) -> str | None:
-    command, path = typer.main.get_command(app), "reelign"
+    command, path = program(), "reelign"
     while getattr(command, "commands", None) and words and not words[0].startswith("-"):
         name, *words = words
         if PLACEHOLDER.fullmatch(name):
@@ -123,10 +136,9 @@ def make_trouble(words: list[str], whole: bool) -> str | None:
 
 def dvc_trouble(words: list[str], whole: bool) -> str | None:
     from dvc.cli import DvcParserError
-    from dvc.cli.parser import get_main_parser
 
     try:
-        given = get_main_parser().parse_args(words)
+        given = dvc_parser().parse_args(words)
     except DvcParserError:
         return f"dvc has no command {' '.join(words)}" if whole else None
     stages = {*stage_names(), *FROZEN, *(name.partition("@")[0] for name in stage_names()), "round@2"}
