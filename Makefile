@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -152,9 +152,28 @@ test-containers: orchestrator .seaweedfs/installed
 check-demo:
 	pytest -m demo
 
-lint: setup
+lint: setup .venv-docs/installed
 	ruff check .
 	ruff format --check .
+	.venv-docs/bin/codespell
+
+# The documentation as a site in site/, every link of it checked; and at http://127.0.0.1:8009 while it is written.
+docs: setup .venv-docs/installed
+	python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs --quiet build --strict
+
+docs-serve: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs serve --dev-addr 127.0.0.1:8009
+
+# Pages made from the code, and the README's table of results from metrics/, where these are.
+docs-pages: setup
+	python docs/generate.py
+
+# After `make demo`: the README's table, clips and picture of the report.
+docs-assets: docs-pages
+	python docs/make_gif.py
+	$(or $(shell command -v chromium || command -v google-chrome),chromium) --headless --no-sandbox --hide-scrollbars \
+		--window-size=1200,900 --screenshot=$(CURDIR)/docs/assets/report.png file://$(CURDIR)/report/index.html
 
 # Dockerfiles; offline.
 lint-docker: .venv-infra/installed
@@ -191,6 +210,8 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/kfp.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group infra --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/infra.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group docs --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/docs.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts

@@ -60,7 +60,7 @@ def options(
 
 @app.command()
 def ablation(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report/ablation.html")) -> None:
-    """Lay DVC experiments of the reward model beside each other: what differs, and how often each agrees with people."""
+    """Compare DVC experiments of the reward model: what differs, and how often each agrees with people."""
     from components.evaluation.ablation import as_rows, read_variants, write_page
 
     variants = read_variants()
@@ -79,15 +79,15 @@ def vbench(
         typer.Option(help="A result file of the vbench package (*_eval_results.json), or a folder of them; repeatable."),
     ] = None,
     version: Annotated[int, typer.Option(min=1, max=2, help="1 for VBench, 2 for VBench-2.0.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Also write what the table says: a .json file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the table as a .json file.")] = None,
 ) -> None:
     """VBench's dimensions and scores: what needs no weights is computed here, the rest read from the package's results.
 
-    Temporal flickering of VBench is computed here from VIDEOS. The others need trained networks and are the package's to
-    compute, in an environment of its own, e.g. VBENCH_CACHE_DIR=WEIGHTS vbench evaluate --videos_path CLIPS --mode
-    custom_input --dimension motion_smoothness. What neither gives is named as absent; Quality, Semantic and Total (of
-    VBench-2.0 its five categories and Total) are there when all their dimensions are. A video that cannot be read is named;
-    there is no score then, and the exit code is 2.
+    Temporal flickering of VBench is computed here from VIDEOS. All other dimensions need trained networks: compute them
+    with the vbench package in a separate environment, e.g. VBENCH_CACHE_DIR=WEIGHTS vbench evaluate --videos_path CLIPS
+    --mode custom_input --dimension motion_smoothness. A dimension that neither provides is listed as absent. Quality,
+    Semantic and Total (of VBench-2.0 its five categories and Total) appear when all their dimensions are there. A video that
+    cannot be read is named; there is no score then, and the exit code is 2.
     """
     from components.evaluation import vbench as bench
     from components.stage import write_json
@@ -129,12 +129,10 @@ def generate(
     ] = None,
     best_of: Annotated[
         int,
-        typer.Option(min=1, help="Draw so many for each clip and keep the best; by whom: params.yaml, best_of_n.judge."),
+        typer.Option(min=1, help="Draw this many for each clip and keep the best, as params.yaml, best_of_n.judge ranks."),
     ] = 1,
-    latent_reward: Annotated[Path, typer.Option(help="The model that guides or ranks early.")] = Path(
-        "models/latent_reward"
-    ),
-    video_reward: Annotated[Path, typer.Option(help="It ranks finished clips.")] = Path("models/video_reward"),
+    latent_reward: Annotated[Path, typer.Option(help="Model that guides, or ranks early.")] = Path("models/latent_reward"),
+    video_reward: Annotated[Path, typer.Option(help="Model that ranks finished clips.")] = Path("models/video_reward"),
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
@@ -249,7 +247,7 @@ def profile(
 def export_kfp(
     out: Annotated[Path, typer.Option(help="The compiled pipeline, for Kubeflow's page or client.")] = Path("pipeline.yaml"),
 ) -> None:
-    """Compile the graph for Kubeflow Pipelines: the stages, image, resources and order that Airflow's have (`make kfp`)."""
+    """Compile the graph for Kubeflow Pipelines, with stages, order, image and resources of Airflow (`make kfp`)."""
     from components.kubeflow import export
 
     export(out)
@@ -259,9 +257,9 @@ def export_kfp(
 @app.command()
 def fetch(
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
-    to: Annotated[Path, typer.Option(help="Folder for it, which params.yaml then names.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; name it in params.yaml.")],
 ) -> None:
-    """Fetch a generator or a base model from the hub; says the commit and the digest that pin it."""
+    """Fetch a generator or a base model from the hub, and print the commit and digest that pin it."""
     from components.hub import fetch as bring
 
     commit, digest = bring(model, to)
@@ -270,11 +268,11 @@ def fetch(
 
 @app.command()
 def doctor(
-    profile: Annotated[
-        str | None, typer.Option(help="What aligning with this profile takes, in place of the checks.")
+    profile: Annotated[str | None, typer.Option(help="Plan an alignment with this profile instead of checking.")] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="Sustained TFLOP/s of a GPU.", show_default="measured here", min=1e-3)
     ] = None,
-    tflops: Annotated[float | None, typer.Option(help="Sustained, a GPU.", show_default="measured here", min=1e-3)] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB a GPU.", show_default="this machine's", min=0.1)] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB of a GPU.", show_default="this machine's", min=0.1)] = None,
     gpus: Annotated[int, typer.Option(help="GPUs that share the work (infra/accelerate/fsdp.yaml).", min=1)] = 1,
 ) -> None:
     """Check this installation: environment, params, graph, video round trip, pretrained models, disk and memory.

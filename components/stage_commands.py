@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 Commit = Annotated[
-    str | None, typer.Option(envvar="REELIGN_COMMIT", help="Of this repository.", show_default="HEAD, params.yaml as it is")
+    str | None,
+    typer.Option(envvar="REELIGN_COMMIT", help="Commit of this repository.", show_default="HEAD, params.yaml as it is"),
 ]
 ProfileOfCommit = Annotated[
     str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit.", show_default="params.yaml")
@@ -16,9 +17,11 @@ def run_stage(
     name: Annotated[str, typer.Argument(help="A stage of dvc.yaml, e.g. reward or align@dpo.")],
     commit: Commit = None,
     profile: ProfileOfCommit = None,
-    force: Annotated[bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Even if it was run before.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Run it even if it was run before.")
+    ] = False,
 ) -> None:
-    """Run one stage as a task of Airflow does: inputs restored, run unless it was run before anywhere, outputs kept.
+    """Run one stage as a task of Airflow does: restore its inputs, run it unless any machine did, keep its outputs.
 
     REELIGN_REMOTE is a DVC remote shared with other machines (s3://bucket/dvc or a folder); without it the local cache is
     all there is. REELIGN_WORK is a folder, e.g. a volume, for work trees, cache and MLflow's store where the checkout is

@@ -13,7 +13,7 @@ import typer
 from components.errors import BadInput
 from components.files import whole_file
 
-app = typer.Typer(help="Have people compare clips in Label Studio, and bring their labels back.", no_args_is_help=True)
+app = typer.Typer(help="Have people compare clips in Label Studio, and import their labels.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="Folder that `annotate export` makes.")]
 Server = Annotated[str, typer.Option(help="Label Studio's address; its token is taken from LABEL_STUDIO_API_KEY.")]
@@ -28,8 +28,8 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder for project, tasks, videos and key; one that is there is extended.")],
     videos: Videos = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of pairs, as `next` writes; default: every pair.")] = None,
-    ratings: Annotated[bool | None, typer.Option(help="Also ask for 1 to 5 stars for each clip by itself.")] = None,
-    overall: Annotated[bool | None, typer.Option(help="Also ask which is better all in all.")] = None,
+    ratings: Annotated[bool | None, typer.Option(help="Add 1 to 5 stars for each clip by itself.")] = None,
+    overall: Annotated[bool | None, typer.Option(help="Add the question which clip is better overall.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws names and sides; default: a secret one, kept in OUT.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Where OUT/media/videos will be; default: on Label Studio.")] = None,
 ) -> None:
@@ -65,7 +65,7 @@ def push(
     url: Server = LOCAL,
     title: Annotated[str, typer.Option(help="Title of a new project.")] = "Which video is better?",
 ) -> None:
-    """Make the folder's project on Label Studio, or bring it up to date; upload tasks that are not there yet."""
+    """Make or update the folder's project on Label Studio, and upload tasks that are not there yet."""
     from components.annotation import studio
 
     project, uploaded = studio.push(folder, url, title)
@@ -92,7 +92,9 @@ def import_labels(
     labels: Annotated[Path, typer.Argument(help="Label Studio's JSON export, or a CSV of VideoAlign's layout.")],
     out: Annotated[Path, typer.Option(help="Annotations, as the stage `source` reads them.")],
     folder: Annotated[Path | None, typer.Option(help="For JSON: the folder that `export` made; its key un-blinds.")] = None,
-    reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of who decides disputes.")] = None,
+    reviewer: Annotated[
+        list[str] | None, typer.Option(help="Mail address or number of the reviewer, who decides disputes.")
+    ] = None,
     ready: Annotated[bool, typer.Option("--ready", help="Only pairs with all the answers that the pipeline needs.")] = False,
     append: Annotated[bool, typer.Option("--append", help="Keep what OUT has, and add to it.")] = False,
 ) -> None:

@@ -40,7 +40,7 @@ def read(
     labels: Annotated[Path, typer.Argument(help="Label Studio's JSON export, as `reelign annotate pull` writes it.")],
     folder: Annotated[Path, typer.Option(help="The folder of `study export`: its key un-blinds.")],
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
-    reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of who does not count.")] = None,
+    reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of an annotator to leave out.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where a pair has no answer.")] = False,
 ) -> None:
     """Win rates of METHOD_A over METHOD_B by people, and how often VideoReward and the gold judge agree with them.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def score(
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the videos were to show.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt that the videos were made for.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
     model: Annotated[
         Path, typer.Option(help="Folder of a trained VideoReward, ours or in the published layout (model_config.json).")
@@ -49,14 +49,14 @@ def score(
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with a model of its own.")] = 1,
     chunk: Annotated[
-        int, typer.Option(min=1, help="Videos of a chunk; a run with --out that was killed goes on by chunks.")
+        int, typer.Option(min=1, help="Videos in a chunk; a killed run with --out continues at the next one.")
     ] = 64,
 ) -> None:
     """Score videos with VideoReward: visual quality, motion quality, text alignment.
 
     Scores are normalised (0 is the mean of the model's validation set, 1 a standard deviation); Overall is their sum.
-    A video that cannot be scored is named with the reason, gets no score, and makes the exit code 2; one that no server
-    answered for makes it 4.
+    A video that cannot be scored is named with the reason and gets no score. The exit code is then 2, or 4 where no server
+    answered.
     """
     from components.tables import text_of
 
@@ -168,13 +168,13 @@ def bench_reward(
         typer.Option(help="Processes of this machine, or Ray Data (on RAY_ADDRESS, if set)."),
     ] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with a model of its own.")] = 1,
-    chunk: Annotated[int, typer.Option(min=1, help="Videos of a chunk; a run that was killed goes on by chunks.")] = 64,
+    chunk: Annotated[int, typer.Option(min=1, help="Videos in a chunk; a killed run continues at the next one.")] = 64,
     out: Annotated[Path, typer.Option(help="Folder for figures, pairs, pictures and scores.")] = Path("reward_benchmark"),
 ) -> None:
     """Measure a reward model against people's labels: accuracy with and without ties, by dimension and generator.
 
-    The header tells the layout; figures.json and the first lines say by which protocol the figures were made. A video that
-    is missing or cannot be scored ends the run: a benchmark over fewer pairs is another benchmark.
+    The header selects the layout; figures.json and the first lines name the protocol of the figures. A video that is missing
+    or cannot be scored ends the run: a benchmark over fewer pairs is another benchmark.
     """
     from components.reward import benchmark
     from components.reward.figures import summary
@@ -238,13 +238,13 @@ def score_pairs(
 def check_reward_model(
     model: Annotated[Path, typer.Argument(help="Folder of a VideoReward, ours or in the published layout.")],
     videos: Annotated[list[Path], typer.Argument(help="Video files to try it on; several show more.")],
-    prompt: Annotated[str, typer.Option(help="What the videos were to show.")],
+    prompt: Annotated[str, typer.Option(help="The prompt that the videos were made for.")],
     template: Annotated[Path | None, typer.Option(help="Prompt template of a model in the published layout.")] = None,
 ) -> None:
-    """Hold a reward model to its contract, and see how it reacts to spoiled videos.
+    """Check the contract of a reward model, and show how its scores react to spoiled videos.
 
-    Same input, same score, in any batch and order; VQ and MQ do not know the prompt; no score for what is no video. Exit
-    code 1 where one of these is broken. Reactions are changes of normalised scores, for you to judge.
+    Same input, same score, in any batch and order; VQ and MQ do not depend on the prompt; no score for what is no video.
+    Exit code 1 where one of these is broken. Reactions are changes of normalised scores, for you to judge.
     """
     from components.reward.check import as_lines, check_reward, load_items
     from components.reward.score import RewardModel

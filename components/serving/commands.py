@@ -33,8 +33,8 @@ def serve(
 ) -> None:
     """Serve the reward model on loopback until Ctrl-C or SIGTERM.
 
-    Prints the addresses when the model is ready to be asked. A model process that dies is replaced; requests that were in it
-    fail by name, and `reelign score --triton` asks again.
+    Prints the addresses when the model is ready. A model process that dies is replaced: its requests fail with an error, and
+    `reelign score --triton` repeats them.
     """
     from components.serving.install import install_triton
     from components.serving.server import ServingError, serving
@@ -85,18 +85,18 @@ def deploy(
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="How many clips of test pairs.")] = 16,
     slowest: Annotated[
-        float, typer.Option(help="Most time that a request may take, over what it takes the serving version (medians).")
+        float, typer.Option(help="Longest median time of a request, relative to that of the serving version.")
     ] = 2.0,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Let the version before serve again.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Serve the previous version again.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Change nothing: are the scores that clients get the model's own?")
+        bool, typer.Option("--verify", help="Change nothing; check that clients get the model's own scores.")
     ] = False,
 ) -> None:
-    """Bring a new version to a running server without losing a request, or the one before it back.
+    """Deploy a new version to a running server without losing a request, or roll back to the previous one.
 
     It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
-    offline, and come in time. Exit code 1 where it is refused: the old version serves on, as if nothing had been. A model
-    that serves already is left alone.
+    offline, and come in time. Exit code 1 where it is refused: the old version keeps serving. A model that serves
+    already is left alone.
     """
     from components.params import load_params
     from components.serving import deploy as deployment
@@ -138,10 +138,12 @@ def monitor(
     plot: Annotated[Path | None, typer.Option(help="Also draw both distributions: a .png file.")] = None,
     require_drift: Annotated[
         bool,
-        typer.Option("--require-drift", help="Exit code 0 only where there is drift, 5 otherwise: for what acts on drift."),
+        typer.Option(
+            "--require-drift", help="Exit code 0 only where there is drift, 5 otherwise: for programs that act on drift."
+        ),
     ] = False,
 ) -> None:
-    """Have served scores drifted from those of the model's validation clips? Limits are in params.yaml, monitoring.
+    """Check whether served scores have drifted from those of the validation clips. Limits: params.yaml, monitoring.
 
     Exit code 0: no drift; 5: drift; 6: too few requests to tell.
     """

@@ -57,11 +57,11 @@ def test_bytes_in_memory_are_scored_as_the_file(url, videos, model_folder):
 
 
 @pytest.mark.serving
-def test_any_client_sends_and_reads_text_as_the_readme_shows(server, videos, model_folder, tmp_path, monkeypatch, capsys):
+def test_any_client_sends_and_reads_text_as_the_docs_show(server, videos, model_folder, tmp_path, monkeypatch, capsys):
     """And one that sends BYTES is told so by Triton, before the backend sees it."""
     (local,) = RewardModel.load(model_folder).score([(videos[0], "a red circle")])
-    readme = (REPOSITORY / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(import numpy[^`]*video_reward_file[^`]*)```", readme)
+    page = (REPOSITORY / "docs/how-to/serve.md").read_text()
+    (example,) = re.findall(r"```python\n(import numpy[^`]*video_reward_file[^`]*)```", page)
     shutil.copyfile(videos[0], tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     exec(example.replace("127.0.0.1:8000", server.http), {})
