@@ -83,6 +83,7 @@ class Pairs:
 
 def load_pairs(candidates: Candidates, file: Path = PAIRS) -> Pairs:
     table = pd.DataFrame(read_table(file))
+    refuse_several(table, file)
     chosen, rejected = candidates.rows(table.chosen, file), candidates.rows(table.rejected, file)
     weights, tied = torch.tensor(table.weight.to_numpy(copy=True)).float(), torch.tensor(table.tied.to_numpy(copy=True))
     return Pairs(candidates, chosen, rejected, weights, tied, table)
@@ -91,8 +92,15 @@ def load_pairs(candidates: Candidates, file: Path = PAIRS) -> Pairs:
 def load_rewards(candidates: Candidates) -> np.ndarray:
     """The relabelled reward of each candidate, [N]."""
     scores = pd.DataFrame(read_table(SCORES)).set_index("candidate_id")
+    refuse_several(scores, SCORES)
     missing = ~candidates.table.candidate_id.isin(scores.index)
     if missing.any():
         row = int(missing.to_numpy().argmax())
         raise BadInput(SCORES, f"no score for candidate {candidates.table.candidate_id[row]}", key="candidate_id")
     return scores.loc[candidates.table.candidate_id, "reward"].to_numpy()
+
+
+def refuse_several(table: pd.DataFrame, file: Path) -> None:
+    """BadInput where labels are of more than one reward model: their scores are not of one scale."""
+    if len(models := sorted(set(table.reward_model))) > 1:
+        raise BadInput(file, f"labelled by several reward models: {', '.join(models)}", key="reward_model")

@@ -2,7 +2,8 @@
 
 Flow-DPO compares the policy's squared errors with the reference's. The reference never changes, so its errors on a fixed
 grid are a table: filling it costs one forward a cell, after that a training step needs no reference pass. The table
-belongs to one base model, one set of latents and pairs, and one grid; its name is their digest.
+belongs to one base model, one set of latents, texts and pairs, one grid and one version of the code; its name is their
+digest.
 """
 
 import hashlib
@@ -19,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from components.alignment.data import Pairs
 from components.alignment.flow import flow_errors, timesteps_at
 from components.alignment.shards import check_origin
+from components.code_digest import code_digest
 from components.files import whole_file
 from components.params import TimestepParams
 from components.processes import launched_together
 from components.stage import SCRATCH, Stage
 
 CACHE = SCRATCH / "cache" / "reference"
+MODULES = ("components.alignment.reference",)
 BATCH = 32  # pairs a forward
 
 
@@ -81,7 +84,7 @@ def reference_errors(
     The table outlives the stage: another beta or learning rate uses it again. BadInput where the file of this name says
     that it is of something else.
     """
-    identity = {**identity, "reduction": reduction, "grid": digest_of(grid)}
+    identity = {**identity, "reduction": reduction, "grid": digest_of(grid), "code": code_digest(MODULES)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     processes = launched_together()
     if file.exists():

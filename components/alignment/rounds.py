@@ -41,8 +41,8 @@ def online_round(number: str, stage: Stage) -> None:
     add_lora(transformer, params.align.lora, seed=stage.seed("lora"))
     resume_lora(transformer, before)
     make_lean(transformer, params.align)
-    files = {name: folder_digest(folder / name) for name in ("pairs.parquet", "latents")}
-    identity = {"base generator": base, "adapter": folder_digest(before), **files}
+    files = {name: folder_digest(folder / name) for name in ("pairs.parquet", "latents", "text", "candidates.parquet")}
+    identity = {"base generator": base, "dtype": params.base_generator.dtype, "adapter": folder_digest(before), **files}
     rows, count = dpo(stage, transformer, load_pairs(load_candidates(base, folder), folder / "pairs.parquet"), identity)
     record = {"method": f"round-{number}", "base": base, "examples": count, "reward_model": scores[0]["reward_model"]}
     save_aligned(stage, transformer, f"models/rounds/{number}", rows, record)

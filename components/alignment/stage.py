@@ -44,8 +44,10 @@ def align(method: str, stage: Stage) -> None:
     pairs = load_pairs(candidates)
 
     if method == "dpo":
-        files = {"pairs": folder_digest(PAIRS), "latents": folder_digest(FOLDER / "latents")}
-        rows, count = dpo(stage, transformer, pairs, {"base generator": base, **files})
+        names = ("latents", "text", "candidates.parquet")
+        files = {"pairs": folder_digest(PAIRS)} | {name: folder_digest(FOLDER / name) for name in names}
+        identity = {"base generator": base, "dtype": stage.params.base_generator.dtype, **files}
+        rows, count = dpo(stage, transformer, pairs, identity)
     elif method == "rwr":
         rewards = load_rewards(candidates)
         weights = torch.from_numpy(reward_weights(rewards, candidates.table.prompt_id.to_numpy(), settings)).float()

@@ -13,7 +13,7 @@ import pandas as pd
 from components.errors import BadInput
 from components.evaluation.hacking import Clips, hacking_alarm
 from components.evaluation.paired import missing_words, read_samples
-from components.evaluation.settings import common_settings, judged_with
+from components.evaluation.settings import judged_with
 from components.evaluation.signals import measure
 from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import DIMENSIONS, mean_difference, points, win_rate
@@ -30,7 +30,6 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     of metrics/alignment.json for those in `params.methods`."""
     from components.reward.score import RewardModel, score_table
 
-    drawn = common_settings(folders)
     samples = read_samples(folders, params.strict)
     if words := missing_words(samples.as_json()):
         stage.say(words)
@@ -41,7 +40,7 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap")) | {"samples": samples.as_json()}
     metrics |= {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
     metrics |= {"sampling": stage.params.sampling.model_dump()}  # base's and everybody's
-    metrics |= {"drawn_with": drawn, "judged_with": judged_with(params.judge)}
+    metrics |= {"drawn_with": samples.drawn_with, "judged_with": judged_with(params.judge)}
     return clips, metrics | {"prompt_set": stage.params.sample.named_set()}
 
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from components.errors import BadInput
+from components.evaluation.settings import Settings, common_settings
 from components.tables import read_table
 
 KEY = ["prompt_id", "seed"]
@@ -28,6 +29,7 @@ class Samples:
     wanted: int
     compared: int
     missing: dict[str, int]
+    drawn_with: Settings | None  # all of them; None where that is not on record
 
     def as_json(self) -> dict:
         """What metrics/alignment.json says of them. `left_out`: samples that a generator has and that are not compared."""
@@ -51,10 +53,11 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
     """Samples of all generators (name: folder; the others are held to the first).
 
     Raises:
-        BadInput: a table is missing or empty, a (prompt, seed) is doubled, a prompt differs between generators, or no
-            (prompt, seed) is shared. If strict, also where a (prompt, seed) is missing from one generator, or prompts
-            have unlike numbers of seeds.
+        BadInput: two were drawn with unlike settings, a table is missing or empty, a (prompt, seed) is doubled, a prompt
+            differs between generators, or no (prompt, seed) is shared. If strict, also where a (prompt, seed) is missing
+            from one generator, or prompts have unlike numbers of seeds.
     """
+    settings = common_settings(folders)
     tables = {method: _read(folder) for method, folder in folders.items()}
     files = {method: folder / "samples.parquet" for method, folder in folders.items()}
     first, *others = tables
@@ -82,6 +85,7 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
         wanted=len(union),
         compared=len(kept[first]),
         missing={method: len(union) - len(own) for method, own in tables.items()},
+        drawn_with=settings,
     )
 
 
