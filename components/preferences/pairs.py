@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+
 from components.curation.manifest import CLIPS_SCHEMA
 from components.errors import BadInput
 from components.preferences.agreement import agreement, decide, shares
@@ -15,6 +17,7 @@ from components.tables import read_table, write_table
 ANNOTATIONS = Path("data/source/annotations.csv")
 PROMPTS = Path("data/source/prompts.csv")
 CLIPS = Path("data/clips.parquet")
+VERDICTS = pa.schema([CLIPS_SCHEMA.field(name) for name in ("clip", "status", "reason")])
 
 
 def pairs(stage: Stage) -> None:
@@ -23,7 +26,7 @@ def pairs(stage: Stage) -> None:
     views, dropped = group_by_pair(ANNOTATIONS, annotations)
     if dropped:
         stage.say(f"{dropped} rows repeat an earlier row of the same annotator and pair: dropped")
-    clips = {clip["clip"]: clip for clip in read_table(CLIPS, CLIPS_SCHEMA)}
+    clips = {clip["clip"]: clip for clip in read_table(CLIPS, VERDICTS)}
     usable = [pair for pair in views if usable_clips(clips, pair)]
     if len(usable) < len(views):
         stage.say(f"{len(views) - len(usable)} of {len(views)} pairs have a clip that the rules of curate rejected")
@@ -102,8 +105,9 @@ def labelled_pair(views: list[Annotation]) -> dict:
 def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
     """Mean opinion scores, the rating columns of PAIRS_SCHEMA: over those who rated, None where nobody did."""
     means = {}
-    for column in views[0].ratings:
-        given = [view.ratings[column] for view in views if view.ratings[column] is not None]
+    ratings = [view.ratings for view in views]
+    for column in ratings[0]:
+        given = [rated[column] for rated in ratings if rated[column] is not None]
         means[column] = sum(given) / len(given) if given else None
     return means
 
