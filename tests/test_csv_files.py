@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from components.csv_files import read_header, read_rows
 from components.errors import BadInput
-from components.text_files import read_json
+from components.text_files import MOST_BYTES, read_json
 
 GOOD = 'path,prompt\na.mp4,"a cat, sitting"\nb.mp4,a dog\n'
 ROWS = [(2, {"path": "a.mp4", "prompt": "a cat, sitting"}), (3, {"path": "b.mp4", "prompt": "a dog"})]
@@ -184,3 +184,12 @@ def test_json_that_is_none_is_named(tmp_path, content, said):
     assert said in str(caught.value)
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(file) == {"a": 1}
+
+
+def test_a_file_too_large_for_memory_is_refused_before_it_is_read(tmp_path):
+    file = file_of(tmp_path, GOOD)
+    with open(file, "r+b") as stream:
+        stream.truncate(MOST_BYTES + 1)  # a hole: takes no room
+    for reader in (read, read_json):
+        with pytest.raises(BadInput, match=f"{MOST_BYTES + 1} bytes of text; at most {MOST_BYTES} are read"):
+            reader(file)

@@ -23,7 +23,7 @@ import torch
 # There only inside Triton, which adds most of its names after this file has been read: hence the quoted types.
 import triton_python_backend_utils as pb_utils
 
-from components.memory import keep_freed_memory
+from components.memory import SpareMemory, keep_freed_memory
 from components.reward.score import Clip, RewardModel, Score, Unscored
 from components.serving.backend_metrics import Metrics
 from components.serving.repository import WARMUP_PROMPT
@@ -41,6 +41,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
         keep_freed_memory()
+        self.spare = SpareMemory()
         config = json.loads(args["model_config"])
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
@@ -61,6 +62,12 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
         """A response for each request, in order."""
+        responses = self.answer(requests)
+        self.spare.give_back()
+        return responses
+
+    def answer(self, requests: list[Any]) -> "list[pb_utils.InferenceResponse]":
+        """Scores or errors; the files of the requests are gone after it."""
         with ExitStack() as files:
             read = [read_request(request, files, self.model.limits) for request in requests]
             good = [item for item in read if not isinstance(item, Unscored)]
