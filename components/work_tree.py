@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import BadInput
+from components.files import discard, whole_folder
 from components.graph import stage_definition, stage_names
 from components.mlflow_store import embedded_store
 
@@ -79,17 +80,11 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     )  # fmt: skip
     if found.returncode:
         raise BadInput(checkout, f"git has no commit '{commit or 'HEAD'}' here {found.stderr.strip()}".rstrip())
-    if not (tree / ".git").exists():
-        shutil.rmtree(tree, ignore_errors=True)
-        partial = tree.with_name(f"{tree.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
-        partial.rename(tree)
-    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
-    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
-    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
-    (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
-    git("checkout", "--quiet", "--force", "--detach", found.stdout.strip(), cwd=tree)
+    try:
+        check_out(tree, checkout, found.stdout.strip())
+    except (BadInput, FileNotFoundError) as error:  # what git keeps there is damaged
+        discard(tree, error)
+        check_out(tree, checkout, found.stdout.strip())
     if profile:
         wanted = tree / "infra/profiles" / f"{profile}.yaml"
         if not wanted.exists():
@@ -113,6 +108,19 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
     if store:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
+
+
+def check_out(tree: Path, checkout: Path, commit: str) -> None:
+    """Bring the files of a commit into the tree, which is made first where it is not there."""
+    if not (tree / ".git").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        with whole_folder(tree) as partial:
+            git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
+    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
+    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
+    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
+    (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
+    git("checkout", "--quiet", "--force", "--detach", commit, cwd=tree)
 
 
 def git(*words: str, cwd: Path | None = None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.files import put_in_place
 from components.mlflow_store import artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
 from components.preferences.split import near_groups, prompt_key
@@ -109,7 +110,7 @@ def fetch(record: Any) -> Version:
                 raise
             raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(brought, folder)
+        put_in_place(brought, folder)
         shutil.rmtree(partial)
     digest = folder_digest(folder)
     registered = record.tags.get("model.digest", digest)

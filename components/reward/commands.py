@@ -2,7 +2,6 @@
 contract."""
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from components.errors import BadInput
+from components.files import put_in_place
 
 
 def score(
@@ -193,7 +193,7 @@ def bench_reward(
     benchmark.draw(table, result, questions, partial)
     made = [out / file.name for file in sorted(partial.iterdir())]
     for file in made:
-        os.replace(partial / file.name, file)
+        put_in_place(partial / file.name, file)
     for done in (partial, partial_folder(out / "scores.parquet")):
         shutil.rmtree(done, ignore_errors=True)
     for line in benchmark.as_lines(result["protocol"], len(table)):
