@@ -183,10 +183,14 @@ def relocate(file: Path) -> None:
     """Make the places of artifacts in an embedded store relative to it; older ones are absolute, and a checkout that was
     moved or copied would write and read in the old folder.
 
-    BadInput where the artifacts were left behind, or an experiment of ours keeps them in a folder of another kind.
+    BadInput where the artifacts were left behind, or an experiment of ours keeps them in a folder of another kind, and where
+    the store is damaged.
     """
     if not file.exists():
         return
+    if not file.stat().st_size and any(place.is_dir() for place in file.with_name(ARTIFACTS).glob("*")):
+        # SQLite would begin a new one without a word.
+        raise BadInput(file, f"empty, and {ARTIFACTS} has artifacts of runs: bring a copy back, or move both away")
     try:
         with closing(sqlite3.connect(file, timeout=60)) as store:
             if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'logged_models'").fetchone():

@@ -180,18 +180,17 @@ def partial_folder(name: str) -> Path:
 
 
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
-    """Run `body` as the stage `name` and exit: 0 success, 2 bad input (or another process runs this stage here), 3 a non-finite number, 4 a service that does not
-    answer, 1 anything else."""
+    """Run `body` as the stage `name` and exit: 0 success, 2 bad input or a stage that runs here already, 3 a non-finite
+    number, 4 a service that does not answer, 1 anything else."""
     import psutil
 
     loading = time.time() - psutil.Process().create_time()  # interpreter and libraries
     keep_freed_memory()
-    with exit_codes():
-        with sole_writer(partial_folder(name)):
-            keep_copy()
-            stage = Stage(name)
-            stage.say(f"loaded in {loading:.1f} s")
-            stage.run(body)
+    with exit_codes(), sole_writer(partial_folder(name)):
+        keep_copy()
+        stage = Stage(name)
+        stage.say(f"loaded in {loading:.1f} s")
+        stage.run(body)
     gc.freeze()  # else Python goes through all objects once more before it ends: a second, with torch and diffusers loaded
     sys.exit(0)
 

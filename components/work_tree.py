@@ -120,12 +120,15 @@ def check_out(tree: Path, checkout: Path, commit: str) -> None:
     # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
     objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
     (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
-    git("checkout", "--quiet", "--force", "--detach", commit, cwd=tree)
+    # By name: where its own is damaged, git would take the next repository above, which is the checkout.
+    environment = {"GIT_DIR": str(tree / ".git"), "GIT_WORK_TREE": str(tree)}
+    git("checkout", "--quiet", "--force", "--detach", commit, cwd=tree, environment=environment)
 
 
-def git(*words: str, cwd: Path | None = None) -> str:
+def git(*words: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
     """What a git command prints; BadInput with its last line where it fails."""
-    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
+    variables = os.environ | (environment or {})
+    done = subprocess.run(["git", *words], cwd=cwd, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise BadInput("git " + " ".join(words[:1]), done.stderr.strip().splitlines()[-1])
     return done.stdout.strip()

@@ -93,9 +93,9 @@ def holder(tmp_path):
 
 
 def test_a_second_writer_ends_at_once_and_names_the_first(holder, tmp_path):
-    with pytest.raises(BadInput, match=rf"out: is being written by process {holder.pid}, -c .*out; wait for its end"):
-        with sole_writer(tmp_path / "out"):
-            raise AssertionError
+    named = rf"out: is being written by process {holder.pid}, -c .*out; wait for its end"
+    with pytest.raises(BadInput, match=named), sole_writer(tmp_path / "out"):
+        raise AssertionError
     with sole_writer(tmp_path / "other"):
         pass
 
