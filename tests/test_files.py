@@ -1,10 +1,12 @@
 """Files appear whole or not at all, whatever library writes them and however it ends."""
 
+import ast
 import os
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from components import files
 from components.errors import BadInput, disk_error
-from components.files import sole_writer, whole_file
+from components.files import sole_writer, whole_file, whole_folder
 from components.stage import write_json
 from components.tables import write_table
 from components.training import _save
@@ -127,4 +130,56 @@ while done < 200:
 """
     writers = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "out"]) for _ in range(3)]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def renames(node: ast.AST) -> bool:
+    """Whether a call renames a file: os.rename, os.replace, shutil.move, Path.rename(target), Path.replace(target)."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    module, name = getattr(node.func.value, "id", None), node.func.attr
+    if module in ("os", "shutil"):
+        return name in ("rename", "renames", "replace", "move")
+    return name in ("rename", "replace") and len(node.args) == 1 and not node.keywords
+
+
+def test_nothing_else_renames():
+    """So that all that matters is on the disk before it has its name."""
+    assert renames(ast.parse("partial.replace(out)").body[0].value) and renames(ast.parse("os.rename(a, b)").body[0].value)
+    assert not renames(ast.parse("text.replace('a', 'b')").body[0].value)
+    found = [
+        f"{path}:{node.lineno}"
+        for folder in ("components", "dags")
+        for path in sorted(Path(folder).rglob("*.py"))
+        if path != Path("components/files.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if renames(node)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_bytes_are_on_the_disk_before_the_rename_and_the_name_after_it(kind, tmp_path, monkeypatch):
+    done = []
+    for name in ("_sync", "_sync_file_system"):
+        monkeypatch.setattr(files, name, lambda path, name=name: done.append((name, path)))
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(("rename", new)), rename(old, new)))
+    with (whole_file if kind == "file" else whole_folder)(tmp_path / "out") as partial:
+        if kind == "folder":
+            partial.mkdir()
+            (partial / "weights").write_text("whole")
+        else:
+            partial.write_text("whole")
+    sync = "_sync" if kind == "file" else "_sync_file_system"
+    assert done == [(sync, partial), ("rename", tmp_path / "out"), ("_sync", tmp_path)]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/old").write_text("of a run that was killed")
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out") as partial:
+        partial.mkdir()
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

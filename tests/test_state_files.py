@@ -36,7 +36,7 @@ from components.mlflow_store import relocate
 from components.registry.versions import fetch
 from components.reward.frame_cache import FrameCache
 from components.reward.score import Score
-from components.serving.deploy import loaded_by_config
+from components.serving.deploy import MODEL, loaded_by_config, serving_version
 from components.simulation.world import all_scenes, prompt_of
 from components.simulation.zoo import make_and_judge
 from components.stage import folder_digest, write_json
@@ -101,9 +101,8 @@ def drawn(folder: Path, chosen: Callable[[Path, Job], Path]) -> tuple[Path, Use]
 
 
 def rendered(folder: Path) -> tuple[Path, Use]:
-    clips = [
-        {"path": f"{n}.mp4", "prompt": prompt_of(all_scenes()[n]), "model": "render-mixed", "seed": n} for n in range(2)
-    ]
+    prompts = [prompt_of(scene) for scene in all_scenes()[:2]]
+    clips = [{"path": f"{n}.mp4", "prompt": text, "model": "render-mixed", "seed": n} for n, text in enumerate(prompts)]
     op = functools.partial(make_and_judge, videos="nowhere", rendered=str(folder), size=32, frames=5, fps=8)
 
     def use() -> list:
@@ -376,9 +375,8 @@ ROWS = {
     "tasks of an annotation": Row(("annotation/studio",), made(annotation, "tasks.json", read_project), True),
     "interface of an annotation": Row(("annotation/studio",), made(annotation, "config.xml", read_project), True),
     "study": Row(("evaluation/human_study",), made(annotation, "study.json", read_study), True),
-    "serving model's versions": Row(
-        ("serving/deploy",), made(live_repository, "video_reward_model", loaded_by_config), True
-    ),
+    "versions that a server keeps loaded": Row(("serving/deploy",), made(live_repository, MODEL, loaded_by_config), True),
+    "version that a server serves": Row(("serving/deploy",), made(live_repository, "video_reward", serving_version), True),
 }
 # Modules that name state and keep none of their own in it, or none whose content is read.
 ELSEWHERE = {

@@ -26,7 +26,7 @@ from components.evaluation.compare import SAMPLES
 from components.evaluation.paired import read_samples
 from components.evaluation.summary import interval, table
 from components.evaluation.win_rates import DIMENSIONS, mean_interval, win_rate
-from components.files import whole_folder
+from components.files import sole_writer, whole_folder
 from components.intervals import short
 from components.param_types import Section
 from components.params import TieWidthParams
@@ -104,7 +104,7 @@ def export_study(
     for pair in pairs:
         first, second = (Clip(None, path, pair.prompt, method) for path, method in zip(pair.clips, methods, strict=True))
         shown.append((first, second))
-    with whole_folder(folder) as partial:
+    with sole_writer(folder), whole_folder(folder) as partial:
         settings = choose_settings(partial, overall=True, base_url=base_url)
         export_pairs(SAMPLES, shown, SAMPLES, partial, settings)
         replace_text(partial / "study.json", study.model_dump_json(indent=1) + "\n")

@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 import typer
 
 from components.errors import BadInput
-from components.files import put_in_place
+from components.files import put_in_place, sole_writer
 
 
 def score(
+    context: typer.Context,
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the videos were to show.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
@@ -56,6 +57,8 @@ def score(
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise BadInput(out, "the name of a table ends in .parquet or .csv")
     items = read_items(videos or [], prompt, csv)
+    if out is not None:
+        context.with_resource(sole_writer(out))
     if triton is None:
         from tqdm import tqdm
 
@@ -79,7 +82,7 @@ def score(
         from components.reward.score_files import partial_folder, write_scores
 
         write_scores(out, items, scores)
-        shutil.rmtree(partial_folder(out))
+        shutil.rmtree(partial_folder(out), ignore_errors=True)  # with --triton there is none
     failed = set()
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
@@ -115,6 +118,7 @@ def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list
 
 
 def bench_reward(
+    context: typer.Context,
     csv: Annotated[
         Path,
         typer.Argument(
@@ -164,6 +168,7 @@ def bench_reward(
     from components.reward.score_files import ModelFiles, partial_folder, score_files, state_folder, write_scores
     from components.stage import write_json
 
+    context.with_resource(sole_writer(out))
     files = ModelFiles(str(model), template and str(template), step)
     if scores is not None:
         if (engine, workers) != ("local", 1):
