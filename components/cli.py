@@ -18,6 +18,7 @@ from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
 from components.files import sole_writer, whole_file
 from components.memory import keep_freed_memory
+from components.profiles import PROFILES, profile_file
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model, score
 from components.serving.commands import deploy, monitor, serve
@@ -40,7 +41,6 @@ app.command()(deploy)
 app.command()(monitor)
 app.command("run-stage")(run_stage)
 app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
-PROFILES = Path("infra/profiles")
 
 
 def print_version(wanted: bool) -> None:
@@ -301,7 +301,7 @@ def doctor(
 
 def chosen_profile(name: str) -> Path:
     """The file of a profile; BadInput names those there are."""
-    chosen = PROFILES / f"{name}.yaml"
+    chosen = profile_file(name)
     if not chosen.exists():
         have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise BadInput(chosen, f"no such profile; there are {have}")

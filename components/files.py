@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import BadInput
+from components.errors import BadInput, without_passwords
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def sole_writer(path: str | Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     held = _take(lock, path)
     try:
-        words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        words = without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
         os.truncate(held, 0)
         os.write(held, f"process {os.getpid()}, {words[:120]}\n".encode())
         yield

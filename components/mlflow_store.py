@@ -115,14 +115,16 @@ def mlflow_client() -> Any:
     mlflow.set_tracking_uri(f"sqlite:///{file}")
     if _has_experiments(file):
         return mlflow.MlflowClient()
-    with _one_at_a_time(file.with_name(ARTIFACTS) / ".making"):  # MLflow's making of its tables fails in two processes
+    with one_at_a_time(file):  # MLflow's making of its tables fails in two processes
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         return client
 
 
 @contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
+def one_at_a_time(store: Path) -> Iterator[None]:
+    """This process alone makes what all share in an embedded store: tables, an experiment. Others wait."""
+    lock = store.with_name(ARTIFACTS) / ".making"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

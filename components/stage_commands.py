@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 Commit = Annotated[
-    str | None, typer.Option(envvar="REELIGN_COMMIT", help="Of this repository.", show_default="HEAD, params.yaml as it is")
+    str | None, typer.Option(envvar="REELIGN_COMMIT", help="Its hash, no name.", show_default="HEAD, params.yaml as it is")
 ]
 ProfileOfCommit = Annotated[
     str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit.", show_default="params.yaml")
