@@ -16,8 +16,9 @@ import typer
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
-from components.files import whole_file
+from components.files import sole_writer, whole_file
 from components.memory import keep_freed_memory
+from components.profiles import PROFILES, profile_file
 from components.registry.commands import lineage, promote
 from components.reward.commands import bench_reward, check_reward_model, score
 from components.serving.commands import deploy, monitor, serve
@@ -40,7 +41,6 @@ app.command()(deploy)
 app.command()(monitor)
 app.command("run-stage")(run_stage)
 app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
-PROFILES = Path("infra/profiles")
 
 
 def print_version(wanted: bool) -> None:
@@ -117,6 +117,7 @@ def vbench(
 
 @app.command()
 def generate(
+    context: typer.Context,
     prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
     generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
     lora: Annotated[Path | None, typer.Option(help="A LoRA: a folder, e.g. models/aligned/dpo, or a file.")] = None,
@@ -166,6 +167,7 @@ def generate(
         reward = video_reward if guidance.judge == "video_reward" else latent_reward
     each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
     jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]
+    context.with_resource(sole_writer(out))
     there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
     if there and not overwrite:
         raise BadInput(there[0], "is there already; --overwrite replaces it, --seed and --out draw others")
@@ -256,12 +258,14 @@ def export_kfp(
 
 @app.command()
 def fetch(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
     to: Annotated[Path, typer.Option(help="Folder to write; name it in params.yaml.")],
 ) -> None:
     """Fetch a generator or a base model from the hub, and print the commit and digest that pin it."""
     from components.hub import fetch as bring
 
+    context.with_resource(sole_writer(to))
     commit, digest = bring(model, to)
     print(f"{to}: commit {commit}, digest {digest}")
 
@@ -295,7 +299,7 @@ def doctor(
 
 def chosen_profile(name: str) -> Path:
     """The file of a profile; BadInput names those there are."""
-    chosen = PROFILES / f"{name}.yaml"
+    chosen = profile_file(name)
     if not chosen.exists():
         have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise BadInput(chosen, f"no such profile; there are {have}")

@@ -1,6 +1,7 @@
 """Map a pure operator over rows, in chunks that survive a kill, results in order: in processes here, or on Ray Data."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from components.files import whole_file
+from components.files import discard, whole_file
 from components.memory import keep_freed_memory
 
 Row = dict[str, Any]
@@ -60,7 +61,9 @@ def map_chunks(
     `op` is a function of a module (or a partial of one) that depends on its rows alone, gives a result for each, and
     returns values that JSON carries exactly: text, whole and finite floating numbers, booleans, None, lists and dicts of
     them. What it must set up once a worker (a model) it keeps in a functools.cache of its module. `state_dir` must
-    belong to these rows, this `chunk` and this `op` (Stage.state() does): chunks found there are taken as they are.
+    belong to these rows, this `chunk` and this `op` (Stage.state() does): chunks found there are taken as they are, damaged
+    ones are done again. A result may have `files`, digests (file_digest) by name of what `op` left in `state_dir`: a chunk
+    is done again too where one of those is not there as it was left.
     `progress` sees each row of a chunk once the chunk is done. An exception of `op` ends the map; finished chunks stay.
     With `share` (k, n) this is process k of n that have the rows and `state_dir` in common: it works out every n-th chunk,
     from the k-th on, and returns the results of those.
@@ -76,12 +79,39 @@ def map_chunks(
     files = [state_dir / f"chunk-{index:06d}.json" for index in range(len(chunks))]
     place, of = share
     own = list(zip(chunks, files, strict=True))[place::of]
-    tasks = [(part, file) for part, file in own if not file.exists()]
+    tasks = [(part, file) for part, file in own if kept_rows(file, len(part)) is None]
     finished = _on_ray(op, tasks, workers, gpu) if engine == "ray" else _here(op, tasks, workers)
     with contextlib.closing(finished):  # at once and not when it is collected: with it go the workers
         for _ in progress((row for part in finished for row in part), what, sum(len(part) for part, _ in tasks)):
             pass
     return [row for _, file in own for row in json.loads(file.read_text())]
+
+
+def kept_rows(file: Path, count: int) -> list[Row] | None:
+    """The `count` results of a finished chunk; None where there are none, or where they or their files are damaged: then the
+    chunk's file is removed."""
+    if not file.exists():
+        return None
+    try:
+        rows = json.loads(file.read_bytes())
+    except ValueError as error:
+        discard(file, error)
+        return None
+    if not isinstance(rows, list) or len(rows) != count:
+        discard(file, f"not {count} results")
+        return None
+    for name, digest in [item for row in rows for item in row.get("files", {}).items()]:
+        made = file.parent / name
+        if not made.is_file() or file_digest(made) != digest:
+            discard(made, "not as it was made")
+            file.unlink()
+            return None
+    return rows
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _each(op: Callable[[Row], Row], rows: list[Row]) -> list[Row]:

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+
+# Of an address, RFC 3986; also of one that was taken for a path, which has one slash less.
+USERINFO = re.compile(r"(?<=:/)(/?)[^\s/?#]*@")
 
 
 # Both keep what they were given as their args: an exception is pickled as its args, to come back from a worker process.
@@ -22,7 +26,12 @@ class BadInput(Exception):
             place += f", row {row}"
         if key is not None:
             place += f", key '{key}'"
-        return visible(f"{place}: {why}")
+        return visible(without_passwords(f"{place}: {why}"))
+
+
+def without_passwords(text: str) -> str:
+    """The text with user name and password taken out of every address in it."""
+    return USERINFO.sub(r"\1", text)
 
 
 def visible(text: str) -> str:
@@ -50,7 +59,7 @@ class Unreachable(Exception):
     code 4."""
 
     def __init__(self, where: str, why: str):
-        super().__init__(f"{where}: {why}")
+        super().__init__(without_passwords(f"{where}: {why}"))
 
 
 NO = 5  # exit code where nothing failed and the answer is no: scores have drifted, a challenger is refused

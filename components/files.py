@@ -1,10 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and outputs that one process alone writes.
 
+Nothing else renames what matters: `put_in_place` brings the bytes to the disk first, so that a power failure leaves what was
+there before or all of the new, and never a name without its content.
+"""
+
+import ctypes
+import fcntl
 import os
 import secrets
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from components.errors import BadInput, without_passwords
 
 
 @contextmanager
@@ -21,9 +31,9 @@ def whole_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
     try:
         yield partial
         if sync:
-            with open(partial, "rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
+            put_in_place(partial, path)
+        else:
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -31,3 +41,98 @@ def whole_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
 def partial_folder(out: Path) -> Path:
     """What belongs to a file that is not done, beside it; removed when it is."""
     return out.with_name(f"{out.name}.partial")
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """An empty place beside `path` to make a folder at; it becomes `path`, which must not be there, where the block ends
+    without an error. What a killed process left at that place is removed."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        put_in_place(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: str | Path, path: str | Path) -> None:
+    """Rename a file, or a folder to where none is, once all its bytes are on the disk; then the new name is made to last
+    too."""
+    partial, path = Path(partial), Path(path)
+    if partial.is_dir():
+        _sync_file_system(partial)
+    else:
+        _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def discard(path: Path, why: object) -> None:
+    """Remove a file or folder of our own that is damaged, and say so in one line; what reads it makes it anew."""
+    print(f"{path}: damaged ({' '.join(str(why).split())[:200]}); it is made anew", file=sys.stderr, flush=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(folder: Path) -> None:
+    """Bring all that was written on a folder's file system to the disk: one call, where fsync takes milliseconds a file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def sole_writer(path: str | Path) -> Iterator[None]:
+    """This process alone writes `path`, a file or a folder, until the block ends.
+
+    The lock is the file `.NAME.lock` beside `path`; it ends with the process, however that ends, and a new process takes
+    what a killed one left. Locks of one process exclude each other as well. Missing folders are made.
+
+    Raises:
+        BadInput: another process writes `path`; at once, with its number and command.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    held = _take(lock, path)
+    try:
+        words = without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        os.truncate(held, 0)
+        os.write(held, f"process {os.getpid()}, {words[:120]}\n".encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # while it is held: who opened it before looks again
+        os.close(held)
+
+
+def _take(lock: Path, path: Path) -> int:
+    """The descriptor of a lock that this process now holds."""
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(held, 400).decode(errors="replace").strip() or "another process"
+            os.close(held)
+            raise BadInput(path, f"is being written by {holder}; wait for its end, or end it") from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), lock.stat()):
+                return held
+        os.close(held)  # its holder has just removed it

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from components.errors import BadInput
+from components.files import put_in_place
 from components.graph import edges, stage_names
 from components.images import image_of, own_commit
 
@@ -75,7 +76,7 @@ def compile_pipeline(spec: Spec, out: Path) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.yaml")
     try:
         compiler.Compiler().compile(reelign, str(partial))
-        partial.replace(out)
+        put_in_place(partial, out)
     finally:
         partial.unlink(missing_ok=True)
 

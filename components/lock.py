@@ -4,7 +4,6 @@ Every stage keeps a copy as it starts, when DVC is not writing. `python -m compo
 puts the copy back where the lock was cut: at most the stage that was just done is not in it, and DVC's run cache has that.
 """
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from components.files import whole_file
 from components.graph import stage_definition, stage_names
 
 LOCK = Path("dvc.lock")
@@ -24,13 +24,19 @@ def is_whole(lock: Path) -> bool:
     One that was cut is no YAML or ends within a line; or, cut at the end of a line, it ends within its last stage, or lacks
     stages of the pipeline that the copy has. What git has at HEAD is whole: stages may have been fewer there.
     """
-    text = lock.read_text()
+    text = lock.read_text(errors="replace")
     stages = entries(text)
     if stages is None or not text.endswith("\n"):
         return False
-    kept = entries(COPY.read_text()) if COPY.exists() else {}
+    kept = copied() or {}
     lost = (kept.keys() & {*stage_names()}) - stages.keys()
     return (bool(stages) and not lost and ends_whole(stages)) or text == committed(lock)
+
+
+def copied() -> dict[str, Any] | None:
+    """The stages of the copy; None where there is none, or a damaged one."""
+    stages = entries(COPY.read_text(errors="replace")) if COPY.exists() else None
+    return stages if stages and ends_whole(stages) else None
 
 
 def entries(text: str) -> dict[str, Any] | None:
@@ -73,19 +79,18 @@ def put_back() -> None:
     """Restore a lock that was cut short; say so."""
     if not LOCK.exists() or is_whole(LOCK):
         return
-    if COPY.exists():
+    if copied():
         copy_whole(COPY, LOCK)
         print("dvc.lock was cut short by a kill: put back as the last stage found it")
     else:
         LOCK.unlink()
-        print("dvc.lock was cut short by a kill in the first stage: removed")
+        print("dvc.lock was cut short by a kill, and no copy is whole: removed, DVC's run cache has what was made")
 
 
 def copy_whole(source: Path, target: Path) -> None:
     """Copy in one move; processes of one stage do it side by side."""
-    partial = COPY.with_suffix(f".{os.getpid()}")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    with whole_file(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import yaml
 
 from components.errors import BadInput
-from components.files import whole_file
+from components.files import discard, whole_file
 
 Entry = dict[str, Any]
 
@@ -38,8 +38,7 @@ class Entries:
 
     @cached_property
     def lock(self) -> dict[str, Entry]:
-        path = Path("dvc.lock")
-        return yaml.load(path.read_text(), yaml.CSafeLoader)["stages"] if path.exists() else {}
+        return read_lock()
 
     @cached_property
     def remote(self) -> Any:
@@ -183,7 +182,30 @@ def run_value(entry: Entry) -> str:
 
 
 def read_entry(file: Path) -> Entry | None:
-    return yaml.load(file.read_text(), yaml.CSafeLoader) if file.exists() else None
+    """None where there is none, or a damaged one, which goes: the stage runs again, or the remote has it whole."""
+    found = yaml_of(file) if file.exists() else None
+    if file.exists() and not (isinstance(found, dict) and {"cmd", "outs"} <= found.keys()):
+        discard(file, "no lock entry")
+        return None
+    return found
+
+
+def read_lock() -> dict[str, Entry]:
+    """The stages of dvc.lock here; none where there is no lock, or a damaged one, which goes."""
+    lock = Path("dvc.lock")
+    found = yaml_of(lock) if lock.exists() else {"stages": {}}
+    if not isinstance(found, dict) or not isinstance(found.get("stages"), dict):
+        discard(lock, "no lock")
+        return {}
+    return found["stages"]
+
+
+def yaml_of(file: Path) -> Any:
+    """The content of a YAML file; None where it is no YAML."""
+    try:
+        return yaml.load(file.read_text(errors="replace"), yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -115,7 +115,7 @@ def mlflow_client() -> Any:
     mlflow.set_tracking_uri(f"sqlite:///{file}")
     if _has_experiments(file):
         return mlflow.MlflowClient()
-    with _one_at_a_time(file.with_name(ARTIFACTS) / ".making"):  # MLflow's making of its tables fails in two processes
+    with one_at_a_time(file):  # MLflow's making of its tables fails in two processes
         client = mlflow.MlflowClient()
         client.search_experiments(max_results=1)
         return client
@@ -133,7 +133,9 @@ def all_pages(search: Callable[..., Any], *given: Any, **named: Any) -> Iterator
 
 
 @contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
+def one_at_a_time(store: Path) -> Iterator[None]:
+    """This process alone makes what all share in an embedded store: tables, an experiment. Others wait."""
+    lock = store.with_name(ARTIFACTS) / ".making"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -194,10 +196,14 @@ def relocate(file: Path) -> None:
     """Make the places of artifacts in an embedded store relative to it; older ones are absolute, and a checkout that was
     moved or copied would write and read in the old folder.
 
-    BadInput where the artifacts were left behind, or an experiment of ours keeps them in a folder of another kind.
+    BadInput where the artifacts were left behind, or an experiment of ours keeps them in a folder of another kind, and where
+    the store is damaged.
     """
     if not file.exists():
         return
+    if not file.stat().st_size and any(place.is_dir() for place in file.with_name(ARTIFACTS).glob("*")):
+        # SQLite would begin a new one without a word.
+        raise BadInput(file, f"empty, and {ARTIFACTS} has artifacts of runs: bring a copy back, or move both away")
     try:
         with closing(sqlite3.connect(file, timeout=60)) as store:
             if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'logged_models'").fetchone():

@@ -28,7 +28,7 @@ import yaml
 
 from components.errors import BadInput, Unreachable
 from components.graph import stage_definition, stage_names, upstream
-from components.lock_entries import Entries
+from components.lock_entries import Entries, read_lock, write_whole
 from components.work_tree import Places, link_local_inputs, prepare, say, tree_of
 
 
@@ -140,11 +140,9 @@ def exit_code(code: int) -> int:
 
 def write_lock(entries: dict, name: str) -> None:
     """dvc.lock with these entries; without one for the stage `name`, if it has to run."""
-    path = Path("dvc.lock")
-    lock = yaml.load(path.read_text(), yaml.CSafeLoader) if path.exists() else {"schema": "2.0", "stages": {}}
-    lock["stages"].pop(name, None)
-    lock["stages"] |= entries
-    path.write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
+    stages = {kept: entry for kept, entry in read_lock().items() if kept != name} | entries
+    text = yaml.dump({"schema": "2.0", "stages": stages}, Dumper=yaml.CSafeDumper, sort_keys=False)
+    write_whole(Path("dvc.lock"), text)
 
 
 def restore(repo: Any, outs: list[Any], places: Places) -> list[str]:

@@ -22,6 +22,7 @@ import typer
 
 from components.ending import end
 from components.errors import BadInput, exit_codes
+from components.files import discard, whole_file
 from components.mlflow_store import ARTIFACTS, relocate
 from components.params import load_params
 from components.serving.server import answers, is_free
@@ -152,18 +153,28 @@ def start(service: Service) -> None:
         )  # fmt: skip
     made = psutil.Process(process.pid).create_time()
     known = {"pid": process.pid, "created": made, "ports": service.ports, "stop": service.stop}
-    (FOLDER / f"{service.name}.json").write_text(json.dumps(known))
+    with whole_file(FOLDER / f"{service.name}.json") as partial:
+        partial.write_text(json.dumps(known))
 
 
-def record(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text())
+def record(name: str) -> dict | None:
+    """What is known of a service that was started; None where that is nothing, or damaged: then the file is removed."""
+    file = FOLDER / f"{name}.json"
+    if not file.exists():
+        return None
+    try:
+        known = json.loads(file.read_bytes())
+        return {key: known[key] for key in ("pid", "created", "ports", "stop")}
+    except (ValueError, TypeError, KeyError):
+        discard(file, "no record of a service; one that still runs has to be ended by hand")
+        return None
 
 
 def running(name: str) -> psutil.Process | None:
     """The process of a service, if it is still the one that was started; in a copied checkout it is another's."""
-    if not (FOLDER / f"{name}.json").exists():
-        return None
     known = record(name)
+    if known is None:
+        return None
     try:
         process = psutil.Process(known["pid"])
         same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
@@ -198,7 +209,7 @@ def stop(name: str) -> None:
     process = running(name)
     if process is not None:
         end(process, signal.Signals(record(name)["stop"]), STOP_SECONDS)
-    (FOLDER / f"{name}.json").unlink()
+    (FOLDER / f"{name}.json").unlink(missing_ok=True)
 
 
 def say(text: str) -> None:

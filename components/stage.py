@@ -20,7 +20,7 @@ import yaml
 
 from components.digests import file_digest, files_below
 from components.errors import BadInput, Unreachable, exit_codes
-from components.files import whole_file
+from components.files import put_in_place, sole_writer, whole_file
 from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
 from components.memory import keep_freed_memory
@@ -46,8 +46,8 @@ class Stage:
         self.definition = stage_definition(name)
         self.inputs = input_digests(name, self.definition)
         self.digest = stage_digest(name, self.definition, self.inputs)
-        self.rank = int(os.environ.get("RANK", "0"))  # as accelerate and torchrun number their processes
-        self._partial = SCRATCH / "partial" / (f"{name}.{self.rank}" if self.rank else name)
+        self.rank = rank()
+        self._partial = partial_folder(name)
         shutil.rmtree(self._partial, ignore_errors=True)
         self._outputs: dict[Path, Path] = {}
         self._measured: dict[str, float] = {}
@@ -164,7 +164,7 @@ class Stage:
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.is_dir():
                 shutil.rmtree(final)
-            os.replace(partial, final)
+            put_in_place(partial, final)
         if self._measured:
             write_json(MEASURED / f"{self.name}.json", self._measured)
 
@@ -175,14 +175,24 @@ def seed_of(seed: int, *key: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def rank() -> int:
+    """The number of this process among those that accelerate or torchrun launched together."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def partial_folder(name: str) -> Path:
+    """Where this process builds the outputs of a stage."""
+    return SCRATCH / "partial" / (f"{name}.{rank()}" if rank() else name)
+
+
 def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
-    """Run `body` as the stage `name` and exit: 0 success, 2 bad input, 3 a non-finite number, 4 a service that does not
-    answer, 1 anything else."""
+    """Run `body` as the stage `name` and exit: 0 success, 2 bad input or a stage that runs here already, 3 a non-finite
+    number, 4 a service that does not answer, 1 anything else."""
     import psutil
 
     loading = time.time() - psutil.Process().create_time()  # interpreter and libraries
     keep_freed_memory()
-    with exit_codes():
+    with exit_codes(), sole_writer(partial_folder(name)):
         keep_copy()
         stage = Stage(name)
         stage.say(f"loaded in {loading:.1f} s")

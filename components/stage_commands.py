@@ -6,7 +6,7 @@ import typer
 
 Commit = Annotated[
     str | None,
-    typer.Option(envvar="REELIGN_COMMIT", help="Commit of this repository.", show_default="HEAD, params.yaml as it is"),
+    typer.Option(envvar="REELIGN_COMMIT", help="Hash of a commit.", show_default="HEAD, params.yaml as it is"),
 ]
 ProfileOfCommit = Annotated[
     str | None, typer.Option(envvar="REELIGN_PROFILE", help="Params: a profile of that commit.", show_default="params.yaml")

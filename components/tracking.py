@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import tempfile
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from components.mlflow_store import (
     await_server,
     embedded_store,
     mlflow_client,
+    one_at_a_time,
     relocate,
 )
 from components.params import Params
@@ -211,11 +213,17 @@ def as_metrics(figures: dict[str, float], step: int = 0) -> list[Any]:
 
 
 def _experiment(client: Any, profile: str) -> str:
+    """The experiment of a profile, made where there is none. In an embedded store by one process at a time: a run that
+    another began before the places are relative would keep an absolute one."""
+    store = embedded_store()
+    with one_at_a_time(store) if store else nullcontext():
+        return _made_experiment(client, f"reelign-{profile}", store)
+
+
+def _made_experiment(client: Any, name: str, store: Path | None) -> str:
     from mlflow.exceptions import MlflowException
 
-    name = f"reelign-{profile}"
     if client.get_experiment_by_name(name) is None:
-        store = embedded_store()
         location = str(store.with_name(ARTIFACTS)) if store else None  # a tracking server decides for itself
         try:
             client.create_experiment(name, artifact_location=location, tags=KIND)

@@ -14,7 +14,9 @@ torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
 import math
+import pickle
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +100,8 @@ def fit(
 
     checkpoint = stage.state() / f"{name}.pt"
     progress = Progress()
-    if checkpoint.exists():
-        progress = _restore(checkpoint, trainable, optimizer, ema)
+    if (kept := _load(checkpoint, stage.say)) is not None:
+        progress = _restore(kept, trainable, optimizer, ema)
         stage.say(f"{name}: going on from step {progress.step}")
     rows = progress.rows
 
@@ -280,8 +282,18 @@ def _save(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, stream)
 
 
-def _restore(path: Path, trainable: dict, optimizer: Any, ema: dict) -> Progress:
-    state = torch.load(path, weights_only=True, map_location="cpu")
+def _load(path: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """A checkpoint; None where there is none, or a damaged one: training begins anew then, and the next one replaces it."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        say(f"{path}: cannot be read ({type(error).__name__}); training begins anew")
+        return None
+
+
+def _restore(state: dict[str, Any], trainable: dict, optimizer: Any, ema: dict) -> Progress:
     with torch.no_grad():
         for key, p in trainable.items():
             p.copy_(part_like(state["trainable"][key], p))

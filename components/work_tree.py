@@ -7,6 +7,7 @@ cache, shared by all trees, and in the remote.
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import BadInput
+from components.errors import BadInput, without_passwords
+from components.files import discard, whole_file, whole_folder
 from components.graph import stage_definition, stage_names
 from components.mlflow_store import embedded_store
+from components.profiles import profile_file
 
 
 @dataclass(frozen=True)
@@ -73,27 +76,17 @@ def end_orphans(name: str, tree: Path) -> None:
 def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, profile: str | None) -> None:
     """Bring the tree to the commit and the params, and tell its DVC of the cache and the remote. Its outputs stay: DVC sees
     whether they still fit."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"{commit or 'HEAD'}^{{commit}}"],
-        cwd=checkout, capture_output=True, text=True,
-    )  # fmt: skip
-    if found.returncode:
-        raise BadInput(checkout, f"git has no commit '{commit or 'HEAD'}' here {found.stderr.strip()}".rstrip())
-    if not (tree / ".git").exists():
-        shutil.rmtree(tree, ignore_errors=True)
-        partial = tree.with_name(f"{tree.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
-        partial.rename(tree)
-    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
-    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
-    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
-    (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
-    git("checkout", "--quiet", "--force", "--detach", found.stdout.strip(), cwd=tree)
-    if profile:
-        wanted = tree / "infra/profiles" / f"{profile}.yaml"
+    chosen = profile_file(profile) if profile else None
+    found = full_hash(commit, checkout)
+    try:
+        check_out(tree, checkout, found)
+    except (BadInput, FileNotFoundError) as error:  # what git keeps there is damaged
+        discard(tree, error)
+        check_out(tree, checkout, found)
+    if chosen:
+        wanted = tree / chosen
         if not wanted.exists():
-            raise BadInput(wanted.relative_to(tree), f"no such profile at commit {found.stdout[:12]}")
+            raise BadInput(chosen, f"no such profile at commit {found[:12]}")
         shutil.copyfile(wanted, tree / "params.yaml")
     elif not commit:
         shutil.copyfile(checkout / "params.yaml", tree / "params.yaml")
@@ -107,7 +100,9 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
         config["core"]["remote"] = "reelign"
         config["'remote \"reelign\"'"] = {"url": places.remote}
     lines = [f"[{section}]\n" + "".join(f"    {k} = {v}\n" for k, v in keys.items()) for section, keys in config.items()]
-    (tree / ".dvc/config.local").write_text("".join(lines))
+    with whole_file(tree / ".dvc/config.local") as partial:
+        partial.touch(mode=0o600)  # the remote's address may hold a password
+        partial.write_text("".join(lines))
     (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
@@ -115,9 +110,37 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
 
 
-def git(*words: str, cwd: Path | None = None) -> str:
+def full_hash(commit: str | None, checkout: Path) -> str:
+    """The full hash of a commit, given by its hash or the beginning of it; of HEAD where none is given. BadInput for a name:
+    a branch moves, and tasks of one run would see different commits."""
+    if commit and not re.fullmatch("[0-9a-f]{4,64}", commit):
+        raise BadInput(checkout, f"'{commit}' is no hash of a commit (`git rev-parse {commit}` gives it)", key="--commit")
+    words = ["git", "rev-parse", "--verify", "--quiet", f"{commit or 'HEAD'}^{{commit}}"]
+    found = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
+    if found.returncode or not found.stdout.startswith(commit or ""):  # a branch may be called cafe
+        raise BadInput(checkout, f"git has no commit '{commit or 'HEAD'}' here {found.stderr.strip()}".rstrip())
+    return found.stdout.strip()
+
+
+def check_out(tree: Path, checkout: Path, commit: str) -> None:
+    """Bring the files of a commit into the tree, which is made first where it is not there."""
+    if not (tree / ".git").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        with whole_folder(tree) as partial:
+            git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
+    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
+    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
+    objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
+    (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
+    # By name: where its own is damaged, git would take the next repository above, which is the checkout.
+    environment = {"GIT_DIR": str(tree / ".git"), "GIT_WORK_TREE": str(tree)}
+    git("checkout", "--quiet", "--force", "--detach", commit, cwd=tree, environment=environment)
+
+
+def git(*words: str, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
     """What a git command prints; BadInput with its last line where it fails."""
-    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
+    variables = os.environ | (environment or {})
+    done = subprocess.run(["git", *words], cwd=cwd, env=variables, capture_output=True, text=True)
     if done.returncode:
         raise BadInput("git " + " ".join(words[:1]), done.stderr.strip().splitlines()[-1])
     return done.stdout.strip()
@@ -138,4 +161,4 @@ def link_local_inputs(name: str, checkout: Path) -> None:
 
 
 def say(name: str, text: str) -> None:
-    print(f"[{name}] {text}", file=sys.stderr, flush=True)
+    print(f"[{name}] {without_passwords(text)}", file=sys.stderr, flush=True)

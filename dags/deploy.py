@@ -10,6 +10,7 @@ from airflow.sdk import DAG, Param, TriggerRule
 from components.errors import NO
 from components.operation_params import OrchestrationParams
 from components.params import load_params
+from dags.asked import commit_param, profile_param
 from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
 
@@ -53,8 +54,8 @@ with DAG(
     params={
         "model": Param(SERVED, type="string", description="Or generator_dpo and the like, which is promoted alone"),
         "challenger": Param(None, type=["null", "string"], description="Number or alias; empty: the newest version"),
-        "profile": Param(None, type=["null", "string"], description="infra/profiles/NAME.yaml; empty: the retraining's"),
-        "commit": Param(None, type=["null", "string"], description="Of this repository, in full; empty: the retraining's"),
+        "profile": profile_param("the retraining's"),
+        "commit": commit_param("the retraining's"),
     },
     tags=["reelign"],
 ) as dag:

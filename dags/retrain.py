@@ -4,6 +4,7 @@ from typing import Any
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, Param, task
 
+from dags.asked import commit_param, profile_param
 from dags.assets import NEW_PREFERENCES, NEW_REWARD_MODEL
 from dags.pipeline import add_stages
 from dags.timing import on_time
@@ -22,10 +23,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # labels that come while one runs wait, together, for the next
     params={
-        "profile": Param(None, type=["null", "string"], description="infra/profiles/NAME.yaml; empty: params.yaml as it is"),
-        "commit": Param(
-            None, type=["null", "string"], description="Of this repository, in full; empty: what is checked out"
-        ),
+        "profile": profile_param("params.yaml as it is"),
+        "commit": commit_param("what is checked out"),
         "force": Param([], type="array", items={"type": "string"}, description="Stages to run again, e.g. reward"),
     },
     tags=["reelign"],

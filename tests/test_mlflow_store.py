@@ -107,18 +107,29 @@ def test_a_checkout_elsewhere_reads_and_writes_its_own_artifacts(made, here, old
     assert not any(str(old) in place for place in places(new))
 
 
-def test_two_stages_make_one_store_at_once(here):
-    """Each in a process of its own, as tasks of a DAG."""
-    code = "from components.mlflow_store import mlflow_client\nfrom components.tracking import _experiment\n"
-    code += f"print(_experiment(mlflow_client(), '{PROFILE}'))"
+STAGE = """
+import sys
+from components.graph import stage_definition
+from components.params import load_params
+from components.tracking import ChildRun
+run = ChildRun(sys.argv[1], "digest", stage_definition("pairs"), load_params(), {})
+run.log({"figure": 1.0})
+run.close("FINISHED", 1.0, {})
+"""
+
+
+def test_stages_make_one_store_at_once(here):
+    """Each in a process of its own, as tasks of a DAG: tables, experiment, parent and child; no place is absolute."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(REPOSITORY / name, here / name)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    assert [(process.communicate(), process.returncode)[1] for process in both] == [0, 0]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    stages = [subprocess.Popen([sys.executable, "-c", STAGE, str(n)], cwd=here, env=environment, **pipes) for n in range(3)]
+    ended = [(stage.communicate()[0], stage.returncode) for stage in stages]
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    assert all(place == "mlruns/0" or place.startswith(ARTIFACTS) for place in places(here)), places(here)
+    with closing(sqlite3.connect(here / "mlflow.db")) as store:
+        assert store.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (6,)
 
 
 def test_artifacts_are_beside_the_store_wherever_a_stage_works(made, here, monkeypatch):

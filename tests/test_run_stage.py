@@ -157,7 +157,11 @@ def test_profile_and_commit(project, tmp_path):
     machine.run("first", "--profile", "other")
     assert times(project, "first") == 2, "another seed"
     assert "no such profile" in machine.run("first", "--profile", "none", code=2)
-    assert "git has no commit 'abc'" in machine.run("first", "--commit", "abc", code=2)
+    (machine.folder / "mine.yaml").write_text("seed: 3\n")
+    for path in (f"{machine.folder}/mine", "../../../../mine", "other/../other", ".other"):
+        said = machine.run("first", code=2, REELIGN_PROFILE=path)
+        assert said == f"error: --profile: '{path}' is no name of a profile: letters, digits, '.', '_', '-'\n"
+    assert "git has no commit 'abcd'" in machine.run("first", "--commit", "abcd", code=2)
     assert "no such stage; there are first, second, third" in machine.run("fourth", code=2)
 
 
@@ -263,3 +267,41 @@ def test_a_server_that_dies_while_a_stage_runs_is_named(project, tmp_path, s3):
     pause.unlink()
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 4 and "error: s3://reelign/dvc: " in said and "Traceback" not in said, said
+
+
+def test_a_commit_is_given_by_its_hash(project, tmp_path):
+    """A name would be another commit for the next task of the run; and a branch may look like a hash."""
+    machine = Machine(tmp_path / "one", project, None)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    command(machine.folder, "git", "branch", "cafe")
+    machine.run("first", "--commit", head[:9])
+    machine.run("first", REELIGN_COMMIT=head)
+    assert times(project, "first") == 1
+    for name in ("HEAD", "HEAD~0", "main", "--all"):
+        said = machine.run("first", code=2, REELIGN_COMMIT=name)
+        assert f"'{name}' is no hash of a commit" in said and said.count("\n") == 1
+    assert "git has no commit 'cafe'" in machine.run("first", "--commit", "cafe", code=2)
+
+
+def test_passwords_of_addresses_are_printed_nowhere(project, tmp_path):
+    """Nor read by others on the machine: DVC is told of the remote in a file of this user alone."""
+    sentinel = "hush-hush"
+    secret = {"MLFLOW_TRACKING_URI": f"http://me:{sentinel}@127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    for remote in (f"http://me:{sentinel}@127.0.0.1:9/dvc", f"s3://me:{sentinel}@bucket/dvc", f"{tmp_path}/remote"):
+        machine = Machine(tmp_path / f"machine{len(remote)}", project, remote)
+        away = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+        process = machine.start("first", AWS_DEFAULT_REGION="us-east-1", **away, **secret)
+        said, _ = process.communicate(timeout=300)
+        assert sentinel not in said, said
+        assert process.returncode in (0, 2, 4), said
+        config = machine.folder / ".reelign/trees/first/.dvc/config.local"
+        assert config.stat().st_mode & 0o077 == 0 and remote in config.read_text()
+    for words in (("doctor",), ("lineage", "data/pairs"), ("promote",), ("score", f"http://me:{sentinel}@host/clip.mp4")):
+        done = subprocess.run(
+            [sys.executable, "-m", "components.cli", *words], cwd=REPOSITORY, env=machine.environ | secret,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert sentinel not in done.stdout + done.stderr, words
+        assert done.returncode in (1, 2, 4), done.stderr

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from components.alignment.data import Pairs
 from components.alignment.flow import flow_errors, timesteps_at
 from components.alignment.shards import check_origin
 from components.code_digest import code_digest
-from components.files import whole_file
+from components.files import discard, whole_file
 from components.params import TimestepParams
 from components.processes import launched_together
 from components.stage import SCRATCH, Stage
@@ -87,18 +87,16 @@ def reference_errors(
     identity = {**identity, "reduction": reduction, "grid": digest_of(grid), "code": code_digest(MODULES)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     processes = launched_together()
-    if file.exists():
-        with safe_open(file, "pt") as opened:
-            check_origin(file, opened.metadata() or {}, identity)
+    if (kept := read_errors(file, identity)) is not None:
         stage.say(f"reference errors: {file} serves")
-        return load_file(file)["errors"]
+        return kept
     folder = file.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(pairs), BATCH)
     own = starts[processes.process_index :: processes.num_processes]
     for start in stage.progress(own, "reference errors"):
         part = _part(folder, start)
-        if not part.exists():
+        if read_errors(part, identity) is None:
             indices = list(range(start, min(start + BATCH, len(pairs))))
             cells = [
                 torch.stack(pair_errors(transformer, pairs, indices, [draw] * len(indices), grid, reduction))
@@ -112,6 +110,20 @@ def reference_errors(
         _save(errors, file, identity)
         shutil.rmtree(folder)
     return errors
+
+
+def read_errors(file: Path, identity: dict[str, str]) -> torch.Tensor | None:
+    """A table or a part of one; None where it is not there, or damaged: then it is removed. BadInput where it names another
+    identity."""
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "pt") as opened:
+            check_origin(file, opened.metadata() or {}, identity)
+        return load_file(file)["errors"]
+    except SafetensorError as error:
+        discard(file, error)
+        return None
 
 
 def digest_of(grid: Grid) -> str:

@@ -8,7 +8,7 @@ from copy import copy
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from components.errors import BadInput
@@ -19,7 +19,7 @@ SHARD_BYTES = 2**28
 class Shards:
     """The rows of tensor "rows" over the files of a folder, in the order of their names.
 
-    Raises BadInput when a file is missing or was made from something else than `made_from`.
+    Raises BadInput when a file is missing, damaged, or was made from something else than `made_from`.
     """
 
     def __init__(self, folder: Path, made_from: dict[str, str]):
@@ -29,8 +29,11 @@ class Shards:
         for place, file in enumerate(files):
             if file.stem != f"{place:05d}":
                 raise BadInput(folder / f"{place:05d}.safetensors", "missing")
-            with safe_open(file, "pt") as opened:
-                check_origin(file, opened.metadata() or {}, made_from)
+            try:
+                with safe_open(file, "pt") as opened:
+                    check_origin(file, opened.metadata() or {}, made_from)
+            except SafetensorError as error:
+                raise BadInput(file, f"no safetensors: {error}") from error
         self.parts = [load_file(file)["rows"] for file in files]  # mapped: nothing is read yet
         self.places = [(part, row) for part in self.parts for row in range(len(part))]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from components.errors import BadInput
-from components.files import whole_file
+from components.files import sole_writer, whole_file
 
 app = typer.Typer(help="Have people compare clips in Label Studio, and import their labels.", no_args_is_help=True)
 
@@ -24,6 +24,7 @@ LOCAL = "http://127.0.0.1:8080"
 
 @app.command()
 def export(
+    context: typer.Context,
     clips: Clips,
     out: Annotated[Path, typer.Option(help="Folder for project, tasks, videos and key; one that is there is extended.")],
     videos: Videos = None,
@@ -36,6 +37,7 @@ def export(
     """Make blind tasks of pairs of clips with the same prompt. Only OUT/media may be shown to anybody."""
     from components.annotation import tasks
 
+    context.with_resource(sole_writer(out))
     new, total = tasks.export(clips, videos or clips.parent, out, pairs, seed, ratings, base_url, overall)
     print(f"{out / 'tasks.json'}: {total} tasks, {new} of them new")
 

@@ -15,7 +15,7 @@ import requests
 from components.annotation.tasks import VIDEOS, Settings, read_settings
 from components.errors import BadInput
 from components.preferences.agreement import ANNOTATORS_PER_PAIR
-from components.text_files import read_json
+from components.text_files import read_json, read_text
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 TIMEOUT = 600  # seconds; an import or export of a whole project is one request
@@ -97,6 +97,14 @@ def mark(settings: Settings) -> str:
     return f"reelign-{settings.digest('project')}"
 
 
+def read_project(folder: Path) -> tuple[str, str, list[dict[str, Any]]]:
+    """Interface, guidelines and tasks of a folder. BadInput where one is missing or damaged: nothing of it is uploaded."""
+    interface, guidelines = (read_text(folder / name) for name in ("config.xml", "guidelines.md"))
+    if not interface.rstrip().endswith("</View>"):
+        raise BadInput(folder / "config.xml", "damaged, its end is missing; `reelign annotate export` writes it anew")
+    return interface, guidelines, read_json(folder / "tasks.json")
+
+
 def push(folder: Path, url: str, title: str) -> tuple[dict, int]:
     """Make the folder's project, or bring it up to date, and upload tasks that it has not; the project, and how many.
 
@@ -105,10 +113,10 @@ def push(folder: Path, url: str, title: str) -> tuple[dict, int]:
     from markdown_it import MarkdownIt
 
     settings = read_settings(folder)
+    interface, guidelines, tasks = read_project(folder)
     studio = Studio(url)
-    guidelines = (folder / "guidelines.md").read_text(encoding="utf-8")
     wanted = {
-        "label_config": (folder / "config.xml").read_text(encoding="utf-8"),
+        "label_config": interface,
         "expert_instruction": MarkdownIt().render(guidelines).replace("<h2>", "<br><h2>"),  # its page leaves no space
         "show_instruction": True,
         "maximum_annotations": ANNOTATORS_PER_PAIR,
@@ -124,7 +132,7 @@ def push(folder: Path, url: str, title: str) -> tuple[dict, int]:
     if settings.base_url is None:
         serve_videos(studio, project["id"], (folder / VIDEOS).resolve())
     there = {task["data"].get("task") for task in studio.tasks(project["id"])}
-    missing = [task for task in read_json(folder / "tasks.json") if task["data"]["task"] not in there]
+    missing = [task for task in tasks if task["data"]["task"] not in there]
     if missing:
         answer = studio.ask("POST", f"/api/projects/{project['id']}/import", json=missing)
         if answer.get("task_count") != len(missing):

@@ -4,7 +4,8 @@ What boto3 does well is left to it: credentials, region and endpoint (environmen
 of single requests, the checksum of an object that comes in one response. Its transfer manager throws away what a kill
 leaves half-fetched, so parts are managed here. A part is one ranged read with If-Match on the ETag of the listing: a file
 never mixes two versions of an object. An object is known by key, size and ETag: a changed one is fetched, an unchanged one
-never is again. So they are kept in .reelign/cache/s3 and outlive the stage, whatever else changes.
+never is again. So they are kept in .reelign/cache/s3 and outlive the stage, whatever else changes. Beside each lies the
+SHA-256 of what was verified: a file that is no more so (it is linked to, and disks fail) is fetched again, by name.
 
 What is verified of a fetched file: its size, and the first of these that the object has: a checksum of the whole; an ETag
 that is the MD5; the same two made over the parts of an upload, where the server tells the parts' sizes. Of an object that
@@ -15,6 +16,7 @@ arrives faithfully broken, and stage curate says so.
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,11 +30,14 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from components.curation.checksums import BLOCK, Promise, difference, promises
+from components.engine import file_digest
 from components.errors import BadInput, Unreachable
+from components.files import discard, put_in_place, whole_file
 from components.stage import SCRATCH
 
 CACHE = SCRATCH / "cache" / "s3"
 PART = 8 << 20  # bytes
+DIGEST = ".sha256"  # ends the name of the file with an object's digest
 TRIES = 3  # at an object that arrives otherwise than the bucket says
 PAUSE = 2.0  # seconds before a server that does not answer is asked again
 # A request that did not arrive, or an answer that ended early.
@@ -117,8 +122,9 @@ class Prefix:
         finishes: dict[Future, Object] = {}
         with ThreadPoolExecutor(self.workers) as pool:
             try:
-                for item in items:
-                    if not self._has(item):
+                items = list(items)
+                for item, there in zip(items, pool.map(self._has, items), strict=True):
+                    if not there:
                         missing = self._missing(item) if item.parts > 1 else []
                         # Jobs begin in this order, so that one that waits for parts waits for some that others are at.
                         begun = [pool.submit(self._get, item, part) for part in missing]
@@ -146,11 +152,36 @@ class Prefix:
         """Forget whatever was fetched or begun and is not among `items`."""
         names = {item.name for item in items}
         for path in self.cache.iterdir():
-            if path.name not in names:
+            if path.name.removesuffix(DIGEST) not in names:
                 path.unlink()
 
     def _has(self, item: Object) -> bool:
-        return self.file(item).exists() and self.file(item).stat().st_size == item.size
+        """Whether an object lies here as it was verified; a damaged one is named and removed. One that has no digest, or a
+        damaged one, is held to what the bucket says."""
+        file, kept = self.file(item), self._digest(item)
+        if not file.exists():
+            return False
+        known = kept.read_text(errors="replace") if kept.exists() else ""
+        if file.stat().st_size != item.size:
+            differs = f"{file.stat().st_size} bytes of {item.size}"
+        elif re.fullmatch("[0-9a-f]{64}", known):
+            differs = None if file_digest(file) == known else "not the bytes that were verified"
+        else:
+            promise = self._promise(item, self._head(item))
+            differs = difference(file, *promise) if promise else "the bucket has no checksum of it"
+            if not differs:
+                self._keep_digest(item, file)
+        if differs:
+            discard(file, f"{self._name(item)}: {differs}")
+        return not differs
+
+    def _digest(self, item: Object) -> Path:
+        """The file with the SHA-256 of an object as it was verified."""
+        return self.cache / f"{item.name}{DIGEST}"
+
+    def _keep_digest(self, item: Object, file: Path) -> None:
+        with whole_file(self._digest(item)) as partial:
+            partial.write_text(file_digest(file))
 
     def _partial(self, item: Object) -> Path:
         """A file in the making: room for the object's bytes, then a byte for each part, 1 when that part is there."""
@@ -202,7 +233,8 @@ class Prefix:
             if not differs:
                 os.truncate(self._partial(item), item.size)
                 self._partial(item).chmod(0o444)
-                os.replace(self._partial(item), self.file(item))
+                self._keep_digest(item, self._partial(item))
+                put_in_place(self._partial(item), self.file(item))
                 return sum(answer["ContentLength"] for answer in answers), promise is not None
             self._partial(item).unlink()
         raise BadInput(self._name(item), f"came {TRIES} times otherwise than the bucket says: {differs}")

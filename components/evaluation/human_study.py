@@ -7,8 +7,6 @@ A study is drawn once, before anybody answers, and never extended: one that goes
 The seed of the prompts may be known to all; the one that sides and names are drawn by is secret (settings.json).
 """
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from components.evaluation.compare import SAMPLES
 from components.evaluation.paired import read_samples
 from components.evaluation.summary import interval, table
 from components.evaluation.win_rates import DIMENSIONS, mean_interval, win_rate
+from components.files import sole_writer, whole_folder
 from components.intervals import short
 from components.param_types import Section
 from components.params import TieWidthParams
@@ -105,12 +104,10 @@ def export_study(
     for pair in pairs:
         first, second = (Clip(None, path, pair.prompt, method) for path, method in zip(pair.clips, methods, strict=True))
         shown.append((first, second))
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    settings = choose_settings(partial, overall=True, base_url=base_url)
-    export_pairs(SAMPLES, shown, SAMPLES, partial, settings)
-    replace_text(partial / "study.json", study.model_dump_json(indent=1) + "\n")
-    os.rename(partial, folder)
+    with sole_writer(folder), whole_folder(folder) as partial:
+        settings = choose_settings(partial, overall=True, base_url=base_url)
+        export_pairs(SAMPLES, shown, SAMPLES, partial, settings)
+        replace_text(partial / "study.json", study.model_dump_json(indent=1) + "\n")
     return study
 
 

@@ -8,11 +8,13 @@ from textwrap import wrap
 
 import yaml
 
+from components.errors import BadInput
 from components.evaluation.matrix import matrix
 from components.evaluation.names import LEGEND, METHOD_NAMES, in_order
 from components.evaluation.paired import missing_words
 from components.evaluation.significance import LEVEL
 from components.evaluation.verdict import base_words, lead_judge, losses, stands
+from components.files import discard
 from components.intervals import NOTE, short
 from components.stage import MEASURED
 from components.text_files import read_json_if_there
@@ -39,11 +41,20 @@ def summary(profile: str, root: Path = Path(".")) -> str:
         return "\n".join(lines)
     lines += _alignment(alignment, metrics("base_generator"), metrics("tradeoff"))
     lines += ["", "GUIDANCE against plain sampling, and its time"]
-    lines += _guidance(metrics("tradeoff"), read_json_if_there(root / MEASURED / "tradeoff.json"))
+    lines += _guidance(metrics("tradeoff"), read_measured(root / MEASURED / "tradeoff.json"))
     lines += ["", "LATENT REWARD MODEL on prompts unseen in training: accuracy without ties by noise, t from"]
     lines += _latent_reward(metrics("latent_reward"))
     lines += ["", f"Report: {report.resolve()}" if report.exists() else "Report: not made"]
     return "\n".join(lines)
+
+
+def read_measured(file: Path) -> dict[str, float] | None:
+    """What a stage took on this machine; None where it is not known here, or no more."""
+    try:
+        return read_json_if_there(file)
+    except BadInput as error:
+        discard(file, error)
+        return None
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.engine import kept_rows
 from components.errors import BadInput
 from components.evaluation.win_rates import DIMENSIONS, win_rate
 from components.files import whole_file
@@ -101,7 +102,7 @@ def draw_in_turns(
     rows = []
     for number, batch, name in stage.progress(turns, "batches"):
         done = state / f"{number:05d}-{list(drawers).index(name):02d}.json"
-        if not done.exists():
+        if (found := kept_rows(done, len(batch))) is None:
             generator, solver, sampling = solvers[name]
             if name not in warm:  # what is loaded or allocated once is nobody's time
                 solver(generator, [batch[0][1]], sampling)
@@ -123,7 +124,7 @@ def draw_in_turns(
                 found.append(row)
             with whole_file(done) as partial:
                 partial.write_text(json.dumps(found))
-        rows += json.loads(done.read_text())
+        rows += found
     return rows
 
 

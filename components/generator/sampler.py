@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.cores import in_parts
-from components.engine import Engine, Row, map_chunks
+from components.engine import Engine, Row, file_digest, map_chunks
 from components.generator.wan import Generator, velocity
 from components.params import SamplingParams
 from components.processes import launched_together
@@ -141,7 +141,7 @@ def draw(
 
 @torch.no_grad()
 def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: Path, threads: int) -> list[Row]:
-    """Jobs as dicts: their clips and their latents are written to `state`; what comes back says which."""
+    """Jobs as dicts: their clips and their latents are written to `state`; what comes back are their digests."""
     torch.set_num_threads(threads)
     generator, solver = load()
     jobs = [Job(**row) for row in rows]
@@ -149,7 +149,9 @@ def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: P
     for job, clip in zip(jobs, generator.decode(x0), strict=True):
         write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
     save_file({"latents": x0.cpu().contiguous()}, latents_file(state, jobs[0]))
-    return [{"clip": job.clip} for job in jobs]
+    made = [[state / f"{job.clip}.mp4"] for job in jobs]
+    made[0].append(latents_file(state, jobs[0]))
+    return [{"files": {file.name: file_digest(file) for file in files}} for files in made]
 
 
 def latents_file(state: Path, first: Job) -> Path:

@@ -9,7 +9,6 @@ Latents stay on disk until a batch needs them, whoever labelled them, and of the
 A trunk that is tuned in full is in float32; else it has the generator's dtype, and what trains beside it is in float32.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from components.alignment.flow import noised
 from components.alignment.lora import add_lora
 from components.alignment.shards import Shards, save_shards
 from components.errors import BadInput
+from components.files import discard, whole_folder
 from components.generator.wan import load_generator
 from components.guidance.latent_reward import LatentReward, load_trunk, save_latent_reward
 from components.params import Dtype, LatentRewardParams
@@ -251,15 +251,27 @@ def human_labelled(stage: Stage, dimensions: list[str], base: str) -> Comparison
     sides = list(dict.fromkeys(pairs.sides()))
     prompts = list(dict.fromkeys(prompt for _, prompt in sides))
     folder, made_from = stage.state() / "people", {"base generator": base}
-    if not folder.exists():  # a run that was killed may have left it
+    if (kept := read_kept(folder, made_from)) is None:
         encode_sides(stage, pairs, sides, prompts, folder, made_from)
-    latents, text = (Shards(folder / name, made_from) for name in ("latents", "text"))
+        kept = read_kept(folder, made_from)
+    latents, text = kept
     number = {prompt: row for row, prompt in enumerate(prompts)}
     text_row = np.array([number[prompt] for _, prompt in sides])
     place = {side: row for row, side in enumerate(sides)}
     first, second = np.array([place[side] for side in pairs.sides()]).reshape(2, -1)
     labels = pairs.labels.astype(np.float32)
     return Comparisons(latents, text, text_row, first, second, labels, np.array(pairs.prompts))
+
+
+def read_kept(folder: Path, made_from: dict[str, str]) -> tuple[Shards, Shards] | None:
+    """Latents and text that a run which was killed has left; None where there are none, or damaged ones, which go."""
+    if not folder.exists():
+        return None
+    try:
+        return Shards(folder / "latents", made_from), Shards(folder / "text", made_from)
+    except BadInput as error:
+        discard(folder, error)
+        return None
 
 
 @torch.no_grad()
@@ -274,14 +286,12 @@ def encode_sides(
     """Write latents of the clips of `sides` and text of `prompts` to `folder`, whole or not at all; ENCODE_BATCH clips at a
     time are in memory."""
     generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     parts = range(0, len(sides), ENCODE_BATCH)
     clips = (clips_of(stage, pairs.file, sides[i : i + ENCODE_BATCH]) for i in stage.progress(parts, "encode"))
-    save_shards((generator.encode_video(part).cpu() for part in clips), partial / "latents", made_from)
     texts = (prompts[i : i + ENCODE_BATCH] for i in range(0, len(prompts), ENCODE_BATCH))
-    save_shards((generator.encode_text(part).cpu() for part in texts), partial / "text", made_from)
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        save_shards((generator.encode_video(part).cpu() for part in clips), partial / "latents", made_from)
+        save_shards((generator.encode_text(part).cpu() for part in texts), partial / "text", made_from)
 
 
 def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarray:

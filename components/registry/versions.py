@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
+from components.files import discard, put_in_place
 from components.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
 from components.preferences.near import near_groups
@@ -93,11 +94,15 @@ def find(client: Any, model: str, which: str) -> Any:
 
 
 def fetch(record: Any) -> Version:
-    """Bring a version's files here, once. BadInput where they are not the bytes that were registered."""
+    """Bring a version's files here, once; again where they are damaged. BadInput where they come otherwise than they were
+    registered."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     folder = FILES / "versions" / record.run_id / record.name
+    registered = record.tags.get("model.digest")
+    if folder.exists() and registered and folder_digest(folder) != registered:
+        discard(folder, f"not {registered}, which was registered")
     if not folder.exists():
         partial = FILES / "partial" / f"{record.run_id}.{os.getpid()}"  # another process may bring the same
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,12 +115,11 @@ def fetch(record: Any) -> Version:
                 raise
             raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(brought, folder)
+        put_in_place(brought, folder)
         shutil.rmtree(partial)
     digest = folder_digest(folder)
-    registered = record.tags.get("model.digest", digest)
-    if digest != registered:
-        why = f"its files in {folder} are {digest}, registered was {registered}; remove the folder to fetch them again"
+    if registered and digest != registered:
+        why = f"its files in {source} are {digest}, registered was {registered}"
         raise BadInput(f"{record.name}/{record.version}", why)
     return Version(record.name, str(record.version), record.run_id, dict(record.tags), folder, digest)
 

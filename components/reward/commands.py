@@ -2,18 +2,16 @@
 contract."""
 
 import json
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from components.errors import BadInput
+from components.files import partial_folder, put_in_place, sole_writer
 
 if TYPE_CHECKING:
     from components.reward.layouts import Labelled
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def score(
+    context: typer.Context,
     videos: Annotated[list[Path] | None, typer.Argument(help="Video files, all scored for the same --prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt that the videos were made for.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Or: a CSV with the columns path and prompt.")] = None,
@@ -65,31 +64,30 @@ def score(
     items = read_items(videos or [], prompt, csv)
     if triton is not None and (engine, workers) != ("local", 1):
         raise BadInput("reelign score", "--triton scores on the server: no --engine or --workers with it")
-    with ExitStack() as stack:
-        if out is not None:
-            state = stack.enter_context(state_of(out))
-        if triton is None:
-            from tqdm import tqdm
+    if out is not None:
+        context.with_resource(sole_writer(out))
+    if triton is None:
+        from tqdm import tqdm
 
-            from components.reward.model_files import ModelFiles
-            from components.reward.score_files import score_files, state_folder
+        from components.reward.model_files import ModelFiles
+        from components.reward.score_files import score_files, state_folder
 
-            files = ModelFiles(str(model), template and str(template), step)
-            passing = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            scores = score_files(
-                items, files, engine, workers, chunk, state_folder(out, items, files, chunk) if out else passing,
-                lambda videos, what, total: tqdm(videos, what, total, unit=" videos", disable=None),
-            )  # fmt: skip
-        else:
-            from components.serving.client import score_remote
+        files = ModelFiles(str(model), template and str(template), step)
+        passing = Path(context.with_resource(tempfile.TemporaryDirectory()))
+        scores = score_files(
+            items, files, engine, workers, chunk, state_folder(out, items, files, chunk) if out else passing,
+            lambda videos, what, total: tqdm(videos, what, total, unit=" videos", disable=None),
+        )  # fmt: skip
+    else:
+        from components.serving.client import score_remote
 
-            plan = local_plan(model) if same_plan else None
-            scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
-        if out is not None:
-            from components.reward.score_files import write_scores
+        plan = local_plan(model) if same_plan else None
+        scores = score_remote(triton, items, send=send, in_flight=in_flight, plan=plan)
+    if out is not None:
+        from components.reward.score_files import write_scores
 
-            write_scores(out, items, scores)
-            shutil.rmtree(state)
+        write_scores(out, items, scores)
+        shutil.rmtree(partial_folder(out), ignore_errors=True)  # with --triton there is none
     failed = set()
     for (path, text), result in zip(items, scores, strict=True):
         if hasattr(result, "reason"):
@@ -104,16 +102,6 @@ def score(
             print(f"{text_of(path)}  {'  '.join(cells)}  Overall {result.overall:+.3f}  (model {result.model_version})")
     if failed:
         raise typer.Exit(4 if "Unanswered" in failed else 2)
-
-
-@contextmanager
-def state_of(out: Path) -> Iterator[Path]:
-    """The folder of what belongs to a file that is not done, for this process alone. BadInput where another makes it."""
-    from components.files import partial_folder
-    from components.locks import alone
-
-    with alone(partial_folder(out), BadInput(out, "another run is making it; wait for that, or give another --out")):
-        yield partial_folder(out)
 
 
 def local_plan(model: Path) -> str:
@@ -135,6 +123,7 @@ def read_items(videos: list[Path], prompt: str | None, csv: Path | None) -> list
 
 
 def bench_reward(
+    context: typer.Context,
     csv: Annotated[
         Path,
         typer.Argument(
@@ -183,34 +172,34 @@ def bench_reward(
     from components.reward.scored import Scored, find_scores, read_scores
     from components.stage import write_json
 
+    context.with_resource(sole_writer(out))
     files = ModelFiles(str(model), template and str(template), step)
-    with ExitStack() as stack:
-        if scores is not None:
-            if (engine, workers) != ("local", 1):
-                raise BadInput("reelign bench-reward", "--scores has all scores: no --engine or --workers with it")
-            known = read_scores(scores)
-            pairs = read_benchmark(csv, list(known.values), answer, videos)
-            found = find_scores(pairs, scores, known, videos)
-        else:
-            if videos is None:
-                raise BadInput("reelign bench-reward", "give --videos, or --scores")
-            dimensions = files.facts()["dimensions"]
-            pairs = read_benchmark(csv, dimensions, answer, videos)
-            benchmark.check_videos(pairs, videos)
-            state = stack.enter_context(state_of(out / "scores.parquet"))
-            results = score_pairs(pairs, videos, files, engine, workers, chunk, out / "scores.parquet")
-            found = Scored.of(pairs.items(), results, dimensions)
-        table, result = benchmark.evaluate(pairs, found, files, threshold_from, rounds)
-        questions = list(pairs.score_of)
-        partial = stack.enter_context(state_of(out / "figures.json"))
-        write_json(partial / "figures.json", result)
-        table.to_csv(partial / "pairs.csv", index=False)
-        benchmark.draw(table, result, questions, partial)
-        made = [out / file.name for file in sorted(partial.iterdir())]
-        for file in made:
-            os.replace(partial / file.name, file)
-        if scores is None:
-            shutil.rmtree(state)
+    if scores is not None:
+        if (engine, workers) != ("local", 1):
+            raise BadInput("reelign bench-reward", "--scores has all scores: no --engine or --workers with it")
+        known = read_scores(scores)
+        pairs = read_benchmark(csv, list(known.values), answer, videos)
+        found = find_scores(pairs, scores, known, videos)
+    else:
+        if videos is None:
+            raise BadInput("reelign bench-reward", "give --videos, or --scores")
+        dimensions = files.facts()["dimensions"]
+        pairs = read_benchmark(csv, dimensions, answer, videos)
+        benchmark.check_videos(pairs, videos)
+        results = score_pairs(pairs, videos, files, engine, workers, chunk, out / "scores.parquet")
+        found = Scored.of(pairs.items(), results, dimensions)
+    table, result = benchmark.evaluate(pairs, found, files, threshold_from, rounds)
+    questions = list(pairs.score_of)
+    partial = partial_folder(out / "figures.json")
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / "figures.json", result)
+    table.to_csv(partial / "pairs.csv", index=False)
+    benchmark.draw(table, result, questions, partial)
+    made = [out / file.name for file in sorted(partial.iterdir())]
+    for file in made:
+        put_in_place(partial / file.name, file)
+    for done in (partial, partial_folder(out / "scores.parquet")):
+        shutil.rmtree(done, ignore_errors=True)
     for line in benchmark.as_lines(result["protocol"], len(table)):
         print(line)
     for question in questions:

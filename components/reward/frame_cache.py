@@ -2,7 +2,9 @@
 
 A cache belongs to one frame plan and one version of the code that decodes: its folder is named by their digest. In it lie
 `frames.u8`, the frames of all clips end to end, and `index.jsonl`, a line a clip: {"clip": digest of the video file,
-"offset": of its first byte, "shape": [T, H, W, 3]}. It outlives the stage, so that another loss or learning rate decodes
+"offset": of its first byte, "shape": [T, H, W, 3], "frames": XXH3 of its bytes}.
+
+It outlives the stage, so that another loss or learning rate decodes
 nothing again, and may be deleted whenever no training runs.
 """
 
@@ -11,10 +13,12 @@ import hashlib
 import json
 import math
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_64_hexdigest as xxh3
 
 from components.code_digest import DECODING, code_digest
 from components.reward.ahead import ahead
@@ -66,7 +70,8 @@ class FrameCache:
     """The cache of a folder, open for filling by one process at a time; others wait for it and then find all there.
 
     Both files only ever grow, and a line enters the index when the frames that it names are on disk. So whatever a kill or
-    a power cut leaves has a sound beginning, and the next filling goes on from its end.
+    a power cut leaves has a sound beginning, and the next filling goes on from its end. All frames are read to see that they
+    are those that were written: that costs a fraction of decoding them.
     """
 
     def __init__(self, folder: Path):
@@ -82,7 +87,12 @@ class FrameCache:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._frames = open(self.folder / "frames.u8", "ab")
         self._index = open(self.folder / "index.jsonl", "ab")
-        self._index.truncate(self._read_index(os.path.getsize(self._frames.name)))
+        sizes = [os.path.getsize(file.name) for file in (self._frames, self._index)]
+        sound = self._read_index()
+        if sizes != [self._end, sound]:
+            why = f"sound up to byte {self._end} of {sizes[0]}; what follows is made anew"
+            print(f"{self._frames.name}: {why}", file=sys.stderr, flush=True)
+        self._index.truncate(sound)
         self._frames.truncate(self._end)
         return self
 
@@ -95,8 +105,10 @@ class FrameCache:
         """Append a clip, unless one of the same bytes came before."""
         if digest in self.places:
             return
-        self._frames.write(np.ascontiguousarray(clip).data)
-        self._pending.append(json.dumps({"clip": digest, "offset": self._end, "shape": clip.shape}) + "\n")
+        data = np.ascontiguousarray(clip).data
+        self._frames.write(data)
+        entry = {"clip": digest, "offset": self._end, "shape": clip.shape, "frames": xxh3(data)}
+        self._pending.append(json.dumps(entry) + "\n")
         self.places[digest] = (self._end, clip.shape)
         self._end += clip.nbytes
         self._unwritten += clip.nbytes
@@ -112,20 +124,21 @@ class FrameCache:
             views[key] = everything[offset : offset + math.prod(shape)].reshape(shape)
         return views
 
-    def _read_index(self, size: int) -> int:
-        """Fill `places` from the sound beginning of the index, frames of `size` bytes; returns its length in bytes."""
+    def _read_index(self) -> int:
+        """Fill `places` from the sound beginning of the index; returns its length in bytes."""
         length = 0
-        for line in (self.folder / "index.jsonl").read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:  # cut off in the middle, or nothing but zeros after a power cut
-                break
-            end = entry["offset"] + math.prod(entry["shape"])
-            if not line.endswith(b"\n") or entry["offset"] != self._end or end > size:
-                break
-            self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]))
-            self._end = end
-            length += len(line)
+        with open(self.folder / "frames.u8", "rb") as frames:
+            for line in (self.folder / "index.jsonl").read_bytes().splitlines(keepends=True):
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # cut off in the middle, or nothing but zeros after a power cut
+                    break
+                data = frames.read(math.prod(entry["shape"]))
+                if not line.endswith(b"\n") or entry["offset"] != self._end or entry.get("frames") != xxh3(data):
+                    break
+                self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]))
+                self._end += len(data)
+                length += len(line)
         return length
 
     def _flush(self) -> None:

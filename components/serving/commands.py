@@ -59,15 +59,14 @@ def serve(
 def copy_once(repository: Path, live: Path) -> None:
     """Copy a model repository, whole or not at all, unless it was copied before."""
     from components.errors import BadInput
+    from components.files import whole_folder
 
     if live.exists():
         return
     if not repository.exists():
         raise BadInput(repository, "missing; `dvc repro package` makes it")
-    partial = live.with_name(f"{live.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(repository, partial)
-    partial.rename(live)
+    with whole_folder(live) as partial:
+        shutil.copytree(repository, partial)
 
 
 def deploy(

@@ -180,7 +180,7 @@ def served(client: triton.InferenceServerClient) -> set[str]:
 def serving_version(repository: Path) -> int:
     """The version that clients are sent to."""
     (front, *_) = FRONTS
-    return int(re.search(r"model_version: (\d+)", (repository / front / "config.pbtxt").read_text()).group(1))
+    return int(in_config(repository / front / "config.pbtxt", r"model_version: (\d+)"))
 
 
 def serving_model(repository: Path) -> Path:
@@ -190,8 +190,17 @@ def serving_model(repository: Path) -> Path:
 
 def loaded_by_config(repository: Path) -> list[int]:
     """The versions that the server keeps loaded, the one that serves and the one before."""
-    found = re.search(r"versions: \[([\d, ]+)\]", (repository / MODEL / "config.pbtxt").read_text()).group(1)
+    found = in_config(repository / MODEL / "config.pbtxt", r"versions: \[(\d[\d, ]*)\]")
     return [int(version) for version in found.split(",")]
+
+
+def in_config(file: Path, pattern: str) -> str:
+    """What a model's configuration has there; BadInput where it has none: it is damaged, and a new repository is needed."""
+    found = re.search(pattern, file.read_text(errors="replace"))
+    if found is None:
+        why = "damaged, it names no version; stop the server, remove the repository and start it with `reelign serve --live`"
+        raise BadInput(file, why)
+    return found[1]
 
 
 @contextmanager

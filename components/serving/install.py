@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from components.errors import BadInput
+from components.files import put_in_place
 
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".triton"
@@ -37,7 +38,7 @@ def install_triton(folder: Path = TRITON) -> Path:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         stub = partial / SERVER / "python_backend_stubs" / version / "triton_python_backend_stub"
         shutil.copy(stub, partial / SERVER / "backends/python")
-        partial.rename(folder)
+        put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder / SERVER

@@ -5,6 +5,7 @@ guidance, too much guidance, an early checkpoint) and the renderer with five kin
 and the gold judge sees what a viewer would: the decoded file.
 """
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components.engine import map_rows
+from components.engine import file_digest, map_rows
 from components.preferences.schema import DIMENSIONS, LABELS, Annotation, write_annotations, write_prompts
 from components.simulation.annotators import Ratings, label_pair, panel, realism
 from components.simulation.judge import judge
@@ -47,10 +48,16 @@ def make_zoo(stage: Stage) -> None:
     world = stage.params.world
     draw_all(stage, generated, videos)
 
-    work = partial(make_and_judge, videos=str(videos), size=world.size, frames=world.frames, fps=world.fps)
+    # What is rendered is kept with its scores: outputs that a killed run began are thrown away.
     state = stage.state() / "judged"
     state.mkdir(exist_ok=True)
-    gold = map_rows(work, clips, params.workers, 64, state, stage.progress, "judge")
+    where = {"videos": str(videos), "rendered": str(state)}
+    work = partial(make_and_judge, **where, size=world.size, frames=world.frames, fps=world.fps)
+    judged = map_rows(work, clips, params.workers, 64, state, stage.progress, "judge")
+    gold = [row["scores"] for row in judged]
+    for clip in rendered:
+        (videos / clip["path"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(state / clip["path"], videos / clip["path"])
     by_prompt: dict[str, list[dict]] = {}
     for clip, scores in zip(clips, gold, strict=True):
         by_prompt.setdefault(clip["prompt"], []).append({**clip, "gold": scores})
@@ -126,10 +133,13 @@ def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
             draw(stage, loaded(generator), jobs, sampling, videos / model, what=model)
 
 
-def make_and_judge(clip: dict[str, Any], videos: str, size: int, frames: int, fps: int) -> dict[str, float]:
-    """Render the clip where a renderer is its model; gold scores of the decoded file."""
-    path = Path(videos) / clip["path"]
-    if clip["model"] in RENDERERS:
+def make_and_judge(
+    clip: dict[str, Any], videos: str, rendered: str, size: int, frames: int, fps: int
+) -> dict[str, dict[str, Any]]:
+    """Render the clip, to the folder `rendered`, where a renderer is its model; `scores`: gold ones of the decoded file."""
+    own = clip["model"] in RENDERERS
+    path = Path(rendered if own else videos) / clip["path"]
+    if own:
         rng = np.random.default_rng(clip["seed"])
         kinds = RENDERERS[clip["model"]]
         count = min(len(kinds), int(rng.integers(1, 3)))
@@ -137,7 +147,8 @@ def make_and_judge(clip: dict[str, Any], videos: str, size: int, frames: int, fp
             {str(kind): float(rng.uniform(0.1, 0.9)) for kind in rng.choice(kinds, count, replace=False)} if count else {}
         )
         write_video(path, spoiled(concrete(scene_of(clip["prompt"]), rng, size, frames), defects, rng, size, frames), fps)
-    return {name: float(value) for name, value in judge(read_frames(path), clip["prompt"]).scores().items()}
+    scores = {name: float(value) for name, value in judge(read_frames(path), clip["prompt"]).scores().items()}
+    return {"scores": scores, "files": {clip["path"]: file_digest(path)} if own else {}}
 
 
 def view_of(prompt: str, a: dict, b: dict, annotator: str, given: dict[str, str], ratings: Ratings) -> Annotation:

@@ -63,3 +63,26 @@ def test_parsing_imports_nothing_heavy():
     assert errors == {}
     assert not {"torch", "mlflow", "dvc", "pandas", "transformers", "docker", "kubernetes"} & set(modules)
     print(f"parse: {seconds:.2f} s beyond Airflow's own imports, {len(modules)} modules")
+
+
+@pytest.mark.parametrize("name", ["retrain", "deploy"])
+@pytest.mark.parametrize(
+    ("key", "given", "fine"),
+    [
+        ("commit", "0123456789abcdef0123456789abcdef01234567", True),
+        ("commit", None, True),
+        ("commit", "main", False),
+        ("commit", "0123456", False),
+        ("profile", "wan2.1-1.3b", True),
+        ("profile", "../../secret", False),
+        ("profile", "/etc/other", False),
+    ],
+)
+def test_a_commit_is_asked_for_by_its_full_hash_and_a_profile_by_its_name(name, key, given, fine):
+    """What a name means may change while a run is under way; a path may be any file."""
+    param = DagBag(str(REPOSITORY / "dags")).dags[name].params.get_param(key)
+    if fine:
+        assert param.resolve(given) == given
+    else:
+        with pytest.raises(ValueError, match="does not match"):
+            param.resolve(given)

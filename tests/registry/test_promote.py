@@ -16,7 +16,7 @@ from components.mlflow_store import answering, artifacts_of, mlflow_client
 from components.params import load_params
 from components.registry import promote as promote_module
 from components.registry.promote import PENDING, promote
-from components.registry.versions import aliases, connect
+from components.registry.versions import aliases, connect, fetch
 from components.stage import folder_digest
 from tests.conftest import REPOSITORY
 from tests.registry.server import Server
@@ -103,14 +103,20 @@ def test_test_pairs_that_a_version_learnt_from_are_refused(here):
     os.replace(kept, "data/pairs")
 
 
-def test_files_that_are_not_those_registered_are_refused(here):
+def test_files_that_are_not_those_registered_are_fetched_again_and_then_refused(here, capsys):
     version = connect().get_model_version(MODEL, "1")
-    file = here / ".reelign/registry/versions" / version.run_id / MODEL / "head.safetensors"
-    before = file.read_bytes()
-    file.write_bytes(before[:-1] + b"x")
+    kept = here / ".reelign/registry/versions" / version.run_id / MODEL / "head.safetensors"
+    stored = here / "mlartifacts" / version.run_id / "artifacts" / MODEL / "head.safetensors"
+    before = stored.read_bytes()
+    kept.write_bytes(before[:-1] + b"x")
+    fetch(version)
+    assert kept.read_bytes() == before and f"{kept.parent.relative_to(here)}: damaged" in capsys.readouterr().err
+    for file in (kept, stored):
+        file.write_bytes(before[:-1] + b"x")
     with pytest.raises(BadInput, match=r"reelign-smoke-video-reward/1: its files in .* are .*, registered was"):
         call()
-    file.write_bytes(before)
+    stored.write_bytes(before)
+    shutil.rmtree(kept.parent)
 
 
 def test_an_interrupted_promotion_is_finished_by_the_next_call(here):
