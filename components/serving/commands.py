@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from components.params import PackageParams
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TERMINATED = 128 + signal.SIGTERM  # exit code, as a shell has it
 SERVED = Path(".reelign/served")
 Port = Annotated[int | None, typer.Option(min=1, max=65535, show_default="a free one")]
 
@@ -121,7 +120,6 @@ def deploy(
     from components.params import load_params
     from components.serving import deploy as deployment
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # what was begun is taken back on the way out
     params = load_params().package
     if not (live / deployment.MODEL).exists():
         from components.errors import BadInput

@@ -22,6 +22,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
+from components.ending import HeldSignals
 from components.errors import BadInput
 from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
@@ -69,15 +70,16 @@ def deploy(
     the version does not load, scores otherwise than offline or is too slow; Unreachable where another deployment is under
     way.
     """
-    with alone(repository), managing(url, repository) as server:
+    with alone(repository), managing(url, repository) as server, HeldSignals() as held:
         record, _ = settle(server, repository, params)
         new = versions_there(repository)[-1] + 1
         with ExitStack() as undo:
             undo.callback(withdraw, server, repository, params, record)
             try:
-                write_version(repository, model, new)
-                server.load(MODEL, as_json(backend_config(repository, params, [record.serving, new])))
-                compare(server.client, model, sample, params, record.serving, new, slowest)
+                with held.interruptible():
+                    write_version(repository, model, new)
+                    server.load(MODEL, as_json(backend_config(repository, params, [record.serving, new])))
+                    compare(server.client, model, sample, params, record.serving, new, slowest)
             except (InferenceServerException, Rejected, BadInput) as error:
                 raise Rejected(f"version {new} of {model}: {error}") from error
             # Verified: from here on files may name it.
@@ -92,7 +94,7 @@ def deploy(
 
 def serves_already(url: str, repository: Path, model: Path, params: PackageParams) -> int | None:
     """The version that serves, if it is of this model folder, byte for byte. What a killed command left is mended."""
-    with alone(repository), managing(url, repository) as server:
+    with alone(repository), managing(url, repository) as server, HeldSignals():
         record, _ = settle(server, repository, params)
     same = folder_digest(model_folder_of(repository, record.serving)) == folder_digest(model)
     return record.serving if same else None
@@ -111,7 +113,7 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
     finished. BadInput where there is none: what a rollback has taken away does not come back by another.
 
     With a model folder only if that is what serves, else None, as where a task is tried again."""
-    with alone(repository):
+    with alone(repository), HeldSignals():
         record = read_deployment(repository)
         none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: nothing to roll back to")
         if record.before is None and record.rolled_back is None:

@@ -77,6 +77,5 @@ def asking(url: str) -> Iterator[triton.InferenceServerClient]:
 @contextmanager
 def managing(url: str, repository: Path) -> Iterator[Management]:
     """The management of the server that serves the repository; errors as of `asking` and `read_key`."""
-    key = read_key(repository)
     with asking(url) as client:
-        yield Management(client, url, key)
+        yield Management(client, url, read_key(repository))
