@@ -167,16 +167,14 @@ def put_champion_back(live: Path) -> bool:
     from components.mlflow_store import answering
     from components.registry.champion import put_back
     from components.registry.versions import connect
-    from components.serving.record import model_folder_of, read_deployment
-    from components.stage import folder_digest
+    from components.serving.record import front_digest, read_deployment
 
-    record = read_deployment(live)
-    if record.rolled_back is None:
+    bad = read_deployment(live).rolled_back
+    if bad is None:
         return False
-    bad, good = (folder_digest(model_folder_of(live, version)) for version in (record.rolled_back, record.serving))
     try:
         with answering():
-            lines = put_back(connect(), bad, good)
+            lines = put_back(connect(), bad, front_digest(live))
     except BadInput as error:
         say(f"note: the champion of a registry stays as it is: {error}")
         return False

@@ -31,6 +31,7 @@ from components.serving.management import Management, asking, managing
 from components.serving.record import (
     Deployment,
     alone,
+    front_digest,
     front_version,
     is_consistent,
     loaded_by_config,
@@ -120,15 +121,15 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
             raise none
         with managing(url, repository) as server:
             record, mended = settle(server, repository, params)
-            serves = model is None or folder_digest(model) == folder_digest(model_folder_of(repository, record.serving))
+            bad = front_digest(repository)
             if record.before is None:
                 if model is None and not mended:
                     raise none
                 return record.serving if mended else None
-            if not serves:
+            if model is not None and folder_digest(model) != bad:
                 return None
             target = record.before
-            changed = Deployment(serving=target, before=None, verified=record.verified, rolled_back=record.serving)
+            changed = Deployment(serving=target, before=None, verified=record.verified, rolled_back=bad)
             write_deployment(repository, changed)
             switch(server, repository, params, target)
     return target

@@ -27,13 +27,13 @@ DEPLOYMENT, LOCK = "deployment.json", "deployment.lock"
 
 
 class Deployment(Record):
-    """Versions by number. `verified` are on disk, in the order in which they came. `rolled_back` served until the last
-    roll-back, if nothing was deployed since."""
+    """Versions by number. `verified` are on disk, in the order in which they came. `rolled_back` is the digest of what served
+    until the last roll-back, if nothing was deployed since."""
 
     serving: int
     before: int | None
     verified: list[int]
-    rolled_back: int | None = None
+    rolled_back: str | None = None
 
     @property
     def loaded(self) -> list[int]:
@@ -112,6 +112,12 @@ def versions_there(repository: Path) -> list[int]:
 def front_version(repository: Path, name: str) -> int:
     """The version that one of the two models that clients ask sends them to."""
     return int(_only(repository / name / "config.pbtxt", r"model_version: (\d+)"))
+
+
+def front_digest(repository: Path) -> str:
+    """The digest of the model that clients are sent to, as it was when it came: files may have been damaged since."""
+    pattern = r'key: "model_version" value \{ string_value: "(\w+)"'
+    return _only(repository / next(iter(FRONTS)) / "config.pbtxt", pattern)
 
 
 def loaded_by_config(repository: Path) -> list[int]:
