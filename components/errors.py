@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,10 @@ def disk_error(error: BaseException) -> tuple[str, int] | None:
         if isinstance(cause, OSError) and cause.errno in FULL | UNUSABLE:
             place = cause.filename or f"disk of {Path.cwd()}"
             return f"{place}: {os.strerror(cause.errno)}", 4 if cause.errno in FULL else 2
+        if isinstance(cause, shutil.Error):  # of a folder's copy, which keeps the reasons of its files as text alone
+            for number in FULL | UNUSABLE:
+                if f"[Errno {number}]" in str(cause):
+                    return f"copy of a folder: {os.strerror(number)}", 4 if number in FULL else 2
         # Libraries that write without Python: safetensors, SQLite below MLflow.
         if "(os error 28)" in str(cause) or "database or disk is full" in str(cause):
             return f"disk of {Path.cwd()}: {os.strerror(errno.ENOSPC)}", 4

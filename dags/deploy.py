@@ -35,7 +35,7 @@ def add_tasks(settings: OrchestrationParams) -> None:
     promote = make_task("promote", promote, settings, skip_on_exit_code=NO)
     served = ShortCircuitOperator(task_id="is_served", python_callable=is_served)
     roll_over, verify, roll_back = (
-        make_task(name, Command(deploy + words, resources, folders=["live"]), settings)
+        make_task(name, Command(deploy + words, resources, folders=["live"], manages=name != "verify"), settings)
         for name, words in {"roll_over": slowest, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
     )
     # Back only from what was rolled over: a version that was refused has changed nothing.

@@ -18,9 +18,11 @@ from airflow.sdk import BaseOperator
 
 from components.images import image_of, own_commit
 from components.operation_params import OrchestrationParams, ResourcesParams
+from components.serving.access import VARIABLE as KEY
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER = 10001  # of our images (docker/)
+TRITON_SECRET = "reelign-triton"  # of infra/kubernetes: the key of the server's management
 # What is asked of a DAG run, as templates: by its params, or by those of the DAG run before it, which the event has that
 # started this one (dags/retrain.py).
 EVENTS = "triggering_asset_events.values() | sum(start=[]) | map(attribute='extra') | list"
@@ -35,12 +37,14 @@ ASKED = {
 @dataclass(frozen=True)
 class Command:
     """`reelign WORDS...`, with variables of its own (templates); `folders` are those of the server that it works with,
-    "live" and "served" of section `orchestration.serving`."""
+    "live" and "served" of section `orchestration.serving`. Only what `manages` the server gets its key: a process finds it
+    beside the folder (components/serving/access.py), containers and pods by the environment."""
 
     words: Sequence[str]
     resources: ResourcesParams
     environment: dict[str, str] = field(default_factory=dict)
     folders: Sequence[str] = ()
+    manages: bool = False
 
 
 def make_stage(name: str, settings: OrchestrationParams, **common: Any) -> BaseOperator:
@@ -106,13 +110,14 @@ def docker(command: Command, settings: OrchestrationParams, common: dict[str, An
         return Mount(target=target, source=source, type="bind" if source.startswith("/") else "volume")
 
     resources = command.resources
+    private = [*settings.docker.environment, *([KEY] if command.manages else [])]
     return ContainedOperator(
         **common,
         image=image(settings),
         command=["reelign", *command.words],
         environment=ASKED | command.environment,
         # Values are read where the task runs and shown nowhere.
-        private_environment={key: os.environ[key] for key in settings.docker.environment if key in os.environ},
+        private_environment={key: os.environ[key] for key in private if key in os.environ},
         user=f"{USER}:{USER}",
         mounts=[
             mount("/work", settings.docker.work),
@@ -135,6 +140,7 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
     pulled or that no node takes fails after `startup_timeout`, with the pod's events in the log.
     """
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+    from airflow.providers.cncf.kubernetes.secret import Secret
     from kubernetes.client import models as k8s
 
     resources = command.resources
@@ -167,6 +173,7 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
             k8s.V1EnvFromSource(config_map_ref=k8s.V1ConfigMapEnvSource(name=settings.kubernetes.config_map)),
             k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=settings.kubernetes.secret)),
         ],
+        secrets=[Secret("env", KEY, TRITON_SECRET, KEY)] if command.manages else [],
         labels=labels,
         container_resources=k8s.V1ResourceRequirements(requests=amounts, limits=amounts),
         node_selector=resources.node_selector,

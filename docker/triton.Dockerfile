@@ -51,5 +51,9 @@ EXPOSE 8000 8001 8002
 # The server calls itself ready with no model at all.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/models/video_reward/ready', timeout=4)"]
-CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=video_reward", \
-     "--load-model=video_reward_file", "--disable-auto-complete-config", "--metrics-config=summary_latencies=true", "--exit-timeout-secs=30"]
+# Management is for who has the key (components/serving/access.py): without one in the environment the server does not start.
+CMD ["sh", "-c", "exec tritonserver --model-repository=\"${MODEL_REPOSITORY:-/models}\" --model-control-mode=explicit \
+     --load-model=video_reward --load-model=video_reward_file --disable-auto-complete-config \
+     --metrics-config=summary_latencies=true --exit-timeout-secs=30 --http-header-forward-pattern='(?i)origin' \
+     --http-restricted-api=\"model-repository,shared-memory,trace,logging:reelign-key=${REELIGN_TRITON_KEY:?}\" \
+     --grpc-restricted-protocol=\"model-repository,shared-memory,trace,logging:reelign-key=${REELIGN_TRITON_KEY:?}\""]

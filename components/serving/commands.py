@@ -5,9 +5,12 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from components.params import PackageParams
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SERVED = Path(".reelign/served")
@@ -47,6 +50,7 @@ def serve(
     if live is not None:
         copy_once(repository, live)
         repository = live
+    mend(repository)
     try:
         with serving(repository, log, ports=(http_port, grpc_port, metrics_port), served=served) as server:
             say(f"http://{server.http}  grpc://{server.grpc}  metrics http://{server.metrics}/metrics  log {log}")
@@ -54,6 +58,19 @@ def serve(
     except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+def mend(repository: Path) -> None:
+    """Let the configurations name verified versions only, where a killed deployment left it otherwise."""
+    from components.params import load_params
+    from components.serving.record import DEPLOYMENT, alone, is_consistent, read_deployment, repair
+
+    if not (repository / DEPLOYMENT).exists() or is_consistent(repository, read_deployment(repository)):
+        return  # without a record, nothing was ever deployed here
+    with alone(repository):
+        record = read_deployment(repository)
+        repair(repository, record, load_params().package)
+    say(f"what a killed deployment left was mended: version {record.serving} is to serve")
 
 
 def copy_once(repository: Path, live: Path) -> None:
@@ -86,6 +103,7 @@ def deploy(
     slowest: Annotated[
         float, typer.Option(help="Longest median time of a request, relative to that of the serving version.")
     ] = 2.0,
+    keep: Annotated[int, typer.Option(min=2, help="Versions to keep on disk, the two that are loaded among them.")] = 3,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the previous version again.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Change nothing; check that clients get the model's own scores.")
@@ -95,7 +113,8 @@ def deploy(
 
     It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
     offline, and come in time. Exit code 1 where it is refused: the old version keeps serving. A model that serves
-    already is left alone.
+    already is left alone. One deployment at a time: exit code 4 where another is under way. A roll-back returns the
+    alias `champion` of the registry too, where it named the version that was rolled back.
     """
     from components.params import load_params
     from components.serving import deploy as deployment
@@ -106,8 +125,7 @@ def deploy(
 
         raise BadInput(live, "no model repository of a server; `reelign serve --live` makes one")
     if rollback:
-        number = deployment.rollback(url, live, params, model and model_folder(model))
-        say(f"{model} does not serve: nothing to roll back" if number is None else f"version {number} serves again")
+        roll_back(url, live, params, model)
         return
     model = model or "video_reward/champion"
     folder = model_folder(model)
@@ -120,11 +138,48 @@ def deploy(
             deployment.verify(url, folder, sample, params)
             say(f"{model} serves: {len(sample)} videos have its own scores")
             return
-        number = deployment.deploy(url, live, folder, sample, params, slowest)
+        number = deployment.deploy(url, live, folder, sample, params, slowest, keep)
     except deployment.Rejected as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     say(f"version {number} serves: {model}, compared on {len(sample)} videos")
+
+
+def roll_back(url: str, live: Path, params: "PackageParams", model: str | None) -> None:
+    """Let the version before serve, and put the registry's champion back. Asked again, it does what is left of both."""
+    from components.errors import BadInput
+    from components.serving import deploy as deployment
+
+    try:
+        number = deployment.rollback(url, live, params, model and model_folder(model))
+    except BadInput:
+        if not put_champion_back(live):
+            raise
+        return
+    say(f"{model} does not serve: nothing to roll back" if number is None else f"version {number} serves again")
+    put_champion_back(live)
+
+
+def put_champion_back(live: Path) -> bool:
+    """Whether the alias `champion` was moved off a version that was rolled back; says so, and where it cannot be."""
+    from components.errors import BadInput
+    from components.mlflow_store import answering
+    from components.registry.champion import put_back
+    from components.registry.versions import connect
+    from components.serving.record import front_digest, read_deployment
+
+    bad = read_deployment(live).rolled_back
+    if bad is None:
+        return False
+    try:
+        with answering():
+            lines = put_back(connect(), bad, front_digest(live))
+    except BadInput as error:
+        say(f"note: the champion of a registry stays as it is: {error}")
+        return False
+    for line in lines:
+        say(line)
+    return bool(lines)
 
 
 def monitor(

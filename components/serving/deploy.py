@@ -1,36 +1,55 @@
 """Bring a new VideoReward to a running Triton server without a request lost, and back.
 
-The new version is loaded beside the one that serves and asked, by its number, for scores of a sample. Only if they are the
-scores of the same model offline, and come as fast as the serving version's, do the two ensembles that clients ask change to
-it: two small files, loaded one by one. The old version stays loaded for a rollback. A version that fails leaves no trace.
+The new version is loaded beside the one that serves, by a configuration that the repository does not hold, and asked for
+scores of a sample. Only if they are the scores of the same model offline, and come as fast as the serving version's, does the
+repository name it: the reward model's configuration, then the record (record.py), then the two ensembles that clients ask,
+two small files loaded one by one. The old version stays loaded for a rollback, which goes there and nowhere else. A version
+that fails, or is interrupted by an error or a signal, leaves no trace; after a kill the next command sees to that.
 
 The repository is the server's own (a copy of stage package's), and says at any time what the server is to serve: one that is
 started again serves what was deployed.
 """
 
-import re
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import tritonclient.http as triton
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from components.errors import BadInput, Unreachable
-from components.files import whole_file
+from components.ending import HeldSignals
+from components.errors import BadInput
 from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
-from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of, split_url
+from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of
+from components.serving.management import Management, asking, managing
+from components.serving.record import (
+    Deployment,
+    alone,
+    front_digest,
+    front_version,
+    is_consistent,
+    loaded_by_config,
+    model_folder_of,
+    read_deployment,
+    repair,
+    version_folder,
+    versions_there,
+    write_config,
+    write_deployment,
+)
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
 from components.serving.served_log import SHADOW
 from components.stage import folder_digest
 from components.video.limits import Limits
 
-LOAD_SECONDS = 600.0
 TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
+KEEP = 3  # versions on disk
 
 
 class Rejected(Exception):
@@ -38,36 +57,49 @@ class Rejected(Exception):
 
 
 def deploy(
-    url: str, repository: Path, model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams, slowest: float = 2.0
+    url: str,
+    repository: Path,
+    model: Path,
+    sample: Sequence[tuple[Path, str]],
+    params: PackageParams,
+    slowest: float = 2.0,
+    keep: int = KEEP,
 ) -> int:
     """Deploy the model folder; the number of its version.
 
     sample: videos and prompts to compare on. slowest: most time that a request of the sample may take, over what it takes
-    the serving version (medians). Rejected if the version does not load, scores otherwise than offline or is too slow.
+    the serving version (medians). keep: verified versions that stay on disk, at least the two that are loaded. Rejected if
+    the version does not load, scores otherwise than offline or is too slow; Unreachable where another deployment is under
+    way.
     """
-    old, versions = serving_version(repository), loaded_by_config(repository)
-    new = max(int(path.name) for path in (repository / MODEL).iterdir() if path.name.isdigit()) + 1
-    with asking(url) as client:
-        try:
-            write_version(repository, model, new)
-            load(client, repository, MODEL, backend_config(repository, params, [old, new]))
-            compare(client, model, sample, params, old, new, slowest)
-        except (InferenceServerException, Rejected, BadInput) as error:
-            withdraw(client, repository, params, versions, new)
-            raise Rejected(f"version {new} of {model}: {error}") from error
-        switch(client, repository, params, new)
+    with alone(repository), managing(url, repository) as server, HeldSignals() as held:
+        record, _ = settle(server, repository, params)
+        new = versions_there(repository)[-1] + 1
+        with ExitStack() as undo:
+            undo.callback(withdraw, server, repository, params, record)
+            try:
+                with held.interruptible():
+                    write_version(repository, model, new)
+                    server.load(MODEL, as_json(backend_config(repository, params, [record.serving, new])))
+                    compare(server.client, model, sample, params, record.serving, new, slowest)
+            except (InferenceServerException, Rejected, BadInput) as error:
+                raise Rejected(f"version {new} of {model}: {error}") from error
+            # Verified: from here on files may name it.
+            write_config(repository, MODEL, backend_config(repository, params, [record.serving, new]))
+            verified = [*record.verified, new]
+            write_deployment(repository, Deployment(serving=new, before=record.serving, verified=verified))
+            switch(server, repository, params, new)
+            undo.pop_all()
+        remove_old(repository, keep)
     return new
 
 
 def serves_already(url: str, repository: Path, model: Path, params: PackageParams) -> int | None:
-    """The version that serves, if it is of this model folder, byte for byte. A switch that was cut short is finished."""
-    digest, version = folder_digest(model), serving_version(repository)
-    if folder_digest(serving_model(repository)) != digest:
-        return None
-    with asking(url) as client:
-        if served(client) != {digest}:
-            switch(client, repository, params, version)
-    return version
+    """The version that serves, if it is of this model folder, byte for byte. What a killed command left is mended."""
+    with alone(repository), managing(url, repository) as server, HeldSignals():
+        record, _ = settle(server, repository, params)
+    same = folder_digest(model_folder_of(repository, record.serving)) == folder_digest(model)
+    return record.serving if same else None
 
 
 def verify(url: str, model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams) -> None:
@@ -85,44 +117,78 @@ def offline_scores(model: Path, sample: Sequence[tuple[Path, str]], params: Pack
 
 
 def rollback(url: str, repository: Path, params: PackageParams, model: Path | None = None) -> int | None:
-    """Let the version serve again that served before the one that serves; its number. A switch that was cut short is
-    finished. BadInput where no earlier version is loaded: what a rollback has taken away does not come back by another.
+    """Let the version serve again that served when the serving one was deployed; its number. A rollback that was cut short is
+    finished. BadInput where there is none: what a rollback has taken away does not come back by another.
 
     With a model folder only if that is what serves, else None, as where a task is tried again."""
-    serving, versions = serving_version(repository), loaded_by_config(repository)
-    earlier = [version for version in versions if version < serving]  # numbers rise with each deployment
-    why = f"version {serving} serves, and none that served before it is loaded: nothing to roll back to"
-    if len(versions) == 1:
-        raise BadInput(repository, why)
-    with asking(url) as client:
-        digests = served(client)
-        if model is not None and folder_digest(model) not in digests:
-            return None
-        if not earlier and len(digests) == 1:
-            raise BadInput(repository, why)
-        target = earlier[-1] if earlier else serving
-        switch(client, repository, params, target)
+    with alone(repository), HeldSignals():
+        record = read_deployment(repository)
+        none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: nothing to roll back to")
+        if record.before is None and record.rolled_back is None:
+            raise none
+        with managing(url, repository) as server:
+            record, mended = settle(server, repository, params)
+            bad = front_digest(repository)
+            if record.before is None:
+                if model is None and not mended:
+                    raise none
+                return record.serving if mended else None
+            if model is not None and folder_digest(model) != bad:
+                return None
+            target = record.before
+            changed = Deployment(serving=target, before=None, verified=record.verified, rolled_back=bad)
+            write_deployment(repository, changed)
+            switch(server, repository, params, target)
     return target
 
 
-def switch(client: triton.InferenceServerClient, repository: Path, params: PackageParams, version: int) -> None:
+def settle(server: Management, repository: Path, params: PackageParams) -> tuple[Deployment, bool]:
+    """Bring files and server to what the record says; the record, and whether clients were sent elsewhere."""
+    record = read_deployment(repository)
+    mended = not is_consistent(repository, record)
+    repair(repository, record, params)
+    if server.served() != {record.serving}:
+        mended = True
+        switch(server, repository, params, record.serving)
+    if server.loaded_versions() != loaded_by_config(repository):
+        server.load(MODEL)
+    return record, mended
+
+
+def withdraw(server: Management, repository: Path, params: PackageParams, record: Deployment) -> None:
+    """Bring the repository and its server back to an earlier record. Clients are led away from the new version before it
+    goes."""
+    if read_deployment(repository) != record:
+        write_deployment(repository, record)
+        switch(server, repository, params, record.serving)
+    settle(server, repository, params)
+
+
+def switch(server: Management, repository: Path, params: PackageParams, version: int) -> None:
+    """Send clients to a version that the server has loaded."""
     for name in FRONTS:
-        load(client, repository, name, front_config(repository, name, params, version))
+        write_config(repository, name, front_config(repository, name, params, version))
+        server.load(name)
 
 
-def withdraw(
-    client: triton.InferenceServerClient, repository: Path, params: PackageParams, keep: list[int], new: int
-) -> None:
-    """Leave the server and its repository with the versions that they had."""
-    load(client, repository, MODEL, backend_config(repository, params, keep))
-    shutil.rmtree(repository / MODEL / str(new))
+def remove_old(repository: Path, keep: int) -> None:
+    """Remove the oldest verified versions from the disk, but none that is loaded or that clients are sent to."""
+    record = read_deployment(repository)
+    needed = {*record.loaded, *loaded_by_config(repository)} | {front_version(repository, name) for name in FRONTS}
+    spare = [version for version in record.verified if version not in needed]
+    gone = spare[: max(0, len(record.verified) - keep)]
+    if gone:
+        left = [version for version in record.verified if version not in gone]
+        write_deployment(repository, record.model_copy(update={"verified": left}))
+    for version in gone:
+        shutil.rmtree(version_folder(repository, version))
 
 
-def load(client: triton.InferenceServerClient, repository: Path, name: str, config: str) -> None:
-    """Change a model's configuration in the repository, whole or not at all, and let the server follow."""
-    with whole_file(repository / name / "config.pbtxt") as partial:
-        partial.write_text(config)
-    client.load_model(name)
+def as_json(config: str) -> str:
+    """A configuration as Triton's load call takes it."""
+    return json_format.MessageToJson(
+        text_format.Parse(config, model_config_pb2.ModelConfig()), preserving_proto_field_name=True
+    )
 
 
 def compare(
@@ -171,47 +237,11 @@ def score_with(client: triton.InferenceServerClient, model: str, version: str, v
         return Unscored(reason_of(error, model))
 
 
-def served(client: triton.InferenceServerClient) -> set[str]:
-    """Digests of the models that clients are sent to: one, unless a switch was cut short."""
-    configs = (client.get_model_config(name) for name in FRONTS)
-    return {config["parameters"]["model_version"]["string_value"] for config in configs}
-
-
 def serving_version(repository: Path) -> int:
     """The version that clients are sent to."""
-    (front, *_) = FRONTS
-    return int(in_config(repository / front / "config.pbtxt", r"model_version: (\d+)"))
+    return read_deployment(repository).serving
 
 
 def serving_model(repository: Path) -> Path:
     """The folder of the model that clients are sent to."""
-    return repository / MODEL / str(serving_version(repository)) / "video_reward"
-
-
-def loaded_by_config(repository: Path) -> list[int]:
-    """The versions that the server keeps loaded, the one that serves and the one before."""
-    found = in_config(repository / MODEL / "config.pbtxt", r"versions: \[(\d[\d, ]*)\]")
-    return [int(version) for version in found.split(",")]
-
-
-def in_config(file: Path, pattern: str) -> str:
-    """What a model's configuration has there; BadInput where it has none: it is damaged, and a new repository is needed."""
-    found = re.search(pattern, file.read_text(errors="replace"))
-    if found is None:
-        why = "damaged, it names no version; stop the server, remove the repository and start it with `reelign serve --live`"
-        raise BadInput(file, why)
-    return found[1]
-
-
-@contextmanager
-def asking(url: str) -> Iterator[triton.InferenceServerClient]:
-    """A client of the server; Unreachable where none answers."""
-    protocol, address = split_url(url)
-    if protocol != "http":
-        raise BadInput(url, "deploying goes over HTTP: http://host:port")
-    with triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS) as client:
-        try:
-            client.is_server_live()
-        except OSError as error:
-            raise Unreachable(url, f"no Triton server answers: {error}") from error
-        yield client
+    return model_folder_of(repository, serving_version(repository))

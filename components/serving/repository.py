@@ -23,6 +23,7 @@ import shutil
 import struct
 from pathlib import Path
 
+from components.files import whole_file
 from components.params import PackageParams
 from components.reward.facts import plan_of
 from components.stage import folder_digest
@@ -128,8 +129,10 @@ def backend_config(repository: Path, params: PackageParams, versions: list[int])
     prompt = WARMUP_PROMPT.encode()
     warmup = repository / MODEL / "warmup"
     warmup.mkdir(exist_ok=True)
-    (warmup / "fps").write_bytes(struct.pack("<d", WARMUP_FPS))
-    (warmup / "prompt").write_bytes(prompt)
+    for name, value in {"fps": struct.pack("<d", WARMUP_FPS), "prompt": prompt}.items():
+        if not (warmup / name).exists() or (warmup / name).read_bytes() != value:  # a server may be reading them
+            with whole_file(warmup / name) as partial:
+                partial.write_bytes(value)
     config = BACKEND.format(
         **INPUTS,
         outputs=OUTPUT_TYPES,

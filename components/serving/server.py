@@ -6,6 +6,7 @@ The Python that runs this is the Python of the models: the backend's process fin
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,19 +16,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import psutil
 
 from components.errors import BadInput
+from components.serving.access import VARIABLE, make_key, options
 from components.serving.install import SERVER, TRITON
 from components.serving.ports import free_ports
 from components.serving.repository import FRONTS, MODEL
 from components.serving.served_log import FOLDER
 
 START_SECONDS = 180
+LOG_BYTES = 64 * 2**20
 EXIT_SECONDS = 10  # that Triton waits for requests in flight
 SHARED_MEMORY = Path("/dev/shm")
 STUB = "triton_python_backend_stub"  # the program of a process that holds a model
@@ -47,6 +50,7 @@ class Triton:
     metrics: str
     log: Path
     shared_prefix: str
+    key: str = field(repr=False)  # of its management (access.py)
 
     def wait(self, seconds: float) -> None:
         """Return when each model that clients may ask is ready (the server calls itself ready with none at all), and metrics
@@ -80,6 +84,12 @@ class Triton:
         """The end of the server's log, without its tables."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line and line[0] not in "|+"]
         return "\n".join(lines[-count:])
+
+    def shorten_log(self, most: int = LOG_BYTES) -> None:
+        """Let a log that has grown to `most` bytes begin anew; what it held is beside it, NAME.1, until the next time."""
+        if self.log.stat().st_size >= most:
+            shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+            os.truncate(self.log, 0)
 
     def stop(self) -> int:
         """End the server, letting requests in flight finish; its exit code. Nothing of it stays, neither a process nor
@@ -123,6 +133,7 @@ def start_triton(
     for port in filter(None, ports):
         if not is_free(port):
             raise BadInput(f"127.0.0.1:{port}", "something listens there already")
+    key = make_key(repository)
     http, grpc, metrics = (port or free for port, free in zip(ports, free_ports(3), strict=True))
     prefix = f"reelign-{os.getpid()}-{http}-"
     command = [
@@ -141,21 +152,24 @@ def start_triton(
         "--metrics-config=summary_latencies=true",  # beside the sums: medians and 95% of the last minute
         f"--exit-timeout-secs={EXIT_SECONDS}",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
+        *options(key),
     ]
     # Not resolved: a virtual environment's python is a link to one outside it.
     paths = {"PATH": Path(sys.executable).parent, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR")}
     # Compiled code beside a model's own file would make the model look changed, and be loaded again at the next occasion.
     environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+    environment.pop(VARIABLE, None)  # models need no key
     for name, first in paths.items():
         environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
     if served is not None:
         environment[FOLDER] = str(served.resolve())
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as stream:
+    log.write_bytes(b"")
+    with open(log, "ab") as stream:  # always at its end, wherever that is after shorten_log
         # A session of its own, so that Ctrl-C reaches the caller alone, who then stops the server in order.
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
     addresses = (f"127.0.0.1:{port}" for port in (http, grpc, metrics))
-    return Triton(process, *addresses, log=log, shared_prefix=prefix)
+    return Triton(process, *addresses, log=log, shared_prefix=prefix, key=key)
 
 
 @contextlib.contextmanager

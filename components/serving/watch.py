@@ -1,8 +1,9 @@
-"""Notice a backend process that died, and put a new one in its place.
+"""Notice a backend process that died, or a model that is no longer loaded, and put things right.
 
 Triton goes on calling server and model ready when a Python process behind a model is gone (killed for memory, or by a
 decoder that broke), and answers every request that goes there with an error until the model is loaded again. So the
 processes of each loaded version are counted from time to time, and one is asked for a score, the small clip of its warm-up.
+Versions that the repository does not name are being tried by a deployment, and are its business alone.
 """
 
 import time
@@ -19,7 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 from components.reward.score import Clip
 from components.serving.client import DEAD_BACKEND, frame_tensors
-from components.serving.repository import MODEL, WARMUP_FPS, WARMUP_PROMPT, warmup_shape
+from components.serving.management import Management
+from components.serving.record import loaded_by_config
+from components.serving.repository import FRONTS, MODEL, WARMUP_FPS, WARMUP_PROMPT, warmup_shape
 from components.serving.server import Triton
 
 PROBE_SECONDS = 1.0  # between two probes, of a few milliseconds each
@@ -29,14 +32,34 @@ LOAD_SECONDS = 600.0
 
 def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoReturn:
     """Probe and heal until a signal; ServingError if the server itself ends. What happens is told to `say`."""
+    missing: set[str] = set()
     while True:
         time.sleep(PROBE_SECONDS)
         server.check_alive()
+        server.shorten_log()
         try:
-            for version in loaded_versions(server):
+            before, missing = missing, not_loaded(server)
+            if gone := before & missing:  # twice in a row: not one that is being loaded again just now
+                load_again(server, gone, say)
+            for version in set(loaded_versions(server)) & {*map(str, loaded_by_config(repository))}:
                 heal(server, repository, version, say)
         except (OSError, HTTPException, InferenceServerException) as error:
             say(f"probe: {error}")  # the next one will see
+
+
+def not_loaded(server: Triton) -> set[str]:
+    """Models that clients need and that the server has not loaded."""
+    with asking(server, ANSWER_SECONDS) as management:
+        return {MODEL, *FRONTS} - {name for name, _ in management.ready()}
+
+
+def load_again(server: Triton, gone: set[str], say: Callable[[str], None]) -> None:
+    """Load what clients ask, and with it what that calls."""
+    say(f"{', '.join(sorted(gone))}: not loaded; loading again")
+    with asking(server, LOAD_SECONDS) as management:
+        for front in FRONTS:
+            management.load(front)
+    say(f"{', '.join(FRONTS)} are loaded again")
 
 
 def heal(server: Triton, repository: Path, version: str, say: Callable[[str], None]) -> None:
@@ -45,10 +68,10 @@ def heal(server: Triton, repository: Path, version: str, say: Callable[[str], No
         return
     say(f"{MODEL} version {version} lost its process; loading it again")
     before = server.backends()
-    with asking(server, LOAD_SECONDS) as client:
+    with asking(server, LOAD_SECONDS) as management:
         # Loading alone does nothing to files that have not changed. What calls the model goes and comes back with it.
-        client.unload_model(MODEL)
-        client.load_model(MODEL)
+        management.unload(MODEL)
+        management.load(MODEL)
     for process in before:  # Triton never ends those that lived beside the dead one
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -71,27 +94,26 @@ def is_dead(server: Triton, repository: Path, version: str) -> bool:
 
 def wanted_processes(server: Triton, version: str) -> int:
     """How many hold this version."""
-    with asking(server, ANSWER_SECONDS) as client:
-        groups = client.get_model_config(MODEL, version)["instance_group"]
+    with asking(server, ANSWER_SECONDS) as management:
+        groups = management.client.get_model_config(MODEL, version)["instance_group"]
     return sum(group["count"] * max(1, len(group.get("gpus", []))) for group in groups)
 
 
 def probe(server: Triton, repository: Path, version: str) -> None:
     """Ask one version for a score; InferenceServerException if there is none."""
     clip = Clip(np.zeros(warmup_shape(repository, int(version)), np.uint8), WARMUP_FPS)
-    with asking(server, ANSWER_SECONDS) as client:
-        client.infer(MODEL, frame_tensors(triton, clip, WARMUP_PROMPT), model_version=version)
+    with asking(server, ANSWER_SECONDS) as management:
+        management.client.infer(MODEL, frame_tensors(triton, clip, WARMUP_PROMPT), model_version=version)
 
 
 def loaded_versions(server: Triton) -> list[str]:
     """Versions of the model that Triton has loaded, dead or alive."""
-    with asking(server, ANSWER_SECONDS) as client:
-        index = client.get_model_repository_index()
-    return [entry["version"] for entry in index if entry["name"] == MODEL and entry.get("state") == "READY"]
+    with asking(server, ANSWER_SECONDS) as management:
+        return [*map(str, management.loaded_versions())]
 
 
 @contextmanager
-def asking(server: Triton, seconds: float) -> Iterator[triton.InferenceServerClient]:
-    """A client for one question: an idle connection would hold up a server that is to stop."""
+def asking(server: Triton, seconds: float) -> Iterator[Management]:
+    """For one question: an idle connection would hold up a server that is to stop."""
     with triton.InferenceServerClient(server.http, network_timeout=seconds) as client:
-        yield client
+        yield Management(client, server.http, server.key)

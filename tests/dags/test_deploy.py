@@ -20,11 +20,19 @@ MODEL = "video_reward_model"
 # Between roll_over and verify: a disk that changes a byte or two, and a server that reads it.
 DAMAGE = """
 import json, pathlib, urllib.request
+key = pathlib.Path("{live}.key").read_text().strip()
 facts = max(pathlib.Path("{live}/video_reward_model").glob("[0-9]*")) / "video_reward/video_reward.json"
 values = json.loads(facts.read_text())
 values["normalisation"]["VQ"]["mean"] += 1
 facts.write_text(json.dumps(values))
-urllib.request.urlopen(urllib.request.Request("{url}/v2/repository/models/video_reward_model/load", b"{{}}"), timeout=120)
+load = urllib.request.Request("{url}/v2/repository/models/video_reward_model/load", b"{{}}", {{"reelign-key": key}})
+urllib.request.urlopen(load, timeout=120)
+"""
+
+# By hand: the second is champion again.
+CHAMPION = """
+from components.registry.versions import connect
+connect().set_registered_model_alias("reelign-smoke-video-reward", "champion", "2")
 """
 
 
@@ -141,8 +149,10 @@ dag.get_task("roll_over") >> damage >> dag.get_task("verify")
     assert [found[name] for name in ("roll_over", "damage", "verify")] == ["success", "success", "failed"]
     assert [found[name] for name in ("refuted", "roll_back", "deployed")] == ["success", "success", "upstream_failed"]
     assert serving(url) != before and serving(url) == first_model(checkout)
+    assert "reelign-smoke-video-reward/1 is champion again, after 2 was rolled back" in log, log[-8000:]
 
-    log = deploy(checkout, environ, "success")
+    run(checkout, ".venv-ml/bin/python", "-c", CHAMPION, env=environ)
+    log = deploy(checkout, environ, "success", challenger="2")
     assert "version 3 serves" in log, "a whole copy of the same champion"
     assert serving(url) == before and versions(live) == {"1", "2", "3"}
 

@@ -13,7 +13,7 @@ from tests.infra.manifests import tool
 
 COMPOSE = Path("infra/compose.yaml")
 EXAMPLE = Path("infra/compose.env.example")
-JOBS_THAT_END = {"airflow-init"}
+JOBS_THAT_END = {"airflow-init", "s3-init"}
 USERS = {"postgres": "postgres", "s3": "0:0", "prometheus": "65534:65534", "grafana": "472:0"}  # of images that are not ours
 
 

@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-import tritonclient.http as triton_http
 from typer.testing import CliRunner
 
 from components.cli import app
@@ -17,7 +16,9 @@ from components.reward.score import RewardModel, Score
 from components.serving import deploy as deployment
 from components.serving.client import Manners, RewardClient, score_remote
 from components.serving.commands import copy_once
-from components.serving.deploy import Rejected, deploy, loaded_by_config, rollback, serving_version
+from components.serving.deploy import Rejected, deploy, rollback, serving_version
+from components.serving.management import managing
+from components.serving.record import loaded_by_config
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
@@ -95,7 +96,7 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
             assert loaded_by_config(live) == [2, 3]
             assert rollback(url, live, PARAMS) == 2
             answered_by(second)
-            with pytest.raises(BadInput, match="version 2 serves, and none that served before it is loaded"):
+            with pytest.raises(BadInput, match="version 2 serves, and none before it is on record"):
                 rollback(url, live, PARAMS)
             answered_by(second)
         failed = [result for result in load.results if not isinstance(result, Score)]
@@ -176,7 +177,7 @@ def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
         assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
         front = live / "video_reward_file/config.pbtxt"
         front.write_text(deployment.front_config(live, "video_reward_file", PARAMS, 1))
-        triton_http.InferenceServerClient(server.http).load_model("video_reward_file")  # as if killed between the two
+        load(url, live, "video_reward_file")  # as if killed between the two
         assert score_remote(url, sample[:1])[0].model_version == folder_digest(model_folder)
         assert deployment.serves_already(url, live, second, PARAMS) == 2
         assert (
@@ -190,7 +191,7 @@ def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
         assert rollback(url, live, PARAMS, second) is None and serving_version(live) == 1
         deployment.verify(url, model_folder, sample, PARAMS)
         front.write_text(deployment.front_config(live, "video_reward_file", PARAMS, 2))
-        triton_http.InferenceServerClient(server.http).load_model("video_reward_file")  # as if killed in the rollback
+        load(url, live, "video_reward_file")  # as if killed in the rollback
         assert rollback(url, live, PARAMS) == 1
         deployment.verify(url, model_folder, sample, PARAMS)
 
@@ -201,6 +202,11 @@ def test_a_server_that_is_away_is_named(model_folder, tmp_path):
     assert isinstance(told.exception, Unreachable) and "127.0.0.1:9: no Triton server answers" in str(told.exception)
 
 
+def load(url, live, name):
+    with managing(url, live) as management:
+        management.load(name)
+
+
 def repository_of(folder, model_folder):
     write_repository(folder / "packaged", model_folder, PARAMS)
     return folder / "packaged"
@@ -208,5 +214,5 @@ def repository_of(folder, model_folder):
 
 def test_nothing_to_roll_back_to_is_bad_input(model_folder, tmp_path):
     write_repository(tmp_path, model_folder, PARAMS)
-    with pytest.raises(BadInput, match="version 1 serves, and none"):
+    with pytest.raises(BadInput, match="version 1 serves, and none before"):
         rollback("http://127.0.0.1:1", tmp_path, PARAMS)

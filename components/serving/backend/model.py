@@ -94,6 +94,8 @@ def read_request(request: Any, files: ExitStack, limits: Limits) -> Read:
     prompt [1, N] uint8, UTF-8; and either frames [1, T, H, W, 3] uint8 RGB, all that the clip has, with fps [1, 1] float64,
     or video [1, N] uint8, the bytes of a video file.
     """
+    if any(name.lower() == "origin" for name in json.loads(request.parameters())):
+        return Unscored("a request of a page in a browser; ask from a program")
     inputs = {tensor.name(): torch.from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
     if inputs.keys() not in ({"prompt", "frames", "fps"}, {"prompt", "video"}):
         return Unscored(f"a request has frames, fps and prompt, or video and prompt; this one {', '.join(sorted(inputs))}")

@@ -1,0 +1,149 @@
+"""What a server's repository is to serve, written down: DEPLOYMENT, a file in it, beside the configurations.
+
+The record is the word on which version serves, which served before it, and which were verified. A version is written there
+only after its scores were compared, and Triton's configurations follow the record. So a command that was killed leaves one of
+three things, which the next one mends (`repair`): a version that nothing names, which goes; a configuration of the reward
+model that names one more version than the record, likewise; or configurations that are behind the record, which are finished.
+
+One command at a time works on a repository (`alone`).
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.errors import BadInput, Unreachable
+from components.files import whole_file
+from components.params import PackageParams
+from components.serving.repository import FRONTS, MODEL, backend_config, front_config
+from components.text_files import Record, read_record
+
+DEPLOYMENT, LOCK = "deployment.json", "deployment.lock"
+
+
+class Deployment(Record):
+    """Versions by number. `verified` are on disk, in the order in which they came. `rolled_back` is the digest of what served
+    until the last roll-back, if nothing was deployed since."""
+
+    serving: int
+    before: int | None
+    verified: list[int]
+    rolled_back: str | None = None
+
+    @property
+    def loaded(self) -> list[int]:
+        """Versions that a server keeps loaded."""
+        return sorted({self.serving, self.before} - {None})
+
+
+def read_deployment(repository: Path) -> Deployment:
+    """The record; before the first deployment, what the configurations say. BadInput where a version is named that is not
+    there."""
+    file = repository / DEPLOYMENT
+    if file.exists():
+        record = read_record(file, Deployment)
+    else:
+        serving, named = front_version(repository, next(iter(FRONTS))), loaded_by_config(repository)
+        earlier = [version for version in named if version < serving]  # a later one was never verified
+        record = Deployment(serving=serving, before=max(earlier, default=None), verified=[*earlier, serving])
+    for version in {*record.loaded, *record.verified}:
+        if not version_folder(repository, version).is_dir():
+            raise BadInput(file, f"names version {version}, which is not in {repository / MODEL}")
+    return record
+
+
+def write_deployment(repository: Path, record: Deployment) -> None:
+    with whole_file(repository / DEPLOYMENT) as partial:
+        partial.write_text(record.model_dump_json(indent=1) + "\n")
+
+
+def is_consistent(repository: Path, record: Deployment) -> bool:
+    """Whether a server that starts now serves what the record says, and loads nothing that is not verified."""
+    fronts = {front_version(repository, name) for name in FRONTS}
+    return fronts == {record.serving} and loads_verified(repository, record)
+
+
+def loads_verified(repository: Path, record: Deployment) -> bool:
+    return {*record.loaded} <= {*loaded_by_config(repository)} <= {*record.verified}
+
+
+def repair(repository: Path, record: Deployment, params: PackageParams) -> None:
+    """Let the files follow the record: what a killed command left is finished or goes."""
+    remove_unnamed(repository, record)  # first: it makes room
+    if not loads_verified(repository, record):
+        write_config(repository, MODEL, backend_config(repository, params, record.loaded))
+    for name in FRONTS:
+        if front_version(repository, name) != record.serving:
+            write_config(repository, name, front_config(repository, name, params, record.serving))
+    remove_unnamed(repository, record)
+
+
+def remove_unnamed(repository: Path, record: Deployment) -> None:
+    """Remove the versions that neither the record nor a configuration names."""
+    named = {*record.verified, *loaded_by_config(repository)} | {front_version(repository, name) for name in FRONTS}
+    for version in set(versions_there(repository)) - named:
+        shutil.rmtree(version_folder(repository, version))
+
+
+def write_config(repository: Path, name: str, config: str) -> None:
+    with whole_file(repository / name / "config.pbtxt") as partial:
+        partial.write_text(config)
+
+
+def version_folder(repository: Path, version: int) -> Path:
+    return repository / MODEL / str(version)
+
+
+def model_folder_of(repository: Path, version: int) -> Path:
+    """The folder of a version's VideoReward."""
+    return version_folder(repository, version) / "video_reward"
+
+
+def versions_there(repository: Path) -> list[int]:
+    """Versions on disk, verified or not."""
+    return sorted(int(path.name) for path in (repository / MODEL).iterdir() if path.name.isdigit())
+
+
+def front_version(repository: Path, name: str) -> int:
+    """The version that one of the two models that clients ask sends them to."""
+    return int(_only(repository / name / "config.pbtxt", r"model_version: (\d+)"))
+
+
+def front_digest(repository: Path) -> str:
+    """The digest of the model that clients are sent to, as it was when it came: files may have been damaged since."""
+    pattern = r'key: "model_version" value \{ string_value: "(\w+)"'
+    return _only(repository / next(iter(FRONTS)) / "config.pbtxt", pattern)
+
+
+def loaded_by_config(repository: Path) -> list[int]:
+    """The versions that the server keeps loaded, by the configuration."""
+    found = _only(repository / MODEL / "config.pbtxt", r"versions: \[([\d, ]+)\]")
+    return [int(version) for version in found.split(",")]
+
+
+def _only(file: Path, pattern: str) -> str:
+    found = re.search(pattern, file.read_text())
+    if found is None:
+        raise BadInput(file, "is no configuration of stage package")
+    return found[1]
+
+
+@contextmanager
+def alone(repository: Path) -> Iterator[None]:
+    """Hold the repository against other commands. Unreachable, with its holder, where one works on it; the lock of a process
+    that is gone is free."""
+    with open(repository / LOCK, "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            raise Unreachable(str(repository), f"{holder} deploys or rolls back here; try again when it is done") from None
+        stream.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=stream, flush=True)
+        yield

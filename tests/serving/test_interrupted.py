@@ -1,0 +1,304 @@
+"""Deployments and roll-backs that are killed or interrupted at any line of theirs, on a faithful fake of Triton's calls: never
+an unverified version, never nothing where something served."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from components.errors import BadInput, Unreachable, disk_error
+from components.serving import deploy as deployment
+from components.serving import management
+from components.serving.access import make_key
+from components.serving.commands import mend
+from components.serving.deploy import Rejected, deploy, rollback
+from components.serving.record import (
+    DEPLOYMENT,
+    alone,
+    front_version,
+    is_consistent,
+    loaded_by_config,
+    read_deployment,
+    versions_there,
+)
+from components.serving.repository import FRONTS, MODEL, write_repository
+from components.stage import folder_digest
+from tests.serving.conftest import PARAMS
+from tests.serving.fake_triton import DAMAGED, FakeTriton
+from tests.serving.test_deploy import other
+
+URL = "http://127.0.0.1:1"
+SAMPLE = [(Path("clip.mp4"), "a red circle")]
+# Where a moment may lie: our own code, what copies and removes, and the server's own steps.
+TRACED = ("/serving/deploy.py", "/serving/record.py", "/serving/repository.py", "/components/files.py", "/shutil.py")
+TRACED += ("/serving/fake_triton.py", "/serving/management.py", "/contextlib.py", "/components/ending.py")
+MOMENTS = 20
+
+
+@pytest.fixture(scope="module")
+def models(model_folder, tmp_path_factory) -> dict[str, Path]:
+    """Model folders: of versions 1 and 2, a good third, one that scores otherwise than offline, one that cannot be loaded."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {name: other(model_folder, folder / name, mean) for mean, name in enumerate(("second", "good", "bad", "damaged"), 1)}
+    (made["damaged"] / DAMAGED).touch()
+    return {"first": model_folder, **made}
+
+
+@pytest.fixture
+def prepared(models, tmp_path, monkeypatch) -> Path:
+    """A repository with its fake server: version 2 serves, version 1 served before."""
+    live = tmp_path / "live"
+    write_repository(live, models["first"], PARAMS)
+    make_key(live)
+    for name in ("repository", "state", "verified"):
+        monkeypatch.setattr(FakeTriton, name, {"repository": live}.get(name, tmp_path / name), raising=False)
+    (tmp_path / "state").write_text(json.dumps({MODEL: [1], **dict.fromkeys(FRONTS, 1)}))
+    (tmp_path / "verified").write_text("1\n")
+    monkeypatch.setattr(management.triton, "InferenceServerClient", FakeTriton)
+    monkeypatch.setattr(deployment, "compare", compare)
+    assert deploy(URL, live, models["second"], SAMPLE, PARAMS) == 2
+    return live
+
+
+def compare(client, model, sample, params, old, new, slowest) -> None:
+    """In place of the scores: the model "bad" has others; what passes is noted as verified."""
+    assert new in client.loaded()[MODEL]
+    if model.name == "bad":
+        raise Rejected("served otherwise than offline")
+    with open(FakeTriton.verified, "a") as stream:
+        stream.write(f"{new}\n")
+
+
+def in_child(call, at: int | None = None, how: signal.Signals = signal.SIGKILL) -> tuple[int, int]:
+    """Run `call` in a process of its own, and send it a signal at its `at`-th line; (exit status, lines in all)."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        count, code = 0, 1
+
+        def line(frame, event, arg):
+            nonlocal count
+            if event == "line":
+                count += 1
+                if count == at:
+                    os.kill(os.getpid(), how)
+            return line
+
+        def begin(frame, event, arg):
+            return line if frame.f_code.co_filename.endswith(TRACED) else None
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            sys.settrace(begin)
+            call()
+            code = 0
+        except (KeyboardInterrupt, SystemExit, Rejected):
+            code = 3
+        finally:
+            sys.settrace(None)
+            os.write(write, str(count).encode())
+            os._exit(code)
+    os.close(write)
+    _, status = os.waitpid(pid, 0)
+    with open(read) as stream:
+        text = stream.read()
+    return status, int(text or 0)
+
+
+def fresh(prepared: Path, folder: Path):
+    """A copy of the prepared repository and server, put where the fake looks."""
+    shutil.rmtree(prepared)
+    shutil.copytree(folder / "live", prepared)
+    for name in ("state", "verified"):
+        shutil.copyfile(folder / name, prepared.parent / name)
+
+
+@pytest.fixture
+def start(prepared, tmp_path):
+    kept = tmp_path / "kept"
+    shutil.copytree(prepared, kept / "live")
+    for name in ("state", "verified"):
+        shutil.copyfile(tmp_path / name, kept / name)
+    return lambda: fresh(prepared, kept)
+
+
+def moments(call, start, kind: str, count: int = MOMENTS) -> list[int]:
+    start()
+    _, lines = in_child(call)
+    assert lines > 100
+    start()
+    return sorted(random.Random(kind).sample(range(1, lines + 1), count))
+
+
+def serves(live: Path) -> set[int]:
+    """Versions that clients are sent to, on the server; all of them loaded and verified."""
+    FakeTriton().check()
+    loaded = FakeTriton().loaded()
+    return {loaded[front] for front in FRONTS}
+
+
+def starts_again(live: Path) -> None:
+    """A server that starts now, by itself, has what it needs, and nothing unverified."""
+    verified = {*map(int, FakeTriton.verified.read_text().split())}
+    named = {*loaded_by_config(live)}
+    assert {front_version(live, name) for name in FRONTS} <= named <= verified & {*versions_there(live)}
+    FakeTriton()._versions(None)
+
+
+def settled(live: Path, version: int) -> None:
+    """All is in order, on the server and on disk, and nothing is left over."""
+    record = read_deployment(live)
+    assert serves(live) == {version} == {record.serving} and is_consistent(live, record)
+    assert FakeTriton().loaded()[MODEL] == loaded_by_config(live)
+    assert versions_there(live) == sorted(record.verified)
+    assert not [*live.rglob("*.partial")] or versions_there(live)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["good", "bad", "damaged"])
+def test_an_interrupted_deployment_serves_what_was_verified(prepared, models, start, name, how):
+    def call():
+        deploy(URL, prepared, models[name], SAMPLE, PARAMS)
+
+    count = MOMENTS if name == "good" and how is not signal.SIGTERM else MOMENTS // 3
+    for number, at in enumerate(moments(call, start, f"{name} {how}", count)):
+        start()
+        in_child(call, at, how)
+        assert serves(prepared) <= {2, 3}, "what served before, or what was verified"
+        starts_again(prepared)
+        if how is signal.SIGINT:
+            settled(prepared, read_deployment(prepared).serving)
+        was = read_deployment(prepared)
+        assert (was.serving, was.before) in ([(2, 1), (3, 2)] if name == "good" else [(2, 1)])
+        after = number % 3
+        if after == 0:
+            assert rollback(URL, prepared, PARAMS) == was.before
+            settled(prepared, was.before)
+        elif after == 1:
+            deploy(URL, prepared, models["first"], SAMPLE, PARAMS)
+            settled(prepared, read_deployment(prepared).serving)
+            assert read_deployment(prepared).before == was.serving
+        else:
+            mend(prepared)
+            assert is_consistent(prepared, read_deployment(prepared))
+            starts_again(prepared)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_rollback_is_finished_by_the_next(prepared, models, start, how):
+    def call():
+        rollback(URL, prepared, PARAMS)
+
+    for at in moments(call, start, f"rollback {how}"):
+        start()
+        in_child(call, at, how)
+        assert serves(prepared) <= {1, 2}
+        starts_again(prepared)
+        done = read_deployment(prepared).serving == 1 and serves(prepared) == {1} and is_consistent(
+            prepared, read_deployment(prepared)
+        )
+        if done:
+            with pytest.raises(BadInput, match="nothing to roll back"):
+                rollback(URL, prepared, PARAMS)
+        else:
+            assert rollback(URL, prepared, PARAMS) == 1
+        settled(prepared, 1)
+
+
+def test_a_rollback_goes_to_what_served_before_and_nowhere_else(prepared, models):
+    """Not to a version that was tried and killed, nor to one of a lower number that never served before this one."""
+    _, lines = in_child(lambda: deploy(URL, prepared, models["bad"], SAMPLE, PARAMS))
+    in_child(lambda: deploy(URL, prepared, models["damaged"], SAMPLE, PARAMS), lines // 2)
+    assert rollback(URL, prepared, PARAMS) == 1
+    with pytest.raises(BadInput, match="version 1 serves, and none before it is on record"):
+        rollback(URL, prepared, PARAMS)
+    assert deploy(URL, prepared, models["good"], SAMPLE, PARAMS) == 3
+    assert rollback(URL, prepared, PARAMS) == 1, "version 2 has the lower number, but 1 served"
+    assert read_deployment(prepared).rolled_back == folder_digest(models["good"])
+
+
+def test_a_repository_of_before_the_record(prepared, models):
+    """Without a record, a version that is loaded but younger than the serving one was never verified."""
+    (prepared / DEPLOYMENT).unlink()
+    assert read_deployment(prepared).before == 1
+    text = (prepared / MODEL / "config.pbtxt").read_text()
+    shutil.copytree(prepared / MODEL / "2", prepared / MODEL / "3")
+    (prepared / MODEL / "config.pbtxt").write_text(text.replace("versions: [1, 2]", "versions: [2, 3]"))
+    record = read_deployment(prepared)
+    assert (record.serving, record.before, record.verified) == (2, None, [2])
+    assert deploy(URL, prepared, models["good"], SAMPLE, PARAMS) == 3
+    settled(prepared, 3)
+
+
+def test_one_command_at_a_time(prepared, models):
+    """The other is named, and a dead one's lock is free."""
+    held, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with alone(prepared):
+            os.write(held[1], b"x")
+            os.read(done[0], 1)
+        os._exit(0)
+    os.read(held[0], 1)
+    for call in (
+        lambda: deploy(URL, prepared, models["good"], SAMPLE, PARAMS),
+        lambda: rollback(URL, prepared, PARAMS),
+        lambda: deployment.serves_already(URL, prepared, models["good"], PARAMS),
+    ):
+        with pytest.raises(Unreachable, match=rf"process {pid} on .* deploys or rolls back here"):
+            call()
+    settled(prepared, 2)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert deploy(URL, prepared, models["good"], SAMPLE, PARAMS) == 3
+
+
+def test_a_full_disk_leaves_nothing_and_is_code_4(prepared, models, capfd):
+    """A limit on the size of files stands in for the disk."""
+
+    def call():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            deploy(URL, prepared, models["good"], SAMPLE, PARAMS)
+        except OSError as error:
+            assert disk_error(error)[1] == 4, error
+            os._exit(4)
+
+    status, _ = in_child(call)
+    assert os.waitstatus_to_exitcode(status) == 4, capfd.readouterr().err
+    settled(prepared, 2)
+    assert versions_there(prepared) == [1, 2]
+
+
+def test_a_switch_that_fails_halfway_leads_clients_back(prepared, models, monkeypatch):
+    load = FakeTriton.load_model
+
+    def failing(self, name, headers=None, config=None):
+        if name == [*FRONTS][1] and front_version(prepared, name) == 3:
+            raise InferenceServerException("no")
+        load(self, name, headers, config)
+
+    monkeypatch.setattr(FakeTriton, "load_model", failing)
+    with pytest.raises(InferenceServerException):
+        deploy(URL, prepared, models["good"], SAMPLE, PARAMS)
+    settled(prepared, 2)
+    assert versions_there(prepared) == [1, 2] and read_deployment(prepared).before == 1
+
+
+def test_old_versions_go_but_none_that_is_needed(prepared, models):
+    for number, name in enumerate(["good", "first", "second", "good"], start=3):
+        assert deploy(URL, prepared, models[name], SAMPLE, PARAMS, keep=3) == number
+        settled(prepared, number)
+    assert versions_there(prepared) == read_deployment(prepared).verified == [4, 5, 6]
+    assert rollback(URL, prepared, PARAMS) == 5
+    assert deploy(URL, prepared, models["first"], SAMPLE, PARAMS, keep=2) == 7
+    assert versions_there(prepared) == [5, 7] and read_deployment(prepared).before == 5
+    settled(prepared, 7)
