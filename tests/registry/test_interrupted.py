@@ -1,9 +1,10 @@
 """SIGKILL at seeded moments: of a promotion there is never half, nor a second champion; of `score --out` nothing is lost."""
 
+import contextlib
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,108 +12,130 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from components.cli import app
+from components.mlflow_store import answering
+from components.params import load_params
+from components.registry import promote as promote_module
 from components.registry.promote import PENDING
 from components.registry.versions import aliases, connect
+from components.reward import score_files  # noqa: F401 - loaded once for all processes
 from components.video.encode import write_video
-from tests.conftest import REPOSITORY
 from tests.registry.world import environment, make_checkout, random_model, register
 from tests.reward.tiny import saved_model
 
+pytestmark = pytest.mark.registry
 MOMENTS = 20
 MODEL = "reelign-smoke-video-reward"
-# The verdict is given: scoring is not what breaks. What it writes from there on takes most of its time.
-PROMOTE = """
-import pandas as pd
-from components.mlflow_store import answering
-from components.params import load_params
-from components.registry import promote as module
-from components.registry.versions import connect
+# A server with all modules loaded, of which each process is a fork: it begins at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
 
 def weigh(client, challenger, champion, params, progress, anew):
+    """The verdict is given: scoring is not what breaks."""
     made = {"model": challenger.model, "kind": "reward model", "made": "2026-01-01T00:00:00+00:00"}
     verdict = {"promote": True, "reasons": [], "gains": []}
     return made | {"challenger": challenger.as_json(), "verdict": verdict}, pd.DataFrame({"a": [1]})
 
-module.weigh = weigh
-with answering():
-    client = connect()
-    print("begins", flush=True)
-    module.promote(client, "video_reward", None, None, load_params(), False, None, lambda items, *_: items, print)
-"""
+
+def promote(folder: Path, said: Path) -> None:
+    promote_module.weigh = weigh
+    with open(said, "w", buffering=1) as out, contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(environment(MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"))
+        stack.enter_context(answering())
+        client, quiet = connect(), lambda items, *_: items
+        promote_module.promote(client, "video_reward", None, None, load_params(), False, None, quiet, print)
 
 
-def start(*words: str, **more) -> subprocess.Popen:
-    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *words], env=variables, text=True, **more)
+def score(folder: Path, out: Path, said: Path) -> None:
+    files = [f"--csv={folder / 'list.csv'}", f"--model={folder / 'model'}", f"--out={out}", "--chunk=1"]
+    result = CliRunner().invoke(app, ["score", *files])
+    said.write_text(str(result.exception))
+    sys.exit(1 if result.exception else 0)
 
 
-@pytest.mark.registry
+def start(function, *given) -> multiprocessing.Process:
+    process = PROCESSES.Process(target=function, args=given)
+    process.start()
+    return process
+
+
+def lasted(process: multiprocessing.Process) -> float:
+    """Seconds until a process ended well."""
+    begun = time.monotonic()
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - begun
+
+
+def killed(process: multiprocessing.Process, after: float) -> bool:
+    process.join(after)
+    if process.exitcode is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
 def test_a_promotion_that_is_killed_is_whole_or_not_at_all(tmp_path, in_repository, monkeypatch):
+    """After each kill two calls at once finish it, one after the other."""
     monkeypatch.chdir(make_checkout(tmp_path))
-    draw, killed = random.Random(0), 0
+    draw, kills, halves, said = random.Random(0), 0, 0, [tmp_path / "said0", tmp_path / "said1"]
     with environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db"):
         model = random_model(tmp_path / "random")
         register(model)
         client = connect()
-        begun = time.monotonic()
-        assert promoted(start("-c", PROMOTE, stdout=subprocess.PIPE))  # how long it takes
-        took = time.monotonic() - begun
+        lasted(start(promote, tmp_path, said[0]))
+        register(model)
+        took = lasted(start(promote, tmp_path, said[0]))  # without the server's start
         for _ in range(MOMENTS):
             register(model)
             number, before = aliases(client, MODEL)["challenger"], aliases(client, MODEL)["champion"]
-            run = start("-c", PROMOTE, stdout=subprocess.PIPE)
-            run.stdout.readline()
-            time.sleep(draw.uniform(0, 0.7 * took))
-            run.kill()
-            killed += run.wait() == -signal.SIGKILL
+            kills += killed(start(promote, tmp_path, said[0]), draw.uniform(0.3, 1.0) * took)
             decided = PENDING in client.get_registered_model(MODEL).tags
+            halves += decided
             named = aliases(client, MODEL)
             assert named["champion"] in (before, number)
-            if named["champion"] == number and not decided:  # killed as it ended: all is done
+            if named["champion"] == number and not decided:
                 assert named == {"champion": number} and "promotion.made" in client.get_model_version(MODEL, number).tags
-            both = [start("-c", PROMOTE, stdout=subprocess.PIPE) for _ in range(2)]  # at once
-            said = [one.communicate()[0] for one in both]
-            assert [one.returncode for one in both] == [0, 0]
-            assert "".join(said).count(f"{MODEL}/{number} is champion, after {before}") <= 1
+            for process in [start(promote, tmp_path, file) for file in said]:
+                lasted(process)
+            told = "".join(file.read_text() for file in said)
+            assert told.count(f"{MODEL}/{number} is champion, after {before}") <= 1
             assert aliases(client, MODEL) == {"champion": number}
             assert PENDING not in client.get_registered_model(MODEL).tags
-    print(f"{killed} of {MOMENTS} were killed in time")
+    print(f"{kills} of {MOMENTS} killed before their end, {halves} after the decision")
 
 
-def promoted(run: subprocess.Popen) -> bool:
-    return "is champion" in run.communicate()[0]
-
-
-@pytest.mark.registry
 def test_scoring_that_is_killed_goes_on_and_no_two_make_one_table(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(24):
         write_video(tmp_path / f"{number}.mp4", rng.integers(0, 256, (9, 32, 32, 3), dtype=np.uint8), fps=8)
     pd.DataFrame({"path": [f"{n}.mp4" for n in range(24)], "prompt": "a cat"}).to_csv(tmp_path / "list.csv", index=False)
     saved_model(tmp_path / "model")
-
-    def score(out: Path) -> subprocess.Popen:
-        files = [f"--csv={tmp_path / 'list.csv'}", f"--model={tmp_path / 'model'}", f"--out={out}", "--chunk=1"]
-        return start("-m", "components.cli", "score", *files, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    whole, out, draw = tmp_path / "whole.parquet", tmp_path / "out.parquet", random.Random(0)
-    begun = time.monotonic()
-    assert score(whole).wait() == 0
-    took = time.monotonic() - begun
-    moments = 0
-    while moments < MOMENTS:
-        run = score(out)
-        time.sleep(draw.uniform(0.4, 1.05) * took)
-        run.kill()
-        moments += 1
-        if run.wait() == 0:
+    whole, out, draw, said = tmp_path / "whole.parquet", tmp_path / "out.parquet", random.Random(0), tmp_path / "said"
+    lasted(start(score, tmp_path, whole, said))
+    whole.unlink()
+    took = lasted(start(score, tmp_path, whole, said))
+    kills = done = 0
+    for _ in range(MOMENTS):
+        kept = len(list(tmp_path.glob("out.parquet.partial/*/chunk-*.json")))
+        if killed(start(score, tmp_path, out, said), draw.uniform(0.2, 0.9) * took):
+            kills += 1
+            assert not out.exists() and len(list(tmp_path.glob("out.parquet.partial/*/chunk-*.json"))) >= kept
+        else:
+            done += 1
             assert out.read_bytes() == whole.read_bytes()
             out.unlink()
-        assert not out.exists()
-    first, second = score(out), score(out)
-    errors = [run.communicate()[1] for run in (first, second)]
-    assert sorted((first.returncode, second.returncode)) in ([0, 0], [0, 2])
-    for run, said in zip((first, second), errors, strict=True):
-        assert run.returncode == 0 or "another run is making it" in said
+    both = [start(score, tmp_path, out, tmp_path / f"said{number}") for number in range(2)]
+    for number, process in enumerate(both):
+        process.join()
+        told = (tmp_path / f"said{number}").read_text()
+        assert process.exitcode == 0 or told == f"{out}: another run is making it; wait for that, or give another --out"
+    assert 0 in [process.exitcode for process in both]
     assert out.read_bytes() == whole.read_bytes() and not list(tmp_path.glob("*.partial"))
+    print(f"{kills} of {MOMENTS} killed before their end, {done} finished")
