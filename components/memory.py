@@ -2,10 +2,14 @@
 
 import ctypes
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # malloc.h of glibc
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
+KEPT = ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20))
+TRIMMING = 1 << 17  # bytes: of a block so large glibc looks, when it is freed, whether the end of its arena can go
 
 
 def keep_freed_memory() -> None:
@@ -17,29 +21,46 @@ def keep_freed_memory() -> None:
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20)):
+        for parameter, value in KEPT:
             mallopt(parameter, value)
 
 
 class SpareMemory:
-    """What malloc keeps free in this process, given back to the system where it is more than usual; `usual` is the process's
-    own memory when that was done last. To be made before threads are: all allocate from one arena then, as glibc gives back
-    the end of no other."""
+    """What malloc keeps free in a process of keep_freed_memory, given back to the system where it is more than usual.
+
+    usual: pages of the process's own when that was done last. pool: of `threads` that allocate too, each in an arena of its
+    own, whose end glibc gives back to none but a thread that frees in it.
+    """
 
     SECONDS = 5.0  # from one time to the next at least: what is used all the time stays
     MORE = 1.1
 
-    def __init__(self):
+    def __init__(self, pool: ThreadPoolExecutor, threads: int):
+        self.pool, self.threads = pool, threads
         self.usual, self.again = 0, 0.0
-        with suppress(AttributeError):
-            ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
 
     def give_back(self) -> None:
+        """Of a process with nothing under way in `pool`."""
         if time.monotonic() < self.again or own_pages() <= self.MORE * self.usual:
             return
         with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+            self._trim(ctypes.CDLL(None))
         self.usual, self.again = own_pages(), time.monotonic() + self.SECONDS
+
+    def _trim(self, libc: ctypes.CDLL) -> None:
+        libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        all_at_it = Barrier(self.threads)
+
+        def free_one(_: int) -> None:
+            all_at_it.wait()
+            libc.free(libc.malloc(TRIMMING))
+
+        libc.mallopt(TRIM_THRESHOLD, 0)
+        libc.mallopt(TOP_PAD, 0)
+        list(self.pool.map(free_one, range(self.threads)))
+        libc.malloc_trim(0)
+        for parameter, value in KEPT:
+            libc.mallopt(parameter, value)
 
 
 def own_pages() -> int:

@@ -78,6 +78,7 @@ class RewardModel:
         self.plan = FramePlan(**facts["frame_plan"])
         self.token_budget = token_budget
         self.limits = limits
+        self.threads = threads
         self.pool = ThreadPoolExecutor(threads)  # kept, as each new thread gets new threads of OpenMP
         self.mean = np.array([facts["normalisation"][name]["mean"] for name in self.dimensions])
         self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])

@@ -2,7 +2,6 @@
 and the model's process its memory back."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import av
@@ -63,14 +62,11 @@ def write_raw(path: Path, width: int, height: int, frames: int) -> Path:
     return path
 
 
-async def ask(client: RewardClient, videos: list[Path], large: dict[str, tuple[bytes, str | None]]) -> dict[str, float]:
-    """Normal requests beside the large ones, all at once; seconds by kind."""
-    seconds = {}
+async def ask(client: RewardClient, videos: list[Path], large: dict[str, tuple[bytes, str | None]]) -> None:
+    """Normal requests beside the large ones, all at once."""
 
     async def one(name: str, video: bytes | Path, prompt: str, why: str | None) -> None:
-        start = time.perf_counter()
         answer = await client.score(video, prompt)
-        seconds[name] = time.perf_counter() - start
         assert isinstance(answer, Score) if why is None else why in answer.reason, (name, answer)
 
     async with asyncio.TaskGroup() as tasks:
@@ -80,7 +76,6 @@ async def ask(client: RewardClient, videos: list[Path], large: dict[str, tuple[b
             tasks.create_task(one(name, video, "a red circle", why))
         why = "the prompt has 10400000 bytes; at most 10000 characters are read"
         tasks.create_task(one("prompt", videos[0], "a red circle " * 800_000, why))
-    return seconds
 
 
 def private(process: psutil.Process) -> int:
@@ -90,7 +85,7 @@ def private(process: psutil.Process) -> int:
 
 
 def test_large_clips_beside_normal_ones_are_answered_and_leave_no_memory_behind(small_server, videos, large):
-    async def run() -> tuple[int, int]:
+    async def run() -> tuple[int, int, int]:
         async with RewardClient(f"grpc://{small_server.grpc}", Manners(in_flight=16)) as client:
             (backend,) = small_server.backends()
             for _ in range(5):
@@ -114,17 +109,5 @@ def test_large_clips_beside_normal_ones_are_answered_and_leave_no_memory_behind(
             return before, peak, private(backend)
 
     before, peak, after = asyncio.run(run())
-    print(f"{before / 1e6:.0f} MB, at most {peak / 1e6:.0f}, then {after / 1e6:.0f}")
-    assert peak - before < 1.2e9
+    assert peak - before < 1.2e9, "one 8K frame a thread as decoder, picture and resizing hold it, and a file of 100 MB"
     assert after < 1.1 * before
-
-
-def test_a_prompt_of_ten_megabytes_is_answered_at_once(small_server, videos):
-    async def run() -> list[float]:
-        seconds = []
-        async with RewardClient(f"grpc://{small_server.grpc}") as client:
-            for _ in range(3):
-                seconds.append((await ask(client, videos, {}))["prompt"])
-        return seconds
-
-    print(asyncio.run(run()))

@@ -41,7 +41,6 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the reward model that lies beside this file. What it raises keeps the version from serving."""
         keep_freed_memory()
-        self.spare = SpareMemory()
         config = json.loads(args["model_config"])
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
@@ -52,6 +51,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / "video_reward"
         limits = {field.name: int(parameters[f"limit_{field.name}"]["string_value"]) for field in fields(Limits)}
         self.model = RewardModel.load(folder, token_budget=int(budget), limits=Limits(**limits))
+        self.spare = SpareMemory(self.model.pool, self.model.threads)
         self.log = ServedLog(os.environ.get(FOLDER), self.model.version)
         self.metrics = Metrics(pb_utils, args["model_version"], self.model)
 
