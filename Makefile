@@ -31,8 +31,10 @@ kfp: .venv-kfp/installed
 	$(UV) pip install --quiet --no-deps --python .venv-$*/bin/python --editable .
 	touch $@
 # Bytecode is compiled here: in many containers Python writes none, and each stage would compile 4,000 modules anew.
-# torch is not in the lock: its build depends on the machine, and brings its own CUDA libraries or none.
-TORCH_ml := torch==2.13.0
+# torch is not in the lock: its build depends on the machine. The default one, for NVIDIA GPUs, has a lock of its own with the
+# CUDA libraries that it brings; builds of torch's own index, such as the CPU's, and a machine's own wheels have none.
+TORCH_PIN := torch==2.13.0
+TORCH_ml := $(if $(UV_FIND_LINKS)$(UV_TORCH_BACKEND),$(TORCH_PIN),-r docker/locks/torch.txt)
 
 demo: setup
 	reelign profile $(PROFILE)
@@ -202,6 +204,8 @@ pretrain: setup
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group ml --no-emit-package torch --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/ml.txt
+	echo $(TORCH_PIN) | $(UV) pip compile --quiet --upgrade --python-version 3.11 --python-platform linux --generate-hashes \
+		--constraints docker/locks/ml.txt --no-annotate --custom-compile-command "make lock" -o docker/locks/torch.txt -
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group orchestrator --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/orchestrator.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group label-studio --generate-hashes \

@@ -10,13 +10,13 @@ from components.stage import folder_digest
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def fetch(model: str, folder: Path) -> tuple[str, str]:
+def fetch(model: str, folder: Path, wanted: str | None = None) -> tuple[str, str]:
     """Bring `model`, NAME or NAME@REVISION (branch, tag or commit), into `folder`; its commit and the folder's digest.
 
     Files that are there whole are not fetched again, so a fetch that was cut off goes on.
 
     Raises:
-        BadInput: no such model or revision, or no right to read it.
+        BadInput: no such model or revision, no right to read it, or what is in the folder then has not the digest `wanted`.
         Unreachable: the hub does not answer, or breaks off.
     """
     import httpx2  # what huggingface_hub speaks with; its errors come through
@@ -34,4 +34,7 @@ def fetch(model: str, folder: Path) -> tuple[str, str]:
         raise Unreachable(api.endpoint, str(error).splitlines()[0]) from error
     # The client's own notes, with dates: a digest must not depend on them.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return commit, folder_digest(folder)
+    digest = folder_digest(folder)
+    if wanted and digest != wanted:
+        raise BadInput(folder, f"has digest {digest}, wanted is {wanted} ({name} at commit {commit}): do not use it")
+    return commit, digest

@@ -29,3 +29,16 @@ def test_locks_pin_by_hash(lock):
     packages = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"^ *#.*\n", "", lock.read_text(), flags=re.M))
     for package in packages:
         assert re.match(r"[\w.\[\],-]+==\S+", package) and "--hash=sha256:" in package, package[:80]
+
+
+def pins(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", Path(f"docker/locks/{name}.txt").read_text(), re.M))
+
+
+def test_the_lock_of_torch_fits_the_one_of_all_else():
+    """It is installed beside that one; the images and the Makefile name the same torch."""
+    torch, others = pins("torch"), pins("ml")
+    assert [name for name in torch.keys() & others.keys() if torch[name] != others[name]] == []
+    assert "torch" not in others and "nvidia-cublas" in torch
+    for file in (Path("Makefile"), Path("docker/pipeline.Dockerfile"), Path("docker/triton.Dockerfile")):
+        assert set(re.findall(r"\btorch==([\d.]+)", file.read_text())) == {torch["torch"]}, file

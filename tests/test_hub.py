@@ -73,9 +73,9 @@ def hub(monkeypatch):
         thread.join()
 
 
-def fetch(endpoint: str, model: str, folder: Path) -> subprocess.CompletedProcess:
+def fetch(endpoint: str, model: str, folder: Path, *more: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder.parent / "home"), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-m", "components.cli", "fetch", model, "--to", str(folder)]
+    command = [sys.executable, "-m", "components.cli", "fetch", model, "--to", str(folder), *more]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -106,3 +106,13 @@ def test_a_hub_that_does_not_answer_or_breaks_off(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(Hub, "cut_off", False)
     assert fetch(hub, "team/model", tmp_path / "folder").returncode == 0
     assert (tmp_path / "folder/transformer/weights.safetensors").stat().st_size == 100_000
+
+
+def test_a_model_that_is_not_the_one_wanted_is_refused(hub, tmp_path):
+    first = fetch(hub, "team/model", tmp_path / "folder")
+    digest = folder_digest(tmp_path / "folder")
+    assert fetch(hub, "team/model", tmp_path / "folder", "--digest", digest).stdout == first.stdout
+    said = fetch(hub, "team/model", tmp_path / "other", "--digest", "0123456789abcdef")
+    why = f"has digest {digest}, wanted is 0123456789abcdef (team/model at commit {'a' * 40}): do not use it"
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.splitlines()[-1] == f"error: {tmp_path}/other: {why}"

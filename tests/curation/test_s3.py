@@ -271,3 +271,28 @@ def test_doctor_reads_the_bucket(bucket, small, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with pytest.raises(BadInput, match=f"^{bucket.url}: SignatureDoesNotMatch"):
         inputs()
+
+
+@pytest.mark.parametrize("how", ["zeroed", "truncated", "emptied"])
+def test_an_object_that_is_damaged_here_is_fetched_again_by_name(bucket, small, how, capfd):
+    """One that has its size too: it is linked to, and disks fail."""
+    found = fetch(bucket)
+    objects = [path for path in Path(".reelign/cache/s3").rglob("*") if path.is_file() and not path.suffix]
+    damaged = max(objects, key=lambda path: path.stat().st_size)
+    data = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes({"zeroed": bytes(len(data)), "truncated": data[:-1], "emptied": b""}[how])
+    capfd.readouterr()
+    assert fetch(bucket) == found | {"objects_from_an_earlier_run": len(objects) - 1, "bytes_fetched": len(data)}
+    assert_fetched(bucket, small)
+    said = [line for line in capfd.readouterr().err.splitlines() if "damaged" in line]
+    assert len(said) == 1 and damaged.name in said[0] and f"s3://{bucket.name}/set/" in said[0]
+
+
+def test_what_an_older_version_has_fetched_is_held_to_the_bucket_and_not_fetched_again(bucket, small):
+    found = fetch(bucket)
+    for digest in Path(".reelign/cache/s3").rglob("*.sha256"):
+        digest.unlink()
+    again = fetch(bucket)
+    assert again["bytes_fetched"] == 0 and again["objects"] == found["objects"]
+    assert len(list(Path(".reelign/cache/s3").rglob("*.sha256"))) == found["objects"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.end_to_end.conftest import environment, run
+from tests.end_to_end.conftest import SECRETS, environment, run
 
 METRICS = ("source", "pairs", "reward_bench", "base_generator", "latent_reward", "alignment")
 
@@ -42,6 +42,21 @@ def test_every_stage_makes_what_it_promises(finished):
     assert "data:video/mp4;base64," in report
     assert (finished / "serving/model_repository/video_reward/config.pbtxt").exists()
     assert (finished / "models/aligned/dpo/pytorch_lora_weights.safetensors").exists()
+
+
+def test_secrets_of_the_environment_are_written_nowhere(finished):
+    """Neither to logs, MLflow's store, metrics, models nor pages; and nothing is for everybody to write."""
+    files = [path for path in sorted(finished.rglob("*")) if path.is_file() and not path.is_symlink()]
+    assert {"repro.log", "mlflow.db", "reward_bench.json", "index.html"} <= {path.name for path in files}
+    found = [
+        f"{path.relative_to(finished)}: {name}"
+        for path in files
+        for name, secret in SECRETS.items()
+        if secret.encode() in path.read_bytes()
+    ]
+    assert found == []
+    open_to_all = [str(path.relative_to(finished)) for path in finished.rglob("*") if path.lstat().st_mode & 0o002]
+    assert [path for path in open_to_all if not (finished / path).is_symlink()] == []
 
 
 def test_no_prompt_is_on_two_sides(finished):
