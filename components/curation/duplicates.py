@@ -7,7 +7,11 @@ that agree in all of them are compared in full. At 13% of bits different a pair 
 0.9998; at 20%, 0.84.
 """
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
+
+from components.groups import Groups
 
 TABLES, SAMPLE = 64, 16
 NEAR = 0.25  # share of bits that may differ
@@ -25,52 +29,65 @@ def find_duplicates(phash: list[str | None], mirrored: list[str | None]) -> list
     found: list[dict[str, int | None]] = [{"duplicate_of": None, "copy": 0, "mirror_of": None} for _ in phash]
     if not known:
         return found
+    count = len(known)
     plain, turned = (to_bits([hashes[index] for index in known]) for hashes in (phash, mirrored))
-    group = join(len(known), near_pairs(plain))
+    groups = Groups(count)
+    for left, right in near_pairs(plain, lambda left, right: groups.firsts(left) != groups.firsts(right)):
+        groups.join(left, right)
+    group = groups.firsts(np.arange(count))
     seen: dict[int, int] = {}
-    for index, first in zip(known, group, strict=True):
+    for index, first in zip(known, group.tolist(), strict=True):
         found[index]["copy"] = seen.get(first, 0)
         seen[first] = found[index]["copy"] + 1
         if known[first] != index:
             found[index]["duplicate_of"] = known[first]
-    # The mirror images stand behind the clips: a pair of one of each is a clip and what it mirrors.
-    both = near_pairs(np.concatenate([plain, turned]))
-    crossing = both[(both[:, 0] < len(known)) & (both[:, 1] >= len(known))]
-    for first, second in sorted((min(pair), max(pair)) for pair in (crossing - [0, len(known)]).tolist()):
-        # A clip that is its own mirror image, or of the same group, mirrors nothing new.
-        if group[first] != group[second] and found[known[second]]["mirror_of"] is None:
-            found[known[second]]["mirror_of"] = known[group[first]]
+
+    # The mirror images stand behind the clips: a pair of one of each is a clip and what it mirrors. A clip that is its own
+    # mirror image, or of the same group, mirrors nothing new.
+    def mirrors(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return ((left < count) != (right < count)) & (group[left % count] != group[right % count])
+
+    least = np.full(count, count)
+    for left, right in near_pairs(np.concatenate([plain, turned]), mirrors):
+        one, other = left % count, right % count
+        np.minimum.at(least, np.maximum(one, other), np.minimum(one, other))
+    for place in np.flatnonzero(least < count).tolist():
+        found[known[place]]["mirror_of"] = known[group[least[place]]]
     return found
 
 
-def near_pairs(bits: np.ndarray) -> np.ndarray:
-    """Pairs (i, j), i < j, int [P, 2], of rows of `bits`, bool [N, BITS], at most NEAR apart, of those that meet.
+Wanted = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def near_pairs(bits: np.ndarray, wanted: Wanted) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of rows of `bits`, bool [N, BITS], at most NEAR apart, of those that meet: int [P] and [P], the lower one in
+    the first; a pair may come several times. Only pairs of which `wanted`, a mask of such [P] and [P], holds are compared.
 
     Equal rows meet as a chain of each and the next, so that a thousand of the same clip are a thousand pairs.
     """
-    count, width = bits.shape
+    width = bits.shape[1]
     packed = np.packbits(bits, axis=1).view(np.uint64)  # [N, BITS / 64]
     order = np.lexsort(packed.T)  # stable: equal rows in their own order
     equal = (packed[order[1:]] == packed[order[:-1]]).all(axis=1)
-    pairs = np.stack([order[:-1][equal], order[1:][equal]], axis=1)
+    left, right = order[:-1][equal], order[1:][equal]
+    asked = wanted(left, right)
+    yield left[asked], right[asked]
     firsts = np.sort(order[np.r_[True, ~equal]])
-    codes = np.empty(0, np.int64)  # a pair (i, j) of `firsts` as i * count + j
     drawn = np.random.default_rng(0)
     powers = 1 << np.arange(SAMPLE)
     for _ in range(TABLES):
-        keys = bits[firsts][:, drawn.choice(width, SAMPLE, replace=False)] @ powers
-        order = firsts[np.argsort(keys, kind="stable")]
-        ordered = np.sort(keys)
-        met = [codes]
+        keys = bits[:, drawn.choice(width, SAMPLE, replace=False)][firsts] @ powers
+        by_key = np.argsort(keys, kind="stable")
+        order, ordered = firsts[by_key], keys[by_key]
         for step in range(1, WINDOW + 1):
             meet = np.flatnonzero(ordered[step:] == ordered[:-step])
             if not len(meet):
                 break
             left, right = order[meet], order[meet + step]
+            asked = wanted(left, right)
+            left, right = left[asked], right[asked]
             near = np.bitwise_count(packed[left] ^ packed[right]).sum(axis=1) <= NEAR * width
-            met.append(left[near] * count + right[near])
-        codes = np.unique(np.concatenate(met))
-    return np.concatenate([pairs, np.stack(np.divmod(codes, count), axis=1)])
+            yield left[near], right[near]
 
 
 def to_bits(hashes: list[str]) -> np.ndarray:
@@ -78,13 +95,3 @@ def to_bits(hashes: list[str]) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1), axis=1).astype(
         bool
     )
-
-
-def join(count: int, pairs: np.ndarray) -> list[int]:
-    """The smallest member of each one's group, when `pairs` [P, 2] of `count` things belong together."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (count, count))
-    labels = connected_components(graph, directed=False)[1]
-    return np.unique(labels, return_index=True)[1][labels].tolist()

@@ -25,7 +25,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from components.preferences.similarity import Groups, SimilarityJoin
+from components.groups import Groups
+from components.preferences.similarity import SimilarityJoin
 
 ARTICLES = ("a", "an", "the")
 # Blocks of scripts without spaces between words: classes ID, CJ and SA of Unicode Standard Annex 14, and Balinese, Javanese.
