@@ -98,7 +98,7 @@ def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
 
 
 def sort_header(file: Path) -> None:
-    """Sort the keys of a safetensors header: the writer's order of metadata varies, so files of equal models would differ."""
+    """Sort the keys of a safetensors header: the writer's order varies, so files of equal models would differ."""
     raw = file.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()

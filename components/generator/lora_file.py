@@ -166,7 +166,7 @@ class Reader:
         return partial(torch.mul, bias, self._scale(layer, keys, len(self._part(keys, "down"))))
 
     def lokr(self, layer: str, keys: dict[str, str]) -> Difference:
-        """Kronecker product of two factors, each full or low-rank; alpha applies where one is low-rank (LyCORIS, lokr.py)."""
+        """Kronecker product of two factors, each full or low-rank; alpha applies if one is low-rank (LyCORIS, lokr.py)."""
         weight, factors, rank = self._parameter(f"{layer}.weight", min(keys.values())), [], None
         for kind in ("lokr_w1", "lokr_w2"):
             low_rank = [keys[part] for part in (f"{kind}_a", f"{kind}_b") if part in keys]

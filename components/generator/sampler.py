@@ -98,7 +98,7 @@ def solve(
     sampling: SamplingParams,
     around: Callable[[ClassifierFree, list[Job]], Velocity] | None = None,
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: wraps the velocity in further guidance (Flow-NRG)."""
+    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: adds guidance (Flow-NRG) to the velocity."""
     flow, noise = beginning(generator, jobs, sampling)
     return euler(around(flow, jobs) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
 

@@ -27,7 +27,7 @@ class LatentCosts:
 
 
 def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch.Tensor, text: torch.Tensor) -> LatentCosts:
-    """Costs of the profile's model on `transformer` (meta device, without a LoRA); clip [1, C, T', H', W'], text [1, L, D]."""
+    """Costs of the profile's model on `transformer` (meta device, no LoRA); clip [1, C, T', H', W'], text [1, L, D]."""
     own, dtype = params.latent_reward, params.base_generator.dtype
     frozen = own.trunk == "frozen"
     with torch.device("meta"):

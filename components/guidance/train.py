@@ -167,7 +167,7 @@ def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[
     """An untrained model on the generator in `folder` with dtype `dtype`. seed: gives the seeds of "weights" and "lora"."""
     trunk = load_trunk(folder, params.blocks, "float32" if params.trunk == "full" else dtype)
     torch.manual_seed(seed("weights"))
-    with init_empty_weights():  # consumes the random numbers of a whole transformer first, which keeps earlier runs reproducible
+    with init_empty_weights():  # draws a whole transformer's random numbers: results of earlier runs stay
         WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(f"{folder}/transformer"))
     model = LatentReward(trunk, params.dimensions, params.trunk == "frozen")
     model.trunk.requires_grad_(params.trunk == "full")
