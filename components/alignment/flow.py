@@ -25,8 +25,8 @@ def noised(x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor) -> tuple[torch.T
 
 
 def squared_errors(target: torch.Tensor, predicted: torch.Tensor, reduction: str) -> torch.Tensor:
-    """|target - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean". In float32 at least:
-    bfloat16 has too few digits for a sum over a clip's latents."""
+    """|target - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean". In float32 or
+    more: bfloat16 has too few digits for a sum over a clip's latents."""
     difference = target - predicted
     squares = difference.to(torch.promote_types(difference.dtype, torch.float32)).pow(2).flatten(1)
     return squares.sum(1) if reduction == "sum" else squares.mean(1)
