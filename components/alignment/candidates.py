@@ -1,7 +1,7 @@
 """Stage `candidates`: K clips of the base generator for each of a number of training prompts.
 
-Everything alignment will need of them is kept: latents, text embeddings, the clips themselves. Neither the VAE nor the text
-encoder is run again after this. Each is an output of its own, as training reads no video.
+The stage keeps all that alignment needs: latents, text embeddings and the clips. Neither the VAE nor the text encoder runs
+again after this. Each is a separate output, as training reads no video.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def candidates(stage: Stage) -> None:
 
 
 def draw_candidates(stage: Stage, generator: Generator, place: Callable[[str], Path]) -> None:
-    """Draw the clips, and write where `place` says: videos, latents, text and candidates.parquet."""
+    """Sample the clips and write videos, latents, text and candidates.parquet to the paths that `place` gives."""
     params = stage.params.candidates
     prompts = chosen_prompts(stage, "train", params.prompts)
     rows = []
@@ -54,7 +54,7 @@ def draw_candidates(stage: Stage, generator: Generator, place: Callable[[str], P
     latents = draw(stage, loaded(generator), jobs, stage.params.sampling, place("videos"), what="candidates")
     made_from = {"base generator": folder_digest(BASE)}
     save_shards(latents, place("latents"), made_from)
-    # The empty prompt comes last: regression drops prompts, so that guidance keeps its unconditional half.
+    # The empty prompt comes last: SFT and RWR drop prompts, so that the model stays usable for classifier-free guidance.
     texts = [*(prompt for _, prompt in prompts), ""]
     batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
     save_shards((generator.encode_text(batch).cpu() for batch in batches), place("text"), made_from)
@@ -62,9 +62,9 @@ def draw_candidates(stage: Stage, generator: Generator, place: Callable[[str], P
 
 
 def chosen_prompts(stage: Stage, split: str, count: int | None) -> list[tuple[str, str]]:
-    """(prompt_id, prompt) of `count` prompts of a split of data/source/prompts.csv, drawn by the run's seed; None is all.
+    """(prompt_id, prompt) of `count` prompts of a split of data/source/prompts.csv, sampled by the run's seed; None is all.
 
-    All of them where there are fewer; that is said. The id is the prompt's place in the file.
+    Where the split has fewer, all are used, with a log line. The id is the prompt's index in the file.
     """
     from components.errors import BadInput
 
@@ -75,7 +75,7 @@ def chosen_prompts(stage: Stage, split: str, count: int | None) -> list[tuple[st
     if not pool:
         raise BadInput(file, f"no prompt falls into the {split} split")
     if len(pool) < (count or 0):
-        stage.say(f"{count} prompts wanted, the {split} split has {len(pool)}: all are used")
+        stage.say(f"{count} prompts requested, the {split} split has {len(pool)}: all are used")
     # One order for all stages: a prompt set of 120 is part of one of 200.
     order = stage.shared_rng("prompts", split).permutation(len(pool))[:count]
     return [pool[i] for i in sorted(order)]

@@ -1,4 +1,4 @@
-"""What alignment trains on: cached latents and text embeddings of pairs or of single candidates, read as they are needed."""
+"""Training data of alignment: cached latents and text embeddings of pairs or single candidates, read on demand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ SCORES = Path("data/candidate_scores.parquet")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Normalised latents, a row [C, T', H', W'] a candidate; text embeddings, a row [L, D] a prompt and the empty prompt's
-    last; and the table that names them."""
+    """Normalised latents, one row [C, T', H', W'] per candidate; text embeddings, one row [L, D] per prompt, the empty
+    prompt's last; and the table of candidates."""
 
     latents: Shards
     prompts: Shards
@@ -32,11 +32,11 @@ class Candidates:
         return self.prompts[self.table.text_row.iloc[rows]]
 
     def empty_text(self) -> torch.Tensor:
-        """The empty prompt's, [L, D]."""
+        """Text embedding [L, D] of the empty prompt."""
         return self.prompts[[len(self.prompts) - 1]][0]
 
     def rows(self, ids: pd.Series, file: Path) -> np.ndarray:
-        """Places of candidates; BadInput names the row of `file` whose candidate has no latents."""
+        """Row indices of candidates in the latents; BadInput names the row of `file` whose candidate has no latents."""
         places = pd.Series(self.table.row.to_numpy(), index=self.table.candidate_id)
         missing = ~ids.isin(places.index)
         if missing.any():
@@ -46,7 +46,8 @@ class Candidates:
 
 
 def load_candidates(base: str, folder: Path = FOLDER) -> Candidates:
-    """The candidates in `folder`; BadInput where their latents are not those of the base generator with digest `base`."""
+    """The candidates in `folder`; BadInput where their latents come from another base generator than the one with digest
+    `base`."""
     table = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES))
     latents, prompts = (Shards(folder / name, {"base generator": base}) for name in ("latents", "text"))
     if len(latents) != len(table):
@@ -54,13 +55,13 @@ def load_candidates(base: str, folder: Path = FOLDER) -> Candidates:
     for place, part in enumerate(latents.parts):
         if part.shape[1:] != latents.shape:
             file = folder / f"latents/{place:05d}.safetensors"
-            raise BadInput(file, f"latents of shape {list(part.shape[1:])}, those before are {list(latents.shape)}")
+            raise BadInput(file, f"latents of shape {list(part.shape[1:])}, earlier files have {list(latents.shape)}")
     return Candidates(latents, prompts, table)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of candidates: places of chosen and rejected [N], what each counts [N], whether it is a tie [N]."""
+    """Pairs of candidates: row indices of chosen and rejected [N], loss weights [N], whether each is a tie [N]."""
 
     candidates: Candidates
     chosen: np.ndarray

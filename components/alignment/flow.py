@@ -1,4 +1,4 @@
-"""What SFT, Flow-RWR and Flow-DPO share: the straight path from clip to noise, its velocity, and how far a model is off.
+"""What SFT, Flow-RWR and Flow-DPO share: the straight path from clip to noise, its velocity, and a model's velocity error.
 
 x_t = (1 - t) x0 + t x1,   velocity = x1 - x0,   x0 a clip's latents, x1 noise; t = 1 is pure noise
 """
@@ -10,9 +10,9 @@ from components.params import TimestepParams
 
 
 def timesteps_at(u: torch.Tensor, params: TimestepParams) -> torch.Tensor:
-    """t in [0, 1] at the quantiles `u` of a distribution: uniform (the paper's), or logit-normal (its authors' code).
+    """t in [0, 1] at the quantiles `u` of a distribution: uniform (the paper's) or logit-normal (the authors' code).
 
-    `shift` s moves all towards noise, t -> s t / (1 + (s - 1) t), as sampling at high resolution does.
+    `shift` s moves every t towards noise, t -> s t / (1 + (s - 1) t), as sampling at high resolution does.
     """
     t = u if params.distribution == "uniform" else torch.sigmoid(torch.special.ndtri(u))
     return params.shift * t / (1 + (params.shift - 1) * t)
@@ -25,8 +25,8 @@ def noised(x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor) -> tuple[torch.T
 
 
 def squared_errors(target: torch.Tensor, predicted: torch.Tensor, reduction: str) -> torch.Tensor:
-    """|target - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean". Never in less
-    than float32: a sum over a clip's latents has no digits left in bfloat16."""
+    """|target - predicted|^2 of each clip, [B] from [B, C, T', H', W']; "sum" as in the paper, or "mean". In float32 or
+    more: bfloat16 has too few digits for a sum over a clip's latents."""
     difference = target - predicted
     squares = difference.to(torch.promote_types(difference.dtype, torch.float32)).pow(2).flatten(1)
     return squares.sum(1) if reduction == "sum" else squares.mean(1)
@@ -35,7 +35,7 @@ def squared_errors(target: torch.Tensor, predicted: torch.Tensor, reduction: str
 def flow_errors(
     transformer: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: torch.Tensor, reduction: str
 ) -> torch.Tensor:
-    """Squared velocity errors [B] of a model, on its device: latents and noise [B, C, T', H', W'], t [B], text [B, L, D]."""
+    """Squared velocity errors [B], on the model's device; latents, noise [B, C, T', H', W'], t [B], text [B, L, D]."""
     device = next(transformer.parameters()).device
     x0, x1, t, text = (tensor.to(device) for tensor in (x0, x1, t, text))
     xt, target = noised(x0, x1, t)
@@ -43,6 +43,6 @@ def flow_errors(
 
 
 def by_timestep(name: str, values: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:
-    """Mean of `values` [B] in equal bins of t; NaN where a batch has none there, which the training loop leaves out."""
+    """Mean of `values` [B] in equal bins of t; NaN for an empty bin, which the training loop leaves out."""
     places = (t * bins).long().clamp(max=bins - 1)
     return {f"{name}/{b}": values.detach()[places == b].mean() for b in range(bins)}

@@ -6,10 +6,10 @@
     loss = -log sigmoid(inside)
 
 The paper derives beta_t = beta (1 - t)^2 and then finds a constant beta better: the derived one vanishes at high noise,
-where the model is then pushed without a leash.
+where nothing keeps the model near the reference.
 
-Three terms are not the paper's, and with `theta` 1, `anchor` 0 and weights of 1 the loss is the paper's: ties, a weight a
-pair, and an anchor, plain flow matching on the chosen clips.
+Three terms are not in the paper: ties, a weight per pair, and an anchor, plain flow matching on the chosen clips. With
+`theta` 1, `anchor` 0 and weights of 1 the loss is the paper's.
 """
 
 import torch
@@ -34,12 +34,12 @@ def flow_dpo_loss(
     weights: torch.Tensor | float = 1.0,
     tied: torch.Tensor | bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss and what to watch, from the squared errors [B] of policy and reference on both clips and t [B].
+    """Loss and logged values, from the squared errors [B] of policy and reference on both clips and t [B].
 
-    weights [B]: how much each pair counts. tied [B]: pairs that neither clip won; theirs is Rao and Kupper's probability of
-    a tie (J. Chen et al., "On Extending Direct Preference Optimization to Accommodate Ties", 2024), which pulls the two
-    clips' errors together and needs `params.theta` > 1. At zero LoRA policy and reference agree and the loss is exactly
-    log 2 (theta 1, no anchor).
+    weights [B]: loss weight of each pair. tied [B]: pairs without a winner, whose likelihood is Rao and Kupper's probability
+    of a tie (J. Chen et al., "On Extending Direct Preference Optimization to Accommodate Ties", 2024). It pulls the two
+    clips' errors together and needs `params.theta` > 1. With a zero LoRA, policy and reference agree, and the loss is
+    exactly log 2 (theta 1, no anchor).
     """
     chosen_change = chosen - reference_chosen
     rejected_change = rejected - reference_rejected

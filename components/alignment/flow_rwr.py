@@ -3,10 +3,10 @@
     loss = E[ w(r) |v - v_theta(x_t, t)|^2 ],   w(r) = exp(r / temperature)
 
 The paper leaves the scale of r and of the weights open. Here r is the reward normalised over the validation set of the
-reward model, and the weights come by name:
+reward model, and `weighting` selects the weights:
 
-    exp          exp(r / temperature), as the equation has it: the learning rate's meaning depends on r
-    mean_one     the same over its mean over the data set: the learning rate means what it means in SFT
+    exp          exp(r / temperature), the equation unchanged: the effective learning rate depends on r
+    mean_one     the same divided by its mean over the data set: the effective learning rate is that of SFT
     per_prompt   a softmax of r / temperature over each prompt's clips, times their number (Flow-GRPO's baseline of this
                  name): an easy prompt does not outweigh a hard one
 """
@@ -18,8 +18,8 @@ from components.params import RwrParams
 
 
 def reward_weights(rewards: np.ndarray, prompts: np.ndarray, params: RwrParams) -> np.ndarray:
-    """Weights [N] of clips with normalised rewards [N] of `prompts` [N], none above `params.clip` (where the mean is one,
-    it is one again after clipping)."""
+    """Weights [N] of clips with normalised rewards [N] of `prompts` [N], at most `params.clip`. Weights of mean one are
+    rescaled to mean one after clipping."""
     clip = np.inf if params.clip is None else params.clip
     if params.weighting == "exp":
         return np.minimum(np.exp(rewards / params.temperature), clip)
@@ -27,7 +27,7 @@ def reward_weights(rewards: np.ndarray, prompts: np.ndarray, params: RwrParams) 
     weights = np.empty(len(rewards))
     for group in np.unique(groups):
         members = groups == group
-        # The largest exponent is taken off first: only ratios count, and exp must not overflow.
+        # The largest exponent is subtracted first: only ratios matter, and exp must not overflow.
         raw = np.exp((rewards[members] - rewards[members].max()) / params.temperature)
         clipped = np.minimum(raw / raw.mean(), clip)
         weights[members] = clipped / clipped.mean()

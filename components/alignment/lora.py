@@ -1,4 +1,4 @@
-"""The LoRA that alignment trains on a Wan transformer: attached, switched off, written for WanPipeline."""
+"""The LoRA that alignment trains on a Wan transformer: attach, switch off, write for WanPipeline."""
 
 import json
 import os
@@ -19,13 +19,13 @@ RECORD = "alignment.json"
 
 
 class Facts(Record):
-    """alignment.json, what others read of it. base: digest of the generator that the LoRA was trained on."""
+    """The fields of alignment.json that are read. base: digest of the generator that the LoRA was trained on."""
 
     base: str
 
 
 def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
-    """A LoRA on the transformer's attention, in float32; B is zero, so the model is still the base."""
+    """Attach a float32 LoRA to the target layers; B is zero, so the model's output is unchanged."""
     names = [name for name, _ in transformer.named_modules()]
     for target in params.targets:
         if not any(name.endswith(f".{target}") for name in names):
@@ -33,23 +33,23 @@ def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) 
     torch.manual_seed(seed)
     transformer.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=params.targets))
     for p in transformer.parameters():
-        if p.requires_grad:  # the base may be in half precision, where steps of Adam would be lost in rounding
+        if p.requires_grad:  # the base may be in half precision, where rounding would lose Adam's small steps
             p.data = p.data.float()
 
 
 def make_lean(transformer: WanTransformer3DModel, params: AlignParams) -> None:
-    """Layers with their LoRA as `params` want them for training: checkpointed, and compiled, each kind of layer once. A
-    compiled one fuses what lies between the matrix products, and keeps less of it for the backward pass."""
+    """Enable gradient checkpointing and compilation as `params` set them; each kind of layer is compiled once. A compiled
+    layer fuses the operations between matrix products and keeps fewer activations for the backward pass."""
     if params.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if params.compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-            raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++, and finds none", key="align.compile")
+            raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++; none was found", key="align.compile")
         transformer.compile_repeated_blocks(fullgraph=True)
 
 
 def resume_lora(transformer: WanTransformer3DModel, path: Path) -> None:
-    """Give the LoRA of add_lora the weights at `path`; BadInput where they are of another rank or other layers."""
+    """Load the weights at `path` into the LoRA of add_lora; BadInput where rank or layers differ."""
     lora, own = read_lora(path, transformer), lora_layers(transformer)
     other = {name for name, (down, _) in lora.pairs.items() if name not in own or len(down) != own[name].r["default"]}
     other |= own.keys() - lora.pairs.keys() | {name for name, _ in lora.differences}
@@ -72,7 +72,7 @@ def check_base(folder: Path, base: str) -> None:
 
 
 class adapters_off:
-    """The base model, for as long as the block lasts."""
+    """Context manager that switches the LoRA off, which leaves the base model."""
 
     def __init__(self, transformer: WanTransformer3DModel):
         self.transformer = transformer
@@ -85,20 +85,20 @@ class adapters_off:
 
 
 def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Write what WanPipeline.load_lora_weights reads, with alpha / rank in B and an alpha that equals the rank: tools that
-    read the header, `.alpha` tensors or the matrices alone all find the same strength."""
+    """Write the format of WanPipeline.load_lora_weights, with alpha / rank folded into B and alpha set to the rank. Tools
+    that read the header, `.alpha` tensors or the matrices alone then all apply the same strength."""
     weights = get_peft_model_state_dict(transformer)
     for name, layer in lora_layers(transformer).items():
         weights[f"{name}.lora_B.weight"] = weights[f"{name}.lora_B.weight"] * layer.scaling["default"]
     config = transformer.peft_config["default"].to_dict()
     config["lora_alpha"] = config["r"]
-    config["target_modules"] = sorted(config["target_modules"])  # a set: its order, and so the file, is another each run
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order would change the file from run to run
     WanPipeline.save_lora_weights(folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=config)
     sort_header(folder / LORA)
 
 
 def sort_header(file: Path) -> None:
-    """Put a safetensors header in order: its writer orders metadata anew each time, and equal models would differ."""
+    """Sort the keys of a safetensors header: the writer's order varies, so files of equal models would differ."""
     raw = file.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()

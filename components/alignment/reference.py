@@ -1,9 +1,9 @@
 """The frozen reference's errors over a seeded grid of (t, noise) per pair, computed once.
 
 Flow-DPO compares the policy's squared errors with the reference's. The reference never changes, so its errors on a fixed
-grid are a table: filling it costs one forward a cell, after that a training step needs no reference pass. The table
-belongs to one base model, one set of latents, texts and pairs, one grid and one version of the code; its name is their
-digest.
+grid are a table. Filling it costs one forward pass per cell; a training step then needs no reference pass. The table
+belongs to one base model, one set of latents, texts and pairs, one grid and one version of the code; its file name is
+their digest.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Grid:
 
 def make_grid(pairs: int, draws: int, timesteps: TimestepParams, seed: int) -> Grid:
     rng = np.random.default_rng(seed)
-    # One draw in each of K equally likely slices, so that every pair sees low and high noise.
+    # Stratified: one draw in each of K equally likely slices, so that every pair sees low and high noise.
     u = (np.arange(draws) + rng.random((pairs, draws))) / draws
     t = timesteps_at(torch.from_numpy(u), timesteps).float()
     return Grid(t, rng.integers(0, 2**62, (pairs, draws)))
@@ -59,7 +59,7 @@ def make_grid(pairs: int, draws: int, timesteps: TimestepParams, seed: int) -> G
 def pair_errors(
     transformer: torch.nn.Module, pairs: Pairs, indices: list[int], draws: list[int], grid: Grid, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared velocity errors [B] of chosen and rejected clips under shared noise and t, both in one forward."""
+    """Squared velocity errors [B] of chosen and rejected clips under shared noise and t, both in one forward pass."""
     x0 = pairs.latents(indices)
     x1 = grid.noise(indices, draws, x0.shape[1:]).repeat(2, 1, 1, 1, 1)
     t = grid.t[indices, draws].repeat(2)
@@ -78,17 +78,17 @@ def reference_errors(
     identity: dict[str, str],
     cache: Path = CACHE,
 ) -> torch.Tensor:
-    """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else filled and kept.
+    """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else computed and cached.
 
-    Filling goes on after a kill from the last finished part, and processes that were launched together share the parts.
-    The table outlives the stage: another beta or learning rate uses it again. BadInput where the file of this name says
-    that it is of something else.
+    After a kill, filling resumes from the last finished part. Processes that were launched together share the parts. The
+    cache outlives the stage: a run with another beta or learning rate reuses it. BadInput where the file's metadata differs
+    from `identity`.
     """
     identity = {**identity, "reduction": reduction, "grid": digest_of(grid), "code": code_digest(MODULES)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     processes = launched_together()
     if (kept := read_errors(file, identity)) is not None:
-        stage.say(f"reference errors: {file} serves")
+        stage.say(f"reference errors: read from {file}")
         return kept
     folder = file.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Stage `relabel`: VideoReward scores the candidates; best against worst of a prompt become pairs.
+"""Stage `relabel`: VideoReward scores the candidates; the best and the worst of a prompt become a pair.
 
-The paper relabels offline by its reward model, with the mean of the three dimensions deciding. Scores of all candidates
-are kept beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are set apart
-with their clips in data/duels, for people to look at.
+The paper relabels offline with its reward model, by the mean of the three dimensions. Scores of all candidates are kept
+beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are copied with their
+clips to data/duels, for inspection.
 """
 
 import shutil
@@ -57,7 +57,7 @@ def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]
     ]
     pairs = choose_pairs(scores, params)
     if not pairs:
-        raise BadInput(folder, "no pair has the margin asked for", key="relabel.min_margin")
+        raise BadInput(folder, "no pair has a margin above the minimum", key="relabel.min_margin")
     margins = [pair["margin"] for pair in pairs]
     ties = sum(pair["tied"] for pair in pairs)
     stage.log({"pairs": len(pairs), "ties": ties, "mean_margin": sum(margins) / len(margins)})
@@ -66,14 +66,14 @@ def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]
 
 
 def reward(scores: dict[str, float], params: RelabelParams) -> float:
-    """Weighted mean of normalised scores: what decides a pair, and what Flow-RWR weighs by."""
+    """Weighted mean of normalised scores: it ranks the clips of a pair and sets Flow-RWR's weights."""
     total = sum(params.weights.values())
     return float(sum(weight * scores[name] for name, weight in params.weights.items()) / total)
 
 
 def choose_pairs(scores: list[dict], params: RelabelParams) -> list[dict]:
-    """Pairs of candidates of one prompt, the one with the higher reward chosen; "tied" where they are within the margin and
-    ties are kept, "weight" what a pair counts."""
+    """Pairs of candidates of one prompt, the one with the higher reward chosen. "tied": their difference is within the
+    margin and ties are kept; "weight": the pair's loss weight."""
     pairs = []
     for _, group in pd.DataFrame(scores).groupby("prompt_id", sort=True):
         ranked = group.sort_values(["reward", "candidate_id"], ascending=[False, True]).to_dict("records")

@@ -1,8 +1,8 @@
-"""Stage `round@K` (K = 2, 3, ...): Flow-DPO again, on candidates of the model that the round before made (iterative DPO).
+"""Stage `round@K` (K = 2, 3, ...): Flow-DPO again, on candidates of the model of the round before (iterative DPO).
 
-The aligned model draws new clips of the training prompts, VideoReward labels them, and training goes on from the model's
-LoRA with the model itself as the reference. Round 1 is candidates, relabel and align@dpo. Each round is measured as all
-methods are: clips of the evaluation prompts against base's, same prompts and seeds.
+The aligned model draws new clips of the training prompts, and VideoReward labels them. Training continues from the model's
+LoRA, with the model itself as the reference. Round 1 is candidates, relabel and align@dpo. Each round is evaluated like
+every method: its clips of the evaluation prompts against base's, same prompts and seeds.
 """
 
 import sys

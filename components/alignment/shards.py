@@ -1,6 +1,6 @@
-"""Tensors of many clips as safetensors files of a bounded size, memory-mapped: a row is read when it is asked for.
+"""Tensors of many clips as safetensors files of bounded size, memory-mapped: a row is read on access.
 
-Each file carries what it was made from, so that latents of one generator are never taken for another's.
+The metadata of each file names its origin, so that latents of two generators cannot be confused.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,9 @@ SHARD_BYTES = 2**28
 
 
 class Shards:
-    """The rows of tensor "rows" over the files of a folder, in the order of their names.
+    """The rows of the tensor "rows" over all files of a folder, in the order of file names.
 
-    Raises BadInput when a file is missing, damaged, or was made from something else than `made_from`.
+    Raises BadInput when a file is missing, damaged, or has another origin than `made_from`.
     """
 
     def __init__(self, folder: Path, made_from: dict[str, str]):
@@ -34,7 +34,7 @@ class Shards:
                     check_origin(file, opened.metadata() or {}, made_from)
             except SafetensorError as error:
                 raise BadInput(file, f"no safetensors: {error}") from error
-        self.parts = [load_file(file)["rows"] for file in files]  # mapped: nothing is read yet
+        self.parts = [load_file(file)["rows"] for file in files]  # memory-mapped: nothing is read yet
         self.places = [(part, row) for part in self.parts for row in range(len(part))]
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Shards:
 
     @property
     def shape(self) -> torch.Size:
-        """Of one row."""
+        """Shape of one row."""
         return self.parts[0].shape[1:]
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
@@ -57,14 +57,14 @@ class Shards:
 
 
 def check_origin(file: Path, metadata: dict[str, str], expected: dict[str, str]) -> None:
-    """BadInput where `file` does not say that it was made from what is `expected`."""
+    """BadInput where the metadata of `file` differs from the `expected` origin."""
     for key, value in expected.items():
         if metadata.get(key) != value:
-            raise BadInput(file, f"was made from {key} {metadata.get(key)}, wanted is {value}", key=key)
+            raise BadInput(file, f"was made from {key} {metadata.get(key)}, expected {value}", key=key)
 
 
 def save_shards(parts: Iterable[torch.Tensor], folder: Path, made_from: dict[str, str]) -> None:
-    """Write the rows of all parts [n, ...], one after the other, as files of about SHARD_BYTES."""
+    """Write the rows of all parts [n, ...] in order, as files of about SHARD_BYTES."""
     folder.mkdir(parents=True)
     kept: list[torch.Tensor] = []
     written = 0

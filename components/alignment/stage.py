@@ -1,7 +1,7 @@
 """Stage `align@{sft,rwr,dpo}`: fine-tune the base generator's LoRA on relabelled candidates.
 
-Only the transformer is in memory: latents and text embeddings were made by `candidates`, and the frozen reference's errors
-come from a table, so a step is one forward and one backward of the policy.
+Only the transformer is in memory: latents and text embeddings come from `candidates`, and the frozen reference's errors
+from a table. A step is then one forward and one backward pass of the policy.
 """
 
 import sys
@@ -59,7 +59,7 @@ def align(method: str, stage: Stage) -> None:
         loss_fn = regression(candidates, winners, settings, params.timesteps, lambda errors, indices: sft_loss(errors))
         rows = fit(stage, transformer, loss_fn, count, settings.training, name=method)
 
-    # The version of the reward model is that whose labels this generator was aligned by.
+    # The reward model's version is the one that labelled the training pairs.
     record = {"method": method, "base": base, "examples": count, "reward_model": pairs.table.reward_model.iloc[0]}
     save_aligned(stage, transformer, f"models/aligned/{method}", rows, record)
 
@@ -67,7 +67,7 @@ def align(method: str, stage: Stage) -> None:
 def save_aligned(
     stage: Stage, transformer: WanTransformer3DModel, place: str, rows: list[dict[str, float]], record: dict[str, Any]
 ) -> None:
-    """Write and register a LoRA with its training and what it was made from."""
+    """Write and register a LoRA with its training log and its origin."""
     folder = stage.output(place)
     save_lora(transformer, folder)
     write_rows(folder / "training.csv", rows)
@@ -78,16 +78,16 @@ def save_aligned(
 def dpo(
     stage: Stage, transformer: WanTransformer3DModel, pairs: Pairs, identity: dict[str, str], cache: Path = CACHE
 ) -> tuple[list[dict[str, float]], int]:
-    """Train on the pairs of all prompts but those held out; the rows logged, and the number of pairs trained on.
+    """Train on the pairs of all prompts that are not held out; returns the logged rows and the number of training pairs.
 
-    The reference is `transformer` as it comes; a live one is the base without the LoRA, which then must be new.
-    identity: digests of all that the reference's errors on `pairs` depend on.
+    The reference is `transformer` as passed in; a live reference is the base without the LoRA, which then must be new.
+    identity: digests of everything that the reference's errors on `pairs` depend on.
     """
     params = stage.params.align
     settings = params.dpo
     grid = make_grid(len(pairs), params.draws, params.timesteps, stage.seed("grid"))
     errors = partial(pair_errors, pairs=pairs, grid=grid, reduction=settings.reduction)
-    if params.reference == "cached":  # the policy as it starts is the reference
+    if params.reference == "cached":  # the initial policy is the reference
         table = reference_errors(stage, transformer, pairs, grid, settings.reduction, identity, cache)
 
     def reference(model: torch.nn.Module, indices: list[int], draws: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +112,7 @@ def dpo(
         return loss_of(model, train[indices].tolist(), draws)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        """Loss and implicit accuracy over all draws of the pairs held out."""
+        """Loss and implicit accuracy over all draws of the held-out pairs."""
         sums, cells = {"loss": 0.0, "implicit_accuracy": 0.0}, 0
         for draw in range(params.draws):
             for start in range(0, len(validation), VALIDATION_BATCH):
@@ -141,8 +141,8 @@ def regression(
     timesteps: TimestepParams,
     loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
 ) -> LossFn:
-    """Flow matching on single clips, `loss(errors, indices)` deciding what each counts (SFT, Flow-RWR). A share of the
-    prompts is dropped: sampling needs the model without a prompt as well."""
+    """Flow matching on single clips; `loss(errors, indices)` weights them (SFT, Flow-RWR). A share of the prompts is
+    dropped, as classifier-free guidance also samples without a prompt."""
     empty = candidates.empty_text()
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""`reelign ablation`: experiments of the reward model beside each other, as paper Tab. 6 has its losses and read-outs.
+"""`reelign ablation`: a comparison of reward-model experiments, as in Tab. 6 of the paper for losses and read-outs.
 
     dvc exp run --queue -S reward.loss=bt,btt,regression reward_bench && dvc exp run --run-all
     reelign ablation
 
-Rows are DVC experiments of this commit, columns what differs between their params and how often each agrees with people on
-test pairs. Differences between rows are not tested: intervals of the same pairs overlap more than the models differ.
+Rows are DVC experiments of this commit. Columns are the params that differ and the agreement with people on test pairs.
+Differences between rows are not tested: on the same pairs, intervals overlap even where the models differ.
 """
 
 import json
@@ -32,7 +32,7 @@ class Variant:
 
 
 def read_variants() -> list[Variant]:
-    """Experiments of the current commit that came to an end; BadInput when there are none."""
+    """Finished experiments of the current commit; BadInput when there are none."""
     import dvc.api
     from dvc.exceptions import DvcException
 
@@ -60,7 +60,7 @@ def flat(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_rows(variants: list[Variant]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: what differs, then each dimension's accuracies with 95% intervals, best Overall first."""
+    """Header and rows: params that differ, then each dimension's accuracies with 95% intervals, best Overall first."""
     keys = sorted({key for variant in variants for key in variant.params})
     differ = [key for key in keys if len({json.dumps(variant.params.get(key)) for variant in variants}) > 1]
     dimensions = list(dict.fromkeys(name for variant in variants for name in variant.bench["dimensions"]))
@@ -81,7 +81,7 @@ def _overall(variant: Variant) -> float:
 
 
 def write_page(out: Path, variants: list[Variant]) -> None:
-    """The table as one HTML file that needs nothing else."""
+    """Write the table as a self-contained HTML file."""
     header, rows = as_rows(variants)
     pairs = sorted({variant.bench["pairs"] for variant in variants})
     here = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Inline SVG for the report: dots with intervals on a common scale, and training curves. No script, no fonts, no files.
 
-Horizontal positions are percentages of the drawing's own width, so that it stretches with the page while dots and text
-keep their size. Colours come from the page's CSS classes, so that they follow light and dark.
+Horizontal positions are percentages of the drawing's width, so that it stretches with the page while dots and text keep
+their size. Colours come from the page's CSS classes and follow its light or dark scheme.
 """
 
 import math
@@ -18,7 +18,7 @@ def interval_strip(marks: list[tuple[str, str, Interval]], middle: float = 0.5) 
     """One row of a dot plot on the scale 0..1, with a line at `middle`.
 
     Args:
-        marks: (CSS class, label, estimate) each; drawn one below the other. The label is read out, not drawn.
+        marks: (CSS class, label, estimate) each, drawn top to bottom. Labels are for screen readers and not drawn.
     """
     height = ROW * len(marks)
     parts = [f'<line class="grid" x1="{at}%" x2="{at}%" y1="0" y2="{height}"/>' for at in (0, 25, 75, 100)]
@@ -46,11 +46,11 @@ def _bounds(found: Interval) -> str:
 
 
 def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, str]) -> Markup:
-    """Points in the plane of two shares, with their intervals, each with its label beside it, lines at one half.
+    """Labelled points in the plane of two shares, with their intervals and lines at one half.
 
     Args:
         points: (CSS class, label, estimate across, estimate up) each.
-        names: what lies across and what goes up.
+        names: of the horizontal and the vertical axis.
     """
     ends = [end for _, _, *found in points for one in found for end in (one.low, one.value, one.high) if end is not None]
     low, high = math.floor(20 * min(0.5, *ends)) / 20, math.ceil(20 * max(0.5, *ends)) / 20
@@ -88,7 +88,7 @@ def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, s
 
 
 def curve(steps: list[float], values: list[float], name: str) -> Markup:
-    """A line over training steps on its own scale; gaps where a value is NaN. Axis labels are the caller's."""
+    """A line over training steps, scaled to its range; NaN values are left out. The caller adds axis labels."""
     points = [(x, y) for x, y in zip(steps, values, strict=True) if math.isfinite(y)]
     low, high = min(y for _, y in points), max(y for _, y in points)
     first, last = points[0][0], points[-1][0]

@@ -1,7 +1,7 @@
-"""Generators beside each other on the same prompts and seeds: clips judged, scored, and compared with base's.
+"""Comparison of generators on the same prompts and seeds: clips are judged, scored, and compared with base's.
 
-Every comparison is paired (components/evaluation/paired.py). A clip that cannot be read or cannot be scored is an error by
-name: a comparison over the clips that happen to be left is another one.
+Every comparison is paired (components/evaluation/paired.py). A clip that cannot be read or scored is an error that names it:
+a comparison over the remaining clips would be biased.
 """
 
 import itertools
@@ -26,8 +26,8 @@ REWARD_MODEL = Path("models/video_reward")
 
 
 def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> tuple[pd.DataFrame, dict]:
-    """Judge and score the samples of all generators (name: folder, base first); the clips with their scores, and the content
-    of metrics/alignment.json for those in `params.methods`."""
+    """Judge and score the samples of all generators (name: folder, base first). Returns the clips with their scores, and the
+    content of metrics/alignment.json for `params.methods`."""
     from components.reward.score import RewardModel, score_table
 
     samples = read_samples(folders, params.strict)
@@ -39,17 +39,17 @@ def compare(stage: Stage, folders: dict[str, Path], params: EvaluateParams) -> t
     clips = with_reward(clips, scores)
     metrics = alignment_metrics(clips, looks, params, stage.seed("bootstrap")) | {"samples": samples.as_json()}
     metrics |= {"reward_model": folder_digest(REWARD_MODEL), "profile": stage.params.profile}
-    metrics |= {"sampling": stage.params.sampling.model_dump()}  # base's and everybody's
+    metrics |= {"sampling": stage.params.sampling.model_dump()}  # the same for all methods
     metrics |= {"drawn_with": samples.drawn_with, "judged_with": judged_with(params.judge)}
     return clips, metrics | {"prompt_set": stage.params.sample.named_set()}
 
 
 def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Decode every clip once: signals of the alarm, and the gold judge's verdict when there is one.
+    """Decode every clip once: signals of the hacking alarm, and the gold judge's verdict where there is a gold judge.
 
     Returns:
-        samples with columns clip_digest (of the file), frames, dynamic_degree, brightness, saturation added, and with a gold
-        judge gold_<dimension>, prompt_right and speed_error; and the clips' looks [N, D].
+        samples with added columns clip_digest (of the file), frames, dynamic_degree, brightness, saturation, and with a
+        gold judge gold_<dimension>, prompt_right and speed_error; and the clips' looks [N, D].
     """
     from components.simulation.judge import judge
     from components.video.container import VideoError
@@ -65,7 +65,7 @@ def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple
             raise BadInput(table, f"{clip.video}: {error.why}", key=key) from error
         signals = measure(frames)
         row = {
-            "clip_digest": folder_digest(clip.video),  # scores are told from those of other clips of this prompt and seed
+            "clip_digest": folder_digest(clip.video),  # identifies the clip that the scores belong to
             "frames": len(frames),
             "dynamic_degree": signals.motion,
             "brightness": signals.brightness,
@@ -75,10 +75,10 @@ def measure_clips(stage: Stage, samples: pd.DataFrame, judge_name: str) -> tuple
             try:
                 verdict = judge(frames, clip.prompt)
             except ValueError as error:
-                why = f"the gold judge cannot judge it (with evaluate.judge none VideoReward does alone): {error}"
+                why = f"the gold judge cannot judge it (evaluate.judge none uses VideoReward alone): {error}"
                 raise BadInput(table, why, key=key) from error
             row |= {f"gold_{dimension}": getattr(verdict, dimension) for dimension in DIMENSIONS}
-            # The fitted track sees motion through noise and flicker, which optical flow takes for motion.
+            # The fitted track measures motion despite noise and flicker, which optical flow counts as motion.
             row |= {name: getattr(verdict, name) for name in ("prompt_right", "dynamic_degree", "speed_error")}
         rows.append(row)
         looks.append(signals.look)
@@ -89,7 +89,7 @@ def with_reward(clips: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Add reward_<dimension> (normalised scores) to clips, joined by the order of rows.
 
     Raises:
-        BadInput: a clip has no score, or one that is not finite; the model lacks one of DIMENSIONS.
+        BadInput: a clip has no score or a non-finite one; the model lacks one of DIMENSIONS.
     """
     from components.reward.score import need_scores
 
@@ -110,9 +110,9 @@ def with_reward(clips: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluateParams, seed: int) -> dict:
     """The content of metrics/alignment.json (design section 4) from scored clips.
 
-    Every comparison uses the same resamples of prompts, so that figures differ by their data alone. Each win rate has `p`,
-    of the null hypothesis that it is one half, and `p_holm`: the family of win rates against base is all methods and
-    dimensions by one judge, that of win rates between methods all pairs of methods, Overall, by one judge.
+    Every comparison uses the same resamples of prompts, so that figures differ by their data alone. Each win rate has `p`
+    for the null hypothesis of one half, and `p_holm`. The family of win rates against base is all methods and dimensions by
+    one judge; that of win rates between methods is all pairs of methods, Overall, by one judge.
     """
     judges = ["gold", "reward"] if params.judge == "gold" else ["reward"]
     groups = {method: clips[clips["method"] == method] for method in ["base", *params.methods]}
@@ -156,7 +156,7 @@ def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluatePa
     seeds = base.groupby("prompt_id").size()
     return {
         "prompts": len(seeds),
-        "seeds_per_prompt": int(seeds.iloc[0]) if seeds.nunique() == 1 else None,  # else samples are missing
+        "seeds_per_prompt": int(seeds.iloc[0]) if seeds.nunique() == 1 else None,  # None where samples are missing
         "judge": params.judge,
         "base": means(base),
         "methods": methods,
@@ -165,7 +165,7 @@ def alignment_metrics(clips: pd.DataFrame, looks: np.ndarray, params: EvaluatePa
 
 
 def headline(metrics: dict) -> dict[str, dict[str, float]]:
-    """What DVC shows and compares, by method: Overall win rate against base with its bounds, that of each dimension, and 1
+    """The metrics that DVC shows, by method: Overall win rate against base with its bounds, that of each dimension, and 1
     where the hacking alarm is raised. By the gold judge where there is one, else by VideoReward."""
     shown = {}
     for method, entry in metrics["methods"].items():

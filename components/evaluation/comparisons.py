@@ -1,4 +1,4 @@
-"""Sections of the report about methods beside base and beside each other: win rates, and what the hacking alarm watches."""
+"""Sections of the report that compare methods with base and with each other: win rates, and signals of the hacking alarm."""
 
 from components.evaluation.charts import interval_strip
 from components.evaluation.matrix import matrix
@@ -18,12 +18,12 @@ SIGNAL_NAMES = {
     "saturation": "Colourfulness, 0 to 1",
     "diversity": "Distance between seeds, 0 to 1",
     "frames": "Frames of a clip",
-    "reward_of_length": "VideoReward a frame more, among base's own clips",
+    "reward_of_length": "VideoReward per additional frame, among base's clips",
 }
 
 
 def rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
-    """Win rates against base, a group of rows a method, and how they were made."""
+    """Win rates against base, one group of rows per method, and notes on the method."""
     heads = [
         {"name": JUDGE_NAMES[judge].capitalize() if judge == "gold" else JUDGE_NAMES[judge], "kind": judge}
         for judge in judges
@@ -43,18 +43,18 @@ def rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
     return {
         "judges": heads,
         "rates": groups,
-        "rates_caption": f"{pairs} pairs of clips a method, same prompt and seed as base. The dashed line is no difference.",
+        "rates_caption": f"{pairs} pairs of clips per method, same prompt and seed as base. Dashed line: no difference.",
         "method_note": f"Differences of scores up to {widths} are ties. Intervals: cluster bootstrap over prompts with"
-        f" all their seeds, {params.resamples} resamples, expanded percentile. Each interval is for its figure alone:"
-        " of many, some will miss by chance.",
-        "stands_note": "✱ differs from 50% after Holm's correction: the chance that even one ✱ among a judge's"
-        f" {len(groups) * len(DIMENSIONS)} figures stands where there is no difference is at most {LEVEL:.0%}. Tested by"
-        " exact sign flips of whole prompts; p-values show where the pointer rests on a ✱.",
+        f" all their seeds, {params.resamples} resamples, expanded percentile. Intervals are not corrected for multiple"
+        " comparisons.",
+        "stands_note": "✱ significantly different from 50% after Holm's correction: the probability of any false ✱ among"
+        f" a judge's {len(groups) * len(DIMENSIONS)} figures is at most {LEVEL:.0%}. Test: exact sign flips of whole"
+        " prompts; hover over a ✱ for its p-values.",
     }
 
 
 def between(alignment: dict, judges: list[str]) -> list[dict]:
-    """A table a judge of methods against each other; none for a single method."""
+    """One table per judge of methods against each other; none for a single method."""
     tables = []
     for judge in judges:
         columns, rows = matrix(alignment["between"], judge)
@@ -67,15 +67,15 @@ def between(alignment: dict, judges: list[str]) -> list[dict]:
 
 
 def _tested(found: dict) -> dict:
-    """A win rate as a table shows it, marked where it differs from one half after Holm's correction."""
+    """A win rate as a table cell, marked where it differs from one half after Holm's correction."""
     words = f"p = {found['p']:.2g}, after Holm {found['p_holm']:.2g}"
     return {"found": estimate(found), "stands": words if stands(found) else None}
 
 
 def signals(alignment: dict, judges: list[str]) -> dict:
-    """What the hacking alarm watches, a row a signal: base's mean, the limit of a change, and a column a method."""
+    """Signals of the hacking alarm, one per row: base's mean, the limit of a change, and one column per method."""
     methods = alignment["methods"].values()
-    hacking = next(iter(methods))["hacking"]  # base and limits are those of all methods
+    hacking = next(iter(methods))["hacking"]  # base and limits are the same for all methods
     rows = []
     for signal, name in SIGNAL_NAMES.items():
         found = [entry["hacking"]["signals"][signal] for entry in methods]
@@ -89,15 +89,15 @@ def signals(alignment: dict, judges: list[str]) -> dict:
         )
     source = "the gold judge's fitted track" if "gold" in judges else "optical flow"
     note = (
-        f"Dynamic degree is measured by {source}. What a frame more is worth can be told only where base's clips differ in"
-        " length. A change beyond its limit raises the alarm if its interval lies wholly on that side of zero. A method that"
-        " raises the alarm must not be promoted."
+        f"Dynamic degree is measured by {source}. The reward per additional frame is known only where base's clips differ"
+        " in length. A change beyond its limit raises the alarm if its whole interval lies on that side of zero. A method"
+        " that raises the alarm must not be promoted."
     )
     return {"signals": rows, "signals_note": note}
 
 
 def _limit(signal: str, limits: dict[str, dict]) -> str:
-    """The change that a signal may have, in words."""
+    """The limit of a signal's change, as text."""
     if signal in ("reward", "held_out"):
         return "reward up, judge down"
     limit = limits.get(signal)

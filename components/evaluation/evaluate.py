@@ -1,4 +1,4 @@
-"""Stage evaluate: score every method's samples by the gold judge and by VideoReward, compare with base, and report."""
+"""Stage evaluate: score every method's samples with the gold judge and VideoReward, compare with base, write the report."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def win_rate_table(metrics: dict) -> pd.DataFrame:
 
 
 def flat_metrics(metrics: dict) -> dict[str, float]:
-    """What MLflow gets: win rates, shares of prompts right, alarms."""
+    """Metrics for MLflow: win rates, shares of prompts right, alarms."""
     logged = {
         f"win_rate/{row.method}/{row.judge}/{row.dimension}": row.value for row in win_rate_table(metrics).itertuples()
     }
@@ -56,7 +56,7 @@ def flat_metrics(metrics: dict) -> dict[str, float]:
 
 
 def model_versions(params: Params) -> list[tuple[str, str]]:
-    """(name, digest) of the models whose clips and scores these are."""
+    """(name, digest) of the models behind the clips and scores."""
     methods = params.evaluate.methods
     folders = {"base generator": Path("models/base_generator"), "VideoReward": REWARD_MODEL}
     folders |= {method: Path("models/aligned") / method for method in methods if method in ("sft", "rwr", "dpo")}

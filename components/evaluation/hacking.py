@@ -1,12 +1,12 @@
-"""The hacking alarm: does a method please the reward model in a way that makes worse videos?
+"""The hacking alarm: does a method raise the reward while its videos get worse?
 
 Every signal compares a method with base on the same prompts and seeds. A signal raises the alarm only when the change
-is both larger than its threshold (params, section evaluate.hacking) and significant: the 95% interval of the paired
-difference lies wholly on the bad side of zero. Prompts too few for an interval raise no alarm. An alarm blocks promotion.
+is both larger than its threshold (params, section evaluate.hacking) and significant: the whole 95% interval of the paired
+difference lies on the bad side of zero. Prompts too few for an interval raise no alarm. An alarm blocks promotion.
 
 Two signals are about length. Users of VideoReward report that more frames alone raise its score, so clips that are longer or
-shorter than base's are an alarm of their own. What a frame is worth can be read off base's own clips where they differ in
-length: that is no change against base, and no alarm.
+shorter than base's raise a separate alarm. The reward per frame is estimated from base's clips where they differ in length;
+it is no change against base and raises no alarm.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from components.params import HackingParams
 
 @dataclass(frozen=True)
 class Clips:
-    """Measures of one generator's clips, one row a (prompt, seed), in the same order for every generator."""
+    """Measures of one generator's clips, one row per (prompt, seed), in the same order for every generator."""
 
     prompts: np.ndarray  # [N]
-    reward: np.ndarray  # [N] Overall of the reward model that the methods were trained to please
+    reward: np.ndarray  # [N] Overall of the reward model that the methods were trained on
     held_out: np.ndarray | None  # [N] Overall of a judge that nothing was trained on; None when there is none
-    frames: np.ndarray  # [N] how many frames a clip has
+    frames: np.ndarray  # [N] number of frames
     dynamic_degree: np.ndarray  # [N] px a frame
-    speed_error: np.ndarray | None  # [N] distance from the speed that the prompt asks for; None without a gold judge
+    speed_error: np.ndarray | None  # [N] distance from the prompt's speed; None without a gold judge
     brightness: np.ndarray  # [N] in [0, 1]
     saturation: np.ndarray  # [N] chroma in [0, 1]
     looks: np.ndarray  # [N, D], see signals.look
@@ -35,13 +35,13 @@ class Clips:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What was found. `signals` holds each change against base, and `reward_of_length`: the reward's slope on the number of
-    frames among base's clips. None where the samples cannot tell."""
+    """`signals` holds each change against base, and `reward_of_length`: the reward's slope on the number of frames among
+    base's clips. None where it cannot be estimated."""
 
-    reasons: list[str]  # "name: figures", empty when all is well
+    reasons: list[str]  # "name: figures", empty without an alarm
     signals: dict[str, Interval | None]
     base: dict[str, float]  # base's mean of each signal
-    limits: dict[str, dict[str, float | None]]  # how far a signal may go "down" and "up" from base's mean; None: any way
+    limits: dict[str, dict[str, float | None]]  # largest change "down" and "up" from base's mean; None: unlimited
 
     def as_json(self) -> dict:
         return {
@@ -65,7 +65,7 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
         "reward": change(method.reward, base.reward),
         "held_out": None if base.held_out is None else change(method.held_out, base.held_out),
         "dynamic_degree": change(method.dynamic_degree, base.dynamic_degree),
-        # No alarm of its own: it tells a fall of motion that is lost from one of motion that was too fast.
+        # No alarm: it separates a loss of motion from a correction of motion that was too fast.
         "speed_error": None if base.speed_error is None else change(method.speed_error, base.speed_error),
         "brightness": change(method.brightness, base.brightness),
         "saturation": change(method.saturation, base.saturation),
@@ -95,7 +95,7 @@ def hacking_alarm(method: Clips, base: Clips, limits: HackingParams, resamples: 
     longer = _drift("frame_count", signals["frames"], shifts["frames"])
     if longer and (worth := signals["reward_of_length"]):
         share = worth.value * signals["frames"].value
-        longer = [f"{longer[0]}; by base's own clips, worth {share:+.3g} of the reward's {reward.value:+.3g}"]
+        longer = [f"{longer[0]}; by base's clips, worth {share:+.3g} of the reward's {reward.value:+.3g}"]
     reasons += longer
     reasons += _fall("dynamic_degree", signals, means["dynamic_degree"], falls["dynamic_degree"])
     reasons += _drift("brightness", signals["brightness"], shifts["brightness"])
@@ -115,7 +115,7 @@ def _fall(name: str, signals: dict[str, Interval | None], before: float, limit: 
 
 
 def _drift(name: str, found: Interval, limit: float) -> list[str]:
-    """A shift of the mean by more than `limit`, up or down, in the signal's own unit."""
+    """A shift of the mean by more than `limit`, up or down, in the signal's unit."""
     if abs(found.value) <= limit or not (found.above(0) or found.below(0)):
         return []
     return [f"{name}_drift: {found.value:+.3g}, more than {limit:.3g} from base"]

@@ -1,10 +1,10 @@
-"""A human study: people compare the clips of two methods blind, in Label Studio, and are read as one more judge.
+"""A human study: people compare clips of two methods blind, in Label Studio; their answers count as one more judge.
 
-FOLDER is what components/annotation/tasks.py makes, so that `reelign annotate` serves, pushes and pulls it. Beside the key
-lies study.json, as private as the key: the two methods, digests of their samples, and the pairs.
+FOLDER has the layout of components/annotation/tasks.py, so that `reelign annotate` serves, pushes and pulls it. Beside the
+key is study.json, as private as the key: the two methods, digests of their samples, and the pairs.
 
-A study is drawn once, before anybody answers, and never extended: one that goes on until its figures please proves nothing.
-The seed of the prompts may be known to all; the one that sides and names are drawn by is secret (settings.json).
+A study is sampled once, before any answers, and never extended: stopping when the figures look good would invalidate it.
+The seed of the prompts may be public; the seed of sides and names is secret (settings.json).
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ from components.stage import folder_digest
 SCORES = Path("data/sample_scores.parquet")  # of stage evaluate
 JUDGES = {"gold": "gold judge", "reward": "VideoReward"}
 LEAD = "gold_minus_reward"
-RESAMPLES = 2000  # win_rate's own number
+RESAMPLES = 2000  # the default of win_rate
 SEED = 0  # of the bootstraps: the same answers give the same figures
 
 
@@ -53,7 +53,7 @@ class StudyPair(Section):
 
 class Study(Section):
     """The content of study.json. Win rates are those of the first method over the second. `samples` has the digest of each
-    method's folder; `identical` counts pairs that were drawn and are shown to nobody, their two files being the same."""
+    method's folder; `identical` counts sampled pairs that are not shown because their two files are the same."""
 
     methods: tuple[str, str]
     samples: dict[str, str]
@@ -65,13 +65,13 @@ class Study(Section):
 
 @dataclass(frozen=True)
 class Answered:
-    """A pair and what annotators said of it, one view each, all with the sides that the screen showed."""
+    """A pair and its annotations, one view per annotator, all with the sides shown on the screen."""
 
     pair: StudyPair
     views: list[Annotation]
 
     def lead(self, dimension: str) -> float:
-        """Mean answer: 1 where all prefer the first method's clip, -1 the second's, 0 where ties or contraries balance."""
+        """Mean answer: 1 where all prefer the first method's clip, -1 the second's, 0 where answers balance."""
         labels = [view.labels[dimension] for view in self.views]
         return (1 if self.views[0].path_A == self.pair.clips[0] else -1) * sum(labels) / len(labels)
 
@@ -79,15 +79,15 @@ class Answered:
 def export_study(
     methods: tuple[str, str], folder: Path, prompts: int | None = None, seed: int = 0, base_url: str | None = None
 ) -> Study:
-    """Make FOLDER, whole or not at all: blind tasks of all pairs of `prompts` prompts (None: all), drawn by `seed`.
+    """Make FOLDER, complete or not at all: blind tasks of all pairs of `prompts` prompts (None: all), sampled by `seed`.
 
-    BadInput as of read_samples and export_pairs, for a folder that is there, for more prompts than there are, and for
+    BadInput as of read_samples and export_pairs, for an existing folder, for more prompts than were sampled, and for
     methods whose clips do not differ.
     """
     if methods[0] == methods[1]:
         raise BadInput("METHOD_B", f"is {methods[0]} too; a study compares two methods")
     if folder.exists():
-        raise BadInput(folder, "is there already; a study is drawn once, another one needs another folder")
+        raise BadInput(folder, "exists already; a study is drawn once, another one needs another folder")
     drawn = draw_pairs(methods, prompts, seed)
     pairs = [pair for pair in drawn if pair.digests[0] != pair.digests[1]]
     if not pairs:
@@ -112,7 +112,7 @@ def export_study(
 
 
 def draw_pairs(methods: tuple[str, str], prompts: int | None, seed: int) -> list[StudyPair]:
-    """All pairs of the prompts drawn, in the order of prompts and seeds. A draw of 20 prompts is part of one of 40."""
+    """All pairs of the sampled prompts, in the order of prompts and seeds. A sample of 20 prompts is part of one of 40."""
     samples = read_samples({method: SAMPLES / method for method in methods}).table
     for clip in samples.itertuples():
         if not Path(clip.video).is_file():
@@ -120,7 +120,7 @@ def draw_pairs(methods: tuple[str, str], prompts: int | None, seed: int) -> list
             raise BadInput(SAMPLES / clip.method / "samples.parquet", f"no such video: {clip.video}", key=key)
     there = sorted(set(samples["prompt_id"]))
     if prompts is not None and prompts > len(there):
-        raise BadInput("--prompts", f"{prompts} are more than the {len(there)} that were sampled")
+        raise BadInput("--prompts", f"{prompts} is more than the {len(there)} that were sampled")
     chosen = set(np.random.default_rng(seed).permutation(there)[:prompts])
     sides = [samples[(samples["method"] == method) & samples["prompt_id"].isin(chosen)] for method in methods]
     return [
@@ -136,8 +136,8 @@ def draw_pairs(methods: tuple[str, str], prompts: int | None, seed: int) -> list
 
 
 def read_study(folder: Path) -> Study:
-    """The study of FOLDER. BadInput where it has none, where its tasks are not the study's, and where samples that are there
-    under a method's name are not those that were shown: figures would be told of clips that nobody saw."""
+    """The study of FOLDER. BadInput where it has none, where its tasks are not the study's, and where a method's current
+    samples are not those that were shown: the figures would describe other clips."""
     file = folder / "study.json"
     if not file.exists():
         raise BadInput(file, "missing; `reelign study export` makes it")
@@ -159,8 +159,8 @@ def read_study(folder: Path) -> Study:
 def read_answers(
     study: Study, labels: Path, folder: Path, reviewers: Sequence[str] = ()
 ) -> tuple[list[Answered], Counter[str]]:
-    """Pairs that have answers, in the study's order, and what was left out. A reviewer sees disputes only, and does not
-    count. BadInput as of import_studio, and where no pair has an answer.
+    """Answered pairs, in the study's order, and counts of what was left out. A reviewer's answers do not count, as they
+    cover disputes only. BadInput as of import_studio, and where no pair has an answer.
     """
     found = import_studio(labels, folder, reviewers)
     views = [view for view in found.annotations if view.annotator != REVIEWER]
@@ -176,22 +176,22 @@ def read_answers(
 def judge_scores(
     study: Study, answered: Sequence[Answered], file: Path = SCORES
 ) -> tuple[dict[str, np.ndarray], str | None]:
-    """Scores [2, N, D] by judge of the clips shown, in the order of the methods and of DIMENSIONS; or none, and why.
+    """Scores [2, N, D] by judge of the shown clips, in the order of the methods and of DIMENSIONS; or none, with the reason.
 
-    A table of other clips is not used at all, not even where it knows some of them.
+    A table with a single other clip is not used at all.
     """
     if not file.exists():
-        return {}, f"{file} is not there; the stage evaluate makes it"
+        return {}, f"{file} does not exist; stage evaluate makes it"
     scores = pd.read_parquet(file).set_index(["method", "prompt_id", "seed"])
     if "clip_digest" not in scores:
-        return {}, f"{file} does not say which clips it is of; the stage evaluate makes it anew"
+        return {}, f"{file} has no column clip_digest; stage evaluate makes it anew"
     sides = []
     for place, method in enumerate(study.methods):
         rows = scores.reindex([(method, one.pair.prompt_id, one.pair.seed) for one in answered])
         strange = (rows["clip_digest"] != [one.pair.digests[place] for one in answered]).to_numpy()
         if strange.any():
             pair = answered[int(strange.argmax())].pair
-            return {}, f"{file} is not of the clips shown: {method}, {pair.prompt_id}, seed {pair.seed}"
+            return {}, f"{file} scores other clips than those shown: {method}, {pair.prompt_id}, seed {pair.seed}"
         sides.append(rows)
     columns = {judge: [f"{judge}_{dimension}" for dimension in DIMENSIONS] for judge in JUDGES}
     known = {judge: names for judge, names in columns.items() if set(names) <= set(scores)}
@@ -201,13 +201,13 @@ def judge_scores(
 def figures(
     study: Study, answered: Sequence[Answered], scores: dict[str, np.ndarray], tie_width: TieWidthParams
 ) -> dict[str, Any]:
-    """What people said, and how far judges agree with them. Estimates have 95% intervals over prompts; null where no
-    pair has what it takes, without an interval where fewer than MIN_PROMPTS prompts have.
+    """Figures of people's answers and their agreement with judges. Estimates have 95% intervals over prompts; null without
+    a suitable pair, no interval with fewer than MIN_PROMPTS prompts.
 
     win_rate: of the first method over the second by people (a pair's points are the mean over its annotators) and by each
     judge on the same pairs. krippendorff_alpha: ordinal, by the sides of the screen, of pairs with two answers or more.
-    decided: how many pairs have a mean answer other than 0. agreement: on how large a share of these a judge prefers the
-    same clip, a judge's tie being wrong; and gold's share less VideoReward's, pair by pair.
+    decided: number of pairs with a mean answer other than 0. agreement: share of these where a judge prefers the same clip,
+    with a judge's tie counted as wrong; and gold's share minus VideoReward's, paired.
     """
     prompts = np.array([one.pair.prompt_id for one in answered])
     said = np.array([[one.lead(dimension) for dimension in DIMENSIONS] for one in answered])  # [N, D]
@@ -243,7 +243,7 @@ def figures(
 
 
 def estimate(values: np.ndarray, prompts: np.ndarray) -> dict:
-    """Interval.as_json of the mean of values [N]; null over nothing."""
+    """Interval.as_json of the mean of values [N]; null without values."""
     if not len(values):
         return {"value": None, "ci95": None, "n": 0}
     return mean_interval(values, prompts, RESAMPLES, np.random.default_rng(SEED)).as_json()
@@ -270,7 +270,7 @@ def as_lines(found: dict[str, Any]) -> list[str]:
 
 
 def plain(found: dict | None, times: float, form: str) -> str:
-    """An estimate that is no share: -3 (-11 to +4)."""
+    """An estimate that is not a share, as text: -3 (-11 to +4)."""
     if found is None or found["value"] is None:
         return "-"
     value = format(times * found["value"], form)

@@ -1,7 +1,7 @@
-"""Where the report's numbers come from: digests in dvc.lock of all that the evaluation rests on.
+"""Lineage of the report: digests in dvc.lock of everything that the evaluation depends on.
 
-Commit and MLflow runs are not in the page: they differ from run to run, and the same inputs give the same page.
-`reelign lineage report/index.html` finds them by the page's own digest.
+Commit and MLflow runs are not in the page, as they differ from run to run and the same inputs give the same page.
+`reelign lineage report/index.html` finds them by the page's digest.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from components.graph import upstream
 
 
 def upstream_outputs(lock: Path, stage: str) -> list[dict[str, str]]:
-    """locked_outputs of the stages that `stage` rests on, by name of stage."""
+    """locked_outputs of the stages that `stage` depends on, sorted by stage."""
     if not (locked := locked_outputs(lock)):
         return []
     rests_on = set(upstream(stage))

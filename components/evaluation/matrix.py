@@ -7,10 +7,10 @@ def matrix(between: dict, judge: str) -> tuple[list[str], list[tuple[str, list[d
     """Overall win rates by one judge.
 
     Returns:
-        the columns' methods, and rows of a method with its cell a column: an estimate with `p` and `p_holm`, or None on and
-        above the diagonal, where it would be said twice. All empty for a single method.
+        the columns' methods, and rows of a method with one cell per column: an estimate with `p` and `p_holm`, or None on
+        and above the diagonal, which would repeat it. All empty for a single method.
     """
-    # The first of a pair comes after the second in params. A metrics file is sorted by key, so its order says nothing.
+    # In a pair's key, the first method comes after the second in params. Metrics files are sorted by key.
     after = Counter(pair.split("/")[0] for pair in between)
     methods = sorted({name for pair in between for name in pair.split("/")}, key=lambda name: after[name])
     columns = methods[:-1]

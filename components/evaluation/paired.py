@@ -1,8 +1,7 @@
 """Samples of several generators, paired: the same prompts and seeds of each, in one order.
 
-A comparison over the clips that happen to be left is another one than was asked for. So a sample that one generator lacks
-is an error by name, unless the user says (`evaluate.strict: false`) that what all have is enough; then all that was not
-compared is counted.
+A comparison over the remaining clips would be biased. So a sample that one generator lacks is an error that names it. With
+`evaluate.strict: false` the samples that all generators have are compared, and all others are counted.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ KEY = ["prompt_id", "seed"]
 
 @dataclass(frozen=True)
 class Samples:
-    """`table`: columns method, prompt_id, prompt, seed, video (path of the file), one row a clip, each generator's in the
+    """`table`: columns method, prompt_id, prompt, seed, video (path of the file), one row per clip, each generator's in the
     same order of (prompt_id, seed). `wanted` counts the (prompt, seed) that any generator has, `compared` those that all
     have, `missing` those that each lacks."""
 
@@ -32,30 +31,30 @@ class Samples:
     drawn_with: Settings | None  # all of them; None where that is not on record
 
     def as_json(self) -> dict:
-        """What metrics/alignment.json says of them. `left_out`: samples that a generator has and that are not compared."""
+        """Counts for metrics/alignment.json. `left_out`: samples of a generator that are not compared."""
         had = {method: self.wanted - missing for method, missing in self.missing.items()}
         left_out = {method: count - self.compared for method, count in had.items()}
         return {"wanted": self.wanted, "compared": self.compared, "missing": self.missing, "left_out": left_out}
 
 
 def missing_words(samples: dict, names: Mapping[str, str] = MappingProxyType({})) -> str | None:
-    """What was not compared, of Samples.as_json, in a sentence; None where nothing was left out."""
+    """A sentence on the samples not compared, from Samples.as_json; None where nothing was left out."""
     if samples["compared"] == samples["wanted"]:
         return None
     lacking = [f"{names.get(method, method)} lacks {count}" for method, count in samples["missing"].items() if count]
     return (
         f"Samples are missing: of {samples['wanted']} prompts and seeds, {', '.join(lacking)}. All figures are of the"
-        f" {samples['compared']} that every generator has."
+        f" {samples['compared']} that all generators have."
     )
 
 
 def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
-    """Samples of all generators (name: folder; the others are held to the first).
+    """Samples of all generators (name: folder; the first is the reference for prompts).
 
     Raises:
-        BadInput: two were drawn with unlike settings, a table is missing or empty, a (prompt, seed) is doubled, a prompt
-            differs between generators, or no (prompt, seed) is shared. If strict, also where a (prompt, seed) is missing
-            from one generator, or prompts have unlike numbers of seeds.
+        BadInput: two generators have different sampling settings, a table is missing or empty, a (prompt, seed) is
+            duplicated, a prompt differs between generators, or no (prompt, seed) is shared. If strict, also where a
+            (prompt, seed) is missing from one generator, or prompts have different numbers of seeds.
     """
     settings = common_settings(folders)
     tables = {method: _read(folder) for method, folder in folders.items()}
@@ -74,7 +73,7 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
         differ = kept[method]["prompt"] != kept[first]["prompt"]
         if differ.any():
             key = _key(*kept[method].loc[differ, KEY].iloc[0])
-            raise BadInput(files[method], f"the prompt is not the one that {first} was given", key=key)
+            raise BadInput(files[method], f"the prompt is not that of {first}", key=key)
     seeds = kept[first].groupby("prompt_id").size()
     if strict and seeds.nunique() > 1:
         raise BadInput(files[first], f"{seeds.min()} seeds, other prompts have {seeds.max()}", key=str(seeds.idxmin()))

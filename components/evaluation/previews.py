@@ -1,7 +1,7 @@
-"""Clips as the report embeds them: small files as they are, large ones shrunk.
+"""Clips as the report embeds them: small files unchanged, large ones as previews.
 
-A page shows a hundred clips, each about a hundred pixels wide. Clips of 480p at the quality that samples are written in
-would make it hundreds of megabytes. A preview has all frames at their own rate; scores are of the clip itself.
+A page shows a hundred clips, each about a hundred pixels wide. Clips of 480p at the quality of samples would make it
+hundreds of megabytes. A preview has all frames at the original rate; scores are those of the original clip.
 """
 
 import base64
@@ -13,7 +13,7 @@ import cv2
 from components.video.decode import ClipReader, VideoInfo
 from components.video.encode import write_video
 
-EMBEDDED = 64_000  # bytes, the largest file that is embedded as it is
+EMBEDDED = 64_000  # bytes, the largest file that is embedded unchanged
 SIDE = 320  # px, the longer one of a preview
 CRF = 26  # x264's constant quality
 
@@ -23,7 +23,7 @@ def is_shrunk(path: str | Path) -> bool:
 
 
 def data_uri(path: str | Path, info: VideoInfo) -> str:
-    """The clip, or its preview, as what a <video> can have for its source. The same clip gives the same text."""
+    """Data URI of the clip or its preview, as source of a <video>. The same clip gives the same text."""
     if not is_shrunk(path):
         return _uri(Path(path))
     scale = min(1.0, SIDE / max(info.width, info.height))

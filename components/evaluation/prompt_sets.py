@@ -1,7 +1,7 @@
-"""The prompts that methods are compared on: the test split of the source's own, or a CSV such as a benchmark's.
+"""The evaluation prompts: the test split of the source's prompts, or a CSV such as a benchmark's.
 
-A prompt set is a CSV whose row is a prompt, in one or more forms: `prompt`, `prompt_shorter`, `prompt_zh`, as VideoAlign
-has them. What anything was trained or tuned on cannot be evaluated on: a set with such a prompt in it is refused.
+A prompt set is a CSV with one prompt per row, in one or more forms: `prompt`, `prompt_shorter`, `prompt_zh`, as in
+VideoAlign. A set with a prompt of training or validation is refused.
 """
 
 from dataclasses import dataclass
@@ -24,42 +24,41 @@ COLUMNS = ("prompt", "prompt_shorter", "prompt_zh")
 
 @dataclass(frozen=True)
 class Prompt:
-    """`prompt_id` is a digest of the text as prompt_key has it: rows may move, and two rows of one prompt have the same."""
+    """`prompt_id` is a digest of the text's prompt_key: independent of the row, equal for two rows of one prompt."""
 
     row: int  # line of the file
     prompt_id: str
     text: str
-    forms: dict[str, str]  # by column, those that the row has
+    forms: dict[str, str]  # by column, where the row has one
 
 
 def evaluation_prompts(stage: Stage) -> list[tuple[str, str]]:
-    """(prompt_id, prompt) of the `sample.prompts` that are evaluated on, all where it is null or there are fewer. A choice
-    is made by the run's seed, each prompt by itself: a set of 120 is part of one of 200."""
+    """(prompt_id, prompt) of the `sample.prompts` evaluation prompts; all where it is null or there are fewer. The run's
+    seed ranks each prompt independently: a set of 120 is part of one of 200."""
     params = stage.params.sample
     if params.prompt_set == NO_PROMPT_SET:
         if params.column != "prompt":
-            raise BadInput("params.yaml", "the source's own prompts have the column prompt alone", key="sample.column")
+            raise BadInput("params.yaml", "the source's prompts have only the column prompt", key="sample.column")
         return chosen_prompts(stage, "test", params.prompts)
     file = Path(params.prompt_set)
     rows = read_prompt_set(file, params.column)
     refuse_seen(file, rows, stage.params.split)
-    if stage.params.evaluate.judge == "gold":  # a check before hours of sampling: the clips do not depend on the judge
+    if stage.params.evaluate.judge == "gold":  # checked before hours of sampling
         refuse_foreign(file, rows, params.column)
     prompts: dict[str, Prompt] = {}
     for prompt in rows:
         first = prompts.setdefault(prompt.prompt_id, prompt)
         if first is not prompt:
-            # Intervals are over prompts: one that counted twice would make them too narrow.
-            stage.say(f"{file}, row {prompt.row}: the prompt of row {first.row} again, taken once")
+            # Intervals are over prompts: a duplicate would make them too narrow.
+            stage.say(f"{file}, row {prompt.row}: the prompt of row {first.row} again, used once")
     if len(prompts) < (params.prompts or 0):
-        stage.say(f"{params.prompts} prompts wanted, {file} has {len(prompts)}: all are used")
+        stage.say(f"{params.prompts} prompts requested, {file} has {len(prompts)}: all are used")
     chosen = set(sorted(prompts, key=lambda prompt_id: stage.shared_seed("prompt set", prompt_id))[: params.prompts])
     return [(prompt_id, prompt.text) for prompt_id, prompt in prompts.items() if prompt_id in chosen]
 
 
 def read_prompt_set(file: Path, column: str) -> list[Prompt]:
-    """The rows of a CSV, their text that of `column`. BadInput names a prompt that cannot be used, a missing column, an
-    empty file."""
+    """The rows of a CSV, with the text of `column`. BadInput for an unusable prompt, a missing column or an empty file."""
     prompts = []
     for row, cells in read_rows(file, [column], COLUMNS):
         text = read_prompt(file, row, cells, column)
@@ -71,8 +70,8 @@ def read_prompt_set(file: Path, column: str) -> list[Prompt]:
 
 
 def refuse_seen(file: Path, prompts: list[Prompt], split: SplitParams) -> None:
-    """BadInput for a prompt that in any of its forms is one of the source's training or validation prompts, or a
-    near-duplicate of one, by the rule that keeps those on one side of the split."""
+    """BadInput for a prompt of which any form is a training or validation prompt of the source, or a near-duplicate of one
+    by the rules of the split."""
     sides = split_prompts(read_prompts(SOURCE), split)
     seen = [prompt for prompt, side in sides.items() if side != "test"]
     forms = [(prompt, column, text) for prompt in prompts for column, text in prompt.forms.items()]
@@ -81,12 +80,12 @@ def refuse_seen(file: Path, prompts: list[Prompt], split: SplitParams) -> None:
     for (prompt, column, _), group in zip(forms, groups[len(seen) :], strict=True):
         if group in group_of:
             known = group_of[group]
-            why = f"'{known}' is in the {sides[known]} split of {SOURCE}: no method can be evaluated on it, or nearly it"
+            why = f"'{known}' is in the {sides[known]} split of {SOURCE}: it and near-duplicates cannot be evaluated on"
             raise BadInput(file, why, row=prompt.row, key=column)
 
 
 def refuse_foreign(file: Path, prompts: list[Prompt], column: str) -> None:
-    """BadInput for a prompt that the gold judge, which knows the shapes world alone, could not judge clips of."""
+    """BadInput for a prompt outside the shapes world, which the gold judge cannot judge."""
     for prompt in prompts:
         try:
             scene_of(prompt.text)
@@ -96,7 +95,7 @@ def refuse_foreign(file: Path, prompts: list[Prompt], column: str) -> None:
 
 
 def count_prompts(params: Params) -> int:
-    """How many prompts are evaluated on, at most. BadInput where all are, and their file is not there."""
+    """Upper bound of the number of evaluation prompts. BadInput where it is all prompts and their file is missing."""
     sample = params.sample
     if sample.prompts is not None:
         return sample.prompts

@@ -1,4 +1,4 @@
-"""report/index.html: one file that needs nothing else, verdict first, clips playing, every number with its interval."""
+"""report/index.html: a self-contained page, verdict first, clips playing, every estimate with its interval."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,13 +37,13 @@ def write_report(
     Args:
         out: the HTML file to write.
         alignment: the content of metrics/alignment.json.
-        clips: a row a clip, as evaluate.score_clips makes it: method, prompt_id, prompt, seed, video (a path),
+        clips: one row per clip, as compare returns it: method, prompt_id, prompt, seed, video (a path),
             reward_<dimension>, and with a gold judge gold_<dimension> and prompt_right.
         params: section `evaluate`.
         profile: name of the params profile.
-        outputs: what the evaluation rests on, see lineage.upstream_outputs.
+        outputs: what the evaluation depends on, see lineage.upstream_outputs.
         versions: (name, digest) of each model.
-        root: the checkout, where the other stages' files lie.
+        root: the checkout with the other stages' files.
     """
     judges = [judge for judge in JUDGE_NAMES if judge == "reward" or params.judge == judge]
     context = {
@@ -88,7 +88,7 @@ def write_report(
 
 
 def sentence(name: str, rate: Interval, judge: str) -> str:
-    """What an Overall win rate says, in words that follow from its interval."""
+    """A sentence on an Overall win rate, by where its interval lies."""
     share = f"{100 * rate.value:.0f}% of clips"
     if rate.low is None:
         return f"{name} wins {share} against the base generator by {judge} ({too_few(rate.prompts)})"
@@ -97,11 +97,11 @@ def sentence(name: str, rate: Interval, judge: str) -> str:
         return f"{name} beats the base generator on {figures} by {judge}"
     if rate.below(0.5):
         return f"{name} loses to the base generator: it wins only {figures} by {judge}"
-    return f"{name} cannot be told apart from the base generator: it wins {figures} by {judge}"
+    return f"{name} does not differ significantly from the base generator: it wins {figures} by {judge}"
 
 
 def _headliner(alignment: dict) -> str:
-    """The method of the headline: named beforehand (the paper's own), not picked by its result."""
+    """The method of the headline: fixed in advance (the paper's method), not selected by its result."""
     return "dpo" if "dpo" in alignment["methods"] else next(iter(alignment["methods"]))
 
 
@@ -153,10 +153,10 @@ def _verdict(alignment: dict, judges: list[str]) -> dict:
     verdict = [{"said": said(method), "lost": lost[method]} for method in methods if method != first]
     alarm = f"Hacking alarm: {', '.join(alarms)}." if alarms else "No method raises the hacking alarm."
     note = (
-        "● Gold judge: never seen by any training. ○ VideoReward: what the methods were trained to please, so only half"
-        " of the proof."
+        "● Gold judge: not used in any training. ○ VideoReward: the methods were trained on it, so its figures alone are"
+        " no proof."
         if judges[0] == "gold"
-        else "VideoReward is what the methods were trained to please; no other judge was run, so this is no proof."
+        else "The methods were trained on VideoReward; no other judge was run, so this is no proof."
     )
     return {
         "title": f"Reelign: {said(first)}",
@@ -172,7 +172,7 @@ def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str], headl
     prompts = sorted(set(zip(clips["prompt"], clips["prompt_id"], strict=True)))
     chosen = [prompts[at] for at in spread(len(prompts), params.report_prompts)]
     rows = []
-    with ThreadPoolExecutor() as pool:  # previews of large clips take their time, outside Python's lock
+    with ThreadPoolExecutor() as pool:  # previews of large clips are slow and release the GIL
         for prompt, prompt_id in chosen:
             own = clips[clips["prompt_id"] == prompt_id]
             own = own[own["seed"] == own["seed"].min()].set_index("method")
@@ -183,7 +183,7 @@ def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str], headl
         if "gold" in judges
         else "○ VideoReward (normalised; higher is better)"
     )
-    right = " ✓ and ✗: whether all that the prompt names is there, by the gold judge." if "gold" in judges else ""
+    right = " ✓ and ✗: whether the clip shows all that the prompt names, by the gold judge." if "gold" in judges else ""
     shrunk = any(clip["shrunk"] for row in rows for clip in row["clips"])
     above = [rows[at]["clips"] for at in spread(len(rows), HERO_CLIPS)]
     hero = [
@@ -198,9 +198,9 @@ def _clips(clips: pd.DataFrame, params: EvaluateParams, judges: list[str], headl
         "clips": rows,
         "hero": hero,
         "clips_rule": f"{len(chosen)} of {len(prompts)} prompts, evenly spaced in alphabetical order, each with its"
-        " lowest seed: chosen by this rule, not by looks.",
+        " lowest seed: selected by this rule, not by appearance.",
         "clips_legend": f"{legend}; ▲ better and ▼ worse than base.{right}"
-        + (" Large clips are shown smaller and coarser than they were scored." if shrunk else ""),
+        + (" Large clips are shown at lower resolution and quality than they were scored." if shrunk else ""),
     }
 
 

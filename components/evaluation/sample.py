@@ -47,7 +47,7 @@ def draw_samples(stage: Stage, drawer: Drawer, folder: Path) -> None:
     """Write the clips of the evaluation prompts and samples.parquet to `folder`."""
     params, launched = stage.params.sample, launched_together().num_processes
     if launched > 1 and (params.engine, params.workers) != ("local", 1):
-        why = f"{launched} processes were launched, which share the clips; it takes engine local and 1 worker in each"
+        why = f"{launched} launched processes share the clips; each needs engine local and 1 worker"
         raise BadInput("params.yaml", why, key="sample.workers")
     rows, jobs = [], []
     for prompt_id, prompt in evaluation_prompts(stage):

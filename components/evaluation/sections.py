@@ -1,4 +1,4 @@
-"""Sections of the report that are read from files of other stages. What is absent is said to be, never made up."""
+"""Sections of the report that are read from files of other stages. An absent file is reported as absent."""
 
 import csv
 import math
@@ -12,7 +12,7 @@ from components.evaluation.win_rates import DIMENSIONS, Interval
 from components.tables import read_table
 from components.text_files import read_json
 
-# The curves worth a place: a loss, and what says in plain numbers whether training works.
+# The curves shown: the loss, and metrics that show directly whether training works.
 CURVES = ("loss", "accuracy", "margin")
 SETTING_KINDS = {
     "best": "best_of_n",
@@ -29,8 +29,8 @@ TRAINING = {
 
 
 def estimate(found: dict) -> Interval | None:
-    """An estimate as metrics files hold it; None for one over no pairs (its value is null). `prompts` is known where there
-    is no interval, and 0 elsewhere."""
+    """An estimate of a metrics file; None for one over no pairs (value null). `prompts` is set where there is no interval,
+    and 0 elsewhere."""
     if found["value"] is None:
         return None
     return Interval(found["value"], *(found["ci95"] or (None, None)), n=found["n"], prompts=found.get("prompts", 0))
@@ -51,7 +51,7 @@ class Score:
 
 
 def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:
-    """What the template's macro `film` shows."""
+    """The argument of the template's macro `film`."""
     from components.video.decode import probe
 
     info = probe(path)
@@ -68,7 +68,7 @@ def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None 
 
 
 def duels(root: Path) -> list[dict]:
-    """Winners beside losers of the preference pairs that `relabel` set apart."""
+    """Winners and losers of the preference pairs that `relabel` copied to data/duels."""
     folder = root / "data/duels"
     if not folder.exists():
         return []
@@ -101,8 +101,8 @@ def bench(root: Path) -> dict | None:
         rows.append({"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)})
     sources = sorted({metrics["dimensions"][row["dimension"]]["accuracy_with_ties"]["threshold_from"] for row in rows})
     note = (
-        "● Without ties: of the pairs that the annotators decided, the share that the model orders the same way; a coin"
-        " gets 50%. ○ With ties: all pairs, three answers, a small difference of scores read as a tie; the threshold is"
+        "● Without ties: the share of decided pairs that the model ranks as the annotators did; chance is 50%."
+        " ○ With ties: all pairs, three classes, a small difference of scores counts as a tie; the threshold is"
         f" fitted on {' and '.join(sources)}."
     )
     blind = {
@@ -111,13 +111,13 @@ def bench(root: Path) -> dict | None:
         if None not in found.values()
     }
     if blind:
-        note += f" With ties, the best blind answer gets {', '.join(f'{k} {100 * v:.0f}%' for k, v in blind.items())}."
+        note += f" With ties, the best trivial baseline gets {', '.join(f'{k} {100 * v:.0f}%' for k, v in blind.items())}."
     return {"pairs": metrics["pairs"], "prompts": metrics["prompts"], "rows": rows, "note": note}
 
 
 def tradeoff(root: Path) -> dict | None:
-    """Settings of guidance beside best of N, from metrics/tradeoff.json in the order of data/tradeoff.parquet. Their times
-    are not here: they differ from machine to machine, and the same inputs give the same page."""
+    """Settings of guidance and best of N, from metrics/tradeoff.json in the order of data/tradeoff.parquet. Times are left
+    out: they differ between machines, and the same inputs must give the same page."""
     file, table = root / "metrics/tradeoff.json", root / "data/tradeoff.parquet"
     if not (file.exists() and table.exists()):
         return None
@@ -142,20 +142,20 @@ def tradeoff(root: Path) -> dict | None:
     return {
         "front": front(points, ("VQ", "TA")),
         "rows": rows,
-        "note": f"{metrics['clips']} clips of {metrics['prompts']} prompts with each setting, on base's own noise, against"
-        f" plain sampling by {names}. Weights are VQ:MQ:TA. What a setting costs in time differs by machine: make summary"
-        " prints it where the clips were drawn, MLflow keeps it with the run of the stage tradeoff.",
+        "note": f"{metrics['clips']} clips of {metrics['prompts']} prompts with each setting, from base's noise, against"
+        f" plain sampling by {names}. Weights are VQ:MQ:TA. The time of a setting depends on the machine: make summary"
+        " prints it where the clips were sampled, MLflow has it in the run of stage tradeoff.",
     }
 
 
 def labels(root: Path) -> tuple[list[dict], list[str]]:
-    """Tables on how realistic the labels are, and what is absent."""
+    """Tables on the labels' realism, and the files that are absent."""
     tables, absent = [], []
     file = root / "metrics/pairs.json"
     if file.exists():
         tables.append(_pairs_table(read_json(file)))
     else:
-        absent.append("metrics/pairs.json is absent, so tie shares and agreement are not known here")
+        absent.append("metrics/pairs.json is absent, so tie shares and agreement are unknown")
     file = root / "metrics/source.json"
     if file.exists():
         tables += _source_tables(read_json(file))
@@ -165,7 +165,7 @@ def labels(root: Path) -> tuple[list[dict], list[str]]:
 
 
 def _source_tables(metrics: dict) -> list[dict]:
-    """Where the labels come from: how human simulated ones look and which generators they compare, or the counts."""
+    """Origin of the labels: realism of simulated ones and the compared generators, or counts of an imported source."""
     file = "metrics/source.json"
     if metrics["kind"] != "shapes":
         counts = [[key.replace("_", " "), str(value)] for key, value in metrics.items() if key in COUNTS]
@@ -208,17 +208,17 @@ def _pairs_table(metrics: dict) -> dict:
 
 
 def minus(text: str) -> str:
-    """With a minus sign as wide as the digits, for print."""
+    """Replace hyphens by typographic minus signs."""
     return text.replace("-", "\N{MINUS SIGN}")
 
 
 def number(value: object) -> str:
-    """A number as a table shows it."""
+    """A number as a table cell."""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def curves(root: Path) -> tuple[list[dict], list[str]]:
-    """Training curves of every model that logged any, and the files that are absent."""
+    """Training curves of every model with a log, and the files that are absent."""
     models, absent = [], []
     for name, file in TRAINING.items():
         if not (root / file).exists():
@@ -236,7 +236,7 @@ def curves(root: Path) -> tuple[list[dict], list[str]]:
                 continue
             first, (step, last) = known[0][1], known[-1]
             words = key.replace("_", " ").replace("/", ", ")
-            # One point is no curve: its value is all there is to see.
+            # A single point is no curve: only its value is shown.
             svg = curve(steps, values, words) if len(known) > 1 else None
             lines.append({"name": words, "svg": svg, "first": first, "last": last, "step": f"{step:g}"})
         title = METHOD_NAMES.get(name, name.replace("_", " ").capitalize())

@@ -1,7 +1,7 @@
-"""How clips were drawn and judged: what has to be alike where generators are compared.
+"""Settings of sampling and judging, which must be equal where generators are compared.
 
-`sample` writes it beside the clips; `evaluate` refuses clips of unlike settings and passes it on with its figures, and the
-promotion gate compares it with that of the champion's clips.
+`sample` writes them beside the clips. `evaluate` refuses clips of different settings and records them with its figures. The
+promotion gate compares them with those of the champion's clips.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from components.stage import write_json
 from components.text_files import read_json
 
 RECORD = "settings.json"  # beside samples.parquet
-Settings = dict[str, Any]  # by key of params.yaml, or what else it is in words
+Settings = dict[str, Any]  # by key of params.yaml, or by a description
 
 
 def drawn_with(params: Params, base: str) -> Settings:
-    """All that a clip depends on beside its method, prompt and number. base: digest of the generator. The size of a batch
-    shows in no more than the last bits."""
+    """Everything that a clip depends on besides its method, prompt and number. base: digest of the generator. The batch size
+    is left out, as it affects only the last bits."""
     sampling = {f"sampling.{key}": value for key, value in params.sampling.model_dump(exclude={"batch_size"}).items()}
     other = {"seed": params.seed, "base_generator.dtype": params.base_generator.dtype}
     return sampling | other | {"base generator": base, "code that draws": sources_digest(DRAWING)}
 
 
 def judged_with(judge: str) -> Settings:
-    """All that a judgement depends on beside the clip and its prompt."""
+    """Everything that a verdict depends on besides the clip and its prompt."""
     return {"evaluate.judge": judge, "code that judges": sources_digest(JUDGING) if judge == "gold" else None}
 
 
@@ -37,13 +37,13 @@ def write_settings(folder: Path, settings: Settings) -> None:
 
 
 def read_settings(folder: Path) -> Settings | None:
-    """How the clips in a folder of samples were drawn; None where that is not on record: others drew them."""
+    """Sampling settings of a folder of samples; None without a record, as for clips made elsewhere."""
     return read_json(folder / RECORD) if (folder / RECORD).exists() else None
 
 
 def common_settings(folders: dict[str, Path]) -> Settings | None:
-    """How the clips of all generators (name: folder, base first) were drawn; None where one has no record. BadInput where
-    two were drawn with unlike settings."""
+    """Common sampling settings of all generators (name: folder, base first); None where one has no record. BadInput where
+    two differ."""
     found = {name: read_settings(folder) for name, folder in folders.items()}
     first, *others = found
     for name in others:
@@ -57,10 +57,10 @@ def digest_of(settings: Settings) -> str:
 
 
 def difference(ours: Settings, theirs: Settings, whose: str) -> str | None:
-    """What two records do not share, in words; None where they are alike. whose: clips that the second is of."""
+    """The difference of two records as text; None where they are equal. whose: owner of the second record's clips."""
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     if not keys:
         return None
     one, other = (json.dumps(settings.get(keys[0])) for settings in (ours, theirs))
     more = f" ({', '.join(keys[1:])} too)" if len(keys) > 1 else ""
-    return f"unlike settings: {keys[0]} is {one}, and {other} for {whose}{more}"
+    return f"different settings: {keys[0]} is {one}, and {other} for {whose}{more}"

@@ -1,7 +1,7 @@
-"""What the hacking alarm watches in a clip's pixels: exposure, saturation, motion, and a coarse look of it.
+"""Signals of the hacking alarm from a clip's pixels: exposure, saturation, motion, and a thumbnail descriptor.
 
-None of these says whether a clip is good. They say whether a generator has drifted from its base in a way that reward
-models are known to pay for.
+None of them measures quality. They detect drift of a generator from its base in ways that reward models are known to
+favour.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def measure(frames: np.ndarray) -> Signals:
     """Measure a clip [T, H, W, 3] uint8 RGB of at least two frames."""
     pixels = frames.astype(np.float32) / 255
     small = look(frames)
-    # Chroma of thumbnails, not of pixels: noise is colourful, and a method that takes it away must not raise an alarm.
+    # Chroma of thumbnails, not of pixels: noise has high chroma, and a method that removes noise must not raise an alarm.
     colours = small.reshape(-1, 3)
     return Signals(
         brightness=float((pixels @ LUMA).mean()),
@@ -41,8 +41,8 @@ def measure(frames: np.ndarray) -> Signals:
 def motion(frames: np.ndarray) -> float:
     """Mean speed (px a frame) of the fastest twentieth of the pixels, by dense optical flow (Farneback 2003).
 
-    The fastest 5% is VBench's reading of the dynamic degree (there with RAFT): a small object that moves over a still
-    background counts as motion.
+    The fastest 5% follow VBench's dynamic degree (there with RAFT): a small object that moves over a still background
+    counts as motion.
     """
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     window = int(np.clip(min(grey[0].shape) // 2, 5, 15))
@@ -62,10 +62,10 @@ def look(frames: np.ndarray) -> np.ndarray:
 
 
 def diversity(looks: np.ndarray, prompts: np.ndarray) -> dict[str, float]:
-    """How unlike the seeds of a prompt are: prompt -> mean pairwise RMS distance of its looks, in [0, 1].
+    """Diversity of the seeds of a prompt: prompt -> mean pairwise RMS distance of its looks, in [0, 1].
 
     Args:
-        looks: [N, D] one row a clip.
+        looks: [N, D] one row per clip.
         prompts: [N]. A prompt with a single clip has no diversity and is left out.
     """
     spread = {}

@@ -1,15 +1,15 @@
-"""Is a win rate one half? A paired test with prompts as its units, and Holm's correction for the many cells of a table.
+"""Test of a win rate against one half, paired with prompts as units, and Holm's correction over the cells of a table.
 
-Null hypothesis of the test: it makes no difference which of the two generators drew a prompt's clips. Swapping the two turns
-all points of the prompt around one half, so each prompt's sum of (points - 1/2) is as likely to have the one sign as the
-other, independently of other prompts; how alike its seeds are does not matter. That is the sign-flip (randomisation) test of
-Fisher 1935, "The Design of Experiments", sec. 21, on clusters. Where only the win rate is one half, without that symmetry,
-it still holds in the limit of many prompts (Romano 1990, "On the Behavior of Randomization Tests Without a Group Invariance
-Assumption", JASA 85).
+Null hypothesis: the two generators of a prompt's clips are exchangeable. Swapping them mirrors all points of the prompt
+around one half, so each prompt's sum of (points - 1/2) has either sign with equal probability, independently of other
+prompts; correlation between its seeds does not matter. This is the sign-flip (randomisation) test of Fisher 1935, "The
+Design of Experiments", sec. 21, on clusters. Where the win rate is one half without that symmetry, the test still holds in
+the limit of many prompts (Romano 1990, "On the Behavior of Randomization Tests Without a Group Invariance Assumption", JASA
+85).
 
 Points are halves, so the statistic is an integer, and its distribution over all 2^P flips comes from P convolutions (Pagano
-and Tritchler 1983, "On Obtaining Permutation Distributions in Polynomial Time", JASA 78): the p-value is exact for any
-number of prompts, and needs no seed.
+and Tritchler 1983, "On Obtaining Permutation Distributions in Polynomial Time", JASA 78). The p-value is exact for any
+number of prompts and needs no seed.
 """
 
 import math
@@ -18,23 +18,23 @@ from fractions import Fraction
 
 import numpy as np
 
-ROUNDED = 1e-280  # of smaller p-values floating-point sums have lost a part
+ROUNDED = 1e-280  # smaller p-values lose precision in floating-point sums
 LEAST = math.ulp(0.0)  # 5e-324
 LEVEL = 0.05  # of the marks in report and summary
 
 
 def sign_flip_p(points: np.ndarray, prompts: np.ndarray) -> float:
-    """Two-sided p-value of the win rate being one half: share of the sign flips of prompts with a rate as far from it.
+    """Two-sided p-value for a win rate of one half: share of the sign flips with a win rate at least as far from it.
 
     Args:
-        points: [N] 1 a win, 0 a loss, one half a tie (win_rates.points).
+        points: [N] 1 for a win, 0 for a loss, one half for a tie (win_rates.points).
         prompts: [N] the prompt of each pair.
 
     Returns:
-        A p-value in (0, 1]; never below 2 / 2^P of P prompts, or below 5e-324. 1 where all is tied.
+        A p-value in (0, 1]; at least 2 / 2^P for P prompts, and at least 5e-324. 1 where all pairs are ties.
 
     Raises:
-        ValueError: points other than these three, or lists of unlike lengths.
+        ValueError: points other than these three, or lists of different lengths.
     """
     points, prompts = np.asarray(points, dtype=np.float64), np.asarray(prompts)
     if points.ndim != 1 or points.shape != prompts.shape:
@@ -57,11 +57,11 @@ def sign_flip_p(points: np.ndarray, prompts: np.ndarray) -> float:
 
 
 def _tail(steps: list[int], most: int) -> float:
-    """Twice the share of the subsets of `steps` that sum up to at most `most`, by whole numbers: floating ones vanish below
-    1e-308. The least of those that there are where the share is smaller still, as no p-value is 0."""
+    """Twice the share of the subsets of `steps` with a sum of at most `most`, in integers, as floats underflow below 1e-308.
+    At least the smallest positive float, as no p-value is 0."""
     width = len(steps) + 1  # bits: a count of subsets is at most 2^P
     kept = (1 << width * (most + 1)) - 1
-    counts = 1  # those of each sum side by side, the sum 0 lowest
+    counts = 1  # counts by sum, packed into one integer, sum 0 lowest
     for step in steps:
         counts = (counts + (counts << width * step)) & kept
     subsets = sum(counts >> width * place & (1 << width) - 1 for place in range(most + 1))
@@ -69,9 +69,8 @@ def _tail(steps: list[int], most: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being a family (Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure"), in their
-    order: calling those up to a level real calls any wrongly so with at most that chance, however the tests depend on each
-    other."""
+    """P-values of a family, corrected (Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure"), in the given
+    order. Rejecting those up to a level bounds the family-wise error rate by it, under any dependence of the tests."""
     order = np.argsort(p_values, kind="stable")
     corrected = np.empty(len(order))
     scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
@@ -80,6 +79,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correct_family(cells: Sequence[dict]) -> None:
-    """Put `p_holm` beside each cell's `p`: the cells given are the family."""
+    """Add `p_holm` to each cell with `p`; the given cells are the family."""
     for cell, corrected in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
         cell["p_holm"] = corrected

@@ -1,4 +1,4 @@
-"""`reelign study`: two methods' samples before people's eyes. Heavy libraries are imported by the commands that need them.
+"""`reelign study`: people compare two methods' samples. Heavy libraries are imported by the commands that need them.
 
 export -> annotate serve, push -> (people compare) -> annotate pull -> read
 """
@@ -32,7 +32,7 @@ def export(
     drawn = len({pair.prompt_id for pair in study.pairs})
     print(f"{out / 'tasks.json'}: {len(study.pairs)} pairs of {drawn} prompts, {method_a} and {method_b}")
     if study.identical:
-        print(f"left out: {study.identical} pairs whose two files are the same; {study.prompts} prompts were drawn")
+        print(f"left out: {study.identical} pairs with two identical files; {study.prompts} prompts were drawn")
 
 
 @app.command()
@@ -64,7 +64,7 @@ def read(
     if silent:
         print(f"{silent} pairs have no answer: the figures are of the other {len(answered)}")
     if study.identical:
-        print(f"{study.identical} pairs whose two files are the same were shown to nobody and are not counted")
+        print(f"{study.identical} pairs with two identical files were not shown and are not counted")
     if why:
         print(f"no judge beside people: {why}")
     for what, count in (+left_out).items():

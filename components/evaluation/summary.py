@@ -1,6 +1,6 @@
-"""The figures that matter, printed after a run: python -m components.evaluation.summary
+"""The main figures, printed after a run: python -m components.evaluation.summary
 
-Reads metrics/*.json and the profile's name only, and says of each part that was not run that it was not.
+Reads only metrics/*.json and the profile's name, and marks each part that was not run.
 """
 
 from pathlib import Path
@@ -24,8 +24,7 @@ DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 
 def summary(profile: str, root: Path = Path(".")) -> str:
-    """The summary of the metrics in `root`, as lines of plain text. Alignment that another profile has left there is not
-    this profile's, and is not shown."""
+    """The summary of the metrics in `root`, as lines of plain text. Alignment metrics of another profile are not shown."""
 
     def metrics(name: str) -> dict | None:
         return read_json_if_there(root / "metrics" / f"{name}.json")
@@ -37,7 +36,7 @@ def summary(profile: str, root: Path = Path(".")) -> str:
     lines += ["", "ALIGNMENT against the base generator: win rate, same prompts and seeds, a tie one half"]
     alignment, report = metrics("alignment"), root / "report" / "index.html"
     if alignment is not None and alignment["profile"] != profile:
-        lines += [f"  not made: what is there is of the profile {alignment['profile']}", "", "Report: not made"]
+        lines += [f"  not made: metrics/alignment.json is of the profile {alignment['profile']}", "", "Report: not made"]
         return "\n".join(lines)
     lines += _alignment(alignment, metrics("base_generator"), metrics("tradeoff"))
     lines += ["", "GUIDANCE against plain sampling, and its time"]
@@ -58,8 +57,8 @@ def read_measured(file: Path) -> dict[str, float] | None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Rows below a head, columns as wide as they must be, the first to the left and the others to the right. A note follows
-    where a cell has no interval."""
+    """Rows below a head, columns padded, the first left-aligned and the others right-aligned. A note follows where a cell
+    has no interval."""
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     lines = []
     for first, *others in [head, *rows]:
@@ -75,7 +74,7 @@ def percent(value: float | None) -> str:
 
 
 def interval(found: dict) -> str:
-    """An estimate of a metrics file: 71.3% (64-78), or 71.3% (n=3 prompts) where these are too few for an interval."""
+    """An estimate of a metrics file: 71.3% (64-78), or 71.3% (n=3 prompts) with too few prompts for an interval."""
     if found["value"] is None:
         return "-"
     if found["ci95"] is None:
@@ -128,13 +127,13 @@ def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | 
         alarms += [f"  HACKING ALARM {NAMES[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
     seeds, samples = alignment["seeds_per_prompt"], alignment["samples"]
     of = f" of {alignment['prompt_set']}" if alignment["prompt_set"] else ""
-    lines = [f"  {alignment['prompts']} prompts{of} x {seeds or 'unlike numbers of'} seeds"]
+    lines = [f"  {alignment['prompts']} prompts{of} x {seeds or 'different numbers of'} seeds"]
     if missing := missing_words(samples, NAMES):
         lines.append(f"  {missing}")
     lines += table(["", "judge", *(f"{name} " for name in DIMENSIONS)], rows)
     family = len(alignment["methods"]) * len(DIMENSIONS)
     lines.append(f"  * differs from 50% at {LEVEL:.0%} after Holm's correction over the {family} figures of its judge")
-    lines += [f"  LOSS {line}" for line in losses(alignment)] or ["  no loss stands after Holm's correction"]
+    lines += [f"  LOSS {line}" for line in losses(alignment)] or ["  no loss is significant after Holm's correction"]
     lines += wrap(base_words(alignment["sampling"], tradeoff), 120, initial_indent="  ", subsequent_indent="  ")
     lines += _between(alignment)
     everyone = {"base": alignment["base"], **dict(in_order(alignment["methods"], METHOD_NAMES))}
@@ -149,7 +148,7 @@ def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | 
 
 
 def _between(alignment: dict) -> list[str]:
-    """Methods against each other, by the judge that nothing was trained on where there is one."""
+    """Methods against each other, by the gold judge where there is one."""
     judge = lead_judge(alignment)
     columns, rows = matrix(alignment["between"], judge)
     if not rows:
@@ -160,8 +159,8 @@ def _between(alignment: dict) -> list[str]:
 
 
 def _guidance(tradeoff: dict | None, took: dict | None) -> list[str]:
-    """Overall win rate of each setting, its time against plain sampling, and points above one half for each second more.
-    Times are known where the clips were drawn on this machine."""
+    """Overall win rate of each setting, its time relative to plain sampling, and points above one half per extra second.
+    Times are shown where the clips were sampled on this machine."""
     if tradeoff is None:
         return ["  not made: metrics/tradeoff.json is absent"]
     seconds = {key.partition("/")[2]: value for key, value in (took or {}).items()}

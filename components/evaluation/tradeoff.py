@@ -1,8 +1,8 @@
-"""Stage `tradeoff`: what reward guidance buys over its weights, and what it costs, beside the best of several.
+"""Stage `tradeoff`: gain and cost of reward guidance over its weights, compared with best of N.
 
-The clips of `sample@base` are drawn once more, plainly and with each setting, on the same prompts and seeds (paper Table 5).
-Settings take turns batch by batch, so that their times are of one run. Time is no metric and in no output, as it differs
-from run to run: MLflow has it, and .reelign/measured/tradeoff.json, which `make summary` reads.
+The clips of `sample@base` are sampled again, plainly and with each setting, on the same prompts and seeds (paper Table 5).
+Settings alternate batch by batch, so that their times are comparable. Times are in no output, as they differ from run to
+run: they go to MLflow and to .reelign/measured/tradeoff.json, which `make summary` reads.
 """
 
 import json
@@ -29,8 +29,8 @@ from components.tables import read_table
 BASE, LATENT, VIDEO = "models/base_generator", "models/latent_reward", "models/video_reward"
 SAMPLES = Path("data/samples/base/samples.parquet")
 PLAIN = "plain"
-GUIDANCE = "guidance "  # before the scale in the name of such a setting
-SECONDS = "seconds_per_clip/"  # before a setting's name, among what the stage measured
+GUIDANCE = "guidance "  # prefix of the scale in a setting's name
+SECONDS = "seconds_per_clip/"  # prefix of a setting's name, among the stage's measurements
 
 
 def tradeoff(stage: Stage) -> None:
@@ -56,8 +56,8 @@ def tradeoff(stage: Stage) -> None:
 
 
 def settings(params: Params) -> dict[str, tuple[Drawer, SamplingParams]]:
-    """Name -> what draws, and how it samples: plainly, with Flow-NRG at each of the weights (VQ:MQ:TA), best of N, and
-    plainly at other scales of classifier-free guidance, whose gain needs no reward model."""
+    """Name -> drawer and sampling params: plain, Flow-NRG at each of the weights (VQ:MQ:TA), best of N, and other scales of
+    classifier-free guidance, whose gain needs no reward model."""
 
     def drawer(guidance: NrgParams | BestOfNParams | None = None, reward: str | None = None) -> Drawer:
         return Drawer(BASE, dtype=params.base_generator.dtype, guidance=guidance, reward=reward)
@@ -77,7 +77,7 @@ def settings(params: Params) -> dict[str, tuple[Drawer, SamplingParams]]:
 
 
 def chosen_jobs(stage: Stage, clips: int) -> list[tuple[str, Job]]:
-    """(prompt_id, job) of base's first `clips` samples, a seed of each prompt before the next; the noise is base's own."""
+    """(prompt_id, job) of base's first `clips` samples, in the order of seeds, then prompts; with base's noise."""
     table = pd.DataFrame(read_table(SAMPLES)).sort_values(["seed", "prompt_id"])[:clips]
     return [
         (row.prompt_id, Job(Path(row.path).stem, row.prompt, stage.shared_seed("sample", row.prompt_id, row.seed)))
@@ -92,8 +92,8 @@ def draw_in_turns(
     reward: RewardModel,
     gold: bool,
 ) -> list[dict]:
-    """A row a setting and job: setting, prompt_id, clip, seconds of drawing, gold_<dimension> and reward_<dimension>.
-    Finished batches lie in the stage's state folder and are not drawn again after a kill."""
+    """One row per setting and job: setting, prompt_id, clip, seconds of sampling, gold_<dimension> and reward_<dimension>.
+    Finished batches are kept in the stage's state folder and are not drawn again after a kill."""
     size, state = stage.params.sampling.batch_size, stage.state()
     solvers = {name: (*drawer(), sampling) for name, (drawer, sampling) in drawers.items()}
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -104,7 +104,7 @@ def draw_in_turns(
         done = state / f"{number:05d}-{list(drawers).index(name):02d}.json"
         if (found := kept_rows(done, len(batch))) is None:
             generator, solver, sampling = solvers[name]
-            if name not in warm:  # what is loaded or allocated once is nobody's time
+            if name not in warm:  # excludes one-time loading and allocation from the times
                 solver(generator, [batch[0][1]], sampling)
                 warm.add(name)
             own = [job for _, job in batch]

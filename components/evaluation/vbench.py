@@ -1,8 +1,8 @@
-"""VBench and VBench-2.0: their dimensions put together into their scores, and the one dimension that needs no weights.
+"""VBench and VBench-2.0: aggregation of their dimensions into scores, and the one dimension that needs no weights.
 
-Of VBench's sixteen dimensions fifteen read a trained network (DINO, CLIP, RAFT, AMT, MUSIQ, GRiT, UMT, Tag2Text, ViCLIP), of
-VBench-2.0's eighteen all: these are the packages' to compute, and are read from their result files. A dimension that nothing
-gives is named as absent, and scores that it is part of are null. The packages' own scripts count it as 0.
+Fifteen of VBench's sixteen dimensions need a trained network (DINO, CLIP, RAFT, AMT, MUSIQ, GRiT, UMT, Tag2Text, ViCLIP), as
+do all eighteen of VBench-2.0. The packages compute these, and their result files are read. A missing dimension is listed as
+absent, and scores that include it are null. The packages' scripts count it as 0.
 
 Names, weights, minima and maxima: Vchitect/VBench, scripts/constant.py and VBench-2.0/scripts/constant.py.
 """
@@ -22,18 +22,18 @@ from components.video.container import VideoError, file_url
 from components.video.decode import ClipReader
 
 RESULT_FILES = "*_eval_results.json"
-OTHER_PICTURE = 8  # levels of mean difference between two decoders' pixels, above which they are of two pictures
-VIDEOS = (".mp4", ".gif")  # what VBench takes from a folder
+OTHER_PICTURE = 8  # levels; a larger mean difference between two decoders' pixels means different pictures
+VIDEOS = (".mp4", ".gif")  # files that VBench reads from a folder
 FLICKERING = "temporal_flickering"
 NOTE = (
-    f"{FLICKERING} is of these clips as they are, and motion lowers it; VBench's leaderboard takes it of static clips alone,"
-    " which its static_filter picks with the weights of RAFT"
+    f"{FLICKERING} is computed on all of these clips, and motion lowers it; VBench's leaderboard uses only static clips,"
+    " which its static_filter selects with the weights of RAFT"
 )
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """How a value counts in its group: (value - low) / (high - low), not clipped, times `weight`."""
+    """Contribution of a value to its group: (value - low) / (high - low), not clipped, times `weight`."""
 
     low: float = 0.0
     high: float = 1.0
@@ -66,8 +66,8 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Result:
-    """A dimension's value and the number of videos that it is of (of Diversity: prompts, of 20 videos each); `file` is where
-    the package wrote it, None for what was computed here. Where the package found no video of it, `n` is 0."""
+    """A dimension's value and its number of videos (for Diversity: prompts, of 20 videos each). `file` is the package's
+    result file, None for values computed here. Where the package found no video for it, `n` is 0."""
 
     value: float
     n: int
@@ -124,9 +124,9 @@ def flickering(path: str | Path) -> float:
     1 - the mean over consecutive frames of the mean absolute difference of their 8-bit values, over 255 (arXiv 2311.17982;
     `vbench.temporal_flickering`).
 
-    The pixels are OpenCV's, as VBench reads them: of ten-bit clips PyAV makes others, by 0.006 of the score on noise; of
-    eight-bit clips the same. PyAV reads along, and its pixels stand where OpenCV does not show the frames that are there:
-    of interlaced H.264 it repeats one picture, and its wheels have no decoder for AV1. VideoError.
+    The pixels are OpenCV's, as in VBench: PyAV decodes ten-bit clips differently, by 0.006 of the score on noise, and
+    eight-bit clips identically. PyAV's pixels are used where OpenCV fails to return the file's frames: it repeats one
+    picture of interlaced H.264, and its wheels have no decoder for AV1. Raises VideoError.
     """
     reader, opencv = ClipReader(path), _opencv_frames(path)
     differences, theirs = [], []
@@ -148,7 +148,7 @@ def flickering(path: str | Path) -> float:
 
 
 def temporal_flickering(videos: Iterable[Path]) -> tuple[Result | None, list[VideoError]]:
-    """The mean of `flickering` over the clips, and which cannot be read. Where one cannot, there is no mean of the rest."""
+    """The mean of `flickering` over the clips, and the errors of unreadable ones. With any error there is no mean."""
     values, failed = [], []
     for video in videos:
         try:
@@ -159,7 +159,7 @@ def temporal_flickering(videos: Iterable[Path]) -> tuple[Result | None, list[Vid
 
 
 def _opencv_frames(path: str | Path) -> Iterator[np.ndarray]:
-    # As bytes: a name that is not UTF-8 ends the process otherwise.
+    # As bytes: OpenCV ends the process at a name that is not UTF-8.
     video = cv2.VideoCapture(os.fsencode(file_url(path)), cv2.CAP_FFMPEG)
     try:
         while (read := video.read())[0]:
@@ -169,7 +169,7 @@ def _opencv_frames(path: str | Path) -> Iterator[np.ndarray]:
 
 
 def _same_picture(frame: np.ndarray, pixels: np.ndarray) -> bool:
-    """Whether OpenCV's `pixels` (BGR) are of the RGB `frame`, but for the rounding of more than eight bits."""
+    """Whether OpenCV's `pixels` (BGR) equal the RGB `frame` up to the rounding of more than eight bits."""
     if frame.shape != pixels.shape:
         return False
     return cv2.norm(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), pixels, cv2.NORM_L1) <= OTHER_PICTURE * frame.size
@@ -180,7 +180,7 @@ def _difference(frame: np.ndarray, before: np.ndarray) -> float:
 
 
 def list_videos(paths: Iterable[Path]) -> list[Path]:
-    """The files named, each once, and of a folder those that VBench would take. BadInput for a folder without any."""
+    """The given files, each once, and the files that VBench reads from a given folder. BadInput for a folder without any."""
     found: dict[Path, None] = {}
     for path in paths:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEOS) if path.is_dir() else [path]
@@ -191,8 +191,8 @@ def list_videos(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_results(paths: Iterable[Path], benchmark: Benchmark) -> dict[str, Result]:
-    """Dimensions of the package's result files, {dimension: [mean, [{video_path, video_results}, ...]]}, or of all of a
-    folder. BadInput where a file is something else, or two have the same dimension: none is chosen silently."""
+    """Dimensions of the package's result files, {dimension: [mean, [{video_path, video_results}, ...]]}, or of all files in
+    a folder. BadInput where a file has another format, or two have the same dimension: none is chosen silently."""
     found: dict[str, Result] = {}
     for path in paths:
         files = sorted(path.rglob(RESULT_FILES)) if path.is_dir() else [path]
@@ -224,18 +224,18 @@ def _read_entry(file: Path, key: str, entry: object, benchmark: Benchmark) -> Re
             # VBench-2.0 marks a video that it could not judge with -1 and leaves it out of the mean.
             count = sum(not (isinstance(video, dict) and video.get("video_results") == -1) for video in videos)
         case [None | float() as value, []] if value is None or math.isnan(value):
-            return Result(math.nan, 0, file)  # none of the videos' names is that of a prompt of this dimension
+            return Result(math.nan, 0, file)  # no video is named after a prompt of this dimension
         case _:
             raise BadInput(file, "not [mean, [a result for each video]]", key=key)
-    # Cosines may be a little below 0. Of an empty list the package's mean is NaN; older ones had imaging quality up to 100.
+    # Cosines may be slightly negative. The package's mean of an empty list is NaN; older ones had imaging quality to 100.
     if not (math.isfinite(value) and -1 <= value <= 1):
-        raise BadInput(file, f"{value} is no score of {benchmark.name}, which are at most 1", key=key)
+        raise BadInput(file, f"{value} is no score of {benchmark.name}: scores are at most 1", key=key)
     return Result(float(value), count, file)
 
 
 def summarise(benchmark: Benchmark, results: dict[str, Result]) -> dict:
-    """What a report shows, as JSON: each dimension with its origin, each group's score and Total, in [0, 1] unless a value
-    lies outside its minimum and maximum. A score is null as long as a dimension of it is absent; `absent` names these."""
+    """The summary as JSON: each dimension with its origin, each group's score and Total, in [0, 1] unless a value lies
+    outside its minimum and maximum. A score is null while one of its dimensions is absent; `absent` names these."""
     unmatched = [name for name, result in results.items() if not result.n]
     results = {name: result for name, result in results.items() if result.n}
     dimensions = {

@@ -1,5 +1,5 @@
-"""What the figures of an evaluation say in words, for the head of the report and of the summary: what stands after Holm's
-correction, losses beside gains, and how base was sampled."""
+"""Sentences on the figures of an evaluation, for the head of the report and of the summary: differences that are significant
+after Holm's correction, losses as well as gains, and how base was sampled."""
 
 from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES, in_order
 from components.evaluation.significance import LEVEL
@@ -8,17 +8,17 @@ NO_DIFFERENCE = 0.5
 
 
 def lead_judge(alignment: dict) -> str:
-    """The judge that nothing was trained on, where there is one."""
+    """The gold judge, on which nothing was trained, where there is one; else VideoReward."""
     return "gold" if alignment["judge"] == "gold" else "reward"
 
 
 def stands(found: dict) -> bool:
-    """Whether a win rate differs from one half after Holm's correction; never without an interval."""
+    """Whether a win rate significantly differs from one half after Holm's correction; False without an interval."""
     return found["ci95"] is not None and found["p_holm"] <= LEVEL
 
 
 def gains_and_losses(rates: dict[str, dict]) -> tuple[list[str], list[str]]:
-    """Dimensions whose win rate stands above one half, and those where it stands below."""
+    """Dimensions whose win rate is significantly above one half, and those significantly below."""
     standing = {name: found["value"] for name, found in rates.items() if stands(found)}
     gains = [name for name, value in standing.items() if value > NO_DIFFERENCE]
     return gains, [name for name in standing if name not in gains]
@@ -33,8 +33,8 @@ def percent(found: dict) -> str:
 
 
 def loss_words(rates: dict[str, dict]) -> str | None:
-    """The losses that stand, in words: "loses visual quality (VQ 33.8%, 28 to 40%)"; None without any. Overall's is said in
-    the sentence on it."""
+    """The significant losses as text: "loses visual quality (VQ 33.8% (28 to 40%))"; None without any. Overall is left out,
+    as it has its own sentence."""
     lost = [name for name in gains_and_losses(rates)[1] if name != "Overall"]
     if not lost:
         return None
@@ -42,23 +42,23 @@ def loss_words(rates: dict[str, dict]) -> str | None:
 
 
 def losses(alignment: dict) -> list[str]:
-    """A line a method that loses something."""
+    """One line per method with a significant loss."""
     judge = lead_judge(alignment)
     found = {method: loss_words(entry["win_rate"][judge]) for method, entry in in_order(alignment["methods"], METHOD_NAMES)}
     return [f"{METHOD_NAMES[method]} {words}, by {BY_JUDGE[judge]}" for method, words in found.items() if words]
 
 
 def base_words(sampling: dict, tradeoff: dict | None) -> str:
-    """How base's clips were sampled, and what other scales of classifier-free guidance gave where tradeoff tried any."""
+    """Sampling settings of base, and the win rates of other scales of classifier-free guidance where tradeoff has any."""
     scale = f"{sampling['guidance_scale']:g}"
     said = f"Base is sampled with guidance scale {scale}, {sampling['steps']} steps, shift {sampling['shift']:g}."
     settings = (tradeoff or {"settings": {}})["settings"]
     others = {name: entry["win_rate"] for name, entry in settings.items() if name.startswith("guidance ")}
     if not others:
-        return f"{said} It was sampled at no other scale: how much of a gain more guidance alone would give is not known."
+        return f"{said} It was sampled at no other scale: the gain from more guidance alone is unknown."
     for name, rates in others.items():
         judge = "gold" if "gold" in rates else "reward"
         found = ", ".join(f"{dimension} {percent(rates[judge][dimension])}" for dimension in DIMENSION_NAMES)
-        said += f" At {name.removeprefix('guidance ')} it wins against itself at {scale}, by {BY_JUDGE[judge]} on"
+        said += f" Its win rates at {name.removeprefix('guidance ')} against {scale}, by {BY_JUDGE[judge]} on"
         said += f" {tradeoff['clips']} clips: {found}."
-    return f"{said} Methods are compared with base at {scale} alone."
+    return f"{said} Methods are compared with base at {scale} only."

@@ -1,9 +1,9 @@
 """Win rates and mean differences of a method against the base generator, with 95% intervals over prompts.
 
-Clips of one prompt resemble each other, so the prompt is the unit of resampling: the bootstrap draws prompts with all
-their seeds (cluster bootstrap). The quantiles are those of the expanded percentile interval (Hesterberg 2015, "What
-Teachers Should Know about the Bootstrap", sec. 4.3), which widens the plain percentile interval by the factor that a
-t interval would use; without it, intervals over a few dozen prompts cover less than they claim.
+Clips of one prompt are correlated, so the prompt is the unit of resampling: the bootstrap resamples prompts with all their
+seeds (cluster bootstrap). The quantiles are those of the expanded percentile interval (Hesterberg 2015, "What Teachers
+Should Know about the Bootstrap", sec. 4.3), which widens the plain percentile interval by the factor of a t interval;
+without it, intervals over a few dozen prompts have less than nominal coverage.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from components import intervals
 from components.intervals import MIN_PROMPTS
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
-AT_ONCE = 1 << 22  # counts of a bootstrap in memory: 32 MB
+AT_ONCE = 1 << 22  # bootstrap counts in memory at once: 32 MB
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95% interval; `n` counts paired clips, `prompts` the clusters they came from.
+    """An estimate with its 95% interval; `n` counts paired clips, `prompts` their clusters.
 
-    `low` and `high` are None where the prompts are too few for an interval (components/intervals.py)."""
+    `low` and `high` are None with too few prompts for an interval (components/intervals.py)."""
 
     value: float
     low: float | None
@@ -31,20 +31,20 @@ class Interval:
     prompts: int
 
     def as_json(self) -> dict:
-        """The shape of an estimate in a metrics file."""
+        """The estimate as in a metrics file."""
         return intervals.as_json(self.value, self.low, self.high, self.n, self.prompts)
 
     def above(self, null: float) -> bool:
-        """Whether the whole interval lies above `null`; never without an interval."""
+        """Whether the whole interval lies above `null`; False without an interval."""
         return self.low is not None and self.low > null
 
     def below(self, null: float) -> bool:
-        """Whether the whole interval lies below `null`; never without an interval."""
+        """Whether the whole interval lies below `null`; False without an interval."""
         return self.high is not None and self.high < null
 
 
 def points(method: np.ndarray, base: np.ndarray, tie_width: float = 1e-9) -> np.ndarray:
-    """Score each pair for the method: 1 a win, 0 a loss, one half a tie.
+    """Points of the method in each pair: 1 for a win, 0 for a loss, one half for a tie.
 
     Args:
         method: scores of the method's clips, any shape, any unit.
@@ -65,19 +65,19 @@ def bootstrap_means(values: np.ndarray, prompts: np.ndarray, resamples: int, rng
     """Means of `values` over bootstrap resamples of whole prompts.
 
     Args:
-        values: [N, K] one row a clip (or pair of clips), one column a quantity; the columns share the resamples.
-        prompts: [N] the prompt each row belongs to, any sortable type.
-        resamples: R, how many resamples.
+        values: [N, K] one row per clip (or pair of clips), one column per quantity; the columns share the resamples.
+        prompts: [N] the prompt of each row, any sortable type.
+        resamples: R, the number of resamples.
 
     Returns:
-        [R, K] the mean of each column in each resample; prompts with more rows weigh more, as in the plain mean.
+        [R, K] the mean of each column in each resample; prompts with more rows have more weight, as in the plain mean.
     """
     names, cluster = np.unique(prompts, return_inverse=True)
     count = len(names)
     sizes = np.bincount(cluster, minlength=count).astype(np.float64)
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, cluster, values)
-    # How often each prompt is drawn is multinomial: one matrix product replaces R passes over the rows.
+    # The counts of drawn prompts are multinomial: one matrix product replaces R passes over the rows.
     step = max(1, AT_ONCE // count)
     means = []
     for start in range(0, resamples, step):
@@ -98,7 +98,7 @@ def mean_interval(values: np.ndarray, prompts: np.ndarray, resamples: int, rng: 
     """Mean of `values` [N] with its 95% interval over prompts [N]; no interval over fewer than MIN_PROMPTS of them.
 
     Raises:
-        ValueError: no values, lists of unlike lengths, or a value is not finite.
+        ValueError: no values, lists of different lengths, or a value is not finite.
     """
     values = np.asarray(values, dtype=np.float64)
     prompts = np.asarray(prompts)
@@ -130,7 +130,7 @@ def win_rate(
         prompts: [N] the prompt of each pair.
         tie_width: differences up to this size are ties.
         resamples: bootstrap resamples.
-        rng: the source of the resamples; seed 0 when left out.
+        rng: of the resamples; seed 0 by default.
 
     Raises:
         ValueError: shapes differ, there are no scores, or one is not finite.
@@ -152,11 +152,11 @@ def mean_difference(
 def slope_interval(
     x: np.ndarray, y: np.ndarray, prompts: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> Interval | None:
-    """Least-squares slope of y [N] on x [N], in y's unit a unit of x, with its 95% interval over prompts [N].
+    """Least-squares slope of y [N] on x [N], in units of y per unit of x, with its 95% interval over prompts [N].
 
-    An association: prompts whose clips have more of x may have more of y for another reason. None where x does not vary, and
-    where it varies in so few prompts that a bound of the interval lies among resamples without any variation. None over
-    fewer than MIN_PROMPTS prompts too: without an interval an association says nothing.
+    The slope is an association, which may be confounded by the prompt. None where x does not vary, or varies in so few
+    prompts that a bound of the interval falls on resamples without variation. None also over fewer than MIN_PROMPTS prompts,
+    as an association without an interval is meaningless.
     """
     if len(np.unique(prompts)) < MIN_PROMPTS:
         return None
@@ -166,7 +166,7 @@ def slope_interval(
     means = bootstrap_means(np.stack([x, y, x * x, x * y], axis=1), np.asarray(prompts), resamples, rng)
     mean_x, mean_y, squares, products = means.T
     spread = squares - mean_x**2
-    flat = spread <= 1e-9 * (x * x).mean()  # all prompts drawn have the same x: such a resample bounds nothing
+    flat = spread <= 1e-9 * (x * x).mean()  # all resampled prompts have the same x: such a resample gives no bound
     slopes = (products - mean_x * mean_y) / np.where(flat, 1.0, spread)
     levels = interval_levels(len(np.unique(prompts)))
     low, high = (

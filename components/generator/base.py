@@ -1,9 +1,8 @@
-"""Stage `base_generator`: pins the generator that everything after it starts from, and measures it.
+"""Stage `base_generator`: pins the generator that all later stages start from, and measures it.
 
-The folder is any WanPipeline folder; its digest is recorded and, where params give one, must match. It is copied as it is,
-scheduler included: ours is components/generator/sampler.py, whatever the folder's. In the shapes world
-the gold judge says how often the generator gets a training prompt wholly right, so that nobody aligns a generator that is
-perfect already or hopeless.
+The folder is any WanPipeline folder; its digest is recorded and, where params give one, must match. It is copied unchanged,
+scheduler included; sampling always uses components/generator/sampler.py. In the shapes world the gold judge measures how
+often the generator gets a training prompt wholly right: a perfect or a hopeless generator is not worth aligning.
 """
 
 import shutil
@@ -23,14 +22,14 @@ def base_generator(stage: Stage) -> None:
     check_folder(source, key="base_generator.folder")
     digest = folder_digest(source)
     if params.digest not in (None, digest):
-        why = f"its digest is {digest}, params.yaml expects {params.digest}"
+        why = f"its digest is {digest}, params.yaml has {params.digest}"
         raise BadInput(source, why, key="base_generator.digest")
-    generator = load_generator(source, dtype=params.dtype)  # one that cannot draw is not pinned
+    generator = load_generator(source, dtype=params.dtype)  # a generator that does not load is not pinned
     folder = stage.output("models/base_generator")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("early"))
     shift = stage.params.sampling.shift
     stage.say(
-        f"clips are drawn by Euler steps with shift {shift}: FlowMapEulerDiscreteScheduler(shift={shift}) of diffusers"
+        f"clips are sampled by Euler steps with shift {shift}: FlowMapEulerDiscreteScheduler(shift={shift}) of diffusers"
     )
     stage.say(f"the folder keeps its own scheduler, {scheduler_of(folder)}")
     record = {"folder": params.folder, "digest": digest}
@@ -40,7 +39,7 @@ def base_generator(stage: Stage) -> None:
 
 
 def probe(stage: Stage, generator: Generator) -> dict[str, float]:
-    """Gold verdicts of clips of training prompts (the evaluation prompts stay unseen)."""
+    """Mean gold scores of clips of training prompts (the evaluation prompts stay unseen)."""
     from components.generator.pretrain import training_scenes
     from components.generator.sampler import Job, draw, loaded
     from components.simulation.judge import judge

@@ -1,7 +1,7 @@
-"""What aligning a generator takes: parameters, memory by part, disk, and by stage operations, steps and clips drawn.
+"""Resources that alignment needs: parameters, memory by part, disk, and by stage operations, steps and clips drawn.
 
-Memory is what must be held: weights, optimizer, and what the backward pass keeps; attention is taken not to keep its matrix,
-and what kernels or the VAE need for a moment is not in it. Models are known by their shapes alone (costs.py).
+Memory counts weights, optimizer and activations kept for the backward pass. Attention is assumed not to store its matrix;
+temporary buffers of kernels and of the VAE are not counted. Models are built from shapes alone (costs.py).
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from components.params import BestOfNParams, NrgParams, Params, TrainingParams
 from components.reward.budget import RewardCosts, reward_costs
 
 Parts = dict[str, float]
-PLAIN = ("base", "sft", "rwr", "dpo")  # methods that draw a clip at a time, without guidance
+PLAIN = ("base", "sft", "rwr", "dpo")  # methods without reward guidance or best of N
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Parameters by part; bytes by part while sampling, plainly or by a method that takes more, and while training; bytes on
-    disk; operations, steps of the optimizer and clips drawn, by stage."""
+    """Parameters by part; bytes by part while sampling, for methods that need more, and while training; bytes on disk;
+    operations, optimizer steps and clips drawn, by stage."""
 
     parameters: dict[str, int]
     sampling: Parts
@@ -34,7 +34,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Operations of a clip drawn plainly, under guidance, and as the best of several."""
+    """Operations per clip for plain sampling, reward guidance and best of N."""
 
     params: Params
     forward: float
@@ -43,7 +43,7 @@ class Drawing:
 
     @property
     def guided(self) -> int:
-        """Clips that go through the generator for each that is drawn."""
+        """Forward passes per step and clip: 2 with classifier-free guidance."""
         return 1 if self.params.sampling.guidance_scale == 1 else 2
 
     def plain(self, steps: int | None = None) -> float:
@@ -61,7 +61,7 @@ class Drawing:
 
 
 def budget(params: Params) -> Budget:
-    """The budget of a profile; BadInput where neither a folder nor infra/architectures says what a model is."""
+    """The budget of a profile; BadInput where neither a folder nor infra/architectures describes a model."""
     dtype, align = params.base_generator.dtype, params.align
     configs = architecture(params)
     transformer, vae, text_encoder = models(configs, dtype)
@@ -132,7 +132,7 @@ def budget(params: Params) -> Budget:
 
 
 def best_of_n_memory(params: Params, sampling: Parts, latent: LatentCosts, reward: RewardCosts) -> Parts:
-    """All clips of a batch's jobs are drawn together."""
+    """All N clips of each job in a batch are drawn together."""
     more = {"activations": params.best_of_n.n * sampling["activations"]}
     if params.best_of_n.judge == "video_reward":
         return sampling | more | {"VideoReward, float32": reward.parameters * 4.0}

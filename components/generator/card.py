@@ -1,4 +1,4 @@
-"""What a generator of our own carries in its folder for those who sample with diffusers: a model card and its pipeline."""
+"""Model card and pipeline that a pretrained generator of the demo carries in its folder, for sampling with diffusers."""
 
 import shutil
 from pathlib import Path
@@ -46,7 +46,7 @@ The scheduler of the folder (diffusers 0.42) takes Euler steps with shift {shift
 
 
 def write_card(folder: Path, tokens: int, sampling: SamplingParams) -> None:
-    """README.md and pipeline.py into the folder of a generator that was trained on `tokens` text tokens."""
+    """Write README.md and pipeline.py to the folder of a generator that was trained on `tokens` text tokens."""
     shutil.copyfile(pipeline.__file__, folder / "pipeline.py")
     text = CARD.format(tokens=tokens, guidance=sampling.guidance_scale, **sampling.model_dump())
     (folder / "README.md").write_text(text)

@@ -1,7 +1,7 @@
-"""What one clip costs a generator: its parts from shapes alone, operations of a pass, and what the backward pass keeps.
+"""What one clip costs a generator: parameters from shapes alone, operations of a pass, and activations kept for backward.
 
-Models are built on torch's meta device, which has shapes and no numbers, so a 14B transformer is looked at in seconds on any
-machine. Operations are those that torch counts in one forward and one backward of one clip.
+Models are built on torch's meta device, which has shapes and no data, so a 14B transformer takes seconds on any machine.
+Operations are those that torch counts in one forward and one backward pass of one clip.
 """
 
 import time
@@ -30,8 +30,8 @@ ADAM = 16  # bytes a trained weight: itself, its gradient and two moments, all f
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one clip: operations of a forward pass and of a training step, bytes of a layer's input and of all that a layer
-    keeps for its backward pass."""
+    """Per clip: operations of a forward pass and of a training step, bytes of a layer's input and of all activations that
+    a layer keeps for its backward pass."""
 
     forward: float
     step: float
@@ -40,8 +40,8 @@ class Costs:
 
 
 def architecture(params: Params) -> dict[str, Any]:
-    """Configurations of PARTS and the "words" of a prompt, in tokens: the folder's own, or those of infra/architectures
-    where it is not here yet."""
+    """Configurations of PARTS and the length of a prompt in tokens, "words": from the folder, or from infra/architectures
+    while the folder is absent."""
     folder = Path(params.base_generator.folder)
     if (folder / "model_index.json").exists():
         words = read_json(folder / "tokenizer/tokenizer_config.json", "model_max_length")["model_max_length"]
@@ -51,10 +51,10 @@ def architecture(params: Params) -> dict[str, Any]:
 
 
 def known(params: Params, folder: Path, key: str) -> dict[str, Any]:
-    """What infra/architectures says of a profile's models; BadInput names `folder`, which is not there."""
+    """The entry of infra/architectures for a profile's models; BadInput names the missing `folder`."""
     file = ARCHITECTURES / f"{params.profile}.json"
     if not file.exists():
-        raise BadInput(folder, f"not there, and {file} does not say what it is", key=key)
+        raise BadInput(folder, f"not found, and there is no {file} that describes it", key=key)
     return read_json(file)
 
 
@@ -84,7 +84,7 @@ def one_clip(
 
 
 def costs_of(params: Params, transformer: WanTransformer3DModel, clip: torch.Tensor, text: torch.Tensor) -> Costs:
-    """Costs of one clip; `transformer` is left with the profile's LoRA on it."""
+    """Costs of one clip; the profile's LoRA stays attached to `transformer`."""
 
     def predict() -> torch.Tensor:
         return velocity(transformer, clip, clip.new_ones(1), text)
@@ -95,7 +95,7 @@ def costs_of(params: Params, transformer: WanTransformer3DModel, clip: torch.Ten
     entry, layer = kept_by_a_layer(transformer, predict)
     step = operations(lambda: predict().sum().backward())
     if params.align.gradient_checkpointing:
-        step += forward  # each layer works its activations out again
+        step += forward  # each layer recomputes its activations
     return Costs(forward, step, entry, layer)
 
 
@@ -107,7 +107,7 @@ def operations(function: Callable[[], object]) -> float:
 
 
 def kept_by_a_layer(transformer: WanTransformer3DModel, predict: Callable[[], torch.Tensor]) -> tuple[float, float]:
-    """Bytes of one layer's input, and of all that it keeps of one clip for its backward pass."""
+    """Bytes of one layer's input, and of all activations of one clip that it keeps for its backward pass."""
     kept: list[dict[int, torch.Tensor]] = []
     entries: list[torch.Tensor] = []
 
@@ -132,7 +132,7 @@ def kept_by_a_layer(transformer: WanTransformer3DModel, predict: Callable[[], to
 
 
 def measured_rate(dtype: str, seconds: float = 2.0) -> float:
-    """Operations a second in products of square matrices of `dtype` on the device at hand; a model has less."""
+    """Operations per second in products of square matrices of `dtype` on this device; a model reaches less."""
     device, side = PartialState().device, 8192 if torch.cuda.is_available() else 1024
     a = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))
     done, started = 0, time.perf_counter()

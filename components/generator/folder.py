@@ -1,4 +1,4 @@
-"""What a generator's folder must hold, seen before any weight is read: a diffusers WanPipeline of one transformer, whole.
+"""What a generator's folder must hold, checked before any weight is read: a complete diffusers WanPipeline.
 
 model_index.json, scheduler/, tokenizer/, and transformer/, vae/, text_encoder/ each with config.json and safetensors.
 """
@@ -14,13 +14,13 @@ from components.stage import how_to_get
 from components.text_files import read_json
 
 INDEX = "model_index.json"
-# The class that a part's config.json names, and where it names it.
+# The key of a part's config.json that names its class, and the class.
 PARTS = {
     "transformer": ("_class_name", "WanTransformer3DModel"),
     "vae": ("_class_name", "AutoencoderKLWan"),
     "text_encoder": ("model_type", "umt5"),
 }
-# Sizes that two parts share, and what the folder is where they differ.
+# Sizes that two parts share, and what a mismatch means.
 SHARED = (
     (("transformer", "in_channels"), ("transformer", "out_channels"), "an image-to-video model; text-to-video is needed"),
     (("transformer", "in_channels"), ("vae", "z_dim"), "parts of two models"),
@@ -30,7 +30,7 @@ PROBED_TOKENS = 16
 
 
 def check_folder(folder: Path, key: str | None = None) -> None:
-    """BadInput where `folder` is no WanPipeline with one transformer, or lacks a file of it. key: of params.yaml."""
+    """BadInput where `folder` is not a WanPipeline with one transformer or lacks a file. key: of params.yaml."""
     if not folder.is_dir() or not any(folder.iterdir()):
         raise BadInput(folder, f"not there (no {INDEX}); {how_to_get(folder)}", key=key)
     if not (folder / INDEX).exists():
@@ -55,7 +55,7 @@ def check_folder(folder: Path, key: str | None = None) -> None:
 
 
 def scheduler_of(folder: Path) -> str:
-    """The folder's own scheduler with its shift, in words."""
+    """Class and shift of the folder's scheduler, as text."""
     config = _read_object(folder / "scheduler/scheduler_config.json")
     shift = config.get("flow_shift", config.get("shift"))
     return f"{config.get('_class_name')} with shift {shift}"
@@ -63,11 +63,11 @@ def scheduler_of(folder: Path) -> str:
 
 @torch.no_grad()
 def check_text_encoder(text_encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """BadInput where prompts would have no effect, seen on a few tokens of the vocabulary, each a sequence of its own."""
+    """BadInput where prompts would have no effect, tested on a few single-token sequences of the vocabulary."""
     place, table = folder / "text_encoder", text_encoder.encoder.embed_tokens.weight
     if len(tokenizer) > len(table):
         raise BadInput(place, f"has {len(table)} tokens and the tokenizer {len(tokenizer)}: they are of two models")
-    if table is not (shared := text_encoder.shared.weight):  # both are in the file, and the second is the one that is read
+    if table is not (shared := text_encoder.shared.weight):  # the file has both; transformers reads embed_tokens
         if not table.any():
             raise BadInput(place, "is all zero, so prompts have no effect", key="encoder.embed_tokens.weight")
         if shared.any() and not torch.equal(shared, table):
@@ -93,14 +93,14 @@ def _check_part(folder: Path, part: str, config: dict[str, Any]) -> None:
             raise BadInput(index, "missing or no mapping of tensors to files", key="weight_map")
         for shard in sorted(set(map(str, shards.values()))):
             if not (folder / shard).exists():
-                raise BadInput(index, f"names {shard}, which is not there: fetch it again", key="weight_map")
+                raise BadInput(index, f"names {shard}, which is missing: fetch it again", key="weight_map")
     if not any(folder.glob("*.safetensors")):
         others = sorted(path.name for path in folder.glob("*.bin")) or ["no weights"]
         raise BadInput(folder, f"no safetensors here ({', '.join(others)}); save_pretrained of diffusers writes them")
 
 
 def _what_else(folder: Path) -> str:
-    """What a folder without model_index.json is, as far as its names tell."""
+    """What a folder without model_index.json appears to be, by its file names."""
     single = sorted(path.name for path in folder.glob("*.safetensors"))
     inside = sorted(str(path.relative_to(folder).parent) for path in folder.glob("*/model_index.json"))
     if single:

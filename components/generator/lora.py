@@ -1,4 +1,4 @@
-"""LoRA files for a Wan transformer: read whole or refused by the name of a tensor, then applied.
+"""LoRA files for a Wan transformer: every tensor is read and applied, or the file is refused with the tensor's name.
 
 | written by | names | alpha |
 |---|---|---|
@@ -9,8 +9,8 @@
 | LightX2V, CausVid | ComfyUI's; `.diff`, `.diff_b`, `.diff_m` are added to weight, bias, modulation | `.alpha` |
 | LyCORIS | any of these or `lycoris_`; `.lokr_w1` ..., `.hada_w1_a` ... | `.alpha` |
 
-Any prefix goes with any names. Where alpha is not said it is the rank; PEFT says it in the file's header or in
-adapter_config.json. A weight becomes W + alpha / rank B A, worked out in float32 whatever the file's precision; PEFT's DoRA
+Prefixes and names combine freely. Alpha defaults to the rank; PEFT stores it in the file's header or in
+adapter_config.json. A weight becomes W + alpha / rank B A, computed in float32 whatever the file's precision; PEFT's DoRA
 (`.lora_magnitude_vector`) is applied too. Refused by name: `.dora_scale`, which tools norm over different axes, Tucker
 forms, scaled 8-bit weights, layers of image-to-video, a second transformer, a text encoder.
 """
@@ -25,10 +25,10 @@ from components.generator.lora_names import own_parameters
 
 
 def apply_lora(transformer: torch.nn.Module, path: str | Path, merge: bool) -> None:
-    """Change the transformer as the LoRA at `path` says. BadInput, and no change, where a tensor of it cannot be applied.
+    """Apply the LoRA at `path` to the transformer. BadInput, and no change, where one of its tensors cannot be applied.
 
-    merge: into the weights; otherwise low-rank changes of linear layers stay beside them, as a weight in half precision
-    would lose small ones in rounding. What is added to a weight is added in float32 and rounded once.
+    merge: add to the weights. Otherwise low-rank updates of linear layers stay in an adapter, as rounding in half precision
+    would lose small ones. Updates are added to a weight in float32 and rounded once.
     """
     lora, parameters = read_lora(path, transformer), own_parameters(transformer)
     beside = {}
@@ -48,9 +48,9 @@ def add(parameter: torch.nn.Parameter, change: torch.Tensor) -> None:
 
 
 def attach(transformer: torch.nn.Module, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put low-rank pairs beside linear layers as an adapter of scale 1, in the layers' precision."""
-    ranks = {f"^{layer}": len(down) for layer, (down, _) in pairs.items()}  # PEFT's sign for a whole name
-    # Scale 1: alpha / rank is in the matrices.
+    """Attach low-rank pairs to linear layers as an adapter of scale 1, in the layers' precision."""
+    ranks = {f"^{layer}": len(down) for layer, (down, _) in pairs.items()}  # PEFT's pattern for a full name
+    # Scale 1: alpha / rank is already in the matrices.
     transformer.add_adapter(LoraConfig(target_modules=list(pairs), rank_pattern=ranks, alpha_pattern=ranks))
     for layer, (down, up) in pairs.items():
         module = transformer.get_submodule(layer)

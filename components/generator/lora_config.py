@@ -1,4 +1,4 @@
-"""What a LoRA file says of its strength beside the tensors: PEFT's configuration in its header or in adapter_config.json."""
+"""The strength that a LoRA file states outside its tensors: PEFT's configuration in the header or adapter_config.json."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from components.errors import BadInput
 from components.generator.lora_names import wan_name
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-HEADER, OURS = "lora_adapter_metadata", "transformer."  # diffusers' key, and what stands before each field in it
-# Ways to initialise that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ) train beside a changed base.
+HEADER, OURS = "lora_adapter_metadata", "transformer."  # diffusers' key, and its prefix of each field
+# Initialisations that leave the base unchanged. Others (PiSSA, OLoRA, CorDA, LoftQ) modify the base weights.
 PLAIN = {True, False, "gaussian", "eva", "orthogonal", "default"}
 
 
 class AdapterConfig(BaseModel):
-    """The fields of PEFT's configurations that say how strong an adapter is. PEFT adds fields each year: others are left."""
+    """The fields of PEFT's configurations that set an adapter's strength. All other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,13 +34,13 @@ class AdapterConfig(BaseModel):
         return by_pattern(self.rank_pattern, layer, self.r)
 
     def scale(self, layer: str, rank: int) -> float | None:
-        """What B A is multiplied by: alpha / rank, alpha / sqrt(rank) for rsLoRA; None where alpha is not said."""
+        """The factor of B A: alpha / rank, alpha / sqrt(rank) for rsLoRA; None where alpha is not stated."""
         alpha = by_pattern(self.alpha_pattern, layer, self.alpha if self.lora_alpha is None else self.lora_alpha)
         return None if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def by_pattern(patterns: dict[str, float] | None, layer: str, default: float | None) -> float | None:
-    """The value of the first pattern that a layer's name ends with, diffusers' or Wan's own, as PEFT matches it."""
+    """The value of the first pattern that matches the end of a layer's name, diffusers' or Wan's own, as in PEFT."""
     names = [layer, wan_name(layer) or layer]
     found = (value for key, value in (patterns or {}).items() for name in names if re.match(rf"(.*\.)?({key})$", name))
     return next(found, default)
@@ -69,14 +69,14 @@ def read_config(file: Path, header: dict[str, str]) -> AdapterConfig:
     if config.peft_type not in (None, "LORA", "LOKR", "LOHA"):
         raise BadInput(place, f"{config.peft_type} is not applied; LoRA, LoKr and LoHa are", key="peft_type")
     if config.init_lora_weights is not None and config.init_lora_weights not in PLAIN:
-        why = f"{config.init_lora_weights}: such an adapter belongs to a changed base; convert it to a plain LoRA first"
+        why = f"{config.init_lora_weights}: such an adapter needs a changed base; convert it to a plain LoRA first"
         raise BadInput(place, why, key="init_lora_weights")
     return config
 
 
 def stated_alpha(header: dict[str, str]) -> tuple[str, float] | None:
-    """A header's own alpha, with its key, that no tensor and no configuration of PEFT repeats. kohya's `ss_network_alpha` is
-    none: it records the training, and its converter keeps it though it folds alpha / rank into the weights."""
+    """Key and alpha that only the header states, in no tensor and no configuration of PEFT. kohya's `ss_network_alpha` does
+    not count: it records the training, and kohya's converter keeps it after folding alpha / rank into the weights."""
     for key, text in header.items():
         try:
             said = {"lora_alpha": float, "lora_config": lambda text: float(json.loads(text)["lora_alpha"])}[key](text)

@@ -1,4 +1,4 @@
-"""Reads a LoRA file of any dialect of components/generator/lora.py, whole, into changes of a transformer's parameters."""
+"""Reads a LoRA file of any format in components/generator/lora.py into updates of a transformer's parameters."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from components.generator.lora_config import PEFT_WEIGHTS, AdapterConfig, read_c
 from components.generator.lora_names import layer_names, own_parameters, parse, partner
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
-# By kinds of tensors: what is before _w1 in their names.
+# Method by kind of tensor: the part of its name before _w1.
 METHODS = dict.fromkeys(("down", "up", "up_bias", "magnitude"), "LoRA") | {"lokr": "LoKr", "hada": "LoHa"}
 Difference = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What a file changes of a transformer, in float32, by the names of its layers and parameters.
+    """Updates of a transformer in float32, by layer and parameter name.
 
-    pairs: A [r, in, ...] and alpha / r B [out, r, ...] of a layer. differences: what is added to a parameter, worked out on
-    demand: all LoKr products of a large model would not fit in memory.
+    pairs: A [r, in, ...] and alpha / r B [out, r, ...] of a layer. differences: additions to a parameter, computed on
+    demand, as all LoKr products of a large model would not fit in memory.
     """
 
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -34,7 +34,7 @@ class Lora:
 def read_lora(path: str | Path, transformer: torch.nn.Module) -> Lora:
     """The LoRA at `path`, a file or a folder with one, for this transformer.
 
-    BadInput names the file and the tensor that has no place or no partner, is of another shape or kind, or not finite.
+    BadInput names the file and the tensor that fits no layer, has no partner, has a wrong shape or kind, or is not finite.
     """
     file = find_file(Path(path))
     tensors, header = read_tensors(file)
@@ -105,8 +105,8 @@ def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def sort_keys(file: Path, keys: list[str], parameters: dict[str, torch.nn.Parameter]) -> dict[str, dict[str, str]]:
-    """Keys by layer of the transformer and kind. One of the two ways to name layers holds for the whole file, as `norm2` is
-    another layer in each."""
+    """Keys by layer of the transformer and kind. A whole file uses one of the two naming schemes, as `norm2` is a different
+    layer in each."""
     parsed = {key: parse(key) for key in keys}
     layers = max(layer_names(parameters), key=lambda names: sum(bool(own) and own[0] in names for own in parsed.values()))
     if not any(own and own[0] in layers for own in parsed.values()):
@@ -117,7 +117,7 @@ def sort_keys(file: Path, keys: list[str], parameters: dict[str, torch.nn.Parame
             raise BadInput(file, "is none of LoRA, LoKr, LoHa, .diff, .diff_b, .diff_m: not applied", key=key)
         name, kind = own
         if name not in layers:
-            raise BadInput(file, "a tensor that this model has no place for", key=key)
+            raise BadInput(file, "this model has no layer for this tensor", key=key)
         kinds = found.setdefault(layers[name], {})
         if kind in kinds:
             raise BadInput(file, f"a second one for the layer, after '{kinds[kind]}'", key=key)
@@ -127,7 +127,7 @@ def sort_keys(file: Path, keys: list[str], parameters: dict[str, torch.nn.Parame
 
 @dataclass(frozen=True)
 class Reader:
-    """One file's tensors, each checked for shape and partners before it counts. `keys`: of one layer, by kind."""
+    """One file's tensors, each checked for shape and partners before use. `keys`: those of one layer, by kind."""
 
     file: Path
     tensors: dict[str, torch.Tensor]
@@ -146,8 +146,8 @@ class Reader:
         return down, up * self._scale(layer, keys, rank)
 
     def dora(self, layer: str, keys: dict[str, str]) -> Difference:
-        """What makes of W the magnitudes [out] times the directions of W's and the pair's sum (PEFT's DoRA, arXiv
-        2402.09353): m (W + alpha / rank B A) / |W + alpha / rank B A|, the norm over the inputs of each output."""
+        """The difference from W to m (W + alpha / rank B A) / |W + alpha / rank B A|, with magnitudes m [out] and the norm
+        over the inputs of each output (PEFT's DoRA, arXiv 2402.09353)."""
         (down, up), weight, magnitude = self.pair(layer, keys), self.parameters[f"{layer}.weight"], keys["magnitude"]
         if "diff" in keys:
             raise BadInput(self.file, f"on the same weight as '{magnitude}'", key=keys["diff"])
@@ -161,12 +161,12 @@ class Reader:
         return change
 
     def up_bias(self, layer: str, keys: dict[str, str]) -> Difference:
-        """The bias that PEFT trains beside B: it counts as much as B A does."""
+        """The bias that PEFT trains beside B, scaled like B A."""
         bias = self.difference(f"{layer}.bias", keys["up_bias"])()
         return partial(torch.mul, bias, self._scale(layer, keys, len(self._part(keys, "down"))))
 
     def lokr(self, layer: str, keys: dict[str, str]) -> Difference:
-        """Kronecker product of two factors, each whole or a product itself; alpha counts where one is (LyCORIS, lokr.py)."""
+        """Kronecker product of two factors, each full or low-rank; alpha applies if one is low-rank (LyCORIS, lokr.py)."""
         weight, factors, rank = self._parameter(f"{layer}.weight", min(keys.values())), [], None
         for kind in ("lokr_w1", "lokr_w2"):
             low_rank = [keys[part] for part in (f"{kind}_a", f"{kind}_b") if part in keys]
@@ -178,12 +178,12 @@ class Reader:
                 rank = len(b)
             else:
                 factors.append(self._part(keys, kind))
-        if self.config.peft_type == "LOKR":  # PEFT counts alpha in any case
+        if self.config.peft_type == "LOKR":  # PEFT always applies alpha
             rank = self.config.rank(layer)
         one, two = factors
         one = one.reshape(*one.shape, *[1] * (two.ndim - one.ndim))
         if one.ndim != two.ndim or tuple(a * b for a, b in zip(one.shape, two.shape, strict=True)) != weight.shape:
-            raise BadInput(self.file, f"no factor of {tuple(weight.shape)}", key=min(keys.values()))
+            raise BadInput(self.file, f"is not a factor of {tuple(weight.shape)}", key=min(keys.values()))
         return partial(torch.kron, one, two * (1.0 if rank is None else self._scale(layer, keys, rank)))
 
     def loha(self, layer: str, keys: dict[str, str]) -> Difference:
@@ -192,23 +192,23 @@ class Reader:
         (a, b), (c, d) = self._factors(keys, "hada_w1"), self._factors(keys, "hada_w2")
         for one, two, kind in ((a, b, "hada_w1_a"), (c, d, "hada_w2_a")):
             if weight.ndim < 2 or (len(one), two.shape[1]) != (len(weight), weight[0].numel()):
-                raise BadInput(self.file, f"no factor of {tuple(weight.shape)}", key=keys[kind])
+                raise BadInput(self.file, f"is not a factor of {tuple(weight.shape)}", key=keys[kind])
         scale = self._scale(layer, keys, len(b))
         return lambda: ((a @ b) * (c @ d) * scale).view(weight.shape)
 
     def difference(self, name: str, key: str) -> Difference:
-        """What is added to a parameter as it stands in the file."""
+        """A difference that the file stores directly."""
         if self.tensors[key].shape != self._parameter(name, key).shape:
             raise self._misfit(key, self.parameters[name].shape)
         return lambda: self.tensors[key]
 
     def _parameter(self, name: str, key: str) -> torch.nn.Parameter:
         if name not in self.parameters:
-            raise BadInput(self.file, f"a tensor that this model has no place for: it has no {name}", key=key)
+            raise BadInput(self.file, f"this model has no layer for this tensor: it has no {name}", key=key)
         return self.parameters[name]
 
     def _part(self, keys: dict[str, str], kind: str) -> torch.Tensor:
-        """A matrix of one of the methods, which comes with others."""
+        """A matrix of one of the methods; BadInput where it or its partners are missing."""
         if kind not in keys:
             there, beside = next((have, key) for have, key in keys.items() if METHODS.get(have.split("_w")[0]))
             missing = partner(beside) if kind in ("down", "up") else beside.replace(there, kind)
@@ -216,7 +216,7 @@ class Reader:
                 raise BadInput(self.file, "no matrices beside it", key=beside)
             raise BadInput(self.file, f"missing, beside '{beside}'", key=missing)
         if self.tensors[keys[kind]].ndim < 2 or not self.tensors[keys[kind]].numel():
-            raise BadInput(self.file, f"is {tuple(self.tensors[keys[kind]].shape)}, no matrix", key=keys[kind])
+            raise BadInput(self.file, f"is {tuple(self.tensors[keys[kind]].shape)}, not a matrix", key=keys[kind])
         return self.tensors[keys[kind]]
 
     def _factors(self, keys: dict[str, str], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,17 +227,17 @@ class Reader:
         return a, b
 
     def _scale(self, layer: str, keys: dict[str, str], rank: int) -> float:
-        """alpha / rank: of the tensor beside the matrices, else of PEFT's configuration, else 1."""
+        """alpha / rank: from the alpha tensor, else from PEFT's configuration, else 1."""
         key = next(key for kind, key in keys.items() if kind != "alpha")
         if self.config.rank(layer) not in (None, rank):
-            raise BadInput(self.file, f"is of rank {rank}, the configuration says {self.config.rank(layer)}", key=key)
+            raise BadInput(self.file, f"has rank {rank}, the configuration has {self.config.rank(layer)}", key=key)
         scale = self.config.scale(layer, rank)
         if "alpha" in keys:
             key, alpha = keys["alpha"], self.tensors[keys["alpha"]]
             if alpha.numel() != 1:
                 raise self._misfit(key, ())
             if scale not in (None, float(alpha) / rank):
-                raise BadInput(self.file, f"{float(alpha):g}, the configuration says {scale * rank:g}", key=key)
+                raise BadInput(self.file, f"{float(alpha):g}, the configuration has {scale * rank:g}", key=key)
             scale = float(alpha) / rank
         elif scale is None:
             stated = stated_alpha(self.header)

@@ -1,4 +1,4 @@
-"""Names of tensors in LoRA files: the layer of a Wan transformer that a tensor changes, and the part it plays."""
+"""Names of tensors in LoRA files: the layer of a Wan transformer that a tensor changes, and the tensor's kind."""
 
 import re
 
@@ -36,13 +36,13 @@ OUTSIDE = {
     "scale_shift_table": "head.modulation",
 }
 
-# What stands before a layer's name: of PEFT, diffusers, ComfyUI, DiffSynth and wrappers; of kohya and LyCORIS.
+# Prefixes of layer names: of PEFT, diffusers, ComfyUI, DiffSynth and wrappers; of kohya and LyCORIS.
 PREFIX = re.compile(
     r"((base_model|model|module|generator|pipe|dit|unet|transformer|diffusion_model)\.)*((lora_(unet|transformer|dit)|lycoris)_+)?"
 )
 WRAPPER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# What stands after it, by the part that the tensor plays. PEFT puts an adapter's name before the last word.
+# Suffixes by kind of tensor. PEFT puts an adapter's name before the last word.
 KINDS = {
     "down": r"\.lora_(A|down)((\.[^.]+)?\.weight)?|[._]lora(_linear_layer)?\.down\.weight",
     "up": r"\.lora_(B|up)((\.[^.]+)?\.weight)?|[._]lora(_linear_layer)?\.up\.weight",
@@ -65,7 +65,7 @@ PARTNER |= {theirs: ours for ours, theirs in PARTNER.items()}
 
 
 def parse(key: str) -> tuple[str, str] | None:
-    """A key's layer, as the file names it but with _ for dots and without prefix, and its kind; None for another kind."""
+    """Layer and kind of a key; the layer as in the file, with _ for dots and without prefix. None for another kind."""
     found = KEY.fullmatch(key)
     if not found:
         return None
@@ -76,25 +76,25 @@ def parse(key: str) -> tuple[str, str] | None:
 
 
 def partner(key: str) -> str:
-    """The key of the other matrix of a low-rank pair; the same for a key of neither."""
+    """The key of the other matrix of a low-rank pair; a key of neither matrix is returned unchanged."""
     return re.sub("|".join(map(re.escape, PARTNER)), lambda found: PARTNER[found[0]], key)
 
 
 def own_parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's own parameters, under the names they have without an adapter."""
+    """The model's parameters without those of an adapter, by their names without an adapter."""
     named = transformer.named_parameters()
     return {name.replace(".base_layer.", "."): value for name, value in named if ".lora_" not in name}
 
 
 def layer_names(parameters: dict[str, torch.nn.Parameter]) -> tuple[dict[str, str], dict[str, str]]:
-    """Layers of the transformer by the names of `parse`: diffusers' names, Wan's own. A table without a layer
-    (scale_shift_table) stands for itself."""
+    """Layers of the transformer by the names of `parse`: diffusers' names, Wan's own. A parameter without a layer
+    (scale_shift_table) counts as one."""
     layers = {re.sub(r"\.(weight|bias)$", "", name) for name in parameters}
     return {flat(layer): layer for layer in layers}, {flat(name): layer for layer in layers if (name := wan_name(layer))}
 
 
 def wan_name(layer: str) -> str | None:
-    """Wan's own name of a layer that diffusers names `layer`."""
+    """Wan's own name of the layer that diffusers calls `layer`."""
     if found := re.fullmatch(r"(blocks\.\d+)\.(.+)", layer):
         return f"{found[1]}.{BLOCK[found[2]]}" if found[2] in BLOCK else None
     return OUTSIDE.get(layer)

@@ -1,9 +1,9 @@
 """Stage `pretrain_generator` (frozen): a small Wan generator for the shapes world, from scratch.
 
-The paper starts from a pretrained text-to-video model, and so does the demo. This model is made as such models are, from
-a large and careless collection: rendered clips of training prompts, a share of them spoiled (blurred, ghosting, flickering,
-jerky, still) and a share with a wrong caption. So it can draw good clips and bad ones, which leaves alignment something
-to choose. It sees no preference label and no validation or test prompt.
+The paper starts from a pretrained text-to-video model, and so does the demo. Like such models, it is trained on a large and
+noisy collection: rendered clips of training prompts, a share of them with defects (blurred, ghosting, flickering, jerky,
+still) and a share with a wrong caption. It draws good and bad clips, so that alignment has preferences to learn. It sees no
+preference label and no validation or test prompt.
 """
 
 import copy
@@ -27,8 +27,8 @@ FAULTS = ("blur", "ghost", "flicker", "jitter", "frozen")
 LATENT_NOISE = 0.05
 PULL = 1e-4
 OBJECT_WEIGHT = 8
-LOGIT_T = (-0.2, 1.2)  # t is logit-normal: the middle noise levels, where shapes are decided, are learnt most often
-VAE_POOL = 64  # clips the statistics of the latents are taken from, a batch
+LOGIT_T = (-0.2, 1.2)  # t is logit-normal: most samples are at middle noise levels, where shapes form
+VAE_POOL = 64  # clips per batch of the encoder
 
 
 def pretrain_generator(stage: Stage) -> None:
@@ -45,7 +45,7 @@ def pretrain_generator(stage: Stage) -> None:
     latents = encode_all(stage, generator, clips)
     folder = stage.output("pretrained/generator")
     train_flow(stage, generator, latents, captions, settings, folder)
-    # Then a smaller share of faults, as real generators are finished on chosen data.
+    # Then a smaller share of defects, as real generators are finished on curated data.
     clips, captions = collection(stage, scenes, settings.clips, settings.chosen)
     latents = encode_all(stage, generator, clips)
     rows = fit_flow(stage, generator, latents, captions, settings.refine, settings.prompt_dropout, "refine")
@@ -65,12 +65,12 @@ def pretrain_generator(stage: Stage) -> None:
 
 
 def training_scenes(params: Params) -> list[Scene]:
-    """Scenes whose prompts are in the training split: the only ones that anything is ever trained on."""
+    """Scenes whose prompts are in the training split: the only ones used for training anywhere."""
     return [scene for scene in all_scenes() if split_of(prompt_of(scene), params.split) == "train"]
 
 
 def collection(stage: Stage, scenes: list[Scene], count: int, faults: CollectionParams) -> tuple[np.ndarray, list[str]]:
-    """Rendered clips uint8 [N, T, H, W, 3] with captions, a share spoiled and a share captioned wrongly."""
+    """Rendered clips uint8 [N, T, H, W, 3] with captions, a share with defects and a share with a wrong caption."""
     rng = stage.rng("collection", faults.spoiled_share)
     size, frames = stage.params.world.size, stage.params.world.frames
     clips = np.empty((count, frames, size, size, 3), np.uint8)
@@ -88,16 +88,16 @@ def collection(stage: Stage, scenes: list[Scene], count: int, faults: Collection
 
 
 def train_vae(stage: Stage, generator: Generator, clips: np.ndarray, settings: PretrainGeneratorParams) -> None:
-    """Reconstruction, first of single frames (a fifth of the cost of a clip), then of clips, then by the decoder
-    alone; then the latents' statistics go into the VAE's config."""
+    """Train reconstruction of single frames (a fifth of the cost of a clip), then of clips, then with the decoder alone;
+    write the latents' statistics to the VAE's config."""
     vae = generator.vae
 
     def loss_fn(model: torch.nn.Module, x: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         mean = model.encode(x).latent_dist.mean
-        # A little noise and a light pull to zero keep the latents smooth; a full KL term hides colours for thousands of
-        # steps, because they are a small part of the pixels.
+        # A little noise and a small L2 penalty keep the latents smooth. A full KL term suppresses colours for thousands of
+        # steps, because coloured pixels are few.
         rebuilt = model.decode(mean + LATENT_NOISE * torch.randn(mean.shape, generator=draw)).sample
-        # The object is a tenth of the picture and all of its meaning.
+        # The object is a tenth of the picture and carries all that the prompt describes.
         object_there = (x - x.median(-1, keepdim=True)[0]).abs().amax(1, keepdim=True) > 0.15
         weight = 1 + OBJECT_WEIGHT * object_there
         error = weight * ((rebuilt - x) ** 2 + 0.1 * (rebuilt - x).abs())
@@ -112,7 +112,7 @@ def train_vae(stage: Stage, generator: Generator, clips: np.ndarray, settings: P
 
     fit(stage, vae, images, len(clips), settings.vae_images, name="vae images")
     fit(stage, vae, videos, len(clips), settings.vae_videos, name="vae videos")
-    # The latents are fixed from here on; the decoder alone goes on learning to draw from them.
+    # The latents are fixed from here on; only the decoder trains further.
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     fit(stage, vae, videos, len(clips), settings.vae_decoder, name="vae decoder")
@@ -137,7 +137,7 @@ def train_flow(
     settings: PretrainGeneratorParams,
     folder: Path,
 ) -> None:
-    """Flow matching on the careless collection; keeps one early checkpoint, for the zoo."""
+    """Flow matching on the noisy collection; keeps one early checkpoint for the zoo."""
     early = settings.flow.model_copy(update={"steps": settings.early_step})
     fit_flow(stage, generator, latents, captions, early, settings.prompt_dropout, "early")
     for part in ("transformer", "text_encoder"):  # the VAE is the finished model's
@@ -154,7 +154,7 @@ def fit_flow(
     prompt_dropout: float,
     name: str,
 ) -> list[dict[str, float]]:
-    """Flow matching on cached latents [N, C, T', H', W']; the text encoder learns with the transformer."""
+    """Flow matching on cached latents [N, C, T', H', W']; the text encoder trains with the transformer."""
     parts = torch.nn.ModuleDict({"transformer": generator.transformer, "text_encoder": generator.text_encoder})
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:

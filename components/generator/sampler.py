@@ -1,6 +1,6 @@
 """Sampling a rectified flow: Euler steps from t = 1 (noise) to t = 0 (clip), classifier-free guidance, seeded noise.
 
-`draw` is how every stage makes clips: in chunks that survive a kill, each clip's noise depending on its own seed alone.
+Every stage samples clips with `draw`: finished chunks survive a kill, and a clip's noise depends on its seed alone.
 """
 
 import shutil
@@ -24,29 +24,29 @@ from components.video.encode import write_video
 
 Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
 Solver = Callable[[Generator, list["Job"], SamplingParams], torch.Tensor]  # -> normalised latents of a batch, as solve's
-Loader = Callable[[], tuple[Generator, Solver]]  # what draws, where it draws; loaded once however often it is called
+Loader = Callable[[], tuple[Generator, Solver]]  # generator and solver; loaded once per process
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to draw. `seed` decides its noise; equal seeds give equal noise whatever the method or the batch."""
+    """One clip to sample. `seed` determines its noise; equal seeds give equal noise whatever the method or the batch."""
 
     clip: str  # file name without suffix
     prompt: str
     seed: int
-    weights: dict[str, float] | None = None  # of Flow-NRG's dimensions; None takes those of params.yaml
+    weights: dict[str, float] | None = None  # of Flow-NRG's dimensions; None uses those of params.yaml
 
 
 def timesteps(steps: int, shift: float) -> list[float]:
-    """steps + 1 values from 1 to 0; shift > 1 spends more of them at high noise: s t / (1 + (s - 1) t)."""
+    """steps + 1 values from 1 to 0; shift > 1 puts more of them at high noise: s t / (1 + (s - 1) t)."""
     return [shift * t / (1 + (shift - 1) * t) for t in np.linspace(1, 0, steps + 1).tolist()]
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """The velocity v(empty) + scale (v(text) - v(empty)); scale 1 is the plain conditional one.
+    """The velocity v(empty) + scale (v(text) - v(empty)); scale 1 is the conditional velocity.
 
-    text [B, L, E] and the empty prompt's embedding [1, L, E].
+    text [B, L, E]: the prompts' embeddings; empty [1, L, E]: the empty prompt's.
     """
 
     transformer: torch.nn.Module
@@ -55,7 +55,7 @@ class ClassifierFree:
     scale: float
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
-        """[B, C, T', H', W'], both passes in one forward."""
+        """Velocity [B, C, T', H', W'], both passes in one forward."""
         times, flow = x.new_full((len(x),), t), partial(velocity, self.transformer)
         if self.scale == 1:
             return in_parts(flow, x, times, self.text)
@@ -64,7 +64,7 @@ class ClassifierFree:
         return without + self.scale * (with_text - without)
 
     def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
-        """The same where v(text) is known already."""
+        """The same from a v(text) that is already computed."""
         if self.scale == 1:
             return with_text
         without = in_parts(partial(velocity, self.transformer), x, times, self.empty.expand_as(self.text))
@@ -98,13 +98,13 @@ def solve(
     sampling: SamplingParams,
     around: Callable[[ClassifierFree, list[Job]], Velocity] | None = None,
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: further guidance (Flow-NRG)."""
+    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: adds guidance (Flow-NRG) to the velocity."""
     flow, noise = beginning(generator, jobs, sampling)
     return euler(around(flow, jobs) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
 
 
 def loaded(generator: Generator, solver: Solver = solve) -> Loader:
-    """A generator that this process has; it does not travel to another."""
+    """A loader for a generator already in this process; it cannot be sent to a worker process."""
     return lambda: (generator, solver)
 
 
@@ -118,13 +118,14 @@ def draw(
     engine: Engine = "local",
     workers: int = 1,
 ) -> list[torch.Tensor]:
-    """Draw all jobs, write `folder/<clip>.mp4`, return normalised latents [n, C, T', H', W'] of each batch in the order of
+    """Sample all jobs, write `folder/<clip>.mp4`, return normalised latents [n, C, T', H', W'] of each batch in the order of
     `jobs`, memory-mapped.
 
-    A finished batch lies in the stage's state folder and is not drawn again after a kill. Processes that accelerate launched
-    together share the batches; else `workers` of components/engine.py do, each with what it loads itself (Drawer of
-    components/guidance/solvers.py). Every worker has as many threads as this process: their number shows in the last bits,
-    and so clips are the same for any number of workers. Workers that share cores want OMP_NUM_THREADS set to their part.
+    Finished batches are kept in the stage's state folder and are not drawn again after a kill. Processes that accelerate
+    launched together share the batches. Otherwise `workers` of components/engine.py do, each loading its own generator
+    (Drawer of components/guidance/solvers.py). Every worker has as many threads as this process: the number of threads
+    affects the last bits, so clips are the same for any number of workers. Workers that share cores need OMP_NUM_THREADS
+    set to their share.
     """
     state = stage.state() / what
     state.mkdir(exist_ok=True)
@@ -141,7 +142,7 @@ def draw(
 
 @torch.no_grad()
 def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: Path, threads: int) -> list[Row]:
-    """Jobs as dicts: their clips and their latents are written to `state`; what comes back are their digests."""
+    """Sample jobs given as dicts and write their clips and latents to `state`; returns the digests of both."""
     torch.set_num_threads(threads)
     generator, solver = load()
     jobs = [Job(**row) for row in rows]
@@ -155,5 +156,5 @@ def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: P
 
 
 def latents_file(state: Path, first: Job) -> Path:
-    """Of the batch that begins with this job."""
+    """The latents file of the batch that begins with this job."""
     return state / f"{first.clip}.safetensors"

@@ -1,6 +1,6 @@
 """A Wan-class generator: load, encode, decode, velocity.
 
-Any diffusers WanPipeline folder serves. Convention everywhere: x_t = (1 - t) x0 + t x1 with x1 noise, velocity x1 - x0,
+Any diffusers WanPipeline folder works. Convention everywhere: x_t = (1 - t) x0 + t x1 with x1 noise, velocity x1 - x0,
 t = 1 pure noise; latents are the VAE's, normalised by its latents_mean and latents_std, [B, C, T', H', W'].
 """
 
@@ -29,12 +29,12 @@ from components.weights import load_pretrained, load_tokenizer
 
 TIMESTEPS = 1000  # the transformer's timestep is 1000 t
 LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
-CLIPS = 16  # that a core codes at a time: convolutions of fewer are slower, and round otherwise
+CLIPS = 16  # per VAE call on a core: smaller convolutions are slower and round differently
 
 
 @dataclass(frozen=True)
 class Generator:
-    """The parts of a WanPipeline. Text and pixels pass through here; the transformer is used as it is."""
+    """The parts of a WanPipeline. It encodes text and converts pixels; the transformer is used directly."""
 
     transformer: WanTransformer3DModel
     vae: AutoencoderKLWan
@@ -51,8 +51,8 @@ class Generator:
         return self.transformer.config.in_channels, (frames - 1) // time + 1, height // space, width // space
 
     def encode_text(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings [B, L, D] of prompts cleaned as WanPipeline cleans them; beyond a prompt's own tokens they are
-        zero, as there. NonFinite where the encoder gives no number."""
+        """Text embeddings [B, L, D] of prompts, cleaned and zero-padded as in WanPipeline. NonFinite where an embedding is
+        not finite."""
         length = min(self.tokenizer.model_max_length, LONGEST_TEXT)
         cleaned = [prompt_clean(prompt) for prompt in prompts]
         tokens = self.tokenizer(cleaned, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -72,7 +72,7 @@ class Generator:
         return (raw - mean) / std
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Normalised latents to uint8 [B, T, H, W, 3]; NonFinite where there is no picture in them."""
+        """Normalised latents to uint8 [B, T, H, W, 3]; NonFinite where a decoded pixel is not finite."""
         mean, std = self._statistics(latents)
         clips = in_parts(self._decode, latents * std + mean, part=CLIPS)
         for place, clip in enumerate(clips):
@@ -80,7 +80,7 @@ class Generator:
                 raise NonFinite(f"clip {place + 1} of {len(clips)} drawn together")
         return ((clips.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy(force=True)
 
-    # The VAE keeps what causal convolutions remember in attributes: a call has its own, beside the same weights.
+    # The VAE caches the state of causal convolutions in attributes: each call uses a shallow copy with the same weights.
     def _encode(self, clips: torch.Tensor) -> torch.Tensor:
         return copy.copy(self.vae).encode(clips).latent_dist.mode()
 
@@ -98,23 +98,22 @@ def pixels(clips: np.ndarray) -> torch.Tensor:
 
 
 def velocity(transformer: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]; in the latents' precision, worked out
-    in the transformer's."""
+    """v_theta(x_t, t, y): latents [B, C, T', H', W'], t [B] in [0, 1], text [B, L, D]; computed in the transformer's
+    precision, returned in the latents'."""
     dtype = input_dtype(transformer)
     return transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0].to(latents.dtype)
 
 
 def input_dtype(transformer: torch.nn.Module) -> torch.dtype:
     """The dtype of the latents and text that a transformer takes."""
-    # Some small parts of a half-precision transformer stay in float32: this one tells. Several processes wrap the model.
+    # Some small parts of a half-precision transformer stay in float32, this layer does not. DDP wraps the model.
     return getattr(transformer, "module", transformer).patch_embedding.weight.dtype
 
 
 def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dtype = "float32") -> Generator:
     """Read a WanPipeline folder without gradients, onto the GPU where there is one; the VAE is always in float32.
 
-    `lora` is merged into the transformer in float32, and kept beside it in bfloat16, where small changes of a weight would
-    be lost in rounding.
+    `lora` is merged into the transformer in float32. In bfloat16 it stays an adapter, as rounding would lose small updates.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -133,9 +132,9 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
 def load_transformer(
     folder: str | Path, dtype: Dtype = "float32", unread: str | None = None, **config: Any
 ) -> WanTransformer3DModel:
-    """The transformer alone, all that training on cached latents and text needs, on the CPU; `unread` and `config` as
-    load_pretrained has them."""
-    logging.set_verbosity(logging.CRITICAL)  # what diffusers says of tensors is said here in one line
+    """Only the transformer, on the CPU: training on cached latents and text needs no other part. `unread` and `config` are
+    those of load_pretrained."""
+    logging.set_verbosity(logging.CRITICAL)  # load_pretrained reports wrong tensors in one line of its own
     folder = Path(folder) / "transformer"
     transformer = load_pretrained(WanTransformer3DModel, folder, getattr(torch, dtype), unread, **config)
     return transformer.requires_grad_(False).eval()
@@ -149,8 +148,8 @@ def load_early(folder: str | Path) -> dict[str, torch.nn.Module]:
 
 
 def save_generator(generator: Generator, folder: str | Path, shift: float = 1.0) -> None:
-    """Write a folder that WanPipeline.from_pretrained loads, weights in half precision; its scheduler takes the steps of
-    components/generator/sampler.py. (FlowMatchEuler would shift twice, and end its steps elsewhere.)"""
+    """Write a folder that WanPipeline.from_pretrained loads, weights in half precision. Its scheduler has the timesteps of
+    components/generator/sampler.py. (FlowMatchEuler would shift twice and end at another timestep.)"""
     pipeline = WanPipeline(
         tokenizer=generator.tokenizer,
         text_encoder=copy.deepcopy(generator.text_encoder).half(),
@@ -162,7 +161,7 @@ def save_generator(generator: Generator, folder: str | Path, shift: float = 1.0)
 
 
 def small_generator(shape: WanShape, words: list[str]) -> Generator:
-    """An untrained generator of the real classes at a small size; every weight is drawn from torch's global seed."""
+    """A small untrained generator of the real classes; all weights are initialised from torch's global seed."""
     tokenizer = word_tokenizer(words, shape.text_tokens)
     text_encoder = UMT5EncoderModel(
         UMT5Config(
@@ -192,7 +191,7 @@ def small_generator(shape: WanShape, words: list[str]) -> Generator:
         scale_factor_spatial=4,
     )
     for module in vae.modules():
-        # Residual branches that start at zero: the untrained VAE is nearly linear, and learns several times faster.
+        # Residual branches start at zero: the untrained VAE is nearly linear and trains several times faster.
         last = {WanResidualBlock: "conv2", WanAttentionBlock: "proj"}.get(type(module))
         if last is not None:
             torch.nn.init.zeros_(getattr(module, last).weight)
@@ -213,7 +212,7 @@ def small_generator(shape: WanShape, words: list[str]) -> Generator:
 
 
 def word_tokenizer(words: list[str], length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows exactly these words; every sequence ends with </s>."""
+    """A tokenizer with exactly these words; every sequence ends with </s>."""
     special = ["<pad>", "</s>", "<unk>"]
     tokens = {word: index for index, word in enumerate(special + sorted(words))}
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))

@@ -1,7 +1,7 @@
-"""Best of N: draw several clips of a prompt and keep the one that a reward likes best (rejection sampling).
+"""Best of N: sample several clips of a prompt and keep the one with the highest reward (rejection sampling).
 
-By VideoReward all N are drawn to their end. By the latent reward model they are drawn to their `look`-th step alone, where
-it ranks them noisy as they are; only the best goes on.
+With VideoReward all N are sampled to the end. With the latent reward model they are sampled up to step `look`, where it
+ranks the noisy latents; only the best is finished.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from components.reward.scores import Unscored
 
 
 def several(jobs: list[Job], n: int) -> list[Job]:
-    """n jobs of each, one after the other; the first has the job's own seed, so that N = 1 is plain sampling."""
+    """n consecutive jobs for each job; the first keeps the job's seed, so that N = 1 is plain sampling."""
     seeds = {job.seed: np.random.SeedSequence(job.seed).generate_state(n, np.uint32).tolist() for job in jobs}
     return [replace(job, seed=job.seed if k == 0 else seeds[job.seed][k]) for job in jobs for k in range(n)]
 
@@ -36,8 +36,8 @@ def best_of_early(
     reward: LatentReward,
     weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of the clips that go on. look: steps after which the reward model ranks, at
-    least 1 (before it, latents are nothing but noise) and at most all."""
+    """Normalised latents [B, C, T', H', W'] of the selected clips. look: steps after which the reward model ranks, at least
+    1 (earlier latents are pure noise) and at most all."""
     if not 1 <= look <= sampling.steps:
         raise BadInput("params.yaml", f"{look} is not between 1 and the {sampling.steps} steps", key="best_of_n.look")
     times = timesteps(sampling.steps, sampling.shift)
@@ -58,7 +58,7 @@ def best_of_videos(
     weights: Mapping[str, float],
 ) -> torch.Tensor:
     """Normalised latents [B, C, T', H', W'] of the clips with the highest weighted normalised score of VideoReward. BadInput
-    where a clip cannot be scored: the best of those that can be is another thing."""
+    where a clip cannot be scored: the best of fewer clips would not be best of N."""
     unknown = sorted(weights.keys() - set(model.dimensions))
     if unknown:
         raise BadInput("params.yaml", f"VideoReward has only {', '.join(model.dimensions)}", key=f"weights.{unknown[0]}")

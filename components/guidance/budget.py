@@ -1,4 +1,4 @@
-"""What the latent reward model costs: its training, and the guidance by it, from shapes alone."""
+"""Costs of training the latent reward model and of guidance with it, from shapes alone."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from components.params import Params
 
 @dataclass(frozen=True)
 class LatentCosts:
-    """Parameters beside the generator's own; operations of scoring a clip, of what guidance adds to a step of a clip, and of
-    the whole stage; bytes by part while it guides and while it trains."""
+    """Parameters beyond the generator's; operations of scoring a clip, of guidance per step and clip, and of the whole
+    stage; bytes by part while guiding and while training."""
 
     parameters: int
     forward: float
@@ -27,7 +27,7 @@ class LatentCosts:
 
 
 def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch.Tensor, text: torch.Tensor) -> LatentCosts:
-    """Of the profile's model on `transformer`, a meta one without a LoRA; clip [1, C, T', H', W'] and text [1, L, D]."""
+    """Costs of the profile's model on `transformer` (meta device, no LoRA); clip [1, C, T', H', W'], text [1, L, D]."""
     own, dtype = params.latent_reward, params.base_generator.dtype
     frozen = own.trunk == "frozen"
     with torch.device("meta"):
@@ -37,7 +37,7 @@ def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch
     leaf, t = clip.float().requires_grad_(True), clip.new_ones(1, dtype=torch.float32)
     forward = operations(lambda: model(clip, t, text))
     push = operations(lambda: model(leaf, t, text).sum().backward())
-    if frozen:  # its tokens are the generator's own
+    if frozen:  # it reuses the generator's tokens
         push -= operations(lambda: trunk_tokens(model.trunk, clip, t, text))
     _, guiding = kept_by_a_layer(model.trunk, lambda: model(leaf, t, text))
 
@@ -54,10 +54,10 @@ def latent_costs(params: Params, transformer: WanTransformer3DModel, clip: torch
     kept = own.blocks * entry + layer if own.gradient_checkpointing else own.blocks * layer
     if own.gradient_checkpointing and not frozen:
         step += forward
-    if own.trunk == "full" and training.precision == "bf16":  # of weights in float32, but passes keep half as much
+    if own.trunk == "full" and training.precision == "bf16":  # weights are float32, activations bfloat16
         kept /= 2
     clips = params.candidates.prompts * params.candidates.per_prompt
-    passes = BINS + math.ceil(training.steps / training.validate_every)  # over the prompts held out
+    passes = BINS + math.ceil(training.steps / training.validate_every)  # over the held-out prompts
     weights = 0 if own.trunk == "full" else trunk * BYTES[dtype]
     batch = params.sampling.batch_size
     return LatentCosts(

@@ -1,4 +1,4 @@
-"""latent_reward.json: all that guidance must know of a latent reward model beside its weights."""
+"""latent_reward.json: what guidance needs of a latent reward model besides its weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +12,8 @@ FACTS = "latent_reward.json"
 
 
 class LatentFacts(Record):
-    """generator: digest of the folder that the trunk came from; blocks: how many of its transformer; frozen: the trunk's
-    weights are the generator's own."""
+    """generator: digest of the folder that the trunk came from; blocks: how many of its transformer; frozen: the trunk
+    shares the generator's weights."""
 
     generator: str
     dimensions: Annotated[list[str], Field(min_length=1)]
@@ -22,5 +22,5 @@ class LatentFacts(Record):
 
 
 def read_facts(folder: Path) -> LatentFacts:
-    """Of a model folder; BadInput names the key that is missing or wrong."""
+    """The facts of a model folder; BadInput names the key that is missing or wrong."""
     return read_record(folder / FACTS, LatentFacts)

@@ -4,8 +4,8 @@ The target is p(x0 | y) exp(r(x0, y))^w. For a rectified flow its velocity is
 
     v~ = v - w t / (1 - t) grad_x r(x_t, t, y)
 
-with r a reward model that reads noisy latents. Classifier-free guidance comes first, then this; t = 1 is skipped, where the
-factor is infinite and x_t holds nothing to judge.
+with r a reward model that reads noisy latents. It applies after classifier-free guidance. t = 1 is skipped: the factor is
+infinite there and x_t is pure noise.
 """
 
 import threading
@@ -30,15 +30,15 @@ def flow_nrg(
     weights: Sequence[Mapping[str, float] | None] | None = None,
     shared: bool = True,
 ) -> Velocity:
-    """`flow` (classifier-free guidance included) with the weighted reward's gradient taken off its velocity.
+    """`flow` (classifier-free guidance included) minus the gradient of the weighted reward.
 
-    text [B, L, E]: the prompts' embeddings. weights [B]: those of each clip; None takes params.weights. Acts for
-    start <= t <= stop, t < 1. `max_norm` bounds the norm of what is taken off, in units of the velocity's own norm, clip by
-    clip; null is the paper's formula as it stands. With all weights 0 the flow is returned as it is.
+    text [B, L, E]: the prompts' embeddings. weights [B]: those of each clip; None uses params.weights. Active for
+    start <= t <= stop, t < 1. `max_norm` bounds the norm of the guidance term, in units of the velocity's norm, per clip;
+    null is the paper's formula. With all weights 0 the flow is returned unchanged.
 
-    A reward model whose trunk is frozen reads the tokens of the velocity's own pass: beyond plain sampling that costs its
-    head, and the way back through its blocks. `flow` must then be a ClassifierFree of the generator it was trained on; of
-    any other flow nothing can be `shared`.
+    A reward model with a frozen trunk reads the tokens of the velocity's forward pass. Beyond plain sampling it costs its
+    head and the backward pass through its blocks. `flow` must then be a ClassifierFree of the generator that it was trained
+    on; with any other flow, set `shared` to False.
     """
     chosen = [params.weights if own is None else own for own in weights or [None] * len(text)]
     each = torch.stack([dimension_weights(reward, own, text) for own in chosen])
@@ -59,7 +59,7 @@ def flow_nrg(
 
 
 def bounded(push: torch.Tensor, v: torch.Tensor, max_norm: float | None) -> torch.Tensor:
-    """`push` [B, C, T', H', W'] made shorter where it is longer than `max_norm` times `v`, clip by clip."""
+    """`push` [B, C, T', H', W'] scaled down per clip to a norm of at most `max_norm` times that of `v`."""
     if max_norm is None:
         return push
     length = push.flatten(1).norm(dim=1)
@@ -70,7 +70,7 @@ def bounded(push: torch.Tensor, v: torch.Tensor, max_norm: float | None) -> torc
 def reward_gradient(
     reward: LatentReward, x: torch.Tensor, t: float, text: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """grad_x of the sum of rewards weighted by `weights` [B, D], [B, C, T', H', W']; NonFinite when it is not."""
+    """grad_x [B, C, T', H', W'] of the sum of rewards weighted by `weights` [B, D]; NonFinite when it is not finite."""
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         total = (reward(x, x.new_full((len(x),), t), text) * weights).sum()
@@ -80,9 +80,9 @@ def reward_gradient(
 def velocity_and_gradient(
     flow: ClassifierFree, reward: LatentReward, x: torch.Tensor, t: float, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`flow`'s velocity, and reward_gradient from the tokens of the same pass: those after the last block that the reward
-    model reads keep their graph back to x, and go on into the later blocks without it."""
-    kept = threading.local()  # parts of the batch come by side by side
+    """`flow`'s velocity, and reward_gradient from the tokens of the same pass. Tokens after the reward model's last block
+    keep their graph back to x; the later blocks get them detached."""
+    kept = threading.local()  # parts of the batch run in parallel threads
 
     def keep(_block: torch.nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
         kept.tokens = tokens
@@ -111,8 +111,7 @@ def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def dimension_weights(reward: LatentReward, weights: Mapping[str, float], like: torch.Tensor) -> torch.Tensor:
-    """Weights [D] in float32, on the device of `like`, in the order of the model's dimensions; an unlisted dimension weighs
-    nothing."""
+    """Weights [D] in float32, on the device of `like`, in the order of the model's dimensions; 0 for unlisted ones."""
     for name in weights:
         if name not in reward.dimensions:
             raise BadInput(

@@ -1,11 +1,11 @@
-"""A reward model that reads noisy latents: r(x_t, t, y), a score a dimension (paper section 4.4).
+"""A reward model that reads noisy latents: r(x_t, t, y), one score per dimension (paper section 4.4).
 
-The first blocks of the generator's own transformer read the latents at noise level t under the prompt; one learned query a
-dimension attends to their tokens; a linear head makes its score. The paper leaves blocks, pooling and head unsaid: this is
-our choice, after the successors that published theirs.
+The first blocks of the generator's transformer read the latents at noise level t with the prompt. One learned query per
+dimension attends to their tokens, and a linear head gives its score. The paper does not specify blocks, pooling and head;
+this design follows successors that published theirs.
 
-The blocks are tuned in full (the paper's way), by a LoRA that is merged in the end, or not at all. A frozen trunk is the
-generator's own, weight for weight: guidance then reads the tokens of the generator's velocity pass and pays for no other.
+The blocks are tuned in full (as in the paper), with a LoRA that is merged at the end, or not at all. A frozen trunk shares
+the generator's weights: guidance then reads the tokens of the generator's velocity pass and needs no other.
 """
 
 import copy
@@ -30,8 +30,8 @@ WEIGHTS = "model.safetensors"
 class LatentReward(nn.Module):
     """Scores [B, D] in float32 of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E].
 
-    frozen: the trunk's weights are the generator's as they are. The trunk may be in half precision; what reads its tokens is
-    in float32.
+    frozen: the trunk's weights are the generator's, unchanged. The trunk may be in half precision; pooling and head are in
+    float32.
     """
 
     def __init__(self, trunk: WanTransformer3DModel, dimensions: list[str], frozen: bool = False):
@@ -58,16 +58,16 @@ class LatentReward(nn.Module):
 
 
 def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
-    """The transformer of a WanPipeline folder up to its block number `blocks`, without gradients, on the CPU; the other
-    blocks are not read."""
+    """The first `blocks` blocks of the transformer of a WanPipeline folder, without gradients, on the CPU; the other blocks
+    are not read."""
     check_blocks(blocks, read_json(Path(folder) / "transformer/config.json", "num_layers")["num_layers"])
     later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
     return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
 
 
 def first_blocks(transformer: WanTransformer3DModel, blocks: int, shared: bool = False) -> WanTransformer3DModel:
-    """The generator's transformer up to its block number `blocks`, without a LoRA: a copy of these blocks alone, or `shared`
-    with the same weights in memory."""
+    """The first `blocks` blocks of the generator's transformer, without a LoRA: a copy, or with `shared` the same weights
+    in memory."""
     check_blocks(blocks, len(transformer.blocks))
     part = copy.copy(transformer)
     part._modules, part._parameters = dict(transformer._modules), dict(transformer._parameters)
@@ -85,7 +85,7 @@ def check_blocks(blocks: int, there: int) -> None:
 
 
 def cut(transformer: WanTransformer3DModel, blocks: int) -> WanTransformer3DModel:
-    """The transformer itself without its later blocks and its output layer."""
+    """Remove the later blocks and the output layer from the transformer, in place."""
     transformer.blocks = transformer.blocks[:blocks]
     del transformer.norm_out, transformer.proj_out
     transformer.scale_shift_table = None  # of the output layer
@@ -109,8 +109,8 @@ def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.T
 
 
 def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
-    """`facts` says which generator (digest) the trunk came from; guidance refuses another one. A frozen trunk is not
-    written: it is the generator's."""
+    """Write weights and facts. `facts` has the digest of the trunk's generator; guidance refuses any other. A frozen trunk
+    is not written, as the generator has its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     if model.frozen:
@@ -121,10 +121,10 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
 
 
 def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:
-    """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk is that one's own layers.
+    """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk shares its layers.
 
-    Raises BadInput when it was trained for another generator, and where a weight is missing, left over, of another shape or
-    not finite.
+    Raises BadInput when it was trained for another generator, and where a weight is missing, unexpected, of another shape
+    or not finite.
     """
     folder = Path(folder)
     facts = read_facts(folder)

@@ -1,11 +1,11 @@
-"""Flow-NRG for those who sample with diffusers: a WanPipeline that takes a latent reward model and weights. Text has the
-length that the generator was trained on (components/generator/pipeline.py).
+"""Flow-NRG for sampling with diffusers: a WanPipeline with a latent reward model and weights. Text is padded to the length
+that the generator was trained on (components/generator/pipeline.py).
 
     pipeline = FlowNRGPipeline.from_pretrained("models/base_generator")
     reward = load_latent_reward("models/latent_reward", pipeline.transformer, folder_digest("models/base_generator"))
     pipeline("a red circle moving up", reward=reward, nrg=NrgParams(...), height=32, width=32, num_frames=9)
 
-Any scheduler that steps along a flow's velocity will do. All else is WanPipeline's own.
+Any scheduler that steps along a flow's velocity works. All else is WanPipeline's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class FlowNRGPipeline(ShortTextWanPipeline):
         max_sequence_length: int = 512,
         **settings: Any,
     ) -> WanPipelineOutput | tuple:
-        """As WanPipeline's, with `nrg` and, clip by clip, `weights` (components/guidance/flow_nrg.py)."""
+        """As WanPipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py)."""
         text, _ = self.encode_prompt(
             prompt,
             do_classifier_free_guidance=False,
@@ -52,10 +52,10 @@ class FlowNRGPipeline(ShortTextWanPipeline):
         ) -> Any:
             nonlocal said
             said = velocity
-            # The scheduler gives latents the velocity's dtype; in half precision the noise level would be rounded as well.
+            # Latents take the velocity's dtype in the scheduler; half precision would round the noise level as well.
             return step(flow(sample.float(), float(timestep) / TIMESTEPS), timestep, sample, *more, **named)
 
-        # The pipeline's own pass has made the velocity by the time the scheduler is asked to step.
+        # The pipeline computes the velocity before each call of the scheduler's step.
         flow = flow_nrg(lambda x, t: said, reward, text, nrg, weights, shared=False)
         self.scheduler.step = guided_step
         try:

@@ -1,5 +1,5 @@
-"""What draws the clips of a method, by name, for the stage `sample` and `reelign generate`: a generator, perhaps with a
-LoRA, and what guides it or chooses among its clips."""
+"""Generator and solver of a method, for the stage `sample` and `reelign generate`: a generator, optionally with a LoRA, and
+guidance or best of N."""
 
 import functools
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from components.stage import folder_digest
 
 @dataclass(frozen=True)
 class Drawer:
-    """Folders and settings; called, it loads what they name, once in each process. So it travels to a worker as it is.
+    """Folders and settings; a call loads the models once per process, so that a Drawer can be sent to a worker.
 
-    `guidance` is Flow-NRG's, where a job may bring weights of its own, or best of N's; `reward` is the folder of the latent
-    reward model, or of the VideoReward that best of N is judged by.
+    `guidance` is Flow-NRG's, where a job may have its own weights, or best of N's; `reward` is the folder of the latent
+    reward model, or of the VideoReward that judges best of N.
     """
 
     base: str
@@ -59,9 +59,9 @@ def video_reward_once(folder: str) -> RewardModel:
 
 @functools.cache
 def latent_reward_once(base: str, lora: str | None, dtype: Dtype, folder: str) -> LatentReward:
-    """The latent reward model of this generator. A frozen trunk is the generator without a LoRA, so one with it is refused;
-    a tuned trunk has weights of its own and may guide both."""
+    """The latent reward model of this generator. A frozen trunk needs the generator without a LoRA; a tuned trunk has its
+    own weights and may guide either."""
     reward = load_latent_reward(folder, generator_once(base, lora, dtype).transformer, folder_digest(base))
     if reward.frozen and lora is not None:
-        raise BadInput(folder, "reads the base generator's own blocks (trunk: frozen), which --lora changes", key="frozen")
+        raise BadInput(folder, "reads the base generator's blocks (trunk: frozen), which --lora changes", key="frozen")
     return reward

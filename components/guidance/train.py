@@ -1,12 +1,12 @@
 """Stage `latent_reward`: train the noise-aware reward model on relabelled candidates and on labelled pairs.
 
-Any two candidates of one prompt are a pair; the label of a dimension is which one VideoReward scores higher, if they differ
-by at least `min_margin` (in standard deviations of its validation set); nearer ones are ties. Overall, a sum, spreads wider
-than a dimension: its ties are wider by as much. All clips of a prompt get the same noise and the same t ~ U(0, 1), and keep
-their preferences: a batch is whole prompts, so that a clip is read once for all the pairs that it is in.
+Any two candidates of one prompt are a pair. The label of a dimension is the clip that VideoReward scores higher, if the
+scores differ by at least `min_margin` (in standard deviations of its validation set); otherwise it is a tie. Overall, a sum,
+has a larger spread than a dimension, and its tie width grows by the same factor. All clips of a prompt share the noise and
+t ~ U(0, 1). A batch is whole prompts, so that a clip is read once for all its pairs.
 
-Latents stay on disk until a batch needs them, whoever labelled them, and of the generator the trunk's blocks alone are read.
-A trunk that is tuned in full is in float32; else it has the generator's dtype, and what trains beside it is in float32.
+Latents stay on disk until a batch needs them. Only the trunk's blocks of the generator are read. A trunk that is tuned in
+full is in float32; otherwise it has the generator's dtype, and all other trained weights are in float32.
 """
 
 from collections.abc import Callable
@@ -49,9 +49,9 @@ VALIDATION_SHARE = 0.15  # of the candidates' prompts
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Clips as rows of latents, M of [C, T', H', W'], with text, a row [L, E] a prompt, and the row of each clip's prompt
-    [M]; pairs of clips: places of both [N], labels [N, D + 1] (Overall last) of 1, -1, 0 (same) or NO_LABEL, and the prompt
-    of each pair."""
+    """Clips as M rows of latents [C, T', H', W'], with text, one row [L, E] per prompt, and the row of each clip's prompt
+    [M]. Pairs of clips: row indices of both [N], labels [N, D + 1] (Overall last) of 1, -1, 0 (same) or NO_LABEL, and the
+    prompt of each pair."""
 
     latents: Shards
     text: Shards
@@ -62,7 +62,7 @@ class Comparisons:
     prompts: np.ndarray
 
     def by_prompt(self, pairs: np.ndarray) -> list[np.ndarray]:
-        """The chosen pairs, those of a prompt together."""
+        """The selected pairs, grouped by prompt."""
         order = pairs[np.argsort(self.prompts[pairs], kind="stable")]
         _, starts = np.unique(self.prompts[order], return_index=True)
         return np.split(order, starts[1:])
@@ -70,8 +70,8 @@ class Comparisons:
     def scores(
         self, net: torch.nn.Module, groups: list[np.ndarray], t: torch.Tensor, x1: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of both clips [n, D] of the pairs of whole prompts, one group after the other; a prompt's t [P] and noise
-        x1 [P, C, T', H', W'] are those of all its clips."""
+        """Scores of both clips [n, D] of all pairs of the groups, one group per prompt, in order. All clips of a prompt
+        share its t [P] and noise x1 [P, C, T', H', W']."""
         clips = [np.unique([self.first[pairs], self.second[pairs]]) for pairs in groups]
         rows = np.concatenate(clips)
         prompt = torch.from_numpy(np.repeat(np.arange(len(groups)), [len(own) for own in clips]))
@@ -85,7 +85,7 @@ class Comparisons:
     def differences(
         self, net: torch.nn.Module, groups: list[np.ndarray], t: torch.Tensor, draw: torch.Generator
     ) -> np.ndarray:
-        """Scores of A less those of B [n, D + 1] for the pairs of `groups`; Overall is the sum, as VideoReward's is."""
+        """Scores of A minus those of B [n, D + 1] for the pairs of `groups`; Overall is the sum, as in VideoReward."""
         found = []
         for start in range(0, len(groups), VALIDATION_BATCH):
             part = groups[start : start + VALIDATION_BATCH]
@@ -133,13 +133,13 @@ def latent_reward(stage: Stage) -> None:
         return pair_loss(a, b, labels.to(a.device)), {}
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
-        """Accuracy on decided pairs of held-out prompts, each at one noise level of all."""
+        """Accuracy on decided pairs of held-out prompts, one noise level per prompt."""
         draw = torch.Generator().manual_seed(stage.seed("validation"))
         t = (torch.arange(len(validation)) % BINS + torch.rand(len(validation), generator=draw)) / BINS
         found, labels = data.differences(net, validation, t, draw), data.labels[np.concatenate(validation)]
         return {name: accuracy(labels[:, d], found[:, d]) for d, name in enumerate(names)}
 
-    # The trunk knows its world already and is tuned gently; pooling and head start from nothing.
+    # The trunk is pretrained and has a lower learning rate; pooling and head start from scratch.
     trunk = [p for p in model.trunk.parameters() if p.requires_grad]
     rest = [p for name, p in model.named_parameters() if not name.startswith("trunk.")]
     groups = [{"params": rest, "lr": params.training.learning_rate}]
@@ -155,7 +155,7 @@ def latent_reward(stage: Stage) -> None:
     write_rows(folder / "training.csv", rows)
     found, pairs = by_noise(model, data, validation, stage.seed("by noise")), np.concatenate(validation)
     record = figures(data.labels[pairs], found, names) | {"bins": BINS, "by_source": {}}
-    for source in np.unique(sources[held]).tolist():  # who labelled; people also saw clips of other generators
+    for source in np.unique(sources[held]).tolist():  # of the labels; people also compared clips of other generators
         own = sources[pairs] == source
         part = figures(data.labels[pairs[own]], found[:, own], names)
         record["by_source"][source] = {"pairs": int(own.sum()), "accuracy_by_noise_bin": part["accuracy_by_noise_bin"]}
@@ -164,10 +164,10 @@ def latent_reward(stage: Stage) -> None:
 
 
 def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
-    """An untrained model on the generator in `folder`, whose dtype is `dtype`. seed: of "weights" and of "lora"."""
+    """An untrained model on the generator in `folder` with dtype `dtype`. seed: gives the seeds of "weights" and "lora"."""
     trunk = load_trunk(folder, params.blocks, "float32" if params.trunk == "full" else dtype)
     torch.manual_seed(seed("weights"))
-    with init_empty_weights():  # the head's draws come after those of a whole transformer: runs from before stay equal
+    with init_empty_weights():  # draws a whole transformer's random numbers: results of earlier runs stay
         WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(f"{folder}/transformer"))
     model = LatentReward(trunk, params.dimensions, params.trunk == "frozen")
     model.trunk.requires_grad_(params.trunk == "full")
@@ -180,15 +180,15 @@ def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[
 
 @torch.no_grad()
 def by_noise(model: LatentReward, data: Comparisons, groups: list[np.ndarray], seed: int) -> np.ndarray:
-    """Differences of score of the pairs of `groups` in each of BINS equal parts of t [BINS, n, D + 1]."""
+    """Score differences [BINS, n, D + 1] of the pairs of `groups` in each of BINS equal bins of t."""
     draw = torch.Generator().manual_seed(seed)
     levels = ((b + torch.rand(len(groups), generator=draw)) / BINS for b in range(BINS))
     return np.stack([data.differences(model, groups, t, draw) for t in levels])
 
 
 def figures(labels: np.ndarray, found: np.ndarray, names: list[str]) -> dict:
-    """How differences [BINS, n, D + 1] rank pairs with these labels [n, D + 1] in each part of t, a dimension: accuracy
-    without ties, and the slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
+    """Metrics of score differences [BINS, n, D + 1] against labels [n, D + 1], per bin of t and dimension: accuracy without
+    ties, and slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
     right, slopes, errors = ({name: [] for name in names} for _ in range(3))
     for differences in found:
         for d, name in enumerate(names):
@@ -201,7 +201,7 @@ def figures(labels: np.ndarray, found: np.ndarray, names: list[str]) -> dict:
 
 
 def by_noise_table(found: dict[str, list[float | None]]) -> pd.DataFrame:
-    """Accuracy by noise for DVC's plots, a row a part of t and dimension: t at its middle, dimension, accuracy."""
+    """Accuracy by noise for DVC's plots, one row per bin of t and dimension: t at its middle, dimension, accuracy."""
     rows = [
         {"t": (part + 0.5) / BINS, "dimension": name, "accuracy": share}
         for name, shares in found.items()
@@ -212,7 +212,7 @@ def by_noise_table(found: dict[str, list[float | None]]) -> pd.DataFrame:
 
 
 def accuracy(labels: np.ndarray, differences: np.ndarray) -> float:
-    """Share of decided pairs that are ranked rightly; NaN where none is decided."""
+    """Share of decided pairs that are ranked correctly; NaN where none is decided."""
     decided = np.abs(labels) == 1
     return float((differences * labels > 0)[decided].mean()) if decided.any() else float("nan")
 
@@ -245,8 +245,8 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
 
 
 def human_labelled(stage: Stage, dimensions: list[str], base: str) -> Comparisons:
-    """The training pairs that people labelled, their clips encoded by the generator's VAE (they must have its size). base:
-    the generator's digest."""
+    """The training pairs that people labelled, with clips encoded by the generator's VAE (of the generator's clip size).
+    base: the generator's digest."""
     pairs = read_pairs("train", [*dimensions, "Overall"])
     sides = list(dict.fromkeys(pairs.sides()))
     prompts = list(dict.fromkeys(prompt for _, prompt in sides))
@@ -283,8 +283,8 @@ def encode_sides(
     folder: Path,
     made_from: dict[str, str],
 ) -> None:
-    """Write latents of the clips of `sides` and text of `prompts` to `folder`, whole or not at all; ENCODE_BATCH clips at a
-    time are in memory."""
+    """Write latents of the clips of `sides` and text of `prompts` to `folder`, complete or not at all; at most ENCODE_BATCH
+    clips are in memory."""
     generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
     parts = range(0, len(sides), ENCODE_BATCH)
     clips = (clips_of(stage, pairs.file, sides[i : i + ENCODE_BATCH]) for i in stage.progress(parts, "encode"))
@@ -295,7 +295,7 @@ def encode_sides(
 
 
 def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarray:
-    """uint8 [B, T, H, W, 3]; BadInput names a clip of `file` that has not the size of the generator's."""
+    """Clips uint8 [B, T, H, W, 3]; BadInput names a clip of `file` whose size is not that of the generator's clips."""
     sampling = stage.params.sampling
     size = (sampling.frames, sampling.height, sampling.width, 3)
     limits = Limits(**stage.params.limits.model_dump())

@@ -1,7 +1,7 @@
-"""From several annotators to one label a dimension, and how far they agree.
+"""Aggregation of several annotators into one label per dimension, and their agreement.
 
-Protocol of the paper (section 3.1): three independent annotators a pair; where they disagree, a reviewer decides. Here
-two of three that say the same decide, and the reviewer where all three differ.
+Protocol of the paper (section 3.1): three independent annotators per pair; where they disagree, a reviewer decides. Here
+two equal votes of three decide, and the reviewer decides where all three differ.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def majority(votes: Sequence[int]) -> int | None:
 
 
 def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int | None], str]:
-    """Labels of one pair and who decided it: `given`, `majority`, or `reviewer` if any dimension needed one.
+    """Labels of one pair and how they were decided: `given`, `majority`, or `reviewer` if any dimension needed one.
 
-    `views` are the pair's annotations, one per annotator, all with the same sides. BadInput when their annotators are
-    neither one "given" nor three with or without a reviewer, or when nobody decides a dimension.
+    `views` are the pair's annotations, one per annotator, all with the same sides. BadInput when the annotators are
+    neither one "given" nor three with or without a reviewer, or when a dimension stays undecided.
     """
     names = [view.annotator for view in views]
     if names == [GIVEN]:
@@ -55,7 +55,7 @@ def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int
 
 
 def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | None:
-    """Whom a pair still needs before `decide` can label it; None where it can. `views` as for `decide`."""
+    """Whose answers a pair still needs before `decide` can label it; None for nobody's. `views` as for `decide`."""
     names = [view.annotator for view in views]
     if names == [GIVEN]:
         return None
@@ -67,7 +67,7 @@ def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | N
 
 
 def disputed(votes: Sequence[Annotation]) -> list[str]:
-    """Dimensions on which the three annotators of a pair all say something else."""
+    """Dimensions on which all three annotators of a pair differ."""
     answers = {dimension: {vote.labels[dimension] for vote in votes} for dimension in DIMENSIONS}
     return [name for name, given in answers.items() if None not in given and len(given) == ANNOTATORS_PER_PAIR]
 
@@ -75,8 +75,8 @@ def disputed(votes: Sequence[Annotation]) -> list[str]:
 def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | None:
     """Krippendorff's alpha of votes [annotators, pairs] in {-1, 0, 1}, NaN where missing.
 
-    The three labels are ordered (B, same, A), so `ordinal` is the fitting level; `nominal` counts a tie against A as
-    much as B against A. None where alpha is not defined: fewer than two values in use, or nothing rated twice.
+    The three labels are ordered (B, same, A), so `ordinal` is the right level; `nominal` counts a tie against A as
+    much as B against A. None where alpha is undefined: fewer than two values in use, or no pair with two votes.
     """
     return alpha_of_counts(count_votes(votes), level)
 
@@ -87,7 +87,7 @@ def count_votes(votes: np.ndarray) -> np.ndarray:
 
 
 def alpha_of_counts(counts: np.ndarray, level: str = "ordinal") -> float | None:
-    """As krippendorff_alpha, from count_votes: all that alpha depends on."""
+    """As krippendorff_alpha, from the counts of count_votes, which alpha depends on."""
     import krippendorff
 
     rated = counts[counts.sum(axis=1) >= 2]
@@ -99,8 +99,8 @@ def alpha_of_counts(counts: np.ndarray, level: str = "ordinal") -> float | None:
 def agreement(pairs: Sequence[Sequence[Annotation]]) -> dict[str, dict[str, float | None]] | None:
     """Alpha per dimension, {"VQ": {"ordinal", "nominal"}, ...}, of the annotators without the reviewer.
 
-    None when labels were given ready-made. An annotator is a position, not a name, where more than three share the
-    work: alpha does not depend on who is who.
+    None when labels were given as final ones. Where more than three annotators share the work, an annotator is a position,
+    not a name: alpha does not depend on identities.
     """
     several = [[view for view in views if view.annotator != REVIEWER] for views in pairs]
     several = [views for views in several if len(views) == ANNOTATORS_PER_PAIR]
@@ -114,7 +114,7 @@ def agreement(pairs: Sequence[Sequence[Annotation]]) -> dict[str, dict[str, floa
 
 
 def shares(labels: Sequence[int | None]) -> dict[str, float | int | None]:
-    """How a dimension's labels fall: {"labelled", "tie_share", "A_share" of the decided}; None where of nothing."""
+    """Distribution of a dimension's labels: {"labelled", "tie_share", "A_share" of the decided}; None over no labels."""
     known = [label for label in labels if label is not None]
     decided = [label for label in known if label != 0]
     return {

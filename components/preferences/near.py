@@ -1,19 +1,19 @@
-"""Near-duplicate prompts: those that must be on one side of a split, though they are not the same.
+"""Near-duplicate prompts: different prompts that must be on the same side of a split.
 
 Two prompts are near-duplicates by either of two rules.
 
 1. Alike: the Jaccard similarity of their sets of token triples is 4/5 or more. A token is a word or, in a script that is
-   written without spaces (UNSPACED: Han, kana, Thai, Khmer and others), a character with its marks. A triple is three tokens
-   in a row; each end of the prompt counts as a token, signs and spaces as none. A prompt of N tokens has N triples: another
-   token amid it is seen from 27 tokens on, two in a row from 36, k in a row from 9 (k + 2). Shorter prompts with another
-   word are other prompts, as those of a template are.
+   written without spaces (UNSPACED: Han, kana, Thai, Khmer and others), a character with its marks. A triple is three
+   consecutive tokens; each end of the prompt counts as a token, punctuation and spaces do not. A prompt of N tokens has N
+   triples: one changed token is tolerated from 27 tokens on, two in a row from 36, k in a row from 9 (k + 2). Shorter
+   prompts that differ in a word are different prompts, as are those of a template.
 2. The same words, each as often, in any order, at any length. The articles a, an and the do not count, and English plurals
-   are their singulars (the S stemmer of Harman 1991, "How effective is suffixing?"). Characters of UNSPACED in a row are one
-   word here; prompts that differ in signs and spaces alone are the same there too.
+   match their singulars (the S stemmer of Harman 1991, "How effective is suffixing?"). A run of UNSPACED characters is one
+   word here; such prompts also match if they differ only in punctuation and spaces.
 
-Texts are compared in the form NFKC, without case, marks of emoji and invisible characters. Groups are transitive: a chain of
-near-duplicates is one group. No rule sees paraphrases, simplified as traditional characters, kanji as kana, or spacing in
-Korean. "A dog chases a cat" and "a cat chases a dog" differ, and are held together by their words.
+Texts are compared in form NFKC, without case, emoji variation marks and invisible characters. Groups are transitive: a chain
+of near-duplicates is one group. The rules do not detect paraphrases, simplified against traditional characters, kanji
+against kana, or spacing in Korean. "A dog chases a cat" and "a cat chases a dog" differ, but rule 2 groups them.
 """
 
 import re
@@ -53,9 +53,9 @@ ASCII_WORD = re.compile(r"\w+")
 
 
 def near_groups(keys: Sequence[str]) -> list[int]:
-    """For each of `keys`, prompts as prompt_key has them, the place of the first of its group of near-duplicates."""
+    """For each of `keys` (prompts as prompt_key returns them), the index of the first of its group of near-duplicates."""
     groups = Groups(len(keys))
-    numbers: dict[str, int] = {}  # of tokens, from 1
+    numbers: dict[str, int] = {}  # token ids, from 1
     text = array("i")  # tokens of all prompts, each prompt between two zeros
     first: dict[bytes, int] = {}
     same = []
@@ -75,18 +75,18 @@ def near_groups(keys: Sequence[str]) -> list[int]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in order, and the runs of characters of UNSPACED."""
+    """Words of a text in order; a run of UNSPACED characters is one word."""
     return ASCII_WORD.findall(text) if text.isascii() else _patterns()[0].findall(text)
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text in order, and the characters of UNSPACED."""
+    """Words of a text in order; each UNSPACED character is a token."""
     return ASCII_WORD.findall(text) if text.isascii() else _patterns()[1].findall(text)
 
 
 @lru_cache(1 << 16)
 def singular(word: str) -> str:
-    """An English plural's singular, by its letters alone; short words stay."""
+    """The singular of an English plural, by its spelling; short words are unchanged."""
     if len(word) < 4 or not word.endswith("s") or word.endswith(("us", "ss")):
         return word
     if word.endswith("ies") and not word.endswith(("eies", "aies")):
@@ -102,7 +102,7 @@ def _plain(key: str) -> str:
 
 
 def _same_words(text: str, in_order: list[str]) -> Iterator[bytes]:
-    """Digests of a text and its tokens in order; texts of the same words have one in common."""
+    """Digests of a text with its tokens in order; texts with the same words share a digest."""
     found = in_order if text.isascii() else words(text)
     if not found:
         yield _digest("signs", [text])
@@ -118,12 +118,12 @@ def _digest(kind: str, parts: Iterable[str]) -> bytes:
 
 
 def _triples(text: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Members [M] and sizes [N] of the sets of triples, for SimilarityJoin; `text` as near_groups has it, of numbers below
+    """Members [M] and sizes [N] of the sets of triples, for SimilarityJoin; `text` as in near_groups, of ids below
     `count`."""
-    middle = np.flatnonzero(text)  # one triple round every token
+    middle = np.flatnonzero(text)  # one triple around every token
     codes = text[middle - 1] * np.int64(count) + text[middle]
     if count**3 >= 2**63:
-        codes = np.unique(codes, return_inverse=True)[1]  # fewer than there are tokens
+        codes = np.unique(codes, return_inverse=True)[1]  # fewer values than tokens
     codes *= count
     codes += text[middle + 1]
     prompt = (np.cumsum(text == 0, dtype=np.int32) // 2)[middle]
@@ -139,13 +139,13 @@ def _triples(text: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     kinds = int(number[-1]) + 1 if len(number) else 1
     entries = prompt * np.int64(kinds) + member
     entries.sort()
-    entries = entries[np.diff(entries, prepend=-1) != 0]  # a triple that a prompt has twice
+    entries = entries[np.diff(entries, prepend=-1) != 0]  # a triple that occurs twice in a prompt
     return (entries % kinds).astype(np.int32), np.bincount(entries // kinds, minlength=prompts)
 
 
 @cache
 def _patterns() -> tuple[re.Pattern, re.Pattern]:
-    """What `words` and `tokens` are, in text that is not ASCII: Python's \\w has no combining marks."""
+    """Patterns of `words` and `tokens` for non-ASCII text: Python's \\w lacks combining marks."""
     marks = "".join(f"{chr(start)}-{chr(end)}" for start, end in _mark_ranges())
     unspaced = "".join(f"{chr(start)}-{chr(end)}" for start, end in UNSPACED)
     word = rf"(?:[^\W{unspaced}][{marks}]*)+"
@@ -154,7 +154,7 @@ def _patterns() -> tuple[re.Pattern, re.Pattern]:
 
 
 def _mark_ranges() -> Iterator[tuple[int, int]]:
-    """Code points of combining marks, first and last of each range; ranges are several times faster than single ones."""
+    """Code points of combining marks, first and last of each range; ranges match several times faster than single ones."""
     mark = np.array([unicodedata.category(chr(point)).startswith("M") for point in range(0x20000)])
     edges = np.flatnonzero(np.diff(mark, prepend=False, append=False))
     yield from zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)

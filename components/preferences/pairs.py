@@ -25,7 +25,7 @@ def pairs(stage: Stage) -> None:
     need_labels(annotations, stage.params.reward.dimensions)
     views, dropped = group_by_pair(ANNOTATIONS, annotations)
     if dropped:
-        stage.say(f"{dropped} rows repeat an earlier row of the same annotator and pair: dropped")
+        stage.say(f"{dropped} rows dropped: they repeat an earlier row of the same annotator and pair")
     clips = {clip["clip"]: clip for clip in read_table(CLIPS, VERDICTS)}
     usable = [pair for pair in views if usable_clips(clips, pair)]
     if len(usable) < len(views):
@@ -33,13 +33,12 @@ def pairs(stage: Stage) -> None:
     rows = [labelled_pair(pair) for pair in usable]
     folder = stage.output("data/pairs")
     folder.mkdir()
-    # Of all the source's prompts, so that those that later stages draw from them fall on the same sides.
+    # The split covers all prompts of the source, so that prompts of later stages fall on the same sides.
     split = split_prompts([*read_prompts(PROMPTS), *(row["prompt"] for row in rows)], stage.params.split)
     counts = {}
     for name in SPLITS:
         chosen = [row for row in rows if split[row["prompt"]] == name]
-        if not chosen:
-            # Training without a split would go on with numbers of nothing, so this stops here.
+        if not chosen:  # later stages would compute metrics over nothing
             raise BadInput(ANNOTATIONS, f"no pair falls into split '{name}' (of {len(rows)})", key=name)
         write_table(folder / f"{name}.parquet", chosen, PAIRS_SCHEMA)
         counts[name] = {"pairs": len(chosen), "prompts": len({row["prompt"] for row in chosen})}
@@ -61,7 +60,7 @@ def pairs(stage: Stage) -> None:
 
 
 def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
-    """BadInput where nobody answered or rated a dimension that the reward model is to learn."""
+    """BadInput where a dimension that the reward model is to learn has neither labels nor ratings."""
     there = {name for view in annotations for name in DIMENSIONS if view.labels[name] is not None}
     rated = {name for view in annotations for name in DIMENSIONS if view.ratings_A[name] is not None}
     for dimension in dimensions:
@@ -72,7 +71,7 @@ def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
 
 
 def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
-    """Whether both clips of a pair passed the rules. BadInput when one is missing or broken: a label of nothing."""
+    """Whether both clips of a pair passed the rules. BadInput when one is missing or broken."""
     first = views[0]
     for column, path in (("path_A", first.path_A), ("path_B", first.path_B)):
         if path not in clips:
@@ -87,7 +86,7 @@ def labelled_pair(views: list[Annotation]) -> dict:
     first = views[0]
     labels, decided_by = decide(ANNOTATIONS, views)
     return {
-        # The same pair has the same name whichever side its clips are on.
+        # The id does not depend on which side each clip is on.
         "pair_id": hashlib.sha256("\n".join(first.pair).encode()).hexdigest()[:16],
         "prompt": first.prompt,
         "path_A": first.path_A,
@@ -103,7 +102,7 @@ def labelled_pair(views: list[Annotation]) -> dict:
 
 
 def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
-    """Mean opinion scores, the rating columns of PAIRS_SCHEMA: over those who rated, None where nobody did."""
+    """Mean opinion scores, the rating columns of PAIRS_SCHEMA: over the given ratings, None without any."""
     means = {}
     ratings = [view.ratings for view in views]
     for column in ratings[0]:
@@ -113,8 +112,8 @@ def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
 
 
 def by_generator(rows: list[dict]) -> dict[str, dict]:
-    """How each generator fares, where pairs name theirs: pairs, the share of them on side A, and per dimension its win
-    rate, a tie one half, against others. Labels are only as balanced as these shares."""
+    """Per generator, where pairs name theirs: number of pairs, share of them on side A, and per dimension the win rate
+    against others, a tie one half. Labels are only as balanced as these shares."""
     found: dict[str, dict] = {}
     for name in sorted({row[f"model_{side}"] for row in rows for side in "AB"} - {None}):
         own = [row for row in rows if name in (row["model_A"], row["model_B"]) and row["model_A"] != row["model_B"]]
@@ -128,7 +127,7 @@ def by_generator(rows: list[dict]) -> dict[str, dict]:
 
 
 def known(report: dict) -> dict[str, dict]:
-    """Dimensions that have labels at all."""
+    """Dimensions with labels."""
     return {key: value for key, value in report["dimensions"].items() if value["labelled"]}
 
 

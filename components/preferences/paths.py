@@ -1,4 +1,4 @@
-"""Paths of clips as tables name them, always relative to a folder or to a bucket's prefix."""
+"""Paths of clips in tables, always relative to a folder or to a bucket's prefix."""
 
 import os
 import unicodedata
@@ -10,10 +10,10 @@ NAME_BYTES, PATH_BYTES = 255, 1024  # the longest name of a file, and the longes
 
 
 def clip_path(text: str, root: str | Path | None = None) -> str:
-    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or no file can be
-    called so. An absolute path, or an address, is taken where it is below `root`."""
+    """A relative path in plain form (`./a//b.mp4` is `a/b.mp4`); ValueError when it leaves its folder or is no valid file
+    name. An absolute path or a URL is accepted where it is below `root`."""
     inside = _below(text, root)
-    if "\\" not in inside and UNUSUAL.isdisjoint(inside.split("/")):  # of a benchmark's 400,000 all are
+    if "\\" not in inside and UNUSUAL.isdisjoint(inside.split("/")):  # fast path for most names
         check_name(inside)
         return inside
     path = PurePosixPath(inside)
@@ -24,17 +24,17 @@ def clip_path(text: str, root: str | Path | None = None) -> str:
 
 
 def check_name(path: str) -> None:
-    """ValueError where no file can be called so."""
-    if len(path) <= NAME_BYTES // 4 and path.isprintable():  # most are: a character takes four bytes at most
+    """ValueError where the path is no valid file name."""
+    if len(path) <= NAME_BYTES // 4 and path.isprintable():  # fast path: a character takes four bytes at most
         return
     parts = PurePosixPath(path).parts
     too_long = len(path.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in parts)
     if too_long or any(ord(letter) < 32 for letter in path):
-        raise ValueError(f"{path[:60]!r} is no name for a file: it is too long or has control characters")
+        raise ValueError(f"{path[:60]!r} is not a valid file name: it is too long or has control characters")
 
 
 def _below(text: str, root: str | Path | None) -> str:
-    """The text without `root`, where it begins with that or with another name of the same folder."""
+    """The text without the prefix `root` or another path of the same folder."""
     if root is None:
         return text
     start = f"{str(root).rstrip('/')}/"
@@ -48,8 +48,8 @@ def _below(text: str, root: str | Path | None) -> str:
 
 
 def stored_names(names: Iterable[str]) -> Callable[[str], str | None]:
-    """Finds a path among `names` as it is stored there: the same one, or the only one that differs by its Unicode form alone
-    (macOS and some archives write `é` as two characters). None where there is none."""
+    """Returns a function that finds a path among `names` as stored: the same one, or the only one that differs just in
+    Unicode form (macOS and some archives write `é` as two characters). None where there is none."""
     exact = set(names)
     forms: dict[str, list[str]] = {}
     for name in sorted(exact):
@@ -65,7 +65,7 @@ def stored_names(names: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def stored_file(folder: Path, path: str) -> str | None:
-    """The path of a file below `folder` as it is stored there (see stored_names), or None."""
+    """The path of a file below `folder` as stored (see stored_names), or None."""
     if (folder / path).is_file():
         return path
     found = PurePosixPath()

@@ -1,10 +1,10 @@
-"""Annotations as CSV, Reelign's layout and those of others, read strictly: a bad row is BadInput by its line.
+"""Annotations as CSV, in Reelign's layout and others, read strictly: BadInput names the line of a bad row.
 
 Columns of the pair: path_A, path_B, prompt, and labels (A, B, same) of any of VQ, MQ, TA and Overall, or one column `label`,
-which is Overall's. Or chosen, rejected, prompt: the chosen clip is A, and Overall is A. Where known also annotator, model_A,
-model_B (or A_model, B_model, as VideoGen-RewardBench has them), and ratings of each clip by itself, 1 to 5, under
-VideoAlign's names: MOS_A_VQ, MOS_B_VQ and so on. Other columns are not read. One row is one annotator's view of one pair; a
-file without the column `annotator` holds final labels, annotator "given".
+which is Overall's. Or chosen, rejected, prompt: the chosen clip is A, and Overall is A. Optional: annotator, model_A,
+model_B (or A_model, B_model, as in VideoGen-RewardBench), and ratings of each single clip, 1 to 5, under VideoAlign's names:
+MOS_A_VQ, MOS_B_VQ and so on. Other columns are not read. One row is one annotator's view of one pair; a file without the
+column `annotator` holds final labels, annotator "given".
 """
 
 import csv
@@ -48,7 +48,7 @@ PAIRS_SCHEMA = pa.schema(
         *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
         *(pa.field(name, pa.float64()) for side in "AB" for name in rating_columns(side)),  # mean rating, null unrated
         pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
-        pa.field("annotators", pa.list_(pa.string()), nullable=False),  # who labelled it
+        pa.field("annotators", pa.list_(pa.string()), nullable=False),  # names of its annotators
         pa.field("rows", pa.list_(pa.int32()), nullable=False),  # their lines of data/source/annotations.csv
     ]
 )
@@ -58,14 +58,14 @@ Pair = tuple[str, str, str]
 
 
 def pair_of(prompt: str, one: str, other: str) -> Pair:
-    """What names a pair of clips of a prompt, whichever side each stands on."""
+    """Key of a pair of clips of a prompt, independent of the sides."""
     return (prompt_key(prompt), *sorted((one, other)))
 
 
 @dataclass(frozen=True)
 class Annotation:
     """One row. `labels` holds 1 (A better), -1 (B better), 0 (same) or None (not given) per dimension; `ratings_A` and
-    `ratings_B` how good each clip is by itself, 1 (worst) to 5, or None (not rated)."""
+    `ratings_B` the rating of each single clip, 1 (worst) to 5, or None (not rated)."""
 
     row: int  # line of the file that the record starts on
     path_A: str
@@ -80,7 +80,7 @@ class Annotation:
 
     @property
     def pair(self) -> Pair:
-        """What is compared, whichever side each clip stood on."""
+        """Key of the compared pair, independent of the sides."""
         return pair_of(self.prompt, self.path_A, self.path_B)
 
     @property
@@ -103,44 +103,43 @@ class Annotation:
         )
 
 
-# Fields that take a column a dimension.
+# Fields with one column per dimension.
 SPREAD = {"labels": DIMENSIONS, "ratings_A": rating_columns("A"), "ratings_B": rating_columns("B")}
 ANNOTATION_COLUMNS = tuple(column for field in fields(Annotation)[1:] for column in SPREAD.get(field.name, (field.name,)))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a CSV has a pair's two clips, and the label of each dimension that it has."""
+    """The columns of a CSV with a pair's two clips, and with the label of each dimension."""
 
     paths: tuple[str, str]
     labels: dict[str, str]
 
 
 def read_annotations(path: str | Path, file: str | Path | None = None, root: str | Path | None = None) -> list[Annotation]:
-    """All rows of an annotation CSV, in order. BadInput names the line and column of the first thing that is wrong, and
-    the file as `file` where it is known by another name than that of its copy at `path`. Absolute paths of clips are taken
-    where they are below `root`."""
+    """All rows of an annotation CSV, in order. BadInput names the line and column of the first error, and `file` instead of
+    `path` where `path` is a copy. Absolute paths of clips are accepted where they are below `root`."""
     file = file or path
     columns = read_columns(path, file)
     required = [*columns.paths, "prompt", *columns.labels.values()]
     rows = list(read_rows(path, required, ANNOTATION_COLUMNS, file, ALIASES))
     if not rows:
         raise BadInput(file, "no annotations")
-    # A dimension that no row has a label of is one that nobody was asked about: its column is as good as absent.
+    # A dimension without a single label was not part of the study: its column counts as absent.
     asked = {name: column for name, column in columns.labels.items() if any(not _absent(row[column]) for _, row in rows)}
     columns = replace(columns, labels=asked or columns.labels)
     return [_annotation(file, line, cells, columns, root) for line, cells in rows]
 
 
 def read_columns(path: str | Path, file: str | Path) -> Columns:
-    """The columns of pairs that the CSV at `path` has; BadInput, of `file`, where it has none, or those of two layouts."""
+    """The pair columns of the CSV at `path`; BadInput, of `file`, where it has none, or those of two layouts."""
     header = read_header(path, file, ALIASES)
     dimensions = {name: name for name in DIMENSIONS if name in header}
     if not set(CHOSEN) & set(header):
-        # `label` beside dimensions may be anything.
+        # Beside dimension columns, `label` is ignored.
         return Columns(SIDES, dimensions or ({"Overall": "label"} if "label" in header else _no_labels(file, header)))
     if others := [name for name in (*SIDES, *dimensions, "label") if name in header]:
-        why = f"chosen and rejected say which clip is better, so that nothing tells what {', '.join(others)} are for"
+        why = f"chosen and rejected name the better clip; {', '.join(others)} beside them are ambiguous"
         raise BadInput(file, why, row=1, key=others[0])
     return Columns(CHOSEN, {})
 
@@ -180,10 +179,10 @@ def write_prompts(file: str | Path, prompts: Iterable[str]) -> None:
 
 
 def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[list[list[Annotation]], int]:
-    """Annotations of each pair, in order of first appearance, all turned to the sides of the pair's first row.
+    """Annotations of each pair, in order of first appearance, all with the sides of the pair's first row.
 
-    Also returns how many rows were dropped because the same annotator had said exactly the same before. BadInput when
-    an annotator contradicts an own earlier row, or when a pair's prompt is written in two ways.
+    Also returns the number of dropped rows, exact repeats of the same annotator. BadInput when an annotator contradicts an
+    earlier row, or when a pair's prompt has two spellings.
     """
     pairs: dict[Pair, dict[str, Annotation]] = {}
     dropped = 0
@@ -191,7 +190,7 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
         views = pairs.setdefault(annotation.pair, {})
         first = next(iter(views.values()), annotation)
         if annotation.prompt != first.prompt:
-            why = f"the same pair has this prompt in row {first.row} with other white space, case or Unicode form"
+            why = f"row {first.row} has the same pair and prompt with other white space, case or Unicode form"
             raise BadInput(file, why, row=annotation.row, key="prompt")
         if annotation.path_A != first.path_A:
             annotation = annotation.swapped()
@@ -208,8 +207,8 @@ def group_by_pair(file: str | Path, annotations: Iterable[Annotation]) -> tuple[
 
 
 def read_prompt(file: str | Path, line: int, cells: dict[str, str], column: str = "prompt") -> str:
-    """The prompt of a row; BadInput where it is empty or has a special token of the reward model, whose read-out that
-    could move."""
+    """The prompt of a row; BadInput where it is empty or has a special token, which could move the reward model's
+    read-out."""
     prompt = cells[column]
     if not prompt:
         raise BadInput(file, "empty prompt", row=line, key=column)
@@ -256,7 +255,7 @@ def _label(
     if column is None:
         return None
     text = cells[column]
-    # Overall is not asked for everywhere, and a reviewer may answer only what the others disagree on.
+    # Overall is optional, and a reviewer may answer only disputed dimensions.
     if _absent(text) and (dimension == "Overall" or annotator == REVIEWER):
         return None
     if text not in LABELS:
@@ -281,5 +280,5 @@ def _ratings(file: str | Path, line: int, cells: dict[str, str], side: str) -> d
 
 
 def _absent(text: str) -> bool:
-    """Whether a cell has nothing to say; pandas and R write NA where there is no value."""
+    """Whether a cell has no value; pandas and R write NA for one."""
     return text.casefold() in ("", "na", "n/a", "nan", "none", "null")

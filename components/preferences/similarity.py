@@ -1,14 +1,14 @@
-"""Sets joined by Jaccard similarity: exactly, and without comparing all with all.
+"""Similarity join of sets by Jaccard similarity: exact, without comparing all pairs.
 
 Two sets of n and m members are alike if they share 4/9 of n + m members or more, a Jaccard similarity of 4/5. So a set may
 miss at most (5 n - 4 m) / 9 of its members in the other: its budget. With all members in one order, the rarest first, two
-alike sets have a first common member, and each pays for its own members before that one. Only the few members that a budget
-reaches need be looked up (prefix filtering; Chaudhuri et al. 2006, "A primitive operator for similarity joins in data
-cleaning"; Xiao et al. 2008, "Efficient similarity joins for near duplicate detection").
+alike sets have a first common member, and each pays for its members before that one. Only the few members within the budget
+need a look-up (prefix filtering; Chaudhuri et al. 2006, "A primitive operator for similarity joins in data cleaning"; Xiao
+et al. 2008, "Efficient similarity joins for near duplicate detection").
 
-Sets of one template have the same first common member in thousands. Within such a list the question is put again, for the
-members that are left: they are ordered anew by how rare they are in the list, members that always come together weigh as
-one, and what is paid stays paid. Sets that are in one group already are not compared.
+Thousands of sets of one template share their first common member. Within such a list the join recurses on the remaining
+members: they are reordered by their frequency in the list, members that always occur together are merged into one weight,
+and payments carry over. Sets of one group are not compared again.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ import numpy as np
 from components.groups import Groups
 
 NEAR = 4 / 5  # Jaccard similarity from which on two sets are alike
-SHORT = 32  # lists of up to this many sets are compared pair by pair
-CHUNK = 1 << 14  # pairs that are compared at a time
+SHORT = 32  # lists of up to this many sets are compared pairwise
+CHUNK = 1 << 14  # pairs compared at a time
 
 
 @dataclass(frozen=True)
 class Part:
-    """R of the sets, and E entries: the members of theirs that may still be common. Entries are sorted by set."""
+    """R of the sets, and E entries: their members that may still be common. Entries are sorted by set."""
 
-    sets: np.ndarray  # int [R], which sets
-    paid: np.ndarray  # int [R], how many members of each are not in the other
-    row: np.ndarray  # int [E], place in `sets`
+    sets: np.ndarray  # int [R], indices of the sets
+    paid: np.ndarray  # int [R], members of each that are already known to be unshared
+    row: np.ndarray  # int [E], index in `sets`
     member: np.ndarray  # int [E]
     weight: np.ndarray  # int [E], how many members this one stands for; the same for the same member
 
@@ -40,7 +40,7 @@ class Part:
         return Part(self.sets[keep], self.paid[keep], row, self.member[entries], self.weight[entries])
 
     def behind(self, entries: np.ndarray, before: np.ndarray) -> "Part":
-        """The rows of `entries`, int [L], one each, from there on; `before`, int [E], is what they pay for the others."""
+        """The rows of `entries`, int [L], each from that entry on; `before`, int [E], is what they pay for earlier ones."""
         rows = self.row[entries]
         lengths = np.searchsorted(self.row, rows, side="right") - entries
         starts = np.cumsum(lengths) - lengths
@@ -50,11 +50,11 @@ class Part:
         return Part(self.sets[rows], before[entries], row, member, self.weight[chosen])
 
     def merged(self) -> "Part":
-        """Members of the same sets as one, numbered from the rarest on, each row's entries in that order."""
+        """Merge members that occur in the same sets; number them from the rarest on and sort each row in that order."""
         count = np.bincount(self.member)
         weight = np.zeros_like(count)
         weight[self.member] = self.weight
-        # A sum of random numbers stands for the sets that a member is in: among 10 million it errs once in 100,000 runs.
+        # A sum of random numbers hashes the sets of a member: among 10 million it collides once in 100,000 runs.
         drawn = np.random.default_rng(0).integers(0, 2**64, len(self.sets), np.uint64)
         mark = np.zeros(len(count), np.uint64)
         np.add.at(mark, self.member, drawn[self.row])
@@ -74,15 +74,15 @@ class Part:
 
 
 class SimilarityJoin:
-    """Joins those `groups` whose sets are alike. The sets are int `member` [M], one behind the other, `size` [N] of each, no
-    member twice in a set; an empty set is alike to none."""
+    """Joins the `groups` of alike sets. The sets are int `member` [M], concatenated, `size` [N] of each, no member twice in
+    a set; an empty set is alike to none."""
 
     def __init__(self, member: np.ndarray, size: np.ndarray, groups: Groups):
         from scipy.sparse import csr_array
 
         self.size, self.groups = size, groups
         row = np.repeat(np.arange(len(size), dtype=np.int32), size)
-        # What no other set has is common to no two: it only counts in sizes.
+        # A member of a single set is never shared: it only counts in sizes.
         common = np.bincount(member) > 1
         kept = common[member]
         row, member = row[kept], (np.cumsum(common, dtype=np.int32) - 1)[member[kept]]
@@ -93,7 +93,7 @@ class SimilarityJoin:
         self._join(part.of(size > 0))
 
     def _join(self, part: Part) -> None:
-        """Join what is alike among the sets of a part, by the members that are left in it."""
+        """Join the alike sets of a part, by its remaining members."""
         part = self._paying(part)
         if len(part.sets) < 2 or self.groups.one(part.sets):
             return
@@ -115,12 +115,12 @@ class SimilarityJoin:
                 self._join(part.behind(those, before))
 
     def _budgets(self, part: Part) -> np.ndarray:
-        """How many of its members each set of a part, int [R], may miss in any other of it that is alike."""
+        """Budget of each set of a part, int [R]: members it may miss in any alike set of the part."""
         size = self.size[part.sets]
         return (5 * size - 4 * np.maximum(size.min(), -(-4 * size // 5))) // 9
 
     def _paying(self, part: Part) -> Part:
-        """The part when sets have paid for what none of the others has, without those that cannot pay."""
+        """The part after sets have paid for members that no other set has, without sets over their budget."""
         while len(part.sets):
             alone = (np.bincount(part.member) == 1)[part.member]
             paid = part.paid + np.bincount(part.row[alone], part.weight[alone], len(part.sets)).astype(np.int64)
@@ -132,7 +132,7 @@ class SimilarityJoin:
         return part
 
     def _join_by_what_all_have(self, part: Part) -> bool:
-        """Join the sets that the members common to all of a part make alike; whether nothing is left to join."""
+        """Join the sets that are alike by the members common to all of a part; returns whether nothing is left to join."""
         everywhere = (np.bincount(part.member) == len(part.sets))[part.member]
         common = part.weight[everywhere & (part.row == 0)].sum()
         size = self.size[part.sets]
@@ -142,7 +142,7 @@ class SimilarityJoin:
         return bool(everywhere.all()) or self.groups.one(part.sets)
 
     def _compare(self, part: Part, before: np.ndarray, entries: np.ndarray) -> None:
-        """Compare every two sets of `entries`, int [F], that have the same member; those of one member follow each other."""
+        """Compare all pairs of sets of `entries`, int [F], with the same member; entries of one member are consecutive."""
         member = part.member[entries]
         for step in range(1, SHORT):
             met = np.flatnonzero(member[step:] == member[:-step])

@@ -1,11 +1,10 @@
 """Simulated annotators: what people would answer when shown two clips side by side.
 
-Each of three annotators sees the difference of two gold scores through noise of their own, says "same" where what they
-see is smaller than their own tie width, and now and then mixes up the sides. They have no bias for a side. Overall is a
-question of its own: it is judged on the mean of the gold scores with noise of its own, not added up from the other
-answers. Where the three answers all differ (one "A", one "B", one "same"), a more careful reviewer decides, as in the
-paper. Each of the three also rates both clips from 1 to 5, as seen through the same noise: ratings never contradict the
-answer beside them, but are coarser.
+Each of three annotators observes the difference of two gold scores with independent noise. They answer "same" where it is
+below their tie width, and sometimes swap the sides. They have no bias for a side. Overall is a separate question: it is
+judged on the mean of the gold scores with separate noise, not summed from the other answers. Where all three answers differ
+(one "A", one "B", one "same"), a more careful reviewer decides, as in the paper. Each of the three also rates both clips
+from 1 to 5 with the same noise: ratings never contradict the answer beside them, but are coarser.
 
 Noise and tie widths are in units of the gold score, whose whole range is 1.
 """
@@ -26,8 +25,8 @@ Ratings = dict[str, tuple[int, int]]  # question to the ratings of A and of B
 
 @dataclass(frozen=True)
 class Annotator:
-    """One annotator's eye: standard deviation of the noise and half width of "same" for each question, in gold units,
-    and the chance that an answer names the wrong side (a "same" stays what it is)."""
+    """One annotator: standard deviation of the noise and half width of "same" for each question, in gold units, and the
+    probability that an answer swaps A and B ("same" is unaffected)."""
 
     name: str
     noise: Mapping[str, float]
@@ -37,13 +36,13 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Panel:
-    """Those who label a pair together."""
+    """The annotators of a pair, and the reviewer of disputes."""
 
     annotators: tuple[Annotator, ...]
     reviewer: Annotator
 
 
-# The three people differ by these factors from the mean of each question: a careful one, a hasty one, a decided one.
+# Factors of the three annotators around the mean of each question: a careful, a hasty and a decisive one.
 NOISE_FACTORS = (0.8, 1.25, 1.0)
 TIE_FACTORS = (1.0, 1.2, 0.8)
 DEFAULT_NOISE = {"VQ": 0.045, "MQ": 0.07, "TA": 0.03, "Overall": 0.04}
@@ -54,7 +53,7 @@ DEFAULT_LAPSE = 0.1
 def panel(
     noise: Mapping[str, float] = DEFAULT_NOISE, tie: Mapping[str, float] = DEFAULT_TIE, lapse: float = DEFAULT_LAPSE
 ) -> Panel:
-    """Three unlike annotators around the given noise and tie widths, and a reviewer: half the noise, no mix-ups."""
+    """Three different annotators around the given noise and tie widths, and a reviewer with half the noise and no lapses."""
 
     def scaled(widths: Mapping[str, float], factor: float) -> dict[str, float]:
         return {question: widths[question] * factor for question in QUESTIONS}
@@ -77,28 +76,28 @@ def annotate(
         seen = gold_a[question] - gold_b[question] + noise
         mixed_up = rng.random() < annotator.lapse
         answers[question] = "same" if abs(seen) < annotator.tie[question] else "A" if (seen > 0) != mixed_up else "B"
-        # Half of the noise on either clip: the two differ by what was seen.
+        # Half of the noise on either clip, so that the noisy scores differ by `seen`.
         a, b = rating(gold_a[question] + noise / 2), rating(gold_b[question] - noise / 2)
         ratings[question] = (b, a) if mixed_up else (a, b)
     return answers, ratings
 
 
 def rating(seen: float) -> int:
-    """1 to 5 for a clip of this score in the annotator's eyes."""
+    """Rating from 1 to 5 for a clip with this noisy score."""
     return int(np.clip(np.rint(LOWEST + (HIGHEST - LOWEST) * seen), LOWEST, HIGHEST))
 
 
 def label_pair(
     gold_a: Mapping[str, float], gold_b: Mapping[str, float], panel: Panel, rng: np.random.Generator
 ) -> tuple[dict[str, dict[str, str]], dict[str, Ratings]]:
-    """Everybody's answers to one pair, annotator to question to label, and the ratings, by annotator too.
+    """All answers to one pair, annotator to question to label, and the ratings by annotator.
 
-    The reviewer is there only for pairs with a question in dispute, answers only such questions, and rates nothing.
+    The reviewer answers only disputed questions and rates nothing.
     """
     answers, ratings = {}, {}
     for annotator in panel.annotators:
         answers[annotator.name], ratings[annotator.name] = annotate(gold_a, gold_b, annotator, rng)
-    # Drawn for every pair, so that one pair's dispute does not change the noise of those after it.
+    # Drawn for every pair, so that a dispute does not change the noise of later pairs.
     review, _ = annotate(gold_a, gold_b, panel.reviewer, rng)
     disputed = [q for q in QUESTIONS if _majority([answer[q] for answer in answers.values()]) is None]
     if disputed:
@@ -107,7 +106,7 @@ def label_pair(
 
 
 def decided_label(answers: Mapping[str, Mapping[str, str]], question: str) -> str:
-    """The label that counts: the majority's, or the reviewer's where there is none."""
+    """The final label: the majority's, or the reviewer's where there is none."""
     votes = [answer[question] for name, answer in answers.items() if name != REVIEWER]
     return _majority(votes) or answers[REVIEWER][question]
 
@@ -116,15 +115,15 @@ def realism(
     annotations: Sequence[Mapping[str, Mapping[str, str]]],
     gold: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
 ) -> dict[str, dict[str, float]]:
-    """How human the labels look, for each question over all pairs: answers as of `label_pair`, gold scores of A and B.
+    """How realistic the labels are, for each question over all pairs: answers as of `label_pair`, gold scores of A and B.
 
-    - tie_share: share of pairs whose decided label is "same";
-    - alpha: Krippendorff's alpha among the annotators without the reviewer, at the nominal level: A against B counts no
-      more than A against "same", the stricter reading, which needs no order assumed between the labels;
-    - agreement: of the single annotators' decided answers (A or B) on pairs whose gold scores differ at all, the share
-      that prefers the better clip.
+    - tie_share: share of pairs whose final label is "same";
+    - alpha: Krippendorff's alpha among the annotators without the reviewer, at the nominal level. A against B counts no
+      more than A against "same": the stricter choice, without an assumed order of labels;
+    - agreement: of single annotators' decided answers (A or B) on pairs with different gold scores, the share that
+      prefers the better clip.
 
-    A figure that cannot be computed (alpha when all say one thing, agreement without a decided pair) raises ValueError.
+    A figure that cannot be computed (alpha of a single label, agreement without a decided pair) raises ValueError.
     """
     report = {}
     for question in QUESTIONS:

@@ -1,12 +1,12 @@
 """The gold judge of the shapes world: analysis by synthesis, never trained.
 
-Every frame is explained by the renderer: a flat background and one shape of some colour, place and size. What the best
-explanation says about the clip is compared with the prompt (TA); what it leaves unexplained is a flaw of the picture
-(VQ); how the explanation changes from frame to frame is the motion (MQ). Place, size and brightness are fitted frame by
-frame, so that jitter and flicker are flaws of motion only; colour is free, so that a wrong one is a matter of TA only.
+The renderer's model is fitted to every frame: a flat background and one shape with a colour, position and size. The fit is
+compared with the prompt (TA), its residual is a flaw of the picture (VQ), and its change from frame to frame is the motion
+(MQ). Position, size and brightness are fitted per frame, so that jitter and flicker affect motion only. Colour is free, so
+that a wrong colour affects TA only.
 
-All scores lie in [0, 1]. Soft steps are flat at both ends: flaws that nobody would see cost nothing, and clips that are
-right in all that the prompt names get exactly the same TA.
+All scores lie in [0, 1]. Soft steps are flat at both ends: invisible flaws cost nothing, and all clips that match the prompt
+in full get the same TA.
 """
 
 from dataclasses import dataclass
@@ -18,31 +18,31 @@ from scipy import ndimage
 from components.simulation.render import EXTENTS, RADIUS, REFERENCE_SIZE, coverage
 from components.simulation.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SPEEDS, scene_of
 
-# Sizes of a flaw at which its factor of the score has fallen to one half.
+# Size of each flaw at which its factor of the score is one half.
 HALF_NEAR = 0.25  # rms residual around the object, in units of the object's contrast
 HALF_FAR = 28.0  # rms residual of the background, in levels
 HALF_UNSTEADY = 1.0  # rms distance from a straight, even track, px at size 32
 HALF_FLICKER = 0.12  # relative spread of the object's visible mass
-ENOUGH_MOTION = (0.15, 0.6)  # px a frame at size 32: below the first a still picture, above the second a moving one
+ENOUGH_MOTION = (0.15, 0.6)  # px a frame at size 32: below the first a still clip, above the second a moving one
 RADIUS_LIMITS = (3.0, 7.5)  # px at size 32
-BLURS = (0.0, 0.7, 1.2, 1.8, 2.5)  # px at size 32; shapes are told apart through any of these blurs
-# RGB to luma and two colour differences, the latter at half weight: video keeps them at half the resolution, so that
-# they say little about outlines. (BT.601 luma; B - Y and R - Y scaled as in Cb and Cr.)
+BLURS = (0.0, 0.7, 1.2, 1.8, 2.5)  # px at size 32; shapes are compared under each of these blurs
+# RGB to luma and two colour differences, the latter at half weight: video stores them at half the resolution, so that
+# they carry little of the outline. (BT.601 luma; B - Y and R - Y scaled as in Cb and Cr.)
 SEEN = np.array([[0.299, 0.587, 0.114], [-0.084, -0.166, 0.25], [0.25, -0.209, -0.041]], np.float32).T
 TA_WEIGHTS = {"colour": 1.0, "shape": 1.0, "direction": 1.0, "speed": 0.5, "background": 0.5}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Scores of a clip for a prompt, and what the judge saw. Velocity is in px a frame, y downwards."""
+    """Scores of a clip for a prompt, and the fitted attributes. Velocity is in px a frame, y downwards."""
 
     VQ: float
     MQ: float
     TA: float
     Overall: float  # the mean of the three
     prompt_right: bool  # all that the prompt names is there
-    dynamic_degree: float  # speed of the even track that fits best, px a frame
-    speed_error: float  # its distance from the speed that the prompt asks for, px a frame
+    dynamic_degree: float  # speed of the best-fitting linear track, px a frame
+    speed_error: float  # its distance from the prompt's speed, px a frame
     colour: str
     shape: str
     velocity: tuple[float, float]
@@ -66,7 +66,7 @@ class Fit:
 def judge(frames: np.ndarray, prompt: str) -> Verdict:
     """Judges a clip [T, H, W, 3] uint8 (H = W, T >= 3) for a prompt of the world.
 
-    Raises ValueError for another layout or a prompt outside the grammar; any pixels at all get a verdict.
+    Raises ValueError for another layout or a prompt outside the grammar; every pixel content gets a verdict.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] != frames.shape[2] or len(frames) < 3:
         raise ValueError(f"a square clip [T >= 3, H, W, 3] was expected, got {frames.shape}")
@@ -80,7 +80,7 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
     fit = fits[shape]
     contrast = _project(stands_out, fit.cover)  # [T, 3], object minus background
     present = _presence(opacity, fit.cover, contrast)
-    # Flicker only darkens what is seen and never shows a truer colour: attributes are read in the brightest third.
+    # Flicker only darkens the object: attributes are read from the third of the frames with the highest contrast.
     strongest = np.argsort(-np.linalg.norm(contrast, axis=1), kind="stable")[: max(len(clip) // 3, 1)]
     background = backgrounds[strongest].mean(0)
     colour = background + _inner_colour(stands_out, fit, shape)[strongest].mean(0)
@@ -125,10 +125,10 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
 
 
 def _opacity(stands_out: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the object each pixel shows, [T, H, W] (1 inside, 0 outside), and a first guess of its place [T, 2].
+    """Opacity of the object at each pixel, [T, H, W] (1 inside, 0 outside), and an initial estimate of its position [T, 2].
 
-    The object is where most stands out over its own size. Its colour there gives the axis on which opacity is read,
-    which keeps of the noise only the part along that axis.
+    The object is at the maximum of the salience smoothed over its size. Its colour there gives the axis onto which opacity
+    is projected, which removes noise orthogonal to that axis.
     """
     salience = np.linalg.norm(stands_out, axis=-1)
     smooth = ndimage.gaussian_filter(salience, (0, 2.5 * unit, 2.5 * unit), mode="constant", truncate=2.0)
@@ -136,21 +136,21 @@ def _opacity(stands_out: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarra
     spots = np.stack([columns, rows], axis=1) + 0.5
     inside = coverage("circle", 2.0 * unit, spots, smooth.shape[1])
     axis = _project(stands_out, inside)
-    # The floor of 4 levels keeps an empty clip's rounding noise from being read as an object.
+    # The floor of 4 levels prevents an object being fitted to the rounding noise of an empty clip.
     power = np.maximum((axis**2).sum(1), 4.0**2)
     opacity = np.einsum("thwc,tc->thw", stands_out, axis) / power[:, None, None]
     return np.clip(opacity, -0.5, 1.5), spots
 
 
 def _project(stands_out: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """The colour difference [T, 3] that explains `stands_out` best as cover times colour."""
+    """The colour difference [T, 3] of the least-squares fit of `stands_out` by cover times colour."""
     return np.einsum("thwc,thw->tc", stands_out, cover) / np.maximum((cover**2).sum((1, 2)), 1.0)[:, None]
 
 
 def _fit(opacity: np.ndarray, shape: str, spots: np.ndarray, unit: float, steps: int = 4) -> Fit:
-    """Fits gain, place and size of one shape in all frames at once by damped Gauss-Newton steps."""
+    """Fits gain, position and size of one shape in all frames at once by damped Gauss-Newton steps."""
     size = opacity.shape[1]
-    # The first guess is a centre of mass, and a triangle's lies below the middle of its box.
+    # The initial estimate is a centre of mass, which in a triangle lies below the middle of its bounding box.
     lift = RADIUS * unit * EXTENTS["triangle"][1] / 3 if shape == "triangle" else 0.0
     centres = spots - np.array([0.0, lift])
     radii = np.full(len(opacity), RADIUS * unit)
@@ -168,8 +168,8 @@ def _fit(opacity: np.ndarray, shape: str, spots: np.ndarray, unit: float, steps:
         centres = np.clip(centres + np.clip(step[:, 1:3], -1.5, 1.5), 0.0, size)
         radii = np.clip(radii + np.clip(step[:, 3], -0.5, 0.5), low, high)
     cover = _cover(shape, radii, centres, size)
-    # Blur rounds corners: a sharp square explains a blurred square worse than a sharp circle does. So the shapes are
-    # compared through the blur that suits each best.
+    # Blur rounds corners: a sharp square fits a blurred square worse than a sharp circle does. So each shape is compared
+    # under its best blur.
     blurred = [blur @ cover @ blur for blur in _blurs(size)]
     error = min(float(((opacity - _gain(opacity, c)[:, None, None] * c) ** 2).sum()) for c in blurred)
     return Fit(centres, radii, cover, error)
@@ -177,7 +177,7 @@ def _fit(opacity: np.ndarray, shape: str, spots: np.ndarray, unit: float, steps:
 
 @lru_cache
 def _blurs(size: int) -> list[np.ndarray]:
-    """Gaussian blurs along one axis as symmetric matrices [size, size]; as products they are faster than as filters."""
+    """Gaussian blurs along one axis as symmetric matrices [size, size]; matrix products are faster than filters."""
     apart = np.arange(size)[:, None] - np.arange(size)
     kernels = [np.exp(-0.5 * (apart / max(blur * size / REFERENCE_SIZE, 0.1)) ** 2) for blur in BLURS]
     return [(kernel / kernel[size // 2].sum()).astype(np.float32) for kernel in kernels]
@@ -192,7 +192,7 @@ def _gain(opacity: np.ndarray, cover: np.ndarray) -> np.ndarray:
 
 
 def _presence(opacity: np.ndarray, cover: np.ndarray, contrast: np.ndarray) -> np.ndarray:
-    """Whether there is an object in each frame [T]: the shape correlates with what is seen, and it is no mere shade."""
+    """Presence of an object in each frame [T]: correlation of the shape with the opacity, and sufficient contrast."""
     seen = opacity - opacity.mean((1, 2), keepdims=True)
     drawn = cover - cover.mean((1, 2), keepdims=True)
     scale = np.sqrt((seen**2).sum((1, 2)) * (drawn**2).sum((1, 2)))
@@ -201,12 +201,12 @@ def _presence(opacity: np.ndarray, cover: np.ndarray, contrast: np.ndarray) -> n
 
 
 def _inner_colour(stands_out: np.ndarray, fit: Fit, shape: str) -> np.ndarray:
-    """The object's colour difference [T, 3] well inside its outline, where blur has not mixed in the background."""
+    """The object's colour difference [T, 3] well inside its outline, where blur does not mix in the background."""
     return _project(stands_out, _cover(shape, 0.6 * fit.radii, fit.centres, stands_out.shape[1]))
 
 
 def _track(centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Velocity [2] of the straight, even track that fits best, and the rms distance from it (px)."""
+    """Velocity [2] of the best-fitting linear track, and the rms distance from it (px)."""
     time = np.arange(len(centres)) - (len(centres) - 1) / 2
     places = centres - centres.mean(0)
     velocity = time @ places / (time**2).sum()
@@ -217,7 +217,7 @@ def _track(centres: np.ndarray) -> tuple[np.ndarray, float]:
 def _velocity_before_stop(centres: np.ndarray) -> np.ndarray:
     """Velocity [2] up to the frame at which the object stops for good, if it does.
 
-    The prompt's direction and speed are those of the motion; that it ends early is a flaw of motion, counted in MQ.
+    The prompt's direction and speed describe the motion; an early stop is a flaw of motion, counted in MQ.
     """
     time = np.arange(len(centres))
     until = np.minimum(time, np.arange(2, len(centres))[:, None])  # [stops, T]; the last one never stops
@@ -226,16 +226,16 @@ def _velocity_before_stop(centres: np.ndarray) -> np.ndarray:
     velocities = until @ places / (until**2).sum(1, keepdims=True)
     errors = ((places - until[..., None] * velocities[:, None]) ** 2).sum((1, 2))
     best = int(errors.argmin())
-    # Jitter also fits a little better with a stop; a real one explains nearly all of what a steady track leaves.
+    # A stop also fits jitter slightly better; a real stop removes most of the residual of a linear track.
     return velocities[best if errors[best] < 0.25 * errors[-1] else -1]
 
 
 def _visual_quality(
     clip: np.ndarray, backgrounds: np.ndarray, fit: Fit, contrast: np.ndarray, shape: str, unit: float
 ) -> np.ndarray:
-    """Closeness of each frame [T] to its own best clean render, near the object and away from it."""
+    """Closeness of each frame [T] to its best clean render, near the object and away from it."""
     residual = (clip - backgrounds[:, None, None] - fit.cover[..., None] * contrast[:, None, None]) @ SEEN
-    # What 4:2:0 cannot keep is no flaw of the picture: colour differences are compared at half the resolution.
+    # Losses of 4:2:0 are no flaw of the picture: colour differences are compared at half the resolution.
     colour = ndimage.uniform_filter(residual[..., 1:], (0, 2, 2, 0), mode="nearest")
     squared = residual[..., 0] ** 2 + (colour**2).sum(-1)
     near = _cover(shape, fit.radii + 2.5 * unit, fit.centres, clip.shape[1])
@@ -248,14 +248,14 @@ def _visual_quality(
 def _motion_quality(
     stands_out: np.ndarray, backgrounds: np.ndarray, fit: Fit, velocity: np.ndarray, unsteady: float, unit: float
 ) -> float:
-    """Some motion at all, even and straight, of an object that keeps its size and brightness; a steady background."""
+    """Presence of motion, its evenness and straightness, constant size and brightness of the object, a steady background."""
     moving = _ramp(np.hypot(*velocity) / unit, *ENOUGH_MOTION)
     steady = 1 / (1 + (unsteady / HALF_UNSTEADY) ** 2)
     shown = np.einsum("thwc,thw->tc", stands_out, fit.cover)
     axis = np.median(shown, axis=0)
     mass = shown @ axis / max(float(axis @ axis), 1.0)
     shaking = float(backgrounds.mean(1).std()) / 200.0
-    # Two in a hundred is what coding and fitting do to a steady object.
+    # Coding and fitting cause 2% on a steady object.
     flicker = max(float(np.hypot(mass.std() / max(float(mass.mean()), 0.1), shaking)) - 0.02, 0.0)
     return float((0.1 + 0.9 * moving) * steady / (1 + (flicker / HALF_FLICKER) ** 2))
 
@@ -265,16 +265,16 @@ def _nearness(rgb: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> dict
 
 
 def _choice(distances: dict, wanted: str) -> float:
-    """1 where `wanted` is clearly the nearest, 0 where another clearly is, 1/2 half way between the two."""
+    """1 where `wanted` is clearly the nearest, 0 where another clearly is, 1/2 halfway between the two."""
     other = min(distance for name, distance in distances.items() if name != wanted)
     return float(_ramp(other / max(other + distances[wanted], 1e-6), 0.35, 0.65))
 
 
 def _shape_score(fits: dict[str, Fit], wanted: str, unit: float) -> float:
-    """The same for shapes, by how much worse the wanted one explains the clip than its best rival.
+    """The same for shapes, by how much worse the wanted shape fits the clip than its best rival.
 
-    The difference is measured against the one that two clean shapes have, so that noise, which adds the same error to
-    every shape, leaves the score alone.
+    The difference is normalised by that of two clean shapes. Noise adds the same error to every shape, and so does not
+    change the score.
     """
     rival = min((shape for shape in SHAPES if shape != wanted), key=lambda shape: fits[shape].error)
     frames = len(fits[wanted].cover)
@@ -284,7 +284,7 @@ def _shape_score(fits: dict[str, Fit], wanted: str, unit: float) -> float:
 
 @lru_cache
 def _clean_difference(first: str, second: str) -> float:
-    """The squared opacity error (px at size 32) left when one clean shape is explained by the other; mean of both."""
+    """The squared opacity error (px at size 32) when one clean shape is fitted to the other; mean of both ways."""
     middle = np.full((1, 2), REFERENCE_SIZE / 2)
     errors = []
     for drawn, fitted in ((first, second), (second, first)):
@@ -294,8 +294,8 @@ def _clean_difference(first: str, second: str) -> float:
 
 
 def _direction_score(velocity: np.ndarray, moved: float, wanted: tuple[int, int]) -> float:
-    """1 within 30 degrees of the wanted direction, 0 beyond 60. What hardly moved (px over the clip, at size 32) goes
-    neither right nor wrong, 1/2: that it does not move is a flaw of motion, counted in MQ."""
+    """1 within 30 degrees of the wanted direction, 0 beyond 60. An object that hardly moves (px over the clip, at size 32)
+    gets 1/2: missing motion is counted in MQ."""
     angle = np.degrees(np.arccos(np.clip(velocity @ np.asarray(wanted) / max(np.hypot(*velocity), 1e-6), -1, 1)))
     sure = float(_ramp(np.asarray(moved), 0.5, 2.0))
     return sure * float(_ramp(-angle, -60.0, -30.0)) + (1 - sure) * 0.5

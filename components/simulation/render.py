@@ -4,8 +4,7 @@ A clean clip is one anti-aliased shape in straight, even motion over a flat back
 whose centre lies at signed distance d (px) from the outline is covered by clip(1/2 - d, 0, 1), which is exact for
 straight edges along the axes and close for the others, and costs one vectorised pass.
 
-Defects have a strength in [0, 1], continuous from "nothing" to "gross", so that a zoo of generators of every quality
-can be made.
+Defects have a continuous strength in [0, 1], from none to severe, so that a zoo can cover every quality.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ RADIUS = 5.0  # px at size 32
 RADIUS_SPREAD = 0.6
 SPEED_SPREAD = 0.05  # relative
 REFERENCE_SIZE = 32
-# Half width and half height of each shape in units of the radius; chosen for areas within 15% of one another.
+# Half width and half height of each shape in units of the radius, for areas within 15% of one another.
 EXTENTS = {"circle": (1.0, 1.0), "square": (0.88, 0.88), "triangle": (1.25, 1.08), "cross": (1.12, 1.12)}
 CROSS_ARM = 0.38
 
@@ -32,7 +31,7 @@ DEFECTS = SCENE_DEFECTS + TRACK_DEFECTS + PIXEL_DEFECTS
 
 @dataclass(frozen=True)
 class Render:
-    """All that is needed to draw a clip. Positions in px from the top left corner; pixel centres lie at +0.5."""
+    """Parameters of a clip. Positions in px from the top left corner; pixel centres lie at +0.5."""
 
     rgb: tuple[float, float, float]
     shape: str
@@ -45,7 +44,7 @@ class Render:
 
 
 def concrete(scene: Scene, rng: np.random.Generator, size: int = REFERENCE_SIZE, frames: int = 9) -> Render:
-    """Draws what the scene leaves open (start, size, exact speed, unsaid background); the track stays in the frame."""
+    """Samples what the scene leaves open (start, size, exact speed, background); the track stays inside the frame."""
     background = scene.background or list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     scale = size / REFERENCE_SIZE
     radius = scale * (RADIUS + RADIUS_SPREAD * rng.uniform(-1, 1))
@@ -61,7 +60,7 @@ def render(r: Render, size: int = REFERENCE_SIZE, frames: int = 9) -> np.ndarray
 
 
 def draw(r: Render, centres: np.ndarray, size: int) -> np.ndarray:
-    """Draws the object at `centres` [T, 2] (x, y in px) in place of the render's own track: [T, H, W, 3] uint8."""
+    """Draws the object at `centres` [T, 2] (x, y in px) instead of the render's track: [T, H, W, 3] uint8."""
     cover = coverage(r.shape, r.radius, centres, size, r.second_shape, r.blend)[..., None]
     background = np.asarray(r.background, np.float32)
     return np.rint(background + cover * (np.asarray(r.rgb, np.float32) - background)).astype(np.uint8)
@@ -79,14 +78,14 @@ def coverage(
 
 
 def offsets(centres: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels lie relative to the centres [T, 2]: x [T, 1, W] and y [T, H, 1], float32."""
+    """Pixel positions relative to the centres [T, 2]: x [T, 1, W] and y [T, H, 1], float32."""
     at = np.arange(size, dtype=np.float32) + 0.5
     centres = np.asarray(centres, np.float32)[:, :, None, None]
     return at[None, None, :] - centres[:, 0], at[None, :, None] - centres[:, 1]
 
 
 def signed_distance(shape: str, radius: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance (px) from the outline, for points relative to the centre, negative inside; corners are kept sharp."""
+    """Signed distance (px) from the outline for points relative to the centre, negative inside; corners stay sharp."""
     width, height = radius * EXTENTS[shape][0], radius * EXTENTS[shape][1]
     if shape == "circle":
         return np.hypot(x, y) - width
@@ -108,8 +107,8 @@ def spoiled(
     """A clip with defects, [T, H, W, 3] uint8; `defects` maps kinds of `DEFECTS` to strengths in [0, 1], 0 for none.
 
     Kinds are applied in the order of `DEFECTS` (object, track, pixels), whatever the order of the mapping. At strength
-    1: wrong_colour, wrong_shape and wrong_direction have wholly become another one; jitter moves each frame's object by
-    2.5 px (sigma); frozen never moves (at 0.5 it stops half way); for the others see `defect`.
+    1: wrong_colour, wrong_shape and wrong_direction are fully another one; jitter moves each frame's object by 2.5 px
+    (sigma); frozen never moves (at 0.5 it stops halfway); for the others see `defect`.
     """
     unknown = set(defects) - set(DEFECTS)
     if unknown:
@@ -122,7 +121,7 @@ def spoiled(
     if strength := defects.get("jitter", 0.0):
         centres = centres + rng.normal(0, 2.5 * strength * size / REFERENCE_SIZE, centres.shape)
         reach = r.radius * np.asarray(EXTENTS[r.shape])
-        centres = np.clip(centres, reach, size - reach)  # off the edge would be "not all there", another defect
+        centres = np.clip(centres, reach, size - reach)  # past the edge it would be cut off, another defect
     clip = draw(r, centres, size)
     for kind in PIXEL_DEFECTS:
         if strength := defects.get(kind, 0.0):
@@ -131,8 +130,8 @@ def spoiled(
 
 
 def defect(frames: np.ndarray, kind: str, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Plants a defect of `PIXEL_DEFECTS` in any clip [T, H, W, 3] uint8. At strength 1: blur of sigma 2 px (at size
-    32), Gaussian noise of sigma 64 levels, a ghost of the frame two before at half weight, gains between 1 and 0.4."""
+    """Adds a defect of `PIXEL_DEFECTS` to any clip [T, H, W, 3] uint8. At strength 1: blur of sigma 2 px (at size 32),
+    Gaussian noise of sigma 64 levels, a ghost of the frame two before at half weight, gains between 1 and 0.4."""
     count, size = frames.shape[:2]
     clip = frames.astype(np.float32)
     if kind == "blur":
@@ -142,7 +141,7 @@ def defect(frames: np.ndarray, kind: str, strength: float, rng: np.random.Genera
         clip = clip + rng.normal(0, 64 * strength, clip.shape)
     elif kind == "ghost":
         clip = (1 - strength / 2) * clip + strength / 2 * clip[np.maximum(np.arange(count) - 2, 0)]
-    elif kind == "flicker":  # only ever darker: a gain above one would clip on white, and clipping is not flicker
+    elif kind == "flicker":  # only darker: a gain above one would clip white, and clipping is not flicker
         dips = rng.permutation(np.linspace(0, 1, count))
         clip = clip * (1 - 0.6 * strength * dips)[:, None, None, None]
     else:
@@ -168,7 +167,7 @@ def _wrong(r: Render, kind: str, strength: float, rng: np.random.Generator, size
 def _start(
     shape: str, radius: float, velocity: tuple[float, float], rng: np.random.Generator, size: int, frames: int
 ) -> tuple[float, float]:
-    """A random first centre from which the whole object stays inside the frame to the end."""
+    """A random first centre from which the whole object stays inside the frame until the end."""
     start = []
     for extent, step in zip(EXTENTS[shape], velocity, strict=True):
         travel = step * (frames - 1)

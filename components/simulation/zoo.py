@@ -1,8 +1,8 @@
-"""The zoo: generators of unlike quality, their clips of the same prompts, and what three annotators say of pairs of them.
+"""The zoo: generators of different quality, their clips of the same prompts, and the labels of three annotators on pairs.
 
-The paper compares clips of twelve models. Ours are the pretrained generator at five settings (as meant, too few steps, no
-guidance, too much guidance, an early checkpoint) and the renderer with five kinds of fault. Clips become real H.264 files,
-and the gold judge sees what a viewer would: the decoded file.
+The paper compares clips of twelve models. The zoo has the pretrained generator at five settings (default, too few steps, no
+guidance, too much guidance, an early checkpoint) and the renderer with five sets of defects. Clips are written as H.264
+files, and the gold judge scores the decoded file, as a viewer would see it.
 """
 
 import shutil
@@ -25,8 +25,8 @@ from components.video.decode import read_frames
 from components.video.encode import write_video
 
 GENERATORS = ("wan", "wan-few-steps", "wan-unguided", "wan-overguided", "wan-early")
-# What each renderer may do wrong, one or two of these a clip. Strengths are drawn for each clip, so that a zoo has every
-# shade; most renderers get the subject wrong now and then, or text alignment would be a tie in most pairs.
+# Defects of each renderer, one or two per clip. Strengths are sampled for each clip, so that a zoo has every grade. Most
+# renderers sometimes get the subject wrong; otherwise text alignment would be a tie in most pairs.
 RENDERERS: dict[str, tuple[str, ...]] = {
     "render-clean": (),
     "render-picture": ("blur", "noise", "ghost", "wrong_shape"),
@@ -38,7 +38,7 @@ MODELS = (*GENERATORS, *RENDERERS)
 
 
 def make_zoo(stage: Stage) -> None:
-    """Write data/source: videos by model, prompts.csv, annotations.csv; metrics/source.json says how human it looks."""
+    """Write data/source (videos by model, prompts.csv, annotations.csv), and metrics/source.json with their realism."""
     params = stage.params.source
     clips = cast(stage)
     videos = stage.output("data/source/videos")
@@ -97,8 +97,8 @@ def make_zoo(stage: Stage) -> None:
 
 
 def cast(stage: Stage) -> list[dict[str, Any]]:
-    """Which models draw which prompts: `own_clips` takes of the generator that will be aligned and `clips_per_prompt` of
-    unlike other models, for each of `prompts` scenes."""
+    """The clips to make for each of `prompts` scenes: `own_clips` of the generator that will be aligned, and one of each of
+    `clips_per_prompt` other models."""
     params = stage.params.source
     rng = stage.rng("cast")
     scenes = all_scenes()
@@ -114,7 +114,7 @@ def cast(stage: Stage) -> list[dict[str, Any]]:
 
 
 def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
-    """The generators' clips, model by model."""
+    """Sample the generators' clips, model by model."""
     from components.generator.sampler import Job, draw, loaded
     from components.generator.wan import load_early, load_generator
 
@@ -136,7 +136,7 @@ def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
 def make_and_judge(
     clip: dict[str, Any], videos: str, rendered: str, size: int, frames: int, fps: int
 ) -> dict[str, dict[str, Any]]:
-    """Render the clip, to the folder `rendered`, where a renderer is its model; `scores`: gold ones of the decoded file."""
+    """Render the clip into the folder `rendered` where its model is a renderer; return the gold scores of the decoded file."""
     own = clip["model"] in RENDERERS
     path = Path(rendered if own else videos) / clip["path"]
     if own:
@@ -152,7 +152,7 @@ def make_and_judge(
 
 
 def view_of(prompt: str, a: dict, b: dict, annotator: str, given: dict[str, str], ratings: Ratings) -> Annotation:
-    """One annotator's row; a reviewer answers disputed questions only, and rates nothing."""
+    """One annotator's row; a reviewer answers only disputed questions and rates nothing."""
     return Annotation(
         row=0,
         path_A=a["path"],

@@ -86,7 +86,7 @@ def test_losses_base_and_what_a_second_buys_are_said(tmp_path):
     write(tmp_path / "metrics/alignment.json", metrics)
     text = summary("shapes", tmp_path)
     assert "LOSS SFT loses visual quality (VQ 33.8% (28 to 40%)), by the gold judge" in text
-    assert "Base is sampled with guidance scale 2, 8 steps, shift 3. At 3.5 it wins against itself at 2" in " ".join(
+    assert "Base is sampled with guidance scale 2, 8 steps, shift 3. Its win rates at 3.5 against 2" in " ".join(
         text.split()
     )
     assert "VQ visual quality, MQ motion quality, TA text alignment" in text
