@@ -116,7 +116,9 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
     With a model folder only if that is what serves, else None, as where a task is tried again."""
     with alone(repository), HeldSignals():
         record = read_deployment(repository)
-        none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: nothing to roll back to")
+        none = BadInput(
+            repository, f"version {record.serving} serves, and none before it is on record: nothing to roll back to"
+        )
         if record.before is None and record.rolled_back is None:
             raise none
         with managing(url, repository) as server:

@@ -46,7 +46,9 @@ MOMENTS = 20
 def models(model_folder, tmp_path_factory) -> dict[str, Path]:
     """Model folders: of versions 1 and 2, a good third, one that scores otherwise than offline, one that cannot be loaded."""
     folder = tmp_path_factory.mktemp("models")
-    made = {name: other(model_folder, folder / name, mean) for mean, name in enumerate(("second", "good", "bad", "damaged"), 1)}
+    made = {
+        name: other(model_folder, folder / name, mean) for mean, name in enumerate(("second", "good", "bad", "damaged"), 1)
+    }
     (made["damaged"] / DAMAGED).touch()
     return {"first": model_folder, **made}
 
@@ -201,8 +203,10 @@ def test_an_interrupted_rollback_is_finished_by_the_next(prepared, models, start
         in_child(call, at, how)
         assert serves(prepared) <= {1, 2}
         starts_again(prepared)
-        done = read_deployment(prepared).serving == 1 and serves(prepared) == {1} and is_consistent(
-            prepared, read_deployment(prepared)
+        done = (
+            read_deployment(prepared).serving == 1
+            and serves(prepared) == {1}
+            and is_consistent(prepared, read_deployment(prepared))
         )
         if done:
             with pytest.raises(BadInput, match="nothing to roll back"):
