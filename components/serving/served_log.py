@@ -148,7 +148,7 @@ class ServedLog:
 
 
 def too_many(folder: Path) -> list[Path]:
-    """Files of the log beyond the newest KEEP_DAYS days that it has, or beyond MOST_BYTES in all, but for the newest day's."""
+    """Files of the log beyond the newest KEEP_DAYS days that it has, or beyond MOST_BYTES in all; not the newest day's."""
     files = sorted(folder.glob(FILES), key=lambda path: path.name[:10], reverse=True)
     days = sorted({path.name[:10] for path in files}, reverse=True)
     total, gone = 0, []
