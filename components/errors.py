@@ -65,6 +65,7 @@ class Unreachable(Exception):
 
 NO = 5  # exit code where nothing failed and the answer is no: scores have drifted, a challenger is refused
 UNKNOWN = 6  # exit code where nothing failed and there is too little to tell
+ALARM = 7  # exit code where the look itself went well and what it saw cannot wait: most requests are refused
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -27,11 +27,12 @@ class MonitoringParams(Section):
 
     Scores of the last `window` hours, at least `min_clips` of them, are at a Kolmogorov-Smirnov distance above
     `max_distance`, which is no chance at `level` after Holm's correction. Then retraining is asked for, at most once in
-    `cooldown` hours."""
+    `cooldown` hours. Of at least `min_clips` requests, more than the share `max_refused` without a score is an alarm."""
 
     window: Annotated[float, Field(gt=0, le=24 * 30)]  # lines are kept for 30 days
     min_clips: Count
     max_distance: Fraction
+    max_refused: Fraction
     level: Annotated[float, Field(gt=0, lt=1)]
     cooldown: Annotated[float, Field(ge=0)]
 

@@ -47,6 +47,7 @@ class Service:
     about: str
     environment: dict[str, str] = field(default_factory=dict)
     stop: signal.Signals = signal.SIGTERM
+    umask: int = -1  # of this process
 
     @property
     def log(self) -> Path:
@@ -94,6 +95,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
             f"DAGs; user admin, password in {PASSWORD}",
             environment,
             signal.SIGINT,  # SIGTERM would leave its children behind
+            0o077,
         ),
         Service(
             "triton",
@@ -113,7 +115,9 @@ def up(
 ) -> None:
     """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
     profile = load_params().profile
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    for folder in (FOLDER, Path(".airflow")):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # Airflow prints its admin's password, and keeps it in a file
     relocate(STORE_FILE.absolute())
     chosen = services(mlflow, airflow, triton)
     if not REPOSITORY.exists():
@@ -145,10 +149,11 @@ def down() -> None:
 
 
 def start(service: Service) -> None:
-    with open(service.log, "wb") as log:
+    with open(os.open(service.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
+        os.fchmod(log.fileno(), 0o600)  # one of an earlier start
         process = subprocess.Popen(
             service.command, env=os.environ | service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,
+            start_new_session=True, umask=service.umask,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in background
         )  # fmt: skip
     made = psutil.Process(process.pid).create_time()

@@ -80,12 +80,13 @@ def pull(
     out: Annotated[Path, typer.Option(help="JSON file for the project's tasks and annotations.")],
     url: Server = LOCAL,
 ) -> None:
-    """Fetch the project's annotations; the same as exporting it as JSON, with authors' addresses."""
+    """Fetch the project's annotations; the same as exporting it as JSON, with authors' addresses: OUT is its
+    owner's alone to read."""
     from components.annotation import studio
     from components.annotation.tasks import replace_text
 
     tasks = studio.pull(folder, url)
-    replace_text(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+    replace_text(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", private=True)
     print(f"{out}: {len(tasks)} tasks, {sum(len(task['annotations']) for task in tasks)} annotations")
 
 

@@ -33,6 +33,7 @@ def environment(folder: Path) -> dict[str, str]:
         raise BadInput(folder / VIDEOS, "missing; `reelign annotate export` makes it")
     data = folder.resolve() / "label-studio"
     data.mkdir(exist_ok=True)
+    data.chmod(0o700)  # accounts and sessions
     settings = {
         "BASE_DATA_DIR": str(data),
         "LOCAL_FILES_SERVING_ENABLED": "true",

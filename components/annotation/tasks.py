@@ -3,7 +3,7 @@
     FOLDER/config.xml, guidelines.md   labelling interface, and instructions, which are yours to change
     FOLDER/tasks.json                  tasks in Label Studio's import format: a name, the prompt, two addresses of videos
     FOLDER/media/videos/               the videos under opaque names; nothing else of FOLDER may be served
-    FOLDER/key.csv, settings.json      which clip a task shows on which side, and the secret behind the names: ours alone
+    FOLDER/key.csv, settings.json      which clip a task shows on which side, and the secret behind the names: the owner's
 
 One pair is one task, shown to all annotators with the same sides. Label Studio's open-source edition deals tasks, not
 copies of tasks, to people; and answers about one and the same screen can be compared with each other as they are. A
@@ -125,7 +125,7 @@ def export_pairs(
     if not old and not new:
         raise BadInput(clips_csv, "no two clips have the same prompt", key="prompt")
     (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "settings.json", settings.model_dump_json(indent=1) + "\n")
+    replace_text(folder / "settings.json", settings.model_dump_json(indent=1) + "\n", private=True)
     for path, face in sorted(faces.items(), key=lambda item: item[1].video):  # times of files tell no order either
         if not (folder / VIDEOS / face.video).exists():
             copy_blind(videos / path, folder / VIDEOS / face.video)
@@ -260,12 +260,12 @@ def read_key(folder: Path) -> list[Task]:
 
 
 def write_key(folder: Path, tasks: Iterable[Task]) -> None:
-    with whole_file(folder / "key.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+    with whole_file(folder / "key.csv", private=True) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Task)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(task) for task in tasks)
 
 
-def replace_text(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
+def replace_text(path: Path, text: str, private: bool = False) -> None:
+    with whole_file(path, private=private) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -1,12 +1,12 @@
 """Who may manage a Triton server.
 
 Whoever reaches Triton's port could load and unload models, map shared memory, and change logging and traces. Triton refuses
-these groups, over HTTP and gRPC, without a header that carries a key (`--http-restricted-api`, `--grpc-restricted-protocol`).
+these groups, over HTTP and gRPC, without a header that has a key (`--http-restricted-api`, `--grpc-restricted-protocol`).
 `reelign serve` makes the key: a file beside the repository, NAME.key, that its owner alone may read. In containers and pods
 it comes by the environment variable REELIGN_TRITON_KEY. Scoring, health and metadata need no key. Triton takes the key as an
 argument: whoever may list this machine's processes reads it there, unless /proc is mounted with hidepid=2.
 
-A page in a browser cannot send the header: the browser would first ask the server for leave (CORS), which Triton never gives.
+A page in a browser cannot send the header: a browser first looks for the server's leave (CORS), which Triton never gives.
 Requests for scores come to the backend with their header Origin, and it refuses those that have one (backend/model.py).
 """
 
@@ -43,8 +43,7 @@ def make_key(repository: Path) -> str:
     """The key for a server that is to start; made where there is none. BadInput as of read_key."""
     file = key_file(repository)
     if VARIABLE not in os.environ and not file.exists():
-        with whole_file(file) as partial:
-            partial.touch(0o600)
+        with whole_file(file, private=True) as partial:
             partial.write_text(f"{secrets.token_hex(32)}\n")
     return read_key(repository)
 

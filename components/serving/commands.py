@@ -199,11 +199,11 @@ def monitor(
 ) -> None:
     """Check whether served scores have drifted from those of the validation clips. Limits: params.yaml, monitoring.
 
-    Exit code 0: no drift; 5: drift; 6: too few requests to tell.
+    Exit code 0: no drift; 5: drift; 6: too few requests to tell; 7: most requests are refused, also with --require-drift.
     """
     from datetime import UTC, datetime
 
-    from components.errors import NO, UNKNOWN, BadInput
+    from components.errors import ALARM, NO, UNKNOWN, BadInput
     from components.params import load_params
     from components.serving import monitor as monitoring
     from components.stage import write_json
@@ -222,8 +222,8 @@ def monitor(
     if out is not None:
         write_json(out, record)
     print("\n".join(monitoring.as_lines(record)))
-    code = {"no drift": 0, "drift": NO, "too few": UNKNOWN}[record["verdict"]]
-    if require_drift:
+    code = {"no drift": 0, "drift": NO, "too few": UNKNOWN, "refused": ALARM}[record["verdict"]]
+    if require_drift and code != ALARM:
         code = 0 if code == NO else NO
     raise typer.Exit(code)
 

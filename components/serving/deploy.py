@@ -1,7 +1,7 @@
 """Bring a new VideoReward to a running Triton server without a request lost, and back.
 
 The new version is loaded beside the one that serves, by a configuration that the repository does not hold, and asked for
-scores of a sample. Only if they are the scores of the same model offline, and come as fast as the serving version's, does the
+scores of a sample. Only if they are the scores of the same model offline, and come as fast as the serving one's, does the
 repository name it: the reward model's configuration, then the record (record.py), then the two ensembles that clients ask,
 two small files loaded one by one. The old version stays loaded for a rollback, which goes there and nowhere else. A version
 that fails, or is interrupted by an error or a signal, leaves no trace; after a kill the next command sees to that.
@@ -117,13 +117,13 @@ def offline_scores(model: Path, sample: Sequence[tuple[Path, str]], params: Pack
 
 
 def rollback(url: str, repository: Path, params: PackageParams, model: Path | None = None) -> int | None:
-    """Let the version serve again that served when the serving one was deployed; its number. A rollback that was cut short is
-    finished. BadInput where there is none: what a rollback has taken away does not come back by another.
+    """Let the version serve again that served when the serving one was deployed; its number. A rollback that was cut short
+    is finished. BadInput where there is none: what a rollback has taken away does not come back by another.
 
     With a model folder only if that is what serves, else None, as where a task is tried again."""
     with alone(repository), HeldSignals():
         record = read_deployment(repository)
-        none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: nothing to roll back to")
+        none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: no roll-back")
         if record.before is None and record.rolled_back is None:
             raise none
         with managing(url, repository) as server:

@@ -17,7 +17,7 @@ LOAD_SECONDS = 600.0
 
 
 class Management:
-    """The calls that manage a server. BadInput where it has another key, InferenceServerException for all else it refuses."""
+    """The calls that manage a server. BadInput where it has another key, else InferenceServerException."""
 
     def __init__(self, client: triton.InferenceServerClient, where: str, key: str):
         self.client, self.where, self.headers = client, where, {HEADER: key}

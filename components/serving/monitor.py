@@ -30,6 +30,7 @@ from components.tracking import FACTS
 OVERALL = "Overall"  # of components/reward/score.py, whose import takes seconds
 STEPS = 100  # of the reference: 0%, 1%, ... 100%
 QUARTILES = (0.25, 0.5, 0.75)
+CLOCKS_APART = timedelta(minutes=5)  # of the machines that serve and that look
 INPUTS = ("frames", "height", "width", "fps", "words")
 
 
@@ -65,6 +66,7 @@ class Found:
     prompts: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)  # requests by the version that answered them
+    future: int = 0  # lines of a clock that was ahead
 
     @property
     def clips(self) -> int:
@@ -88,11 +90,13 @@ def read_reference(model: Path) -> Reference:
     return reference.model_copy(update={"quantiles": {name: reference.quantiles[name] for name in order}})
 
 
-def collect(served: Path, version: str, names: list[str], since: datetime) -> Found:
+def collect(served: Path, version: str, names: list[str], since: datetime, until: datetime) -> Found:
     """Go through the log; `names` are of all scores, Overall among them."""
     found = Found()
     for row in read_served(served, since):
-        if row.model_version != version:
+        if row.time > until + CLOCKS_APART:
+            found.future += 1
+        elif row.model_version != version:
             found.others[row.model_version] += 1
         elif row.reason is not None:
             # Numbers are of the one request: "5 frames; the plan wants 8".
@@ -115,8 +119,11 @@ def monitor(served: Path, model: Path, params: MonitoringParams, now: datetime) 
     """The record: what was served within the window before `now`, and whether it has drifted."""
     reference, version = read_reference(model), folder_digest(model)
     since = now - timedelta(hours=params.window)
-    found = collect(served, version, [*reference.quantiles], since)
+    found = collect(served, version, [*reference.quantiles], since, now)
     enough = found.clips >= params.min_clips
+    refused = found.refused.total()
+    answered = found.clips + refused
+    failing = answered >= params.min_clips and refused > params.max_refused * answered
     cells = {}
     for name, scores in found.scores.items():
         quantiles = np.array(reference.quantiles[name])
@@ -140,10 +147,12 @@ def monitor(served: Path, model: Path, params: MonitoringParams, now: datetime) 
         "clips": found.clips,
         "reference_clips": reference.clips,
         "scores": cells,
-        "verdict": "drift" if drifted else "no drift" if enough else "too few",
+        # Of what little was scored then, drift would say nothing of the clients' clips.
+        "verdict": "refused" if failing else "drift" if drifted else "no drift" if enough else "too few",
         "drifted": drifted,
         "refused": dict(found.refused),
         "other_versions": dict(found.others),
+        "from_the_future": found.future,
         "inputs": {name: np.quantile(values, QUARTILES).tolist() for name, values in found.inputs.items()},
         "videos": dict(found.videos),
         "prompts": len(found.prompts),
@@ -202,7 +211,11 @@ def as_lines(record: dict[str, Any]) -> list[str]:
         lines += [f"  {name:6}  {m:g} ({low:g} to {high:g})" for name, (low, m, high) in record["inputs"].items()]
     lines += [f"refused: {count} x {reason}" for reason, count in most_first(record["refused"])]
     lines += [f"not looked at: {count} of model {name}" for name, count in most_first(record["other_versions"])]
+    if record["from_the_future"]:
+        lines.append(f"not looked at: {record['from_the_future']} from the future: a clock was ahead")
+    refused = sum(record["refused"].values())
     told = {
+        "refused": f"most requests are refused: {refused} of {refused + record['clips']}",
         "drift": f"drift of {', '.join(record['drifted'])}",
         "no drift": "no drift",
         "too few": f"too few to tell: {record['clips']} clips, at least {least} are wanted",

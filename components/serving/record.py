@@ -1,9 +1,9 @@
 """What a server's repository is to serve, written down: DEPLOYMENT, a file in it, beside the configurations.
 
 The record is the word on which version serves, which served before it, and which were verified. A version is written there
-only after its scores were compared, and Triton's configurations follow the record. So a command that was killed leaves one of
-three things, which the next one mends (`repair`): a version that nothing names, which goes; a configuration of the reward
-model that names one more version than the record, likewise; or configurations that are behind the record, which are finished.
+only after its scores were compared, and Triton's configurations follow the record. So a killed command leaves one of three
+things, which the next one mends (`repair`): a version that nothing names, which goes; a configuration of the reward model
+that names one more version than the record, likewise; or configurations that are behind the record, which are finished.
 
 One command at a time works on a repository (`alone`).
 """
@@ -27,8 +27,8 @@ DEPLOYMENT, LOCK = "deployment.json", "deployment.lock"
 
 
 class Deployment(Record):
-    """Versions by number. `verified` are on disk, in the order in which they came. `rolled_back` is the digest of what served
-    until the last roll-back, if nothing was deployed since."""
+    """Versions by number. `verified` are on disk, in the order in which they came. `rolled_back` is the digest of what
+    served until the last roll-back, if nothing was deployed since."""
 
     serving: int
     before: int | None

@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 FOLDER = "REELIGN_SERVED_LOG"  # environment variable; without it there is no log
 SHADOW = "reelign-shadow"  # id of requests that deploy makes to compare versions
-KEEP_DAYS = 30
+KEEP_DAYS = 30  # with requests, counted by names of files: a clock that jumps ahead makes one day old, not all of them
+FILE_BYTES, MOST_BYTES = 64 * 2**20, 4 * 2**30  # of one file; of all, the oldest go first
 RETRY_SECONDS = 60.0  # after a write that failed: a full disk is not asked again for each request
 MOST_REASON = 200
 FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-*.jsonl"
@@ -98,7 +99,7 @@ class ServedLog:
         self.model_version = model_version
         self.file: int | None = None
         self.day = self.name = ""
-        self.number = 0
+        self.number = self.size = 0
         self.closed_until = 0.0
 
     def write(self, lines: list[dict[str, Any]]) -> int:
@@ -109,7 +110,7 @@ class ServedLog:
             return len(lines)
         now = datetime.now(UTC)
         try:
-            if self.file is None or self.day != now.date().isoformat():
+            if self.file is None or self.day != now.date().isoformat() or self.size >= FILE_BYTES:
                 self.begin(now)
             rows = [
                 Served(log=self.name, number=self.number + place, time=now, model_version=self.model_version, **line)
@@ -125,26 +126,38 @@ class ServedLog:
             print(why, file=sys.stderr, flush=True)
             return len(lines)
         self.number += len(lines)
+        self.size += len(text)
         return 0
 
     def begin(self, now: datetime) -> None:
-        """Open a new file, and remove those that are too old."""
+        """Open a new file, and remove the oldest where there are too many."""
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.day, self.number = now.date().isoformat(), 0
+        self.day, self.number, self.size = now.date().isoformat(), 0, 0
         # The process id alone would come again, in a container that was started anew soonest.
         self.name = f"{self.day}-{os.getpid()}-{secrets.token_hex(4)}"
         self.file = os.open(self.folder / f"{self.name}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        oldest = (now.date() - timedelta(days=KEEP_DAYS)).isoformat()
-        for path in self.folder.glob(FILES):
-            if path.name[: len(oldest)] < oldest:
-                with contextlib.suppress(OSError):  # another process may be at it
-                    path.unlink()
+        for path in too_many(self.folder):
+            with contextlib.suppress(OSError):  # another process may be at it
+                path.unlink()
 
     def close(self) -> None:
         if self.file is not None:
             os.close(self.file)
             self.file = None
+
+
+def too_many(folder: Path) -> list[Path]:
+    """Files of the log beyond the newest KEEP_DAYS days that it has, or beyond MOST_BYTES in all; not the newest day's."""
+    files = sorted(folder.glob(FILES), key=lambda path: path.name[:10], reverse=True)
+    days = sorted({path.name[:10] for path in files}, reverse=True)
+    total, gone = 0, []
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+        if path.name[:10] in days[KEEP_DAYS:] or (total > MOST_BYTES and path.name[:10] != days[0]):
+            gone.append(path)
+    return gone
 
 
 def read_served(folder: Path, since: datetime) -> Iterator[Served]:

@@ -1,7 +1,7 @@
 """Triton's management as deployments use it, without Triton: what is loaded outlives the caller, in a file.
 
 As the real server (2.51) does: a load reads the repository, or a configuration that comes with the call; a version that
-cannot be loaded leaves what was loaded before; loading an ensemble loads what it calls too, as the repository has it; versions
+cannot be loaded leaves what was loaded before; loading an ensemble loads what it calls too, by the repository; versions
 that a new configuration does not name are unloaded. `check` holds after every change: it finds a front without its version.
 """
 

@@ -1,4 +1,4 @@
-"""Who may manage a server, on a real one: each group of calls, over HTTP and gRPC, without the key, with another, with it."""
+"""Who may manage a server, on a real one: each group of calls, over HTTP and gRPC, with and without the key."""
 
 import os
 import stat

@@ -17,9 +17,9 @@ from components.serving import deploy as deployment
 from components.serving.client import Manners, RewardClient, score_remote
 from components.serving.commands import copy_once
 from components.serving.deploy import Rejected, deploy, rollback, serving_version
+from components.serving.install import install_triton
 from components.serving.management import managing
 from components.serving.record import loaded_by_config
-from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
 from components.stage import folder_digest

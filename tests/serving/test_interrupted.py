@@ -1,4 +1,4 @@
-"""Deployments and roll-backs that are killed or interrupted at any line of theirs, on a faithful fake of Triton's calls: never
+"""Deployments and roll-backs that are killed or interrupted at any line, on a faithful fake of Triton's calls: never
 an unverified version, never nothing where something served."""
 
 import json
@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from components.errors import BadInput, Unreachable, disk_error
 from components.serving import deploy as deployment
 from components.serving import management
 from components.serving.access import make_key
+from components.serving.client import score_remote
 from components.serving.commands import mend
 from components.serving.deploy import Rejected, deploy, rollback
+from components.serving.install import install_triton
 from components.serving.record import (
     DEPLOYMENT,
     alone,
@@ -29,7 +32,9 @@ from components.serving.record import (
     versions_there,
 )
 from components.serving.repository import FRONTS, MODEL, write_repository
+from components.serving.server import serving
 from components.stage import folder_digest
+from tests.running import PATIENCE, until
 from tests.serving.conftest import PARAMS
 from tests.serving.fake_triton import DAMAGED, FakeTriton
 from tests.serving.test_deploy import other
@@ -44,9 +49,11 @@ MOMENTS = 20
 
 @pytest.fixture(scope="module")
 def models(model_folder, tmp_path_factory) -> dict[str, Path]:
-    """Model folders: of versions 1 and 2, a good third, one that scores otherwise than offline, one that cannot be loaded."""
+    """Model folders: of versions 1 and 2, a good third, one that scores otherwise than offline, one that cannot load."""
     folder = tmp_path_factory.mktemp("models")
-    made = {name: other(model_folder, folder / name, mean) for mean, name in enumerate(("second", "good", "bad", "damaged"), 1)}
+    made = {
+        name: other(model_folder, folder / name, mean) for mean, name in enumerate(("second", "good", "bad", "damaged"), 1)
+    }
     (made["damaged"] / DAMAGED).touch()
     return {"first": model_folder, **made}
 
@@ -201,11 +208,13 @@ def test_an_interrupted_rollback_is_finished_by_the_next(prepared, models, start
         in_child(call, at, how)
         assert serves(prepared) <= {1, 2}
         starts_again(prepared)
-        done = read_deployment(prepared).serving == 1 and serves(prepared) == {1} and is_consistent(
-            prepared, read_deployment(prepared)
+        done = (
+            read_deployment(prepared).serving == 1
+            and serves(prepared) == {1}
+            and is_consistent(prepared, read_deployment(prepared))
         )
         if done:
-            with pytest.raises(BadInput, match="nothing to roll back"):
+            with pytest.raises(BadInput, match="no roll-back"):
                 rollback(URL, prepared, PARAMS)
         else:
             assert rollback(URL, prepared, PARAMS) == 1
@@ -302,3 +311,51 @@ def test_old_versions_go_but_none_that_is_needed(prepared, models):
     assert deploy(URL, prepared, models["first"], SAMPLE, PARAMS, keep=2) == 7
     assert versions_there(prepared) == [5, 7] and read_deployment(prepared).before == 5
     settled(prepared, 7)
+
+
+@pytest.mark.serving
+def test_interrupted_on_a_real_server(models, videos, tmp_path):
+    """The command, killed or interrupted at moments of its work; then a roll-back, another deployment, and a server that is
+    started again."""
+    install_triton()
+    live, log = tmp_path / "live", tmp_path / "triton.log"
+    write_repository(live, models["first"], PARAMS)
+    (tmp_path / "sample.csv").write_text("path,prompt\n" + "".join(f"{video},a red circle\n" for video in videos[:2]))
+    digests = {folder_digest(models[name]) for name in ("first", "second")}
+
+    def command(url: str, name: str) -> subprocess.Popen:
+        words = ["deploy", url, "--live", live, "--model", models[name], "--csv", tmp_path / "sample.csv", "--slowest", "50"]
+        return subprocess.Popen([sys.executable, "-m", "components.cli", *words], stderr=subprocess.DEVNULL)
+
+    with serving(live, log) as server:
+        url = f"http://{server.http}"
+
+        def answers() -> str:
+            [score] = score_remote(url, [(videos[0], "a red circle")])
+            return score.model_version
+
+        assert command(url, "second").wait(PATIENCE) == 0
+        for how, moment in (
+            (signal.SIGKILL, lambda: 3 in versions_there(live)),
+            (signal.SIGINT, lambda: server.backends("3")),
+            (signal.SIGKILL, lambda: server.backends("3")),
+        ):
+            process = command(url, "good")
+            until(moment, "the moment")
+            process.send_signal(how)
+            assert process.wait(PATIENCE) != 0
+            assert answers() in digests
+            record = read_deployment(live)
+            assert (record.serving, record.before) == (2, 1) and loaded_by_config(live) == [1, 2]
+            if how is signal.SIGINT:
+                assert versions_there(live) == [1, 2]
+        assert rollback(url, live, PARAMS) == 1
+        assert answers() == folder_digest(models["first"]) and versions_there(live) == [1, 2]
+        process = command(url, "damaged")
+        until(lambda: 3 in versions_there(live), "a third version")
+        process.kill()
+        process.wait()
+    mend(live)
+    with serving(live, log) as server:
+        [score] = score_remote(server.http, [(videos[0], "a red circle")])
+        assert score.model_version == folder_digest(models["first"])

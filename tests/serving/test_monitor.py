@@ -17,13 +17,15 @@ from components.errors import BadInput
 from components.operation_params import MonitoringParams
 from components.reward.score import Score, Unscored
 from components.reward.train import reference
+from components.serving import monitor as monitoring
+from components.serving import served_log
 from components.serving.monitor import ks_distance, ks_p, monitor
 from components.serving.served_log import ServedLog, describe
 from components.stage import folder_digest, write_json
 from tests.serving.conftest import clip
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
-PARAMS = MonitoringParams(window=24, min_clips=50, max_distance=0.2, level=0.01, cooldown=1)
+PARAMS = MonitoringParams(window=24, min_clips=50, max_distance=0.2, max_refused=0.5, level=0.01, cooldown=1)
 SEEDS = st.integers(0, 2**32 - 1)
 CLIP = clip(0, 9, 32, 32)
 
@@ -189,3 +191,40 @@ def test_the_command_says_it_by_its_exit_code(model, tmp_path):
     assert result.exit_code == 5 and result.stdout.splitlines()[-1].startswith("drift of VQ, MQ, TA")
     assert json.loads((tmp_path / "record.json").read_text())["drifted"][:3] == DIMENSIONS
     assert isinstance(told("--plot", "plot.pdf").exception, BadInput)
+
+
+def test_where_all_is_refused_there_is_an_alarm(tmp_path, monkeypatch):
+    """Also for what acts on drift; a few refusals are none, and too few requests tell nothing."""
+    normal = np.random.default_rng(0).normal(size=(400, 3))
+    model = model_with(tmp_path / "model", normal)
+    for scored, refused, expected, code in ((0, 500, "refused", 7), (200, 100, "no drift", 0), (10, 20, "too few", 6)):
+        served = tmp_path / f"{scored}-{refused}"
+        serve(served, folder_digest(model), normal[:scored], refused)
+        record = verdict(served, model)
+        assert record["verdict"] == expected
+        assert monitoring.as_lines(record)[-1].startswith(
+            {"refused": "most requests are refused: 500 of 500"}.get(expected, "")
+        )
+        for more in ([], ["--require-drift"]):
+            told = CliRunner().invoke(app, ["monitor", "--model", str(model), "--served", str(served), *more])
+            assert told.exit_code == (code if not more or expected == "refused" else 5), told.output
+
+
+def test_lines_of_a_clock_that_was_ahead_are_no_drift(tmp_path, monkeypatch):
+    normal = np.random.default_rng(0).normal(size=(400, 3))
+    model = model_with(tmp_path / "model", normal)
+    serve(tmp_path / "served", folder_digest(model), normal)
+    now = datetime.now(UTC)
+    monkeypatch.setattr(served_log, "datetime", Ahead)
+    serve(tmp_path / "served", folder_digest(model), normal + 3)
+    record = monitor(tmp_path / "served", model, PARAMS, now + timedelta(seconds=60))[0]
+    assert (record["verdict"], record["clips"], record["from_the_future"]) == ("no drift", 400, 400)
+    assert "not looked at: 400 from the future" in "\n".join(monitoring.as_lines(record))
+
+
+class Ahead(datetime):
+    """A clock that is a year ahead."""
+
+    @classmethod
+    def now(cls, zone):
+        return datetime.now(zone) + timedelta(days=365)

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from components.reward.score import RewardModel, Score
-from components.serving.client import Manners, RewardClient, Unanswered
+from components.serving.client import Manners, RewardClient, Unanswered, score_remote
 from components.serving.install import install_triton
-from components.serving.repository import write_repository
+from components.serving.management import managing
+from components.serving.repository import FRONTS, MODEL, write_repository
 from components.serving.served_log import read_served
 from components.serving.server import STUB
 from tests.running import all_below, command_of, until, until_gone
@@ -105,6 +106,18 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
     assert process.wait(60) == 0, printed()
     until_gone(children)
     assert not list(Path("/dev/shm").glob(f"reelign-{process.pid}-*"))
+
+
+@pytest.mark.serving
+def test_models_that_were_unloaded_are_loaded_again(serve, tmp_path, videos):
+    """The server calls itself live and ready then, with nothing in it."""
+    _, printed = serve
+    url = re.search(r"http://\S+", printed()).group()
+    with managing(url, tmp_path / "model_repository") as management:
+        for name in (*FRONTS, MODEL):
+            management.unload(name)
+    until(lambda: "are loaded again" in printed(), "the loading told")
+    assert isinstance(score_remote(url, [(videos[0], "a red circle")])[0], Score)
 
 
 @pytest.mark.serving

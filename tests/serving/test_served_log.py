@@ -9,6 +9,7 @@ import pytest
 
 from components.errors import BadInput
 from components.reward.score import Score, Unscored
+from components.serving import served_log
 from components.serving.served_log import KEEP_DAYS, MOST_REASON, ServedLog, describe, read_served
 from components.video.decode import probe
 from tests.serving.conftest import clip
@@ -58,16 +59,16 @@ def test_without_a_folder_there_is_no_log(tmp_path, monkeypatch):
 
 def test_a_file_a_day_and_old_ones_go(tmp_path):
     today = datetime.now(UTC).date()
-    old, kept = (tmp_path / f"{today - timedelta(days=days)}-7-x.jsonl" for days in (KEEP_DAYS + 1, KEEP_DAYS))
-    for file in (old, kept, tmp_path / "notes.jsonl"):
+    *between, kept, old = (tmp_path / f"{today - timedelta(days=days)}-7-x.jsonl" for days in range(1, KEEP_DAYS + 1))
+    for file in (*between, kept, old, tmp_path / "notes.jsonl"):
         file.write_text("")
     log = ServedLog(str(tmp_path), "v1")
     assert log.write(lines(2)) == log.write(lines(1)) == 0
     assert not old.exists() and kept.exists() and (tmp_path / "notes.jsonl").exists()
-    assert len(files(tmp_path)) == 3
+    assert len(files(tmp_path)) == KEEP_DAYS + 1
     log.day = str(today - timedelta(days=1))  # midnight goes by
     assert log.write(lines(1)) == 0
-    assert len(files(tmp_path)) == 4
+    assert len(files(tmp_path)) == KEEP_DAYS + 2
     assert len(list(read_served(tmp_path, LONG_AGO))) == 4
 
 
@@ -144,3 +145,33 @@ def test_a_line_that_is_no_json_is_named_unless_a_kill_cut_it_off(tmp_path):
 def test_no_folder_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match="no log of served requests"):
         list(read_served(tmp_path / "none", LONG_AGO))
+
+
+def test_a_clock_that_jumps_ahead_removes_no_log(tmp_path):
+    """A year ahead, a day after that, and back: only as many days go as there are more than are kept."""
+    today = datetime.now(UTC).date()
+    names = {f"{today - timedelta(days=days)}-7-x.jsonl" for days in range(20)}
+    for name in names:
+        (tmp_path / name).write_text("")
+    for days in (365, 366):
+        (tmp_path / f"{today + timedelta(days=days)}-7-x.jsonl").write_text("")
+        ServedLog(str(tmp_path), "v1").write(lines(1))
+    assert names <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_log_is_bounded(tmp_path, monkeypatch):
+    """Files begin anew at a size; of all together the oldest days go, never the newest."""
+    monkeypatch.setattr(served_log, "FILE_BYTES", 2000)
+    log = ServedLog(str(tmp_path), "v1")
+    for _ in range(20):
+        log.write(lines(1))
+    assert len(files(tmp_path)) > 2 and max(path.stat().st_size for path in files(tmp_path)) < 4000
+    assert len({(row.log, row.number) for row in read_served(tmp_path, LONG_AGO)}) == 20
+    today = datetime.now(UTC).date()
+    old = [tmp_path / f"{today - timedelta(days=days)}-7-x.jsonl" for days in (1, 2, 3)]
+    for path in old:
+        path.write_text(" " * 10_000)
+    monkeypatch.setattr(served_log, "MOST_BYTES", 35_000)
+    assert set(served_log.too_many(tmp_path)) == {old[2]}
+    monkeypatch.setattr(served_log, "MOST_BYTES", 10)
+    assert set(served_log.too_many(tmp_path)) == set(old)
