@@ -261,7 +261,7 @@ def fetch(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
     to: Annotated[Path, typer.Option(help="Folder to write; name it in params.yaml.")],
-    digest: Annotated[str | None, typer.Option(help="Digest that an earlier fetch printed; exit code 2 if it differs.")] = None,
+    digest: Annotated[str | None, typer.Option(help="Digest of an earlier fetch; exit code 2 if it differs.")] = None,
 ) -> None:
     """Fetch a generator or a base model from the hub, and print the commit and digest that pin it."""
     from components.hub import fetch as bring
