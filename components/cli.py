@@ -16,7 +16,8 @@ import typer
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
 from components.evaluation.study_commands import app as study
-from components.files import sole_writer, whole_file
+from components.files import whole_file
+from components.locks import sole_writer
 from components.memory import keep_freed_memory
 from components.profiles import PROFILES, profile_file
 from components.registry.commands import lineage, promote

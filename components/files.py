@@ -1,20 +1,17 @@
-"""Files and folders that appear whole or not at all, and outputs that one process alone writes.
+"""Files and folders that appear whole or not at all.
 
 Nothing else renames what matters: `put_in_place` brings the bytes to the disk first, so that a power failure leaves what was
 there before or all of the new, and never a name without its content.
 """
 
 import ctypes
-import fcntl
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-
-from components.errors import BadInput, without_passwords
 
 
 @contextmanager
@@ -99,43 +96,3 @@ def _sync_file_system(folder: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def sole_writer(path: str | Path) -> Iterator[None]:
-    """This process alone writes `path`, a file or a folder, until the block ends.
-
-    The lock is the file `.NAME.lock` beside `path`; it ends with the process, however that ends, and a new process takes
-    what a killed one left. Locks of one process exclude each other as well. Missing folders are made.
-
-    Raises:
-        BadInput: another process writes `path`; at once, with its number and command.
-    """
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    held = _take(lock, path)
-    try:
-        words = without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-        os.truncate(held, 0)
-        os.write(held, f"process {os.getpid()}, {words[:120]}\n".encode())
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # while it is held: who opened it before looks again
-        os.close(held)
-
-
-def _take(lock: Path, path: Path) -> int:
-    """The descriptor of a lock that this process now holds."""
-    while True:
-        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(held, 400).decode(errors="replace").strip() or "another process"
-            os.close(held)
-            raise BadInput(path, f"is being written by {holder}; wait for its end, or end it") from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(held), lock.stat()):
-                return held
-        os.close(held)  # its holder has just removed it

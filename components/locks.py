@@ -1,48 +1,54 @@
-"""Work that one process does at a time. The lock is on a folder, and ends with the process that holds it, however that
-ends."""
+"""Outputs that one process alone writes."""
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import BadInput
+from components.errors import BadInput, without_passwords
 
 
 @contextmanager
-def alone(folder: Path, refused: BadInput | None = None, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Have `folder`, which is made where it is missing and may be removed meanwhile, for this process alone. It is removed
-    where nothing is in it in the end.
+def sole_writer(path: str | Path, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+    """This process alone writes `path`, a file or a folder, until the block ends.
 
-    Where another has it, raise `refused`; without that, call `waits` and wait for it.
+    The lock is the file `.NAME.lock` beside `path`. It ends with the process, even a killed one. Locks of one process
+    exclude each other as well. Missing folders are made. Where another process writes `path`, this one calls `waits` with
+    the number and command of that process, and waits for its end.
+
+    Raises:
+        BadInput: another process writes `path`, and there is no `waits`.
     """
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if refused:
-                    raise refused from None
-                waits()
-                fcntl.flock(held, fcntl.LOCK_EX)
-            if is_at(folder, held):
-                try:
-                    yield
-                finally:
-                    with suppress(OSError):  # something is in it
-                        folder.rmdir()
-                return
-        finally:
-            os.close(held)
-
-
-def is_at(folder: Path, held: int) -> bool:
-    """Whether the folder is the one that is open: the process that had it may have removed it."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    held = _take(lock, path, waits)
     try:
-        found = os.stat(folder)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(held))
+        words = without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        os.truncate(held, 0)
+        os.write(held, f"process {os.getpid()}, {words[:120]}\n".encode())
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # while it is held: a process that opened it before looks again
+        os.close(held)
+
+
+def _take(lock: Path, path: Path, waits: Callable[[str], None] | None) -> int:
+    """The descriptor of a lock that this process now holds."""
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(held, 400).decode(errors="replace").strip() or "another process"
+            if waits is None:
+                os.close(held)
+                raise BadInput(path, f"is being written by {holder}; wait for its end, or end it") from None
+            waits(holder)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), lock.stat()):
+                return held
+        os.close(held)  # its holder has just removed it

@@ -20,9 +20,10 @@ import yaml
 
 from components.digests import file_digest, files_below
 from components.errors import BadInput, Unreachable, exit_codes
-from components.files import put_in_place, sole_writer, whole_file
+from components.files import put_in_place, whole_file
 from components.graph import stage_definition, stage_names
 from components.lock import keep_copy
+from components.locks import sole_writer
 from components.memory import keep_freed_memory
 from components.params import Params, load_params
 from components.pipeline_run import hold_params, refuse_change

@@ -1,36 +1,85 @@
-"""Work of one process at a time."""
+"""Outputs that one process alone writes."""
 
-import shutil
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from components.errors import BadInput
-from components.locks import alone
+from components.locks import sole_writer
+
+HOLDER = """
+import sys, time
+from components.locks import sole_writer
+with sole_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
-def test_a_second_one_is_refused_and_a_folder_with_nothing_in_it_goes(tmp_path):
-    folder = tmp_path / "state"
-    with alone(folder), pytest.raises(BadInput, match="busy"), alone(folder, BadInput("out", "busy")):
+@pytest.fixture
+def holder(tmp_path):
+    """A process that writes tmp_path/out, and has not ended."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_writer_ends_at_once_and_names_the_first(holder, tmp_path):
+    named = rf"out: is being written by process {holder.pid}, -c .*out; wait for its end"
+    with pytest.raises(BadInput, match=named), sole_writer(tmp_path / "out"):
+        raise AssertionError
+    with sole_writer(tmp_path / "other"):
         pass
-    assert not folder.exists()
-    with alone(folder, BadInput("out", "busy")):
-        (folder / "kept").touch()
-    assert folder.exists()
 
 
-def test_one_that_waited_for_a_folder_that_is_gone_has_its_own(tmp_path):
-    folder, waits, done = tmp_path / "state", threading.Event(), []
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_lock_of_a_writer_that_was_ended_is_free(number, holder, tmp_path):
+    os.kill(holder.pid, number)
+    holder.wait()
+    with sole_writer(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_holder_just_removed_is_taken_anew(tmp_path):
+    """Writers come and go at one path: never are two inside, and no lock stays."""
+    script = """
+import os, sys, time
+from components.errors import BadInput
+from components.locks import sole_writer
+done = 0
+while done < 200:
+    try:
+        with sole_writer(sys.argv[1]):
+            os.close(os.open(sys.argv[1] + ".inside", os.O_CREAT | os.O_EXCL))
+            os.unlink(sys.argv[1] + ".inside")
+        done += 1
+    except BadInput:
+        pass
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "out"]) for _ in range(3)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_waits_has_a_lock_that_is_there(tmp_path):
+    """The holder removes the lock as it ends: who waited for it must not hold a file that is gone."""
+    path, waits, done = tmp_path / "out", threading.Event(), []
 
     def second() -> None:
-        with alone(folder, waits=waits.set):
-            done.append((folder.exists(), list(folder.iterdir())))
+        with sole_writer(path, waits=lambda holder: waits.set()):
+            done.append((tmp_path / ".out.lock").exists())
 
-    with alone(folder):
-        (folder / "chunk").touch()
+    with sole_writer(path):
         thread = threading.Thread(target=second)
         thread.start()
         assert waits.wait(10)
-        shutil.rmtree(folder)
+        assert not done
     thread.join(10)
-    assert done == [(True, [])]
+    assert done == [True]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.files import sole_writer
 from components.generator.wan import save_generator
+from components.locks import sole_writer
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.generator.small import tiny_generator

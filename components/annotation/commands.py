@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from components.errors import BadInput
-from components.files import sole_writer, whole_file
+from components.files import whole_file
+from components.locks import sole_writer
 
 app = typer.Typer(help="Have people compare clips in Label Studio, and import their labels.", no_args_is_help=True)
 

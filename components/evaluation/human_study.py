@@ -26,8 +26,9 @@ from components.evaluation.compare import SAMPLES
 from components.evaluation.paired import read_samples
 from components.evaluation.summary import interval, table
 from components.evaluation.win_rates import DIMENSIONS, mean_interval, win_rate
-from components.files import sole_writer, whole_folder
+from components.files import whole_folder
 from components.intervals import short
+from components.locks import sole_writer
 from components.param_types import Section
 from components.params import TieWidthParams
 from components.preferences.schema import REVIEWER, Annotation, group_by_pair, pair_of

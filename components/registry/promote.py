@@ -16,7 +16,7 @@ from typing import Any
 
 from components.errors import BadInput
 from components.intervals import as_text
-from components.locks import alone
+from components.locks import sole_writer
 from components.mlflow_store import ARTIFACTS, artifacts_of, embedded_store
 from components.params import Params
 from components.registry import gate, generators
@@ -96,8 +96,8 @@ def promote(
     is a file, or from a work tree; another waits. BadInput where the champion was moved meanwhile from elsewhere.
     """
     store = embedded_store()
-    lock = store.with_name(ARTIFACTS) / ".promoting" if store else FILES / "promoting"
-    with alone(lock, waits=lambda: say("another promotion is at work: waiting for it")):
+    lock = store.with_name(ARTIFACTS) / "promotion" if store else FILES / "promotion"
+    with sole_writer(lock, waits=lambda holder: say(f"waiting for another promotion: {holder}")):
         return promote_alone(client, name, challenger, champion, params, dry_run, out, progress, say, anew)
 
 

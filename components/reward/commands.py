@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from components.errors import BadInput
-from components.files import partial_folder, put_in_place, sole_writer
+from components.files import partial_folder, put_in_place
+from components.locks import sole_writer
 
 if TYPE_CHECKING:
     from components.reward.layouts import Labelled

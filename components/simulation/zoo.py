@@ -136,7 +136,7 @@ def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
 def make_and_judge(
     clip: dict[str, Any], videos: str, rendered: str, size: int, frames: int, fps: int
 ) -> dict[str, dict[str, Any]]:
-    """Render the clip into the folder `rendered` where its model is a renderer; return the gold scores of the decoded file."""
+    """Render the clip into `rendered` where its model is a renderer; return the gold scores of the decoded file."""
     own = clip["model"] in RENDERERS
     path = Path(rendered if own else videos) / clip["path"]
     if own:

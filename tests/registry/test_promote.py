@@ -234,13 +234,12 @@ def test_a_champion_that_was_moved_from_elsewhere_is_not_overwritten(here, monke
 
 def test_a_second_promotion_waits_for_the_first(here):
     """The lock ends with the process that holds it, even a killed one."""
-    place = here / "mlartifacts/.promoting"
+    place = here / "mlartifacts/promotion"
     script = f"""
 import time
-from pathlib import Path
-from components.locks import alone
+from components.locks import sole_writer
 
-with alone(Path({str(place)!r})):
+with sole_writer({str(place)!r}):
     print(1, flush=True)
     time.sleep(600)
 """
@@ -256,7 +255,8 @@ with alone(Path({str(place)!r})):
     with answering():
         promote(connect(), "video_reward", None, None, load_params(), True, None, lambda items, *_: items, say)
     holder.wait()
-    assert said[0] == "another promotion is at work: waiting for it" and not place.exists()
+    assert said[0] == f"waiting for another promotion: process {holder.pid}, -c"
+    assert not place.with_name(".promotion.lock").exists()
 
 
 @pytest.mark.registry
