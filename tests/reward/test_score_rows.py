@@ -40,3 +40,14 @@ def test_a_table_without_reasons_or_with_other_types_is_named(tmp_path):
     TABLE.to_parquet(tmp_path / "t.csv", index=False)
     with pytest.raises(BadInput, match=r"t.csv: not text but a Parquet file"):
         list(score_rows(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("column", ["reward_model", "frame_plan"])
+def test_scores_of_two_models_or_plans_are_refused_by_all_who_read_them(tmp_path, column):
+    file, origin = tmp_path / "t.parquet", {"reward_model": "m", "frame_plan": "p"}
+    three = pd.DataFrame({"path": list("abc"), "prompt": "x", "status": ["ok", "failed", "ok"], "reason": None, **origin})
+    three.assign(**{column: ["first", None, "first"]}).to_parquet(file, index=False)
+    assert len(list(score_rows(file))) == 3
+    three.assign(**{column: ["first", None, "second"]}).to_parquet(file, index=False)
+    with pytest.raises(BadInput, match=rf"row 2, key '{column}': 'second', but 'first' in row 0: scores of two are not"):
+        list(score_rows(file))
