@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import BadInput
+from components.errors import BadInput, disk_error
 from components.mlflow_store import artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
 from components.preferences.near import near_groups
@@ -93,7 +93,8 @@ def find(client: Any, model: str, which: str) -> Any:
 
 
 def fetch(record: Any) -> Version:
-    """Bring a version's files here, once. BadInput where they are not the bytes that were registered."""
+    """Bring a version's files here, once. BadInput where they are not the bytes that were registered, or not there; what the
+    disk here refuses passes through."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -106,7 +107,7 @@ def fetch(record: Any) -> Version:
         try:
             brought = Path(download_artifacts(artifact_uri=source, dst_path=str(partial)))
         except (MlflowException, OSError) as error:
-            if embedded_store() is None:
+            if embedded_store() is None or disk_error(error) is not None:
                 raise
             raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
         folder.parent.mkdir(parents=True, exist_ok=True)
