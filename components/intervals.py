@@ -44,11 +44,16 @@ NOTE = f"(n=...): prompts too few for an interval, which takes {MIN_PROMPTS}"  #
 
 def short(prompts: int) -> str:
     """In place of an interval in a table's cell."""
-    return f"(n={prompts} prompt{'' if prompts == 1 else 's'})"
+    return f"(n={counted(prompts, 'prompt')})"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 pair, 2 pairs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def too_few(prompts: int) -> str:
-    return f"n={prompts} prompt{'' if prompts == 1 else 's'}: too few for an interval"
+    return f"n={counted(prompts, 'prompt')}: too few for an interval"
 
 
 def as_text(found: dict, number: Callable[[float], str] = "{:.3f}".format, between: str = "[{}, {}]") -> str:

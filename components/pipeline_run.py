@@ -6,6 +6,7 @@ what a kill leaves behind stands in no other run's way.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from components.errors import BadInput
 from components.params import Params
 
 RUNS = Path(".reelign/runs")  # a file for each run: process, when it began, digest of the params
+WITH_VALUE = {"-X", "-W", "--check-hash-based-pycs"}  # options of Python whose value is the next word
+CODE = re.compile(r"-[^-XWcm]*([cm])(.*)")  # `-c` or `-m`, behind options of one letter that stand in the same word
 ELSEWHERE = {"--temp", "--run-all", "--queue"}  # of `dvc exp run`: its stages run in trees of their own
 
 
@@ -27,8 +30,19 @@ def dvc_run() -> psutil.Process | None:
 
 
 def is_dvc(words: list[str]) -> bool:
-    """Whether a command line is `dvc ...`, as a script or a module of Python."""
-    return any(Path(word).name == "dvc" for word in words[:3])
+    """Whether a command line is `dvc ...`, as a script or a module of Python, whatever options Python has."""
+    called = Path(words[0]).name if words else ""
+    if not called.startswith("python"):
+        return called == "dvc"
+    rest = iter(words[1:])
+    for word in rest:
+        if not word.startswith("-"):
+            return Path(word).name == "dvc"
+        if match := CODE.fullmatch(word):
+            return match[1] == "m" and (match[2] or next(rest, "")) == "dvc"
+        if word in WITH_VALUE:
+            next(rest, None)
+    return False
 
 
 def under_way(checkout: Path) -> list[psutil.Process]:

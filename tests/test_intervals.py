@@ -1,6 +1,7 @@
 import pytest
 
-from components.intervals import MIN_PROMPTS, as_json, as_scalars, as_text, is_above, is_below
+from components.intervals import MIN_PROMPTS, as_json, as_scalars, as_text, counted, is_above, is_below
+from components.reward.figures import summary
 
 
 def test_an_estimate_has_one_shape_with_and_without_an_interval():
@@ -27,3 +28,10 @@ def test_without_an_interval_nothing_differs():
     sure, few = as_json(0.9, 0.8, 1.0, 9, 9), as_json(1.0, None, None, 9, 2)
     assert is_above(sure, 0.5) and not is_above(few, 0.5)
     assert is_below(sure, 1.1) and not is_below(few, 1.1)
+
+
+def test_one_has_no_plural():
+    assert (counted(0, "pair"), counted(1, "pair"), counted(2, "pair")) == ("0 pairs", "1 pair", "2 pairs")
+    kind = {"value": 1.0, "ci95": None, "n": 1, "prompts": 1}
+    entry = {"accuracy_without_ties": kind, "accuracy_with_ties": kind}
+    assert " over 1 pair;" in summary(entry, {"random": None, "always_tie": None})

@@ -1,5 +1,6 @@
 """MLflow's store: it moves with its checkout, and a server that does not answer is one line."""
 
+import errno
 import http.server
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import BadInput, Unreachable
+from components.errors import BadInput, Unreachable, exit_codes
 from components.mlflow_store import (
     ARTIFACTS,
     PLACES,
@@ -154,6 +155,20 @@ def test_artifacts_that_were_left_behind_are_not_used_silently(made, here):
     client = mlflow_client()
     with pytest.raises(BadInput, match=r"m/1: its files are not in .*/new/mlartifacts/"):
         fetch(client.get_model_version("m", "1"))
+
+
+def test_a_full_disk_here_is_not_taken_for_files_that_are_missing(made, here, monkeypatch, capsys):
+    shutil.copytree(made[0], here / "store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store/mlflow.db")
+    record = mlflow_client().get_model_version("m", "1")
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "part")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", full)
+    with pytest.raises(SystemExit) as ended, exit_codes():
+        fetch(record)
+    assert (ended.value.code, capsys.readouterr().err) == (4, "error: part: No space left on device\n")
 
 
 def test_another_folder_on_record_and_a_damaged_store_are_refused(made, here):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from components.cli import PROFILES, app
 from components.errors import BadInput
-from components.pipeline_run import under_way
+from components.pipeline_run import is_dvc, under_way
 
 REPOSITORY = Path(__file__).parents[1]
 DVC = Path(sys.executable).with_name("dvc")
@@ -155,3 +155,26 @@ def test_a_kill_leaves_nothing_that_refuses(checkout, repro):
     done = subprocess.run([DVC, "repro"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((checkout / ".reelign/runs").iterdir())) == 1, "that of the run that was killed is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        ("dvc repro", True),
+        ("/venv/bin/dvc repro", True),
+        ("python /venv/bin/dvc repro", True),
+        ("python -m dvc repro", True),
+        ("python -X utf8 -m dvc repro", True),
+        ("python3.11 -Xutf8 -W ignore -I -mdvc repro", True),
+        ("python -Im dvc repro", True),
+        ("python -W error /venv/bin/dvc repro", True),
+        ("python -m components.dvc", False),
+        ("python -c dvc", False),
+        ("python train.py dvc", False),
+        ("python -X dvc train.py", False),
+        ("less dvc", False),
+        ("", False),
+    ],
+)
+def test_dvc_is_known_however_python_starts_it(line, is_one):
+    assert is_dvc(line.split()) == is_one

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput
-from components.intervals import as_text
+from components.intervals import as_text, counted
 from components.locks import sole_writer
 from components.mlflow_store import ARTIFACTS, artifacts_of, embedded_store
 from components.params import Params
@@ -223,6 +223,8 @@ def accuracies(name: str, found: dict[str, Any]) -> list[str]:
     lines = []
     for dimension, entry in found["dimensions"].items():
         kinds = {kind: entry[kind] for kind in gate.KINDS if entry[kind]["value"] is not None}
-        cells = [f"{kind.replace('_', ' ')} {as_text(cell)} over {cell['n']} pairs" for kind, cell in kinds.items()]
+        cells = [
+            f"{kind.replace('_', ' ')} {as_text(cell)} over {counted(cell['n'], 'pair')}" for kind, cell in kinds.items()
+        ]
         lines.append(f"  {name} {dimension}: {', '.join(cells) or 'no labelled pair'}")
     return lines

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import BadInput
+from components.errors import BadInput, disk_error
 from components.files import discard, put_in_place
 from components.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.params import load_params
@@ -94,8 +94,8 @@ def find(client: Any, model: str, which: str) -> Any:
 
 
 def fetch(record: Any) -> Version:
-    """Bring a version's files here, once; again where they are damaged. BadInput where they come otherwise than they were
-    registered."""
+    """Bring a version's files here, once, and again where they are damaged. BadInput where they are missing, or are not the
+    bytes that were registered. OSError of this machine's disk passes through."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -111,7 +111,7 @@ def fetch(record: Any) -> Version:
         try:
             brought = Path(download_artifacts(artifact_uri=source, dst_path=str(partial)))
         except (MlflowException, OSError) as error:
-            if embedded_store() is None:
+            if embedded_store() is None or disk_error(error) is not None:
                 raise
             raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.intervals import as_text
+from components.intervals import as_text, counted
 from components.reward.accuracy import correct, fit_tie_threshold, tie_baselines, with_ties, without_ties
 
 CALIBRATION_BINS = 10
@@ -107,7 +107,7 @@ def _slope(size: np.ndarray, right: np.ndarray) -> float:
 def summary(entry: dict[str, Any], baseline: dict[str, float | None]) -> str:
     parts = []
     for kind in ("accuracy_without_ties", "accuracy_with_ties"):
-        parts.append(f"{kind.replace('_', ' ')} {as_text(entry[kind])} over {entry[kind]['n']} pairs")
+        parts.append(f"{kind.replace('_', ' ')} {as_text(entry[kind])} over {counted(entry[kind]['n'], 'pair')}")
     if baseline["random"] is not None:
         parts.append(f"always tie {baseline['always_tie']:.3f}, random {baseline['random']:.3f}")
     return "; ".join(parts)
