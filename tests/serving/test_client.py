@@ -100,7 +100,8 @@ def test_bad_items_get_a_reason_and_leave_the_others_alone(url, tmp_path, videos
         "unreadable: Invalid data": (playlist, "a red circle"),
         "no such file": (tmp_path / "nothing.mp4", "a red circle"),
         "prompt is empty ": (videos[0], " "),
-        "the model reads at most": (videos[0], "a red circle " * 2000),
+        "the model reads at most": (videos[0], "a " * 5000),
+        "at most 10000 are read": (videos[0], "a red circle " * 2000),
     }
     first, *failed, last = score_remote(url, [good, *wrong.values(), good])
     assert isinstance(first, Score)
