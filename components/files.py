@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 import secrets
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
-    """A place beside `path` to write to; its content becomes `path` where the block ends without an error.
+    """A temporary file beside `path`; it replaces `path` where the block ends without an error.
 
-    After an error, a full disk or an interrupt nothing of it is left, and an earlier `path` is as it was. Missing folders
-    are made. With `sync` the rename comes after the bytes are on the disk: a power failure leaves the old file or the new
-    one. It costs milliseconds: clips, of which a stage writes thousands and which it can draw again, go without.
+    After an error, a full disk or an interrupt the temporary file is removed, and an earlier `path` is unchanged. Missing
+    folders are made. With `sync` the bytes are on the disk before the rename: a power failure leaves the old file or the new
+    one. That costs milliseconds; clips are written without it, as a stage writes thousands and can draw them again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,5 +29,5 @@ def whole_file(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 
 def partial_folder(out: Path) -> Path:
-    """What belongs to a file that is not done, beside it; removed when it is."""
+    """Folder beside a file for its unfinished parts; removed when the file is done."""
     return out.with_name(f"{out.name}.partial")

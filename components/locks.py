@@ -1,5 +1,4 @@
-"""Work that one process does at a time. The lock is on a folder, and ends with the process that holds it, however that
-ends."""
+"""Mutual exclusion of processes by a lock on a folder, which ends with its process even after a kill."""
 
 import fcntl
 import os
@@ -12,10 +11,9 @@ from components.errors import BadInput
 
 @contextmanager
 def alone(folder: Path, refused: BadInput | None = None, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Have `folder`, which is made where it is missing and may be removed meanwhile, for this process alone. It is removed
-    where nothing is in it in the end.
+    """Lock `folder`. It is made where missing, may be removed meanwhile, and is removed at the end if empty.
 
-    Where another has it, raise `refused`; without that, call `waits` and wait for it.
+    Where another process holds it, raise `refused`; without `refused`, call `waits` and wait.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +30,7 @@ def alone(folder: Path, refused: BadInput | None = None, waits: Callable[[], Non
                 try:
                     yield
                 finally:
-                    with suppress(OSError):  # something is in it
+                    with suppress(OSError):  # not empty
                         folder.rmdir()
                 return
         finally:
@@ -40,7 +38,7 @@ def alone(folder: Path, refused: BadInput | None = None, waits: Callable[[], Non
 
 
 def is_at(folder: Path, held: int) -> bool:
-    """Whether the folder is the one that is open: the process that had it may have removed it."""
+    """Whether `held` is still the folder at this path: its former holder may have removed it."""
     try:
         found = os.stat(folder)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Keep freed memory for the next tensor."""
+"""Reuse of freed memory."""
 
 import ctypes
 from contextlib import suppress
@@ -7,11 +7,10 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 
 def keep_freed_memory() -> None:
-    """Let malloc use again what tensors leave, from here on in this process.
+    """Make malloc keep freed memory for reuse, from here on in this process.
 
-    By default glibc gives blocks of a few hundred kilobytes and more back to the system as soon as they are free, and the
-    system zeroes pages for the next one: with the small models of a CPU, a quarter of the time. Memory in use peaks as
-    before; a process that is idle keeps its peak.
+    By default glibc returns freed blocks of a few hundred kilobytes and more to the system, which zeroes pages for the next
+    one: a quarter of the time of small models on a CPU. The peak of memory is the same; an idle process keeps its peak.
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

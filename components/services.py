@@ -1,7 +1,7 @@
-"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for a look around.
+"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for local use.
 
-Each is a process of its own that outlives this one; `.reelign/services/NAME.json` says which, NAME.log what it printed. For
-services that stay, see infra/.
+Each is a separate process that outlives this one; `.reelign/services/NAME.json` records it, NAME.log has its output. For
+permanent services, see infra/.
 """
 
 import json
@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 
 @dataclass(frozen=True)
 class Service:
-    """`ready`: what answers 200 once it may be used. `stop`: the signal that it ends in order on."""
+    """`ready`: URL that returns 200 once the service is ready. `stop`: the signal for an orderly end."""
 
     name: str
     command: list[str]
@@ -57,7 +57,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
     home = here / ".airflow"
     environment = {
         "AIRFLOW_HOME": str(home),
-        # Airflow writes these into airflow.cfg once, and the checkout may have been moved or copied since.
+        # Airflow writes these into airflow.cfg once, but the checkout may have been moved or copied since.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs/dag_processor"),
@@ -110,7 +110,7 @@ def up(
     airflow: Annotated[int, typer.Option(help="Port.")] = 8080,
     triton: Annotated[int, typer.Option(help="Port of HTTP; gRPC and metrics get the next two.")] = 8000,
 ) -> None:
-    """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
+    """Start the services that are not running, and return when all respond; a failed start stops those just started."""
     profile = load_params().profile
     FOLDER.mkdir(parents=True, exist_ok=True)
     relocate(STORE_FILE.absolute())
@@ -121,7 +121,7 @@ def up(
     missing = [service for service in chosen if running(service.name) is None]
     for service in chosen:
         if service in missing and not all(map(is_free, service.ports)):
-            raise BadInput(f"--{service.name}", f"something listens on one of {service.ports} already")
+            raise BadInput(f"--{service.name}", f"another process listens on one of {service.ports}")
         if service not in missing and record(service.name)["ports"] != service.ports:
             raise BadInput(f"--{service.name}", f"runs on {record(service.name)['ports']}; `make down` stops it")
     with ExitStack() as undo:
@@ -137,7 +137,7 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stop what `up` started."""
+    """Stop the services that `up` started."""
     for file in sorted(FOLDER.glob("*.json")):
         stop(file.stem)
         say(f"{file.stem:9} stopped")
@@ -148,7 +148,7 @@ def start(service: Service) -> None:
         process = subprocess.Popen(
             service.command, env=os.environ | service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in background
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background commands of a shell ignore it
         )  # fmt: skip
     made = psutil.Process(process.pid).create_time()
     known = {"pid": process.pid, "created": made, "ports": service.ports, "stop": service.stop}
@@ -160,7 +160,7 @@ def record(name: str) -> dict:
 
 
 def running(name: str) -> psutil.Process | None:
-    """The process of a service, if it is still the one that was started; in a copied checkout it is another's."""
+    """The process of a service, if it is still the one that was started, from this checkout and not a copy of it."""
     if not (FOLDER / f"{name}.json").exists():
         return None
     known = record(name)
@@ -174,7 +174,7 @@ def running(name: str) -> psutil.Process | None:
 
 
 def wait(service: Service) -> None:
-    """Return when the service answers; BadInput with its last lines where it ends instead, or is silent."""
+    """Return when the service responds; BadInput with its last log lines where it ends or times out."""
     deadline = time.monotonic() + START_SECONDS
     while not answers(service.ready):
         if running(service.name) is None or time.monotonic() > deadline:
@@ -184,8 +184,8 @@ def wait(service: Service) -> None:
 
 
 def runs_page(port: int, profile: str) -> str:
-    """MLflow's page of a profile's runs. Without the address's last part it opens on traces of language models, whatever
-    the experiment is (3.17)."""
+    """MLflow's page of a profile's runs. Without the query, MLflow 3.17 opens the page on traces of language models for any
+    experiment."""
     address, runs = f"http://127.0.0.1:{port}", ""
     asked = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=reelign-{profile}"
     with suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=30) as answer:  # 404: nothing has run yet
@@ -194,7 +194,7 @@ def runs_page(port: int, profile: str) -> str:
 
 
 def stop(name: str) -> None:
-    """End a service and all that it started: in order if it can, within STOP_SECONDS in any case."""
+    """End a service and its children, by an orderly stop if possible and by a kill after STOP_SECONDS."""
     process = running(name)
     if process is not None:
         end(process, signal.Signals(record(name)["stop"]), STOP_SECONDS)

@@ -1,8 +1,8 @@
-"""The tree that a stage works in: a clone that shares this checkout's objects, at a commit and with the params asked for.
+"""The work tree of a stage: a clone that shares this checkout's objects, at a given commit and with given params.
 
-DVC locks its tree, so that stages in one tree would wait for each other, and a task that is killed leaves its state
-(components/stage.py) where the next try of the same stage finds it. What is in a tree can be lost: what lasts is in the DVC
-cache, shared by all trees, and in the remote.
+DVC locks its tree, so that stages in one tree would wait for each other. The state of a killed task (components/stage.py)
+stays in the tree for the next try of the stage. A tree may be lost: persistent data is in the DVC cache, shared by all
+trees, and in the remote.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from components.mlflow_store import embedded_store
 
 @dataclass(frozen=True)
 class Places:
-    """Where a checkout keeps what its stages make: below the folder REELIGN_WORK, if set (a volume), else in itself."""
+    """Folders for the stages' data of a checkout: below REELIGN_WORK, if set (a volume), else in the checkout."""
 
     trees: Path
     cache: Path
@@ -42,7 +42,7 @@ class Places:
 
 @contextmanager
 def tree_of(name: str, places: Places) -> Iterator[Path]:
-    """The folder of a stage's tree, for this process alone: a second task of the same stage waits."""
+    """The folder of a stage's tree, locked for this process: a second task of the same stage waits."""
     tree = places.trees / name
     places.trees.mkdir(parents=True, exist_ok=True)
     with open(places.trees / f"{name}.lock", "w") as lock:
@@ -60,19 +60,19 @@ def tree_of(name: str, places: Places) -> Iterator[Path]:
 
 
 def end_orphans(name: str, tree: Path) -> None:
-    """Kill what a task that was killed left running in its tree: nobody else may write there."""
+    """Kill processes that a killed task left running in its tree, as they could write there."""
     import psutil
 
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC tells its commands
+        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC sets it for its commands
             say(name, f"process {process.pid} of an earlier task still runs in {tree}: killed")
             process.kill()
             process.wait(60)
 
 
 def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, profile: str | None) -> None:
-    """Bring the tree to the commit and the params, and tell its DVC of the cache and the remote. Its outputs stay: DVC sees
-    whether they still fit."""
+    """Bring the tree to the commit and the params, and configure DVC's cache and remote. Outputs stay; DVC checks whether
+    they are up to date."""
     found = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", f"{commit or 'HEAD'}^{{commit}}"],
         cwd=checkout, capture_output=True, text=True,
@@ -85,8 +85,8 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
         shutil.rmtree(partial, ignore_errors=True)
         git("clone", "--quiet", "--shared", "--no-checkout", str(checkout), str(partial))
         partial.rename(tree)
-    (tree / ".git/index.lock").unlink(missing_ok=True)  # of a task that was killed just then
-    # git keeps the place that it cloned from, and the checkout may have been moved or copied since.
+    (tree / ".git/index.lock").unlink(missing_ok=True)  # left by a killed task
+    # git stores the path that it cloned from, but the checkout may have been moved or copied since.
     objects = git("rev-parse", "--path-format=absolute", "--git-path", "objects", cwd=checkout)
     (tree / ".git/objects/info/alternates").write_text(f"{objects}\n")
     git("checkout", "--quiet", "--force", "--detach", found.stdout.strip(), cwd=tree)
@@ -100,7 +100,7 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     places.cache.mkdir(parents=True, exist_ok=True)
     config = {
         "core": {"site_cache_dir": str(tree / ".reelign/dvc"), "analytics": "false"},
-        # Links: a tree for each stage would else be a copy of the data for each.
+        # Links, as otherwise each stage's tree would have a copy of the data.
         "cache": {"dir": str(places.cache), "type": "reflink,hardlink,copy"},
     }
     if places.remote:
@@ -108,15 +108,15 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
         config["'remote \"reelign\"'"] = {"url": places.remote}
     lines = [f"[{section}]\n" + "".join(f"    {k} = {v}\n" for k, v in keys.items()) for section, keys in config.items()]
     (tree / ".dvc/config.local").write_text("".join(lines))
-    (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may have lived elsewhere
+    (tree / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # names processes that may be of another machine
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
     if store:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # absolute, as a relative one would be in the tree
 
 
 def git(*words: str, cwd: Path | None = None) -> str:
-    """What a git command prints; BadInput with its last line where it fails."""
+    """The output of a git command; BadInput with its last line where it fails."""
     done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         raise BadInput("git " + " ".join(words[:1]), done.stderr.strip().splitlines()[-1])
@@ -124,13 +124,13 @@ def git(*words: str, cwd: Path | None = None) -> str:
 
 
 def link_local_inputs(name: str, checkout: Path) -> None:
-    """Inputs that no stage makes and git does not keep (downloaded models, a folder of labels) lie in the checkout alone."""
+    """Link inputs that only the checkout has: not made by a stage and not tracked by git (downloaded models, labels)."""
     made = {out for other in stage_names() for out in stage_definition(other)["outs"]}
     for dep in stage_definition(name)["deps"]:
         if "://" in dep or dep in made:
             continue
         if Path(dep).is_symlink():
-            Path(dep).unlink()  # it may lead to where the checkout was before
+            Path(dep).unlink()  # it may point to the checkout's old location
         if Path(dep).exists() or not (checkout / dep).exists():
             continue
         Path(dep).parent.mkdir(parents=True, exist_ok=True)

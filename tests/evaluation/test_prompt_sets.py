@@ -69,7 +69,7 @@ def test_videoaligns_sets_load_as_they_are(stage, file, column, count, repeats):
     sampling(stage, prompt_set=str(VIDEOALIGN / file), column=column)
     prompts = evaluation_prompts(stage)
     assert len(prompts) == len(dict(prompts)) == count_prompts(stage.params) == count
-    said = [f"{VIDEOALIGN / file}, row {row}: the prompt of row {first} again, taken once" for row, first in repeats]
+    said = [f"{VIDEOALIGN / file}, row {row}: the prompt of row {first} again, used once" for row, first in repeats]
     assert stage.said == said
 
 
@@ -90,7 +90,7 @@ def test_prompts_come_whole_and_in_order(stage):
 def test_a_prompt_that_comes_again_is_taken_once(stage):
     prompts = evaluation_prompts(sampling(stage, column="prompt_shorter"))
     assert [text for _, text in prompts] == [row[1] for row in ROWS[:3]]
-    assert stage.said == [f"{stage.params.sample.prompt_set}, row 6: the prompt of row 5 again, taken once"]
+    assert stage.said == [f"{stage.params.sample.prompt_set}, row 6: the prompt of row 5 again, used once"]
 
 
 @pytest.mark.parametrize(
