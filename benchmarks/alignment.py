@@ -3,7 +3,7 @@
     python benchmarks/alignment.py                     two small transformers on the CPU
     python benchmarks/alignment.py --size 1.3b         Wan 2.1's 1.3B architecture with random weights, on a GPU
 
-    separate_model     four passes, a second model as the reference: DPO as it is often written
+    separate_model     four passes, a second model as the reference: the common implementation of DPO
     separate_adapters  four passes, the reference is the model with its adapters off
     joined_live        chosen and rejected in one pass, for policy and for reference
     joined_cached      chosen and rejected in one pass; the reference's errors come from the table (what `align` does)
@@ -61,7 +61,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     way: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print seconds and peak memory of a step, as they are and against the first way."""
+    """Print seconds and peak memory of a step, absolute and relative to the first way."""
     if way is not None:
         print(json.dumps(measure(size, way)))
         return

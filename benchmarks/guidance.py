@@ -59,7 +59,7 @@ def speed(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     way: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print seconds and peak memory of a sampling step, as they are and against plain sampling."""
+    """Print seconds and peak memory of a sampling step, absolute and relative to plain sampling."""
     if way is not None:
         print(json.dumps(measure(size, way)))
         return

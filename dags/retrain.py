@@ -22,7 +22,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,  # labels that arrive during a run start one more run together
     params={
-        "profile": Param(None, type=["null", "string"], description="infra/profiles/NAME.yaml; empty: params.yaml as it is"),
+        "profile": Param(None, type=["null", "string"], description="infra/profiles/NAME.yaml; empty: params.yaml"),
         "commit": Param(
             None, type=["null", "string"], description="Of this repository, in full; empty: what is checked out"
         ),
