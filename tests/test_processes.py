@@ -72,4 +72,4 @@ def test_two_processes_end_where_one_does(alone, tmp_path, kind):
             assert torch.equal(again["weights"][key], weight)
     assert first["plain"]["files"] == ["train.pt"]  # the first process alone writes
     assert "9 is no multiple of 2 processes" in first["uneven"]["error"]
-    assert "key 'sample.workers': 2 processes were launched" in second["crowded"]["error"]
+    assert "key 'sample.workers': 2 launched processes share the clips" in second["crowded"]["error"]

@@ -187,7 +187,7 @@ def test_a_choice_is_part_of_a_larger_one_whatever_the_order_of_rows(stage, tmp_
     assert sets[0] == sets[1] < sets[2] == sets[3] < sets[4] == sets[9]
     assert chosen[2] == chosen[3][::-1], "in the order of the rows"
     assert [text for _, text in chosen[8]] == [row[0] for row in rows]
-    assert any("40 prompts wanted" in said for said in stage.said)
+    assert any("40 prompts requested" in said for said in stage.said)
     stage.params = stage.params.model_copy(update={"seed": stage.params.seed + 1})
     assert set(evaluation_prompts(sampling(stage, prompts=5))) != sets[0]
 
