@@ -3,13 +3,13 @@
     python benchmarks/alignment.py                     two small transformers on the CPU
     python benchmarks/alignment.py --size 1.3b         Wan 2.1's 1.3B architecture with random weights, on a GPU
 
-    separate_model     four passes, a second model as the reference: DPO as it is often written
+    separate_model     four passes, a second model as the reference: the common implementation of DPO
     separate_adapters  four passes, the reference is the model with its adapters off
     joined_live        chosen and rejected in one pass, for policy and for reference
     joined_cached      chosen and rejected in one pass; the reference's errors come from the table (what `align` does)
     joined_compiled    the same with the transformer's layers compiled (`align.compile: true`)
 
-Each measurement has a process of its own, so that its peak is its own; the ways take turns.
+Each measurement runs in a separate process for a separate peak of memory; the ways alternate.
 """
 
 import copy
@@ -61,7 +61,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     way: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print seconds and peak memory of a step, as they are and against the first way."""
+    """Print seconds and peak memory of a step, absolute and relative to the first way."""
     if way is not None:
         print(json.dumps(measure(size, way)))
         return
@@ -83,7 +83,7 @@ def main(
 
 
 def measure(size: str, way: str) -> dict:
-    """Median seconds of a step, peak memory in bytes above what the process held before the model was made."""
+    """Median seconds of a step, peak memory in bytes above that of the process before the model was made."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -95,7 +95,7 @@ def measure(size: str, way: str) -> dict:
     reference = copy.deepcopy(model) if way == "separate_model" else None
     params = load_params().align
     add_lora(model, LoraParams(rank=64, alpha=128, targets=["to_q", "to_k", "to_v", "to_out.0"]), seed=0)
-    for name, weight in model.named_parameters():  # at zero LoRA a step would be of the base
+    for name, weight in model.named_parameters():  # a zero LoRA would measure a step of the base
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=1e-3)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -144,13 +144,13 @@ def make_batch(sizes: dict, device: str, dtype: torch.dtype) -> dict[str, torch.
 
 
 def separate(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Errors of chosen and of rejected, a pass each."""
+    """Errors of chosen and rejected clips, one pass each."""
     shared = (batch["x1"], batch["t"], batch["text"], "mean")
     return flow_errors(model, batch["chosen"], *shared), flow_errors(model, batch["rejected"], *shared)
 
 
 def joined(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Errors of chosen and of rejected from one pass."""
+    """Errors of chosen and rejected clips from one pass."""
     both = torch.cat([batch["chosen"], batch["rejected"]])
     twice = (torch.cat([batch[key]] * 2) for key in ("x1", "t", "text"))
     return flow_errors(model, both, *twice, "mean").chunk(2)

@@ -1,4 +1,4 @@
-"""Curation: how fast clips are measured against decoding alone, and what its detectors find in a planted set.
+"""Curation: speed of measuring relative to decoding alone, and recall of its detectors on a planted set.
 
 python benchmarks/curation.py speed --clips 10000        256 x 256, 2 s, made by this script
 python benchmarks/curation.py planted                    1,000 clips, some of them spoiled in known ways
@@ -27,7 +27,7 @@ from components.engine import map_rows
 from components.video.decode import ClipReader
 
 app = typer.Typer(help=__doc__, add_completion=False)
-DISTINCT = 1000  # clips that are really made; more are links to them
+DISTINCT = 1000  # clips that are rendered; more are links to them
 REPEATS = 3
 
 
@@ -44,7 +44,7 @@ def speed(clips: Annotated[int, typer.Option(help="How many to measure in the lo
             "all but optical flow": lambda name: measure_clip({"clip": name}, folder, False),
             "all measures": lambda name: measure_clip({"clip": name}, folder, True),
         }
-        # One process each, so its CPU time: what else the machine does has no say.
+        # CPU time of this process, which other load on the machine does not affect.
         turns = [{way: cpu_time(partial(list, map(act, some))) for way, act in ways.items()} for _ in range(REPEATS)]
         for way in ways:
             share = statistics.median(turn["decode alone"] / turn[way] for turn in turns)
@@ -69,7 +69,7 @@ def speed(clips: Annotated[int, typer.Option(help="How many to measure in the lo
 def planted_set(
     seed: Annotated[int, typer.Option(help="Of the set; the detectors' constants were chosen on seed 0.")] = 1,
 ) -> None:
-    """Recall and precision of each detector, with the files that it got wrong."""
+    """Recall and precision of each detector, with its wrong files."""
     with tempfile.TemporaryDirectory() as folder:
         truth = plant(Path(folder), seed)
         names = sorted(truth)
@@ -79,7 +79,7 @@ def planted_set(
 
 
 def make_clips(folder: Path, count: int) -> None:
-    """`count` clips c00000.mp4 and on, DISTINCT of them unlike each other."""
+    """`count` clips from c00000.mp4 on, DISTINCT of them different."""
     distinct = min(count, DISTINCT)
     started = time.perf_counter()
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -92,14 +92,14 @@ def make_clips(folder: Path, count: int) -> None:
 
 
 def decode_only(path: str) -> int:
-    """What FFmpeg needs for the frames alone, none of them looked at."""
+    """Decode all frames with FFmpeg without further processing."""
     with av.open(path) as container:
         container.streams.video[0].thread_type = "NONE"
         return sum(1 for _ in container.decode(video=0))
 
 
 def run(folder: str, rows: list[dict], workers: int) -> list[dict]:
-    """Stage measure's own way, its state thrown away."""
+    """Measure clips as stage measure does, with temporary state."""
     with tempfile.TemporaryDirectory() as state:
         op = partial(measure_clip, folder=folder, optical_flow=True)
         return map_rows(op, rows, workers, 50, Path(state), lambda items, what, total: iter(items))
@@ -129,7 +129,7 @@ class watched_memory:
 def resident(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
-    except psutil.NoSuchProcess:  # it ended since it was listed
+    except psutil.NoSuchProcess:  # ended after it was listed
         return 0
 
 

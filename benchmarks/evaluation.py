@@ -1,10 +1,10 @@
-"""How long evaluation takes: figures of many scored pairs, and a report of many clips, with its size.
+"""Time of evaluation: figures of many scored pairs, and a report of many clips, with its size.
 
     python benchmarks/evaluation.py                    what needs nothing but this repository
     python benchmarks/evaluation.py --videos DIR       and a report of clips of 480 x 832, cut from your .mp4 files
     python benchmarks/evaluation.py --pairs 200000     `reelign bench-reward --scores` alone, on so many pairs
 
-Seconds are those of the clock and of the processor: on a busy machine the first say little.
+Seconds are wall time and CPU time; wall time is unreliable on a busy machine.
 """
 
 import resource
@@ -70,7 +70,7 @@ def accuracies() -> None:
 
 
 def scored_pairs(folder: Path, count: int) -> None:
-    """The command on `count` pairs of two clips and a prompt of their own each, and their table of scores."""
+    """Run the command on `count` pairs, each with two clips and its own prompt, and their table of scores."""
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame({"prompt": [f"a prompt, number {number}" for number in range(count)]})
     scores = []
@@ -124,7 +124,7 @@ def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:
 
 
 def small_clips(folder: Path, params: EvaluateParams) -> pd.DataFrame:
-    """Scenes of the shapes world, a file each, decoded and measured as the stage does it."""
+    """Scenes of the shapes world, one file each, decoded and measured as in the stage."""
     rng, scenes = np.random.default_rng(0), all_scenes()
     rows = []
     for number in range(PROMPTS):
@@ -141,7 +141,7 @@ def small_clips(folder: Path, params: EvaluateParams) -> pd.DataFrame:
 
 
 def large_clips(folder: Path, params: EvaluateParams, files: list[Path]) -> pd.DataFrame:
-    """As many files as the report shows, each another window of a real video; the prompts in between repeat them."""
+    """As many files as the report shows, each a different window of a real video; all other prompts reuse them."""
     methods, shown = ("base", *params.methods), params.report_prompts
     rng = np.random.default_rng(0)
     for number in range(shown):

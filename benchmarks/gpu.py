@@ -1,8 +1,7 @@
 """VideoReward of 2 billion parameters (Qwen2-VL-2B's architecture, random weights) on a GPU, in bf16: `make bench-gpu`.
 
-Videos a second, share of the card's peak and peak memory, from batch 1 to the largest that fits. Speed does not depend on
-the weights' values. FLOPs are counted by torch while the model runs, not estimated; the peak of a card is the one that its
-maker states for dense bf16.
+Videos per second, share of the GPU's peak and peak memory, from batch 1 to the largest that fits. Speed does not depend on
+the weights' values. torch counts FLOPs while the model runs; the peak of a GPU is its specified dense bf16 rate.
 """
 
 import json
@@ -24,7 +23,7 @@ from components.reward.prompt import PromptBuilder, read_template
 from components.reward.tokens import TEMPLATES, train_tokenizer
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
-# Dense bf16, FLOP/s, by a part of the name that the driver gives.
+# Dense bf16, FLOP/s, by a part of the driver's device name.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 REPEATS = 5
 
@@ -68,8 +67,8 @@ def main(
 
 
 def two_billion(device: str) -> VideoReward:
-    """The published model's sizes in bf16, random weights, around a small tokenizer: a few dozen tokens of text cost nothing
-    beside a video's."""
+    """The published model's sizes in bf16, random weights, with a small tokenizer: a few dozen text tokens are negligible
+    next to a video's."""
     tokenizer = train_tokenizer(["a red circle moving up"], 512)
     pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     config = Qwen2VLConfig(

@@ -1,4 +1,4 @@
-"""Reward guidance: what a step costs, and what it buys.
+"""Reward guidance: cost of a step, and gain in win rate.
 
     python benchmarks/guidance.py speed                   two small transformers on the CPU
     python benchmarks/guidance.py speed --size 1.3b       Wan 2.1's 1.3B architecture with random weights, on a GPU
@@ -8,15 +8,15 @@
 `speed` compares the time and peak memory of a sampling step, in one run:
 
     plain           classifier-free guidance alone
-    own_trunk       Flow-NRG by a model with tuned blocks of its own: a pass more, there and back
-    shared_trunk    Flow-NRG by a model on frozen blocks: it reads the tokens of the velocity's own pass
+    own_trunk       Flow-NRG by a model with its own tuned blocks: one more forward and backward pass
+    shared_trunk    Flow-NRG by a model on frozen blocks: it reads the tokens of the velocity's pass
     whole_model     own_trunk with all blocks of the generator
 
-Trunks have a quarter of the blocks. Each measurement has a process of its own; the ways take turns.
+Trunks have a quarter of the blocks. Each measurement runs in a separate process; the ways alternate.
 
 `study` runs stage tradeoff on all of the demo's evaluation clips: with the paper's weights and each dimension alone, by the
-demo's latent reward model, by one that was trained on clean latents only, and by one on a frozen trunk; and best of several.
-`ablation` trains the first two anew for each seed, and guides by each dimension alone. Both go on where they were.
+demo's latent reward model, by one trained on clean latents only, and by one on a frozen trunk; and best of N. `ablation`
+trains the first two anew for each seed, and guides by each dimension alone. Both resume after an interruption.
 """
 
 import json
@@ -59,7 +59,7 @@ def speed(
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     way: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Print seconds and peak memory of a sampling step, as they are and against plain sampling."""
+    """Print seconds and peak memory of a sampling step, absolute and relative to plain sampling."""
     if way is not None:
         print(json.dumps(measure(size, way)))
         return
@@ -77,7 +77,7 @@ def speed(
 
 @torch.no_grad()
 def measure(size: str, way: str) -> dict:
-    """Median seconds of a step, peak memory in bytes above what the process held before the model was made."""
+    """Median seconds of a step, peak memory in bytes above that of the process before the model was made."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -120,9 +120,9 @@ COMMON = ("models/video_reward", "data/samples/base")
 
 @app.command()
 def study() -> None:
-    """Print a line for each model and setting of guidance: win rates against plain sampling, and time as a multiple of its.
+    """Print a line for each model and setting of guidance: win rate and relative time against plain sampling.
 
-    Each model has a folder in .reelign/guidance where stages latent_reward and tradeoff run with params of its own."""
+    Each model has a folder in .reelign/guidance where stages latent_reward and tradeoff run with its params."""
     clips = {model: clips_of(model, WEIGHTS, BEST if model == NOISE_AWARE else ()) for model in MODELS}
     print("\nnoise-aware against clean, clip by clip:")
     for setting in sorted(set(clips[NOISE_AWARE].setting) & set(clips[CLEAN].setting) - {PLAIN}):
@@ -166,7 +166,7 @@ def shown(rate: dict) -> str:
 
 
 def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = None) -> pd.DataFrame:
-    """Clips of stage tradeoff with this model, made where they are not yet, and printed as rates."""
+    """Clips of stage tradeoff with this model, made where missing; prints their win rates."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["latent_reward"] |= MODELS[model]
     best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in best]

@@ -1,11 +1,11 @@
-"""SFT, Flow-RWR and Flow-DPO beside each other over several seeds, and Flow-DPO over beta, by the gold judge alone.
+"""SFT, Flow-RWR and Flow-DPO compared over several seeds, and Flow-DPO over beta, by the gold judge alone.
 
     make demo                                  first: candidates, their scores and pairs are the demo's
-    python benchmarks/methods.py run           half an hour; started again it goes on where it was
+    python benchmarks/methods.py run           half an hour; a restart resumes
     python benchmarks/methods.py show          the table, and benchmarks/beta_sweep.svg
 
-A seed is that of the whole run (params.seed): it draws the LoRA, batches and noise of training, which test prompts are
-sampled, and their noise. The stages are the pipeline's own, in a folder a seed with links to what the demo made.
+A seed is that of the whole run (params.seed): of the LoRA, of batches and noise in training, of the choice of test prompts
+and of their noise. The pipeline's stages run in one folder per seed with links to the demo's files.
 """
 
 import json
@@ -48,7 +48,7 @@ METHODS = {
     "Flow-DPO, beta (1-t)^2": ("dpo", {"align.dpo.schedule": "squared"}),
 }
 SWEEP = {f"beta {beta:g}": ("dpo", {"align.dpo.beta": beta}) for beta in BETAS}
-# SFT and RWR with all that Flow-DPO has: its steps, batch, rate and averaging.
+# SFT and RWR with Flow-DPO's steps, batch, learning rate and averaging.
 SAME = {
     f"{name}, as Flow-DPO": (method, {f"align.{method}.training": "align.dpo.training"})
     for name, method in (("SFT", "sft"), ("Flow-RWR", "rwr"))
@@ -127,7 +127,7 @@ def results() -> list[dict]:
 
 
 def measure(seed: int, method: str, changes: dict) -> dict:
-    """Gold win rates and mean differences of a method against base, (value, low, high) a dimension."""
+    """Gold win rates and mean differences of a method against base, (value, low, high) per dimension."""
     folder = workspace(WORK / str(seed))
     params = yaml.safe_load(Path("params.yaml").read_text()) | {"seed": seed}
     for key, value in changes.items():
@@ -156,7 +156,7 @@ def measure(seed: int, method: str, changes: dict) -> dict:
 
 
 def workspace(folder: Path, more: tuple[str, ...] = ()) -> Path:
-    """A folder in which stages run with params of their own, with links to what is common to all, and to `more`."""
+    """A folder for stages with separate params, with links to common files and to `more`."""
     for name in (*LINKED, *more):
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def workspace(folder: Path, more: tuple[str, ...] = ()) -> Path:
 
 
 def stage(folder: Path, module: str, *arguments: str) -> None:
-    # Runs of a benchmark have a store of their own; `components` are those of this checkout.
+    # Runs of a benchmark have a separate store; `components` are those of this checkout.
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / 'mlflow.db').resolve()}"}
     with open(folder / "log.txt", "a") as log:
         subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, env=environment, check=True, stderr=log)

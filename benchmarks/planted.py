@@ -1,8 +1,7 @@
-"""A set of 1,000 clips with known faults: near-duplicates, mirror images, broken files, cuts, freezes; and how many of
-each are found.
+"""A set of 1,000 clips with known defects (near-duplicates, mirror images, broken files, cuts, freezes), and how many of
+each are detected.
 
-What ordinary clips hold makes it fair: some stand still but for a small thing, some move fast, some show another part of
-another clip's background.
+Ordinary clips include hard negatives: some are static except for a small object, some move fast.
 """
 
 import multiprocessing
@@ -31,14 +30,14 @@ COUNTS = {
     "small_thing": 40,
     "fast": 40,
 }
-FREEZE = 0.5  # seconds without anything new that make a frozen clip
+FREEZE = 0.5  # seconds without change that make a frozen clip
 KINDS_OF_BROKEN = (
     "empty", "text", "no_index", "cut_off", "zeros", "noise", "sound_only", "rotated", "no_frames", "size_changes",
 )  # fmt: skip
 
 
 def plant(folder: Path, seed: int) -> dict[str, tuple[str, str | None]]:
-    """Write the clips; what each is by name: (kind, the clip it copies or mirrors). Ordinary clips come first by name."""
+    """Write the clips; returns (kind, the clip it copies or mirrors) by name. Ordinary clips come first by name."""
     kinds = [kind for kind, count in COUNTS.items() for _ in range(count)]
     kinds = ["ordinary"] * (CLIPS - len(kinds)) + kinds
     jobs, truth = [], {}
@@ -89,7 +88,7 @@ def write_kind(job: tuple[str, str, int, int, int]) -> None:
 
 
 def spoil(path: Path, how: str, clip: np.ndarray) -> None:
-    """Make the good file at `path` one that cannot be read to its end."""
+    """Damage the file at `path` so that it cannot be read to its end."""
     good = path.read_bytes()
     data = good.index(b"mdat") + 8  # PyAV writes the index behind the frames
     middle = data + (good.rindex(b"moov") - data) // 2
@@ -140,7 +139,7 @@ def encode(container: av.container.OutputContainer, clip: np.ndarray) -> None:
 
 
 def turned(path: Path, good: bytes) -> None:
-    """The track header's matrix asks players for a quarter turn."""
+    """Set the track header's matrix to a quarter turn."""
     header = good.index(b"tkhd")
     matrix = header + 4 + 4 + 36
     quarter = b"".join(value.to_bytes(4, "big", signed=True) for value in (0, 65536, 0, -65536, 0, 0, 0, 0, 2**30))
@@ -148,12 +147,12 @@ def turned(path: Path, good: bytes) -> None:
 
 
 def detections(rows: dict[str, dict], truth: dict[str, tuple[str, str | None]]) -> Iterator[str]:
-    """A line a detector, with the names of what it missed and what it found wrongly."""
+    """One line per detector, with the names of missed and wrong clips."""
     names = sorted(rows)
     groups = find_duplicates([rows[name]["phash"] for name in names], [rows[name]["phash_mirrored"] for name in names])
     copies = {names[n]: names[group["duplicate_of"]] for n, group in enumerate(groups) if group["duplicate_of"] is not None}
     mirrors = {names[n]: names[group["mirror_of"]] for n, group in enumerate(groups) if group["mirror_of"] is not None}
-    # Two copies of one clip are copies of each other: what counts is that the group is right.
+    # Two copies of one clip are copies of each other: only the group must be right.
     origin = {name: of or name for name, (_, of) in truth.items()}
 
     def of_kind(*kinds: str) -> set[str]:

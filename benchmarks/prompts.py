@@ -1,11 +1,11 @@
-"""Near-duplicate prompts: how long their groups take, and what share of changed prompts is found.
+"""Near-duplicate prompts: time of grouping, and the share of changed prompts that is found.
 
     python benchmarks/prompts.py speed --prompts 200000 --kind text        one kind of KINDS
     python benchmarks/prompts.py found                                     300 prompts a row, each with one word changed
 
-Kinds: `text` are words as often as in real text, 20 to 120 a prompt; `zh` the same of Chinese characters; `suffix` 3 to 14
-words before 20 that all share; `both` 1 to 11 words between 20 and 20 that all share; `one` a word of its own amid 22 that
-all share; `slots` a template of 24 words, `long` one of 47, with three places; `copies` 20 of each prompt, a word changed.
+Kinds: `text` are words with natural frequencies, 20 to 120 a prompt; `zh` the same of Chinese characters; `suffix` 3 to 14
+words before 20 shared ones; `both` 1 to 11 words between 20 and 20 shared ones; `one` a unique word among 22 shared ones;
+`slots` a template of 24 words, `long` one of 47, with three slots; `copies` 20 of each prompt, with one word changed.
 """
 
 import resource
@@ -24,7 +24,7 @@ HAN, KANA, THAI, HANGUL = (0x4E00, 3000), (0x3042, 80), (0x0E01, 46), (0xAC00, 2
 
 
 class Text:
-    """Words drawn by Zipf's law."""
+    """Words sampled by Zipf's law."""
 
     def __init__(self, words: list[str]):
         self.rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def prompts_of(kind: str, count: int) -> list[str]:
 
 @app.command()
 def speed(kind: Annotated[str, typer.Option()] = "text", prompts: Annotated[int, typer.Option(min=20)] = 200_000) -> None:
-    """Seconds of the processor, peak memory of this process and number of groups."""
+    """CPU seconds, peak memory of this process and number of groups."""
     keys = list(dict.fromkeys(map(prompt_key, prompts_of(kind, prompts))))
     before = time.process_time()
     groups = near_groups(keys)
@@ -88,7 +88,7 @@ def speed(kind: Annotated[str, typer.Option()] = "text", prompts: Annotated[int,
 
 @app.command()
 def found(prompts: Annotated[int, typer.Option(min=1)] = 300) -> None:
-    """Of prompts with one word changed, the share found; and pairs of different ones taken for near."""
+    """Share of prompts with one changed word that are found, and number of different prompts grouped wrongly."""
     rng = np.random.default_rng(1)
 
     def script(start: int, size: int) -> Text:

@@ -1,9 +1,9 @@
-"""VideoReward's speed as ratios, each of two ways measured in one run on the same machine.
+"""VideoReward's speed as ratios of two ways measured in one run on the same machine.
 
-    python benchmarks/reward.py                                    what needs nothing but this repository
+    python benchmarks/reward.py                                    needs only this repository
     python benchmarks/reward.py --published CKPT --template FILE --videos DIR     and a published model on your videos
 
-Absolute figures of a busy machine say little; each line names what is compared, and the two ways take turns.
+Absolute figures of a busy machine are unreliable; each line names the compared ways, which alternate.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def main(
 
 
 def scoring(folder: Path) -> None:
-    """200 clips of the shapes world: the engine against decode, preprocess and forward, one after the other."""
+    """200 clips of the shapes world: the engine against decode, preprocess and forward, clip by clip."""
     items = shapes_clips(folder, CLIPS, 32, FRAMES)
     model = shapes_model()
 
@@ -76,14 +76,14 @@ def scoring(folder: Path) -> None:
 
 
 def training_step(model: VideoReward, params: RewardParams, count: int) -> None:
-    """A training step of VideoReward on `count` pairs: A and B in one forward against a forward each."""
+    """A training step of VideoReward on `count` pairs: A and B in one forward pass against one pass each."""
     clips = {str(i): np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for i in range(2 * count)}
     pairs = made_pairs(list(clips), ["a red circle moving up"] * count)
     loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
     optimizer = torch.optim.AdamW(parameter_groups(model, params))
 
     class OneSide(torch.nn.Module):
-        """The same scores by two forwards of half of the batch."""
+        """The same scores from two forward passes of half of the batch."""
 
         def __init__(self):
             super().__init__()
@@ -155,7 +155,7 @@ def made_pairs(paths: list[str], prompts: list[str]) -> Pairs:
 
 
 def reference_videos(model: RewardModel, videos: list[Path], fps: float, max_pixels: int) -> None:
-    """Seconds a video of a published model: one by one, by the engine at several batches, and of decoding alone."""
+    """Seconds per video of a published model: one by one, by the engine at several batch sizes, and of decoding alone."""
     model.plan = FramePlan(fps, None, model.plan.min_pixels, max_pixels, model.plan.factor)
     items = [(video, "a cat playing with a ball") for video in videos]
     alone = [score_alone(model, *item) for item in items]
@@ -180,7 +180,7 @@ def reference_videos(model: RewardModel, videos: list[Path], fps: float, max_pix
 
 
 def shapes_clips(folder: Path, count: int, size: int, frames: int) -> list[tuple[Path, str]]:
-    """Files of the shapes world and their prompts; long clips cover the way of the world's nine frames more slowly."""
+    """Files of the shapes world and their prompts; in long clips the motion of nine frames is slowed down."""
     rng, scenes, items = np.random.default_rng(0), all_scenes(), []
     for number in range(count):
         scene = scenes[rng.integers(len(scenes))]
@@ -192,7 +192,7 @@ def shapes_clips(folder: Path, count: int, size: int, frames: int) -> list[tuple
 
 
 def shapes_model() -> RewardModel:
-    """VideoReward of the params around the small VLM, untrained: as fast as a trained one."""
+    """Untrained VideoReward of the params on the small VLM: as fast as a trained one."""
     params = load_params().reward
     model = build(params)
     facts = {
@@ -204,7 +204,7 @@ def shapes_model() -> RewardModel:
 
 
 def score_alone(model: RewardModel, video: Path, prompt: str) -> np.ndarray:
-    """Raw scores [D] the plain way."""
+    """Raw scores [D] of a single video."""
     frames = planned_frames(video, model.plan)
     assert not isinstance(frames, Unscored), frames
     ids, frames = make_input(model.model, frames, prompt)
@@ -214,7 +214,7 @@ def score_alone(model: RewardModel, video: Path, prompt: str) -> np.ndarray:
 
 
 def compare(slow: Callable[[], object], fast: Callable[[], object]) -> tuple[float, float, float]:
-    """Median seconds of two ways that take turns, after one unmeasured turn, and the median of their ratios."""
+    """Median seconds of two alternating ways, after one unmeasured turn, and the median of their ratios."""
     slow(), fast()
     turns = [(timed(slow), timed(fast)) for _ in range(REPEATS)]
     slower, faster = zip(*turns, strict=True)

@@ -1,4 +1,4 @@
-"""Clips made from nothing for benchmarks: textured scenes with moving things, as unlike each other as chance makes them."""
+"""Synthetic clips for benchmarks: random textured scenes with moving objects."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ SIZE, FRAMES, FPS = 256, 48, 24
 
 
 def scene(rng: np.random.Generator, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
-    """uint8 RGB [T, H, W, 3]: a background of random texture, often panning, and one to four things that move over it."""
+    """uint8 RGB [T, H, W, 3]: a background of random texture, often panning, and one to four moving objects."""
     canvas = texture(rng, size + size // 2)
     pan = rng.uniform(-1, 1, 2) * rng.choice([0.0, 0.5, 1.2])
     things = [
@@ -39,7 +39,7 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw(picture: np.ndarray, place: np.ndarray, radius: float, colour: list[float], shape: int) -> None:
-    """A disc, a box or an ellipse, drawn into `picture`."""
+    """Draw a disc, a box or an ellipse into `picture`."""
     x, y, radius = int(place[0]), int(place[1]), int(radius)
     if shape == 0:
         cv2.circle(picture, (x, y), radius, colour, -1, cv2.LINE_AA)
@@ -50,5 +50,5 @@ def draw(picture: np.ndarray, place: np.ndarray, radius: float, colour: list[flo
 
 
 def write_scene(path: str, seed: int) -> None:
-    """One scene as H.264, as generators write theirs."""
+    """Write one scene as H.264, in the format of the generators."""
     write_video(path, scene(np.random.default_rng(seed)), FPS, crf=18)

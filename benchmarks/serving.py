@@ -1,11 +1,11 @@
-"""VideoReward on Triton against the same engine in this process, on the same clips in the same run.
+"""VideoReward on Triton compared with the same engine in this process, on the same clips in the same run.
 
     python benchmarks/serving.py [--model models/video_reward] [--clips 200] [--repeats 3] [--side 32]
 
-Requests a second and latency with 1, 8 and 32 clients, dynamic batching on and off, frames and encoded videos; then the two
-ways of scoring take turns, for a ratio that a busy machine disturbs less. Clients are tasks of this one process, over gRPC:
-on a small machine they share its cores with the server. What a request costs beside its score is nearly the same for each,
-so the ratio is that of this one model: --side gives clips of more pixels and lets the model see all of them.
+Requests per second and latency with 1, 8 and 32 clients, dynamic batching on and off, frames and encoded videos. Then the
+two ways of scoring alternate, for a ratio that is robust on a busy machine. Clients are tasks of this process, over gRPC: on
+a small machine they share its cores with the server. The overhead of a request is nearly constant, so the ratio holds for
+this model only: --side gives larger clips and lets the model read all their pixels.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def main(
             with serving(repository, Path(folder) / "triton.log") as server:
                 url = f"grpc://{server.grpc}"
                 for what, items in (("frames", frames), ("encoded", encoded)):
-                    asyncio.run(ask(url, items[:32], 8))  # its first forward passes take longer
+                    asyncio.run(ask(url, items[:32], 8))  # warm-up: the first forward passes take longer
                     for count in clients or CLIENTS:
                         seconds, latencies = asyncio.run(ask(url, items, count))
                         report(batching, what, count, len(items) / seconds, latencies)
@@ -74,7 +74,7 @@ def main(
 
 
 def that_sees(model: Path, side: int, folder: Path) -> Path:
-    """The model with a frame plan that leaves clips of this size as they are; what it scores then means nothing."""
+    """The model with a frame plan that does not resize clips of this size; its scores are then meaningless."""
     facts = read_json(model / FACTS)
     if side * side <= facts["frame_plan"]["max_pixels"]:
         return model
@@ -85,7 +85,7 @@ def that_sees(model: Path, side: int, folder: Path) -> Path:
 
 
 def shapes(folder: Path, count: int, side: int) -> tuple[Items, Items, Items]:
-    """The same clips of the shapes world three times: as files, as their bytes and as frames; with their prompts."""
+    """The same clips of the shapes world as files, as bytes and as frames, with their prompts."""
     paths = shapes_clips(folder, count, side, FRAMES)
     encoded = [(path.read_bytes(), prompt) for path, prompt in paths]
     frames = [(Clip(read_frames(path), FPS), prompt) for path, prompt in paths]
@@ -93,7 +93,7 @@ def shapes(folder: Path, count: int, side: int) -> tuple[Items, Items, Items]:
 
 
 def one_by_one(repository: Path, params: PackageParams) -> None:
-    """Take dynamic batching out of a repository's configuration."""
+    """Remove dynamic batching from a repository's configuration."""
     config = repository / MODEL / "config.pbtxt"
     text, found = re.subn(r"dynamic_batching \{.*?\n\}\n", "", config.read_text(), flags=re.DOTALL)
     assert found == 1
@@ -101,7 +101,7 @@ def one_by_one(repository: Path, params: PackageParams) -> None:
 
 
 async def ask(url: str, items: Items, clients: int) -> tuple[float, list[float]]:
-    """Seconds for all items with so many requests under way at a time, and the seconds of each."""
+    """Seconds for all items with `clients` concurrent requests, and the latency of each."""
     latencies: list[float] = []
     numbered = iter(items)
 
@@ -129,7 +129,7 @@ def report(batching: bool, what: str, clients: int, rate: float, latencies: list
 
 
 def compare(engine: RewardModel, url: str, what: str, items: Items, local: Items, repeats: int) -> None:
-    """Median of the ratios of pairs of turns: 32 clients against one call of the engine."""
+    """Print the median ratio over turns: 32 clients against one call of the engine."""
     ratios, here, there = [], [], []
     for _ in range(repeats):
         start = time.perf_counter()

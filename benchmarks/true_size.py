@@ -1,13 +1,13 @@
-"""The profile wan2.1-1.3b at its true sizes with random weights, whole: `python benchmarks/true_size.py`.
+"""The whole pipeline of profile wan2.1-1.3b at true sizes with random weights: `python benchmarks/true_size.py`.
 
 The transformer is Wan 2.1 1.3B's (30 layers of 12 heads x 128, inner layer 8960) in bfloat16, its VAE is the published one
 in float32, UMT5 has 2 of its 24 layers. Qwen2-VL has 2B's widths, with 2 of its 28 layers, 2 of its tower's 32 and a small
-vocabulary: VideoReward's weights are in float32 whatever the generator's dtype, and whole it does not train in 24 GB. Clips
-are 64 x 64 x 9. Prompts and labelled pairs are of the shapes world. Counts of clips and steps are cut, and layers are not
-compiled, which takes minutes on a CPU; all else is the profile's own.
+vocabulary: VideoReward's weights are in float32 whatever the generator's dtype, and the full model does not train in 24 GB.
+Clips are 64 x 64 x 9. Prompts and labelled pairs are of the shapes world. Counts of clips and steps are reduced, and layers
+are not compiled, which takes minutes on a CPU; all other params are the profile's.
 
 It copies the tracked files to a new folder, runs `dvc repro evaluate` there, and prints seconds and peak memory by stage.
-With --tiny the same in a minute or two, with a generator and a Qwen2-VL of next to no width.
+With --tiny it takes a minute or two, with a narrow generator and a narrow Qwen2-VL.
 """
 
 import csv
@@ -53,16 +53,16 @@ TINY = {
     "vae": {"base_dim": 8},
     "text_encoder": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2},
 }
-EVERY = 0.2  # seconds between two looks at memory
+EVERY = 0.2  # seconds between samples of memory
 
 
 def main(
     tiny: Annotated[bool, typer.Option("--tiny", help="Narrow models, to try the whole in a minute or two.")] = False,
     folder: Annotated[Path | None, typer.Option(help="New folder to work in [default: a temporary one].")] = None,
 ) -> None:
-    """Make the models and the pairs, run the pipeline, print a row a stage; exit code 1 where it does not end well."""
+    """Make the models and the pairs, run the pipeline, print one row per stage; exit code 1 where the pipeline fails."""
     if folder and folder.exists():
-        raise BadInput(folder, "is there already")
+        raise BadInput(folder, "exists already")
     work = folder or Path(tempfile.mkdtemp(prefix="true-size-"))
     copy_tracked_files(work)
     began = time.perf_counter()
@@ -84,7 +84,7 @@ def main(
 def copy_tracked_files(work: Path) -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
     for name in tracked.split("\0"):
-        # The lock and the metrics of the demo must not stand in for this run's.
+        # The demo's lock and metrics must not be mistaken for this run's.
         if name and Path(name).exists() and not name.startswith(("tests/", ".dvc/", "metrics/", "dvc.lock")):
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(name, work / name)
@@ -93,7 +93,7 @@ def copy_tracked_files(work: Path) -> None:
 
 
 def make_generator(folder: Path, tiny: bool) -> None:
-    """A WanPipeline folder as published ones are: transformer and text encoder in bfloat16, the VAE in float32."""
+    """A WanPipeline folder like published ones: transformer and text encoder in bfloat16, the VAE in float32."""
     torch.manual_seed(0)
     configs = architecture(load_params(PROFILE))
     for part, narrow in TINY.items() if tiny else ():
@@ -120,7 +120,7 @@ def make_vlm(folder: Path, shape: VlmShape) -> None:
 
 
 def make_preferences(folder: Path) -> None:
-    """Pairs of a clean and a spoiled clip in VideoAlign's layout; the clean one wins."""
+    """Pairs of a clean clip and one with defects in VideoAlign's layout; the clean one wins."""
     rng = np.random.default_rng(0)
     (folder / "videos").mkdir(parents=True)
     scenes = all_scenes()
@@ -163,7 +163,7 @@ def cut_params() -> dict[str, Any]:
 
 
 def watched(command: list[str], work: Path) -> tuple[int, dict[str, int]]:
-    """Exit code, and the peak of resident bytes of each stage's processes; output goes to repro.log."""
+    """Exit code, and peak resident bytes of each stage's processes; output goes to repro.log."""
     environment = os.environ | {"PYTHONPATH": str(work), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     peaks: dict[str, int] = {}
     with (
@@ -179,7 +179,7 @@ def watched(command: list[str], work: Path) -> tuple[int, dict[str, int]]:
 
 
 def resident(parent: int) -> int:
-    """Bytes of all processes below this one."""
+    """Resident bytes of all child processes of `parent`."""
     total = 0
     try:
         for child in psutil.Process(parent).children(recursive=True):

@@ -8,7 +8,7 @@ from components.param_types import Count, Fraction, LoraParams, Positive, Sectio
 
 
 class TimestepParams(Section):
-    """Where on [0, 1] alignment trains (components/alignment/flow.py)."""
+    """Distribution of training timesteps on [0, 1] (components/alignment/flow.py)."""
 
     distribution: Literal["uniform", "logit_normal"]
     shift: Positive
@@ -20,7 +20,7 @@ class SftParams(Section):
 
 
 class RwrParams(Section):
-    """Weights by name (components/alignment/flow_rwr.py); `clip` is the most that a clip may count, null is no bound."""
+    """Reward weighting (components/alignment/flow_rwr.py); `clip` is the largest weight of a clip, null is no bound."""
 
     prompt_dropout: Fraction
     training: TrainingParams
@@ -30,8 +30,8 @@ class RwrParams(Section):
 
 
 class DpoParams(Section):
-    """Flow-DPO (components/alignment/flow_dpo.py). `validation` is the share of prompts whose pairs are held out; training
-    ends when their implicit accuracy has not risen for `patience` validations, with the weights that had it highest."""
+    """Flow-DPO (components/alignment/flow_dpo.py). `validation` is the share of prompts whose pairs are held out. Training
+    ends when their implicit accuracy has not risen for `patience` validations, and keeps the weights of its maximum."""
 
     training: TrainingParams
     beta: Positive
@@ -45,13 +45,13 @@ class DpoParams(Section):
     @model_validator(mode="after")
     def patience_needs_validation(self) -> "DpoParams":
         if self.patience is not None and not self.validation:
-            raise ValueError("patience waits for a validation accuracy: validation must be above 0")
+            raise ValueError("patience needs a validation accuracy: validation must be above 0")
         return self
 
 
 class AlignParams(Section):
-    """What the three methods share. `draws` of (timestep, noise) a pair make the grid over which the reference's errors
-    are cached. `rounds` after the first name the LoRA they go on from: {"2": models/aligned/dpo, "3": models/rounds/2}
+    """Params common to the three methods. The reference's errors are cached for `draws` of (timestep, noise) per pair.
+    `rounds` after the first name the LoRA they start from: {"2": models/aligned/dpo, "3": models/rounds/2}
     (components/alignment/rounds.py)."""
 
     lora: LoraParams
@@ -70,7 +70,7 @@ class AlignParams(Section):
         names = ["models/aligned/dpo", *(f"models/rounds/{number}" for number in self.rounds)]
         wanted = {str(number): name for number, name in enumerate(names[: len(self.rounds)], start=2)}
         if self.rounds != wanted:
-            raise ValueError(f"rounds go on from each other: {wanted} was expected")
+            raise ValueError(f"each round starts from the one before: {wanted} was expected")
         if self.rounds and self.reference == "live":
             raise ValueError("rounds need reference 'cached': the reference is the round before, not the base")
         return self

@@ -1,7 +1,7 @@
 """The command `reelign`: score videos, generate clips, choose a profile, check an installation.
 
-The pipeline itself is run by `dvc repro`; a stage by `python -m components.<area>.<stage>`. Heavy libraries are imported
-by the commands that need them, so that `--help` answers at once.
+`dvc repro` runs the pipeline, `python -m components.<area>.<stage>` a stage. Heavy libraries are imported by the commands
+that need them, so that `--help` is fast.
 """
 
 import math
@@ -101,7 +101,7 @@ def vbench(
         if bench.FLICKERING not in benchmark.dimensions:
             raise BadInput("--version 2", f"{benchmark.name} has no dimension without weights: give --results alone")
         if bench.FLICKERING in found and found[bench.FLICKERING].n:
-            raise BadInput(found[bench.FLICKERING].file, "has it already: give no videos", key=bench.FLICKERING)
+            raise BadInput(found[bench.FLICKERING].file, "has this dimension already: give no videos", key=bench.FLICKERING)
         from tqdm import tqdm
 
         clips = tqdm(bench.list_videos(videos), bench.FLICKERING, unit=" videos", disable=None)
@@ -153,11 +153,11 @@ def generate(
 
     params = load_params()
     if scale is not None and not guide:
-        raise BadInput("--scale", "is the strength of --guide, which is not given")
+        raise BadInput("--scale", "needs --guide, whose strength it sets")
     if guide and best_of > 1:
         raise BadInput("--best-of", "and --guide exclude each other")
     if guide and len(guide) not in (1, len(prompt)):
-        raise BadInput("--guide", f"comes {len(guide)} times, --prompt {len(prompt)} times")
+        raise BadInput("--guide", f"is given {len(guide)} times, --prompt {len(prompt)} times")
     weights = [parse_weights(text) for text in guide or []]
     guidance, reward = None, None
     if guide:
@@ -171,7 +171,7 @@ def generate(
     context.with_resource(sole_writer(out))
     there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
     if there and not overwrite:
-        raise BadInput(there[0], "is there already; --overwrite replaces it, --seed and --out draw others")
+        raise BadInput(there[0], "exists already; --overwrite replaces it, --seed and --out give other names")
     files = str(generator), lora and str(lora), params.base_generator.dtype
     parts, solver = Drawer(*files, guidance, reward and str(reward))()
 
@@ -200,13 +200,13 @@ def parse_weights(text: str) -> dict[str, float]:
         if not math.isfinite(weight):
             raise BadInput("--guide", f"'{part}' is not DIMENSION=WEIGHT")
         if name in weights:
-            raise BadInput("--guide", f"weighs {name} twice")
+            raise BadInput("--guide", f"has {name} twice")
         weights[name] = weight
     return weights
 
 
 def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> None:
-    """BadInput where --guide weighs a dimension that the latent reward model does not score."""
+    """BadInput where --guide has a dimension that the latent reward model does not score."""
     from components.guidance.facts import read_facts
 
     known = read_facts(latent_reward).dimensions
@@ -233,7 +233,7 @@ def profile(
     if current.exists() and not force:
         edited = load_params(current)  # names a wrong key first
         if edited not in [load_params(path) for path in PROFILES.glob("*.yaml")]:
-            why = "it was edited and equals no profile; `dvc repro` runs it as it is, --force overwrites it"
+            why = "was edited and equals no profile; `dvc repro` runs it unchanged, --force overwrites it"
             raise BadInput(current, why)
     if not current.exists() or current.read_bytes() != chosen.read_bytes():
         from components.pipeline_run import refuse_while_running

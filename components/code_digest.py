@@ -1,7 +1,7 @@
-"""Which code a result rests on: the modules that a module imports, and their digest.
+"""The code that a result depends on: the modules that a module imports, and their digest.
 
-`dvc.yaml` lists what a stage imports by this rule (tests/test_graph.py holds it to that), and caches that outlive a stage
-have the digest in their keys: what other code decoded, scored or drew is never taken for one's own.
+`dvc.yaml` lists the imports of a stage by this rule, which tests/test_graph.py checks. Caches that outlive a stage have the
+digest in their keys, so that results of other code are never reused.
 """
 
 import ast
@@ -16,7 +16,7 @@ from pathlib import Path
 from components.digests import file_digest
 
 ROOT = Path(__file__).parents[1]
-# Shared by all stages and no part of a result: how params are read, runs tracked, tables written, memory kept.
+# Shared by all stages and without influence on results: reading params, tracking runs, writing tables, keeping memory.
 INFRASTRUCTURE = {
     f"components/{name}.py"
     for name in (
@@ -44,13 +44,13 @@ INFRASTRUCTURE = {
         "text_files",
     )
 }
-# What draws clips, what judges them, what scores them, and what turns a video into frames.
+# Modules that sample clips, judge them, score them, and decode videos.
 DRAWING, JUDGING = ("components.generator.sampler",), ("components.simulation.judge", "components.video.decode")
 SCORING, DECODING = ("components.reward.score",), ("components.video.decode", "components.video.frames")
 
 
 def reached(modules: Iterable[str], root: Path = ROOT) -> set[str]:
-    """Files of `modules` (dotted names) and of all of this project that they import, below `root`; without
+    """Files of `modules` (dotted names) and of all project modules that they import, directly or not, below `root`; without
     INFRASTRUCTURE."""
     todo = [f"{module.replace('.', '/')}.py" for module in modules]
     seen = set(todo)
@@ -62,7 +62,7 @@ def reached(modules: Iterable[str], root: Path = ROOT) -> set[str]:
 
 
 def imported(root: Path, file: str) -> tuple[set[str], set[str]]:
-    """Files below `root` that a file of it imports, anywhere in it, and names of the libraries."""
+    """Files below `root` that a file imports, at any place in it, and names of imported libraries."""
     files, libraries = set(), set()
     for node in ast.walk(ast.parse((root / file).read_text())):
         modules = []
@@ -82,14 +82,14 @@ def imported(root: Path, file: str) -> tuple[set[str], set[str]]:
 
 @functools.cache
 def sources_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
-    """16 hex digits of SHA-256 over the sources of all that `modules` reach: which code of this project it was."""
+    """16 hex digits of SHA-256 over the sources of all modules that `modules` reach."""
     files = [[file, file_digest(root / file)] for file in sorted(reached(modules, root))]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 @functools.cache
 def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
-    """The same with the versions of the libraries that those import: a cache is filled anew for the last bit, too."""
+    """The same with the versions of imported libraries, as a new version may change the last bits."""
     known = importlib.metadata.packages_distributions()
     libraries = set().union(*(imported(root, file)[1] for file in reached(modules, root)))
     packages = {package for library in libraries for package in known.get(library, [])}

@@ -1,4 +1,4 @@
-"""Inference on a CPU: parts of a batch, a core for each."""
+"""Inference on a CPU with one core per part of a batch."""
 
 import functools
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-PART = 8  # rows of a batch that one core works on
+PART = 8  # rows of a batch per core
 
 
 def in_parts(function: Callable[..., torch.Tensor], *batch: torch.Tensor, part: int = PART) -> torch.Tensor:
     """function(*batch), a tensor with a row for each row of `batch` that depends on that row alone.
 
-    On a CPU and without gradients it is worked out in parts of `part` rows by threads that have a core each. Operations of a
-    small model are too short to be shared out between cores, parts of a batch are not: two cores sample the shapes world
-    1.6 times as fast, and the bits do not depend on their number. `function` must write to nothing that its calls share.
-    A batch of one part is worked on by all cores; a GPU gets it whole.
+    On a CPU without gradients, threads with one core each compute parts of `part` rows. Operations of a small model are too
+    short to parallelise, parts of a batch are not: two cores sample the shapes world 1.6 times as fast, and the bits do not
+    depend on their number. Calls of `function` must not write to shared state. All cores compute a batch of one part; a GPU
+    gets the whole batch.
     """
     if batch[0].device.type != "cpu" or torch.is_grad_enabled() or len(batch[0]) <= part:
         return function(*batch)
@@ -30,5 +30,5 @@ def in_parts(function: Callable[..., torch.Tensor], *batch: torch.Tensor, part: 
 
 @functools.cache
 def pool(threads: int) -> ThreadPoolExecutor:
-    """Kept, as threads keep the memory that they freed."""
+    """A pool that is reused, as its threads keep their freed memory."""
     return ThreadPoolExecutor(threads, thread_name_prefix="part")

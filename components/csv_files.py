@@ -1,8 +1,8 @@
-"""The one reader of CSV files that people give us. A bad line is BadInput by its line in the file.
+"""The reader of all CSV input. BadInput names the bad line.
 
 Strict: cells are separated by commas, each line has as many as the header, a cell with a comma, a quote or a line break is
-in quotes. What other programs write instead is named, with the way to save it; nothing is guessed, as a guess that is wrong
-shifts columns.
+quoted. For other formats the error names the format and how to save the file. Nothing is guessed, as a wrong guess shifts
+columns.
 """
 
 import csv
@@ -15,7 +15,7 @@ from components.errors import BadInput
 from components.text_files import read_text
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-MOST_SHOWN = 12  # columns of a header that lacks one
+MOST_SHOWN = 12  # columns listed for a header that lacks one
 NO_ALIASES: Mapping[str, str] = {}
 
 
@@ -26,17 +26,17 @@ def read_rows(
     file: str | Path | None = None,
     aliases: Mapping[str, str] = NO_ALIASES,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line the record starts on, cell by column) of each record that has anything in it, white space round cells taken off.
+    """(line the record starts on, cell by column) of each non-blank record, with cells stripped of white space.
 
-    `aliases`: column in the file to the name that it gets. BadInput, of `file`, where it is no CSV, lacks a required column,
-    has any of the columns twice or under a name that is not quite its own.
+    `aliases`: column in the file to its new name. BadInput, of `file`, where it is no CSV, lacks a required column, or has
+    one of the columns twice or misspelt.
     """
     file = file or path
     required, optional = list(required), list(optional)
     records = _records(path, file)
     line, header = _header(records, file, aliases)
     for column in (*required, *optional):
-        # An optional column whose name is not quite right would go unread without a word.
+        # An optional column with a misspelt name would be ignored silently.
         alike = [name for name in header if _plain(name) == _plain(column)]
         if column not in header and (alike or column in required):
             has = "', '".join(alike or header[:MOST_SHOWN])
@@ -50,7 +50,7 @@ def read_rows(
 
 
 def read_header(path: str | Path, file: str | Path | None = None, aliases: Mapping[str, str] = NO_ALIASES) -> list[str]:
-    """Columns of a CSV, under our names for those that have two; BadInput where it is none."""
+    """Columns of a CSV, renamed by `aliases`; BadInput where it is no CSV."""
     file = file or path
     return _header(_records(path, file), file, aliases)[1]
 
@@ -64,7 +64,7 @@ def _header(records: Iterator[tuple[int, list[str]]], file: str | Path, aliases:
     if cells[0].lower().startswith(("<!doctype", "<html", "<?xml")):
         raise BadInput(file, "a web page or XML, not CSV", row=line)
     if cells[0].lower().startswith("sep="):
-        raise BadInput(file, "a note for Excel, not column names: take this line out", row=line)
+        raise BadInput(file, "a separator line for Excel, not column names: remove this line", row=line)
     for separator, name in SEPARATORS.items():
         if len(cells) == 1 and separator in cells[0]:
             why = f"cells are separated by {name}: save it with commas"
@@ -76,7 +76,7 @@ def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str
     """(line the record starts on, cells) of each record with a cell that is not blank; errors name `file`."""
     line = 1
     try:
-        # A space after a comma would make the quotes of the next cell part of it.
+        # Otherwise a space after a comma makes the quotes part of the next cell.
         reader = csv.reader(io.StringIO(read_text(path, file), newline=""), strict=True, skipinitialspace=True)
         for cells in reader:
             cells = [cell.strip() for cell in cells]
@@ -88,18 +88,18 @@ def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str
 
 
 def _csv_error(said: str, first: int, last: int) -> str:
-    """What is wrong with a record of lines `first` to `last`, in other words than the csv module's."""
+    """A clearer message than the csv module's for a bad record of lines `first` to `last`."""
     if said == "unexpected end of data" or said.startswith("field larger"):
         return "a quote opens here and is never closed"
     if said.endswith("expected after '\"'") and last > first:
-        return f"a quote opens here and is closed by the next quote, in line {last}, amid text"
+        return f"a quote opens here and closes in line {last} inside text"
     if said.endswith("expected after '\"'"):
         return 'text after a closing quote; a quote inside a cell is written twice, as ""'
     return said
 
 
 def _plain(name: str) -> str:
-    """A name without what is easily mistaken: case, spaces, signs, characters that do not show."""
+    """A name without case, spaces, punctuation and invisible characters."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
 

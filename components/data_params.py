@@ -1,4 +1,4 @@
-"""Sections of params.yaml on where clips and labels come from, and which are kept."""
+"""Sections of params.yaml on the source of clips and labels, and on their curation."""
 
 import re
 from typing import Annotated, Literal
@@ -26,8 +26,8 @@ class WorldParams(Section):
 
 
 class ShapesSource(Section):
-    """Videos and labels from the shapes world (components/simulation/zoo.py): each prompt drawn by unlike models and, some
-    times over, by the generator that will be aligned; every two of its clips labelled. Noise and tie widths of the
+    """Videos and labels from the shapes world (components/simulation/zoo.py). Each prompt has clips of different models and
+    several of the generator that will be aligned; all pairs of its clips are labelled. Noise and tie widths of the
     annotators are in gold units, whose range is 1."""
 
     kind: Literal["shapes"]
@@ -41,8 +41,7 @@ class ShapesSource(Section):
 
 
 class FolderSource(Section):
-    """A folder of pairs: `csv` (components/preferences/schema.py says which columns) lies in `folder` and names videos
-    relative to it."""
+    """A folder of pairs: `csv` (columns: components/preferences/schema.py) is in `folder`, with videos relative to it."""
 
     kind: Literal["folder"]
     folder: str
@@ -51,12 +50,12 @@ class FolderSource(Section):
 
 class S3Source(Section):
     """The same layout below a prefix of a bucket. Credentials, region and endpoint are no params: they come from the
-    environment or ~/.aws, where DVC finds the same ones."""
+    environment or ~/.aws, as for DVC."""
 
     kind: Literal["s3"]
     folder: str  # s3://bucket/prefix; a slash at the end means the same
     csv: str
-    workers: Count  # transfers at a time
+    workers: Count  # parallel transfers
     patience: Positive  # seconds without an answer before the stage gives up
 
     @field_validator("folder")
@@ -72,14 +71,14 @@ class S3Source(Section):
 
 
 class Rule(Section):
-    """Range that a measure must lie in, bounds included; null is no bound."""
+    """Allowed range of a measure, bounds included; null is no bound."""
 
     min: float | None
     max: float | None
 
 
 class MeasureParams(Section):
-    """Clips are measured in chunks by `workers` of the engine (components/engine.py). Optical flow is the dearest measure;
+    """`workers` of the engine measure clips in chunks (components/engine.py). Optical flow is the most expensive measure;
     without it `motion` is null."""
 
     engine: Literal["local", "ray"]
@@ -89,8 +88,8 @@ class MeasureParams(Section):
 
 
 class CurateParams(Section):
-    """Rules (measure: range) reject, and {} rejects nothing. `scores` is a table of `reelign score --out` whose columns
-    rules may be about too; infra/no_scores.csv has none."""
+    """Rules (measure: range) reject clips; {} rejects none. `scores` is a table of `reelign score --out` whose columns rules
+    may also use; infra/no_scores.csv has none."""
 
     scores: str
     rules: dict[str, Rule]

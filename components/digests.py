@@ -1,4 +1,4 @@
-"""Digests of files, and which files a folder has: what a cache key or a version rests on is what lies there, each byte."""
+"""Digests of files, and the files of a folder: the basis of cache keys and versions."""
 
 import functools
 import hashlib
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from components.errors import BadInput
 
-# A file that was written so lately could be written again without a later time of change: its digest is not remembered.
+# A file written this recently could change again with the same modification time: its digest is not cached.
 SETTLED = 2.0  # seconds
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex. One that has not changed since this process read it is not read again: its size,
-    place on the disk (device and inode), and times of change tell."""
+    """SHA-256 of a file's bytes, in hex. A file is not read again while its size, device, inode and times of change are the
+    same."""
     now = time.time_ns()
     with open(path, "rb") as stream:
         state = os.fstat(stream.fileno())
@@ -36,9 +36,8 @@ def _read(path: str | Path) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted. Links are followed, to files and to folders, as a copy of the folder would have what
-    they lead to. BadInput where the folder is missing, for a link that leads to nothing, or back to a folder that it lies
-    in."""
+    """All files below a folder, sorted. Links to files and folders are followed. BadInput where the folder is missing, for a
+    broken link, and for a link to a folder that contains it."""
     if not folder.is_dir():
         raise BadInput(folder, "missing")
     return sorted(_walk(folder, (folder.resolve(),)))
@@ -51,9 +50,9 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             if entry.is_dir():
                 real = path.resolve()
                 if entry.is_symlink() and real in above:
-                    raise BadInput(path, f"a link back to {real}, in which it lies: it has no end")
+                    raise BadInput(path, f"a link back to {real}, which contains it: an endless loop")
                 yield from _walk(path, (*above, real))
             elif entry.is_file():
                 yield path
             elif entry.is_symlink():
-                raise BadInput(path, f"a link to {os.readlink(path)}, which is not there")
+                raise BadInput(path, f"a link to {os.readlink(path)}, which does not exist")

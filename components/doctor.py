@@ -1,4 +1,4 @@
-"""`reelign doctor`: what works here and what does not, a line a check."""
+"""`reelign doctor`: checks of this installation, one line each."""
 
 import importlib.metadata
 import re
@@ -41,7 +41,7 @@ def examine() -> bool:
 
 
 class Trouble(Exception):
-    """A check that failed, and what to do."""
+    """A failed check, with its remedy."""
 
 
 def python() -> str:
@@ -59,7 +59,7 @@ def packages() -> str:
         except importlib.metadata.PackageNotFoundError as error:
             raise Trouble(f"{name} is not installed: `make setup`") from error
         if name in locked and found[name] != locked[name]:
-            raise Trouble(f"{name} is {found[name]}, the lock says {locked[name]}: `make setup`")
+            raise Trouble(f"{name} is {found[name]}, the lock has {locked[name]}: `make setup`")
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
@@ -86,7 +86,7 @@ def graph() -> str:
         if dep.startswith("components/") and not Path(dep).exists()
     ]
     if missing:
-        raise Trouble(f"dvc.yaml names {missing[0]}, which is not there")
+        raise Trouble(f"dvc.yaml names {missing[0]}, which does not exist")
     return f"dvc.yaml, {len(stages)} stages"
 
 
@@ -107,7 +107,7 @@ def video() -> str:
 
 
 def inputs() -> str:
-    """What the profile starts from is there."""
+    """Check that the profile's inputs exist."""
     current = load_params()
     for folder in (current.base_generator.folder, current.source.folder, current.reward.base):
         if folder.startswith("s3://"):
@@ -120,7 +120,7 @@ def inputs() -> str:
 
 
 def missing_inputs(params: Params) -> list[tuple[str, str]]:
-    """The folders that params name and that are not here, or empty, and what brings each; buckets are left out."""
+    """The missing or empty folders that params name, with the way to get each; buckets are left out."""
     from components.stage import how_to_get
 
     folders = (params.base_generator.folder, params.source.folder, params.reward.base)
@@ -129,8 +129,8 @@ def missing_inputs(params: Params) -> list[tuple[str, str]]:
 
 
 def make_missing_inputs() -> list[str]:
-    """A line for each missing input. The folder is made, empty: DVC ends at a missing one before any stage runs, with an
-    error number; at an empty one the stage itself says what brings it."""
+    """A line for each missing input. Its folder is made, empty: DVC fails on a missing one before any stage runs, with an
+    error number. With an empty one the stage fails with the way to get it."""
     missing = missing_inputs(load_params())
     for folder, _ in missing:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def make_missing_inputs() -> list[str]:
 
 
 def mlflow() -> str:
-    """The store of runs answers, and its artifacts are this checkout's."""
+    """Check that the MLflow store responds and has its artifacts in this checkout."""
     file = embedded_store()
     if file is None:
         await_server()

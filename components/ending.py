@@ -12,7 +12,7 @@ import psutil
 
 
 def end(process: psutil.Process, how: signal.Signals, seconds: float) -> None:
-    """Ask for the end in order by signal `how`; after `seconds` end it and what is left of its children in any case."""
+    """Send signal `how` for an orderly end; after `seconds` kill the process and its remaining children."""
     family = [process, *process.children(recursive=True)]
     process.send_signal(how)
     psutil.wait_procs([process], seconds)

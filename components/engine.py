@@ -1,4 +1,4 @@
-"""Map a pure operator over rows, in chunks that survive a kill, results in order: in processes here, or on Ray Data."""
+"""Map a pure operator over rows in chunks that survive a kill, with ordered results, in local processes or on Ray Data."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ from components.memory import keep_freed_memory
 
 Row = dict[str, Any]
 Engine = Literal["local", "ray"]
-Task = tuple[list[Row], Path]  # a chunk's rows, and the file that its results go to
+Task = tuple[list[Row], Path]  # a chunk's rows, and the file for its results
 RETRIES = 3  # of a chunk whose Ray worker died
 
 
@@ -40,7 +40,7 @@ def map_rows(
     what: str = "rows",
     engine: Engine = "local",
 ) -> list[Row]:
-    """[op(row) for row in rows], as map_chunks works it out."""
+    """[op(row) for row in rows], computed by map_chunks."""
     return map_chunks(partial(_each, op), rows, workers, chunk, state_dir, progress, what, engine)
 
 
@@ -56,7 +56,7 @@ def map_chunks(
     gpu: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> list[Row]:
-    """op of each `chunk` rows in turn, joined; by `workers` processes, each finished chunk kept in `state_dir`.
+    """Concatenated results of op on each chunk of rows; `workers` processes run it, and `state_dir` keeps finished chunks.
 
     `op` is a function of a module (or a partial of one) that depends on its rows alone, gives a result for each, and
     returns values that JSON carries exactly: text, whole and finite floating numbers, booleans, None, lists and dicts of
@@ -68,12 +68,11 @@ def map_chunks(
     With `share` (k, n) this is process k of n that have the rows and `state_dir` in common: it works out every n-th chunk,
     from the k-th on, and returns the results of those.
 
-    Engine `local`: processes of this machine, with one worker this process itself. Engine `ray`: actors of Ray Data, a CPU
-    each and, with `gpu`, an even share of the cluster's GPUs where it has any. The cluster is that of the variable
-    RAY_ADDRESS; without it a Ray of this machine is started, with a CPU a worker, and stopped when the map ends, or is
-    ended. A cluster's machines must have this environment, and see the working folder and all files that rows name by
-    the same paths; chunks are written by this process alone. A chunk whose worker died is tried again; one that kills
-    every worker ends the map with Ray's error.
+    Engine `local`: processes of this machine; one worker is this process. Engine `ray`: actors of Ray Data with one CPU
+    each and, with `gpu`, an even share of the cluster's GPUs where it has any. RAY_ADDRESS names the cluster; without it a
+    local Ray is started, with one CPU per worker, and stopped at the end of the map. A cluster's machines must have this
+    environment, and the working folder and all files of the rows at the same paths; only this process writes chunks. A
+    chunk whose worker died is retried; one that kills every worker ends the map with Ray's error.
     """
     chunks = [list(rows[start : start + chunk]) for start in range(0, len(rows), chunk)]
     files = [state_dir / f"chunk-{index:06d}.json" for index in range(len(chunks))]
@@ -81,7 +80,7 @@ def map_chunks(
     own = list(zip(chunks, files, strict=True))[place::of]
     tasks = [(part, file) for part, file in own if kept_rows(file, len(part)) is None]
     finished = _on_ray(op, tasks, workers, gpu) if engine == "ray" else _here(op, tasks, workers)
-    with contextlib.closing(finished):  # at once and not when it is collected: with it go the workers
+    with contextlib.closing(finished):  # ends the workers now, not at garbage collection
         for _ in progress((row for part in finished for row in part), what, sum(len(part) for part, _ in tasks)):
             pass
     return [row for _, file in own for row in json.loads(file.read_text())]
@@ -128,7 +127,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int) -> Iterator[list[Row]]:
-    """Do the tasks; the rows of each once its file is written."""
+    """Run the tasks; yields the rows of each once its file is written."""
     if workers == 1 or len(tasks) <= 1:
         yield from (_work_and_write(op, task) for task in tasks)
         return
@@ -138,7 +137,7 @@ def _here(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int)
     try:
         yield from pool.map(partial(_work_and_write, op), tasks)
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C chunks under way are finished, and no other is begun
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, running chunks finish and no other starts
 
 
 def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Row]:
@@ -148,8 +147,8 @@ def _work_and_write(op: Callable[[list[Row]], list[Row]], task: Task) -> list[Ro
 
 
 def _begin_worker() -> None:
-    """Set up a pool's process, and end it when its parent is gone: it would wait for ever for one that was killed. Ctrl-C
-    reaches the whole group: the parent acts on it, when the chunks under way are done and kept."""
+    """Set up a pool's process, and end it when its parent is gone: otherwise it waits forever for a killed one. Ctrl-C
+    reaches the whole group: only the parent acts on it, after running chunks are done and kept."""
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -162,11 +161,11 @@ def _begin_worker() -> None:
 
 
 def _on_ray(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: int, gpu: bool) -> Iterator[list[Row]]:
-    """Do the tasks; the rows of each once its file is written, in the order in which they are done."""
+    """Run the tasks; yields the rows of each once its file is written, in the order of completion."""
     if not tasks:
         return
     with _ray(workers) as ray, warnings.catch_warnings():
-        # Ray 2.60 deprecates `max_task_retries` in this place without having it in another.
+        # Ray 2.60 deprecates `max_task_retries` here without an alternative.
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         gpus = int(ray.cluster_resources().get("GPU", 0)) if gpu else 0
         chunks = [{"place": place, "rows": pickle.dumps(rows)} for place, (rows, _) in enumerate(tasks)]
@@ -174,13 +173,13 @@ def _on_ray(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: in
             _RayWorker,
             fn_constructor_args=(op, os.getcwd()),
             batch_size=None,
-            # One chunk at a time, so that none waits for a worker while another is idle.
+            # One chunk at a time per worker, so that no chunk waits while a worker is idle.
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(chunks)), max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=1 / math.ceil(workers / gpus) if gpus else 0,
-            max_task_retries=RETRIES,  # else for ever
+            max_task_retries=RETRIES,  # unlimited by default
         )
-        # Nothing fetched ahead: a chunk that is done is written, not held back until the next one is done.
+        # No prefetching: a finished chunk is written at once, not held back until the next one is done.
         for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
             for place, outcome in zip(batch["place"], batch["outcome"], strict=True):
                 text, error = pickle.loads(outcome)
@@ -192,7 +191,7 @@ def _on_ray(op: Callable[[list[Row]], list[Row]], tasks: list[Task], workers: in
 
 
 class _RayWorker:
-    """A Ray actor's work. What `op` raises travels as data: Ray would wrap it in an error of its own, and try again."""
+    """The operator in a Ray actor. Exceptions of `op` return as data: Ray would wrap them in another error and retry."""
 
     def __init__(self, op: Callable[[list[Row]], list[Row]], folder: str):
         self.op, self.folder = op, folder
@@ -203,22 +202,22 @@ class _RayWorker:
             os.chdir(self.folder)
             outcome = _text(self.op, pickle.loads(batch["rows"][0])), None
         except Exception as error:
-            error.add_note(traceback.format_exc())  # a traceback does not travel
+            error.add_note(traceback.format_exc())  # tracebacks are not pickled
             outcome = None, error
         return {"place": batch["place"], "outcome": [pickle.dumps(outcome)]}
 
 
 @contextlib.contextmanager
 def _ray(workers: int) -> Iterator[Any]:
-    """The module ray, connected. Processes that it starts here are bound to the thread that calls this: where that ends,
-    even killed, the kernel ends them and workers follow in seconds; Ray's two idle agents in a minute, as they first try to
-    tell it of that."""
+    """The module ray, connected. Its local processes are bound to the calling thread: when that ends, even by a kill, the
+    kernel ends them, and the workers follow in seconds. Ray's two idle agents take a minute, as they try to report it
+    first."""
     local = "RAY_ADDRESS" not in os.environ
-    # Read when ray is imported. Its core writes warnings about its own workings as errors; what ends a map is raised too.
+    # Read at the import of ray. Its core logs internal warnings as errors; errors that end a map are raised anyway.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if local:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # A token of this process alone: else Ray leaves one in the user's home folder.
+        # A token for this process only: otherwise Ray stores one in the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -226,7 +225,7 @@ def _ray(workers: int) -> Iterator[Any]:
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # In /tmp as Ray's own: paths of sockets must be short. And what Ray prints of its workers goes where its warnings go.
+    # In /tmp, like Ray's default: paths of sockets must be short. Ray's output on workers goes to stderr, like its warnings.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder, contextlib.redirect_stdout(sys.stderr):
         started = {"address": "local", "num_cpus": workers, "include_dashboard": False, "_temp_dir": folder}
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **(started if local else {}))

@@ -1,4 +1,4 @@
-"""The ways in which a command fails on purpose; each has its own exit code."""
+"""Expected failures of a command, each with an exit code."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from types import TracebackType
 USERINFO = re.compile(r"(?<=:/)(/?)[^\s/?#]*@")
 
 
-# Both keep what they were given as their args: an exception is pickled as its args, to come back from a worker process.
+# BadInput and NonFinite keep their arguments as args: an exception from a worker process is pickled as its args.
 class BadInput(Exception):
-    """Something the user gave cannot be used: one line that names file, row and key. Exit code 2."""
+    """Unusable input: one line that names file, row and key. Exit code 2."""
 
     def __init__(self, file: str | Path, why: str, row: int | None = None, key: str | None = None):
         super().__init__(file, why, row, key)
@@ -36,15 +36,15 @@ def without_passwords(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text in one line, with an escape (\\u200b) for each character that shows as nothing or as a plain space."""
+    """The text in one line, with an escape (\\u200b) for each character that is invisible or looks like a space."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
     )
 
 
 class NonFinite(Exception):
-    """A loss, gradient or clip became NaN or infinite: the work stops, no number is made of it. `step`: of a training, whose
-    last checkpoint is kept. Exit code 3."""
+    """A loss, gradient or clip became NaN or infinite: the stage stops without a result. `step`: of a training, whose last
+    checkpoint is kept. Exit code 3."""
 
     def __init__(self, what: str, step: int | None = None):
         super().__init__(what, step)
@@ -56,8 +56,7 @@ class NonFinite(Exception):
 
 
 class Unreachable(Exception):
-    """A service did not answer for as long as we wait. Nothing is wrong with what was given: run it again later. Exit
-    code 4."""
+    """A service did not respond within the time limit. The input is fine: run it again later. Exit code 4."""
 
     def __init__(self, where: str, why: str):
         super().__init__(without_passwords(f"{where}: {why}"))
@@ -69,13 +68,13 @@ ALARM = 7  # exit code where the look itself went well and what it saw cannot wa
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
 EXIT_CODES = {BadInput: 2, NonFinite: 3, Unreachable: 4}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What a place can be that a user named, and that no code of ours can mend.
+# Errors of paths that the user gave.
 UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class exit_codes:
-    """One line and an exit code of its own in place of a traceback, for errors made for the user's eyes, for a disk that is
-    full or closed to writing, and for Ctrl-C. Every other exception passes through."""
+    """Context manager that prints one line and exits with a code instead of a traceback, for expected errors, a full or
+    read-only disk, and Ctrl-C. Every other exception passes through."""
 
     def __enter__(self) -> None:
         return None
@@ -97,8 +96,8 @@ class exit_codes:
 
 
 def disk_error(error: BaseException) -> tuple[str, int] | None:
-    """(line, exit code) where an exception, or what caused it, is that the disk is full (4: make room, run it again) or that
-    a path cannot be written or read (2); None for all else."""
+    """(line, exit code) where an exception or its cause is a full disk (4: make room, run it again) or a path that cannot be
+    written or read (2); None for all others."""
     for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in FULL | UNUSABLE:
             place = cause.filename or f"disk of {Path.cwd()}"
@@ -114,7 +113,7 @@ def disk_error(error: BaseException) -> tuple[str, int] | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it came from."""
+    """An exception and its chain of causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -39,7 +39,7 @@ def whole_file(path: str | Path, sync: bool = True, private: bool = False) -> It
 
 
 def partial_folder(out: Path) -> Path:
-    """What belongs to a file that is not done, beside it; removed when it is."""
+    """Folder beside a file for its unfinished parts; removed when the file is done."""
     return out.with_name(f"{out.name}.partial")
 
 

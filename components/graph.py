@@ -1,6 +1,6 @@
-"""dvc.yaml, read: the stages, what each needs and makes, and who comes before whom.
+"""The graph of dvc.yaml: stages, their inputs and outputs, and their order.
 
-Light on purpose: stages, tests and the Airflow DAGs all read the one graph through this file.
+It imports little on purpose: stages, tests and the Airflow DAGs all read the graph through this file.
 """
 
 import json
@@ -17,7 +17,7 @@ TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def stage_names() -> list[str]:
-    """Every stage by the name DVC gives it ("align@dpo"), frozen ones left out, in the order of dvc.yaml."""
+    """All stages by DVC's names ("align@dpo"), without frozen ones, in the order of dvc.yaml."""
     names = []
     for name, entry in _stages().items():
         if entry.get("frozen"):
@@ -31,7 +31,7 @@ def stage_names() -> list[str]:
 
 
 def stage_definition(name: str) -> dict[str, Any]:
-    """The entry of a stage, templates filled in: {"cmd", "desc", "deps": [...], "params": [...], "outs": [...]}."""
+    """The entry of a stage with templates resolved: {"cmd", "desc", "deps": [...], "params": [...], "outs": [...]}."""
     stages = _stages()
     base, _, key = name.partition("@")
     if base not in stages:
@@ -46,7 +46,7 @@ def stage_definition(name: str) -> dict[str, Any]:
         value = context
         for part in match[1].split("."):
             value = value[part]
-        return TEMPLATE.sub(fill, str(value))  # an item may hold a template itself
+        return TEMPLATE.sub(fill, str(value))  # an item may contain a template
 
     entry = json.loads(TEMPLATE.sub(fill, json.dumps(entry)))
 
@@ -59,7 +59,7 @@ def stage_definition(name: str) -> dict[str, Any]:
 
 
 def edges() -> list[tuple[str, str]]:
-    """(before, after) for every two stages where the second reads what the first makes, sorted."""
+    """(before, after) for all stages where the second reads an output of the first, sorted."""
     definitions = {name: stage_definition(name) for name in stage_names()}
     made = {out: name for name, definition in definitions.items() for out in definition["outs"]}
     return sorted(
@@ -68,7 +68,7 @@ def edges() -> list[tuple[str, str]]:
 
 
 def _items(entry: dict[str, Any]) -> dict[str, Any]:
-    """What a stage is repeated for, by key: written out in dvc.yaml, or a section of params.yaml that it names."""
+    """The items of a foreach stage, by key: listed in dvc.yaml, or from a section of params.yaml that it names."""
     items = entry["foreach"]
     if isinstance(items, str):
         found = _params()
@@ -88,12 +88,12 @@ def _stages() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _parsed(text: str) -> dict[str, Any]:
-    """Read once: the graph is asked for every stage, and YAML is slow."""
+    """Cached, as the graph is read for every stage and parsing YAML is slow."""
     return yaml.load(text, yaml.CSafeLoader)
 
 
 def upstream(name: str) -> list[str]:
-    """All stages that `name` rests on, each after those that it rests on itself."""
+    """All stages that `name` depends on, in topological order."""
     before: dict[str, list[str]] = {}
     for earlier, later in edges():
         before.setdefault(later, []).append(earlier)

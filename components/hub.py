@@ -1,4 +1,4 @@
-"""Models from a hub into a folder that params.yaml can name: what runs is then what lies there, by digest, hub or no hub."""
+"""Download of models from a hub into a folder that params.yaml can name; runs then depend on the folder, by digest."""
 
 import shutil
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from components.errors import BadInput, Unreachable
 from components.stage import folder_digest
 
-# Weights are read as safetensors, configurations as JSON and text; what else a repository holds is left there.
+# Weights as safetensors, configurations as JSON and text; other files of a repository are not downloaded.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def fetch(model: str, folder: Path, wanted: str | None = None) -> tuple[str, str]:
     """Bring `model`, NAME or NAME@REVISION (branch, tag or commit), into `folder`; its commit and the folder's digest.
 
-    Files that are there whole are not fetched again, so a fetch that was cut off goes on.
+    Complete files are not downloaded again, so an interrupted download resumes.
 
     Raises:
         BadInput: no such model or revision, no right to read it, or what is in the folder then has not the digest `wanted`.
         Unreachable: the hub does not answer, or breaks off.
     """
-    import httpx2  # what huggingface_hub speaks with; its errors come through
+    import httpx2  # huggingface_hub's HTTP client, whose errors it passes on
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -29,10 +29,10 @@ def fetch(model: str, folder: Path, wanted: str | None = None) -> tuple[str, str
         commit = api.model_info(name, revision=revision or None).sha
         snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=WANTED)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise BadInput(model, f"not on {api.endpoint}, or not for you to read ({type(error).__name__})") from error
+        raise BadInput(model, f"not on {api.endpoint}, or no permission to read it ({type(error).__name__})") from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise Unreachable(api.endpoint, str(error).splitlines()[0]) from error
-    # The client's own notes, with dates: a digest must not depend on them.
+    # The client's metadata has dates, which the digest must not depend on.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     digest = folder_digest(folder)
     if wanted and digest != wanted:

@@ -1,7 +1,7 @@
-"""When an estimate has a 95% interval, how metrics files hold it, and how text shows it.
+"""95% intervals of estimates: their condition, their format in metrics files, and their text.
 
 The unit of resampling is the prompt. Over a few prompts a bootstrap interval covers far less than 95%, and over one it has
-no width at all. So an estimate over fewer than MIN_PROMPTS prompts has a value and no interval, and differs from nothing.
+zero width. So an estimate over fewer than MIN_PROMPTS prompts has no interval, and is never significant.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,7 @@ MIN_PROMPTS = 5  # with fewer, even the exact sign-flip test has no p-value belo
 def as_json(value: float | None, low: float | None, high: float | None, n: int, prompts: int) -> dict:
     """An estimate in a metrics file: {"value", "ci95": [low, high], "n"}.
 
-    Where there is no interval, `ci95` is null and `prompts` says of how many prompts the value is. Over nothing the value is
-    null too.
+    Without an interval, `ci95` is null and `prompts` is the number of prompts. Without data the value is null too.
     """
     if value is None:
         return {"value": None, "ci95": None, "n": n}
@@ -23,23 +22,23 @@ def as_json(value: float | None, low: float | None, high: float | None, n: int, 
 
 
 def as_scalars(found: dict) -> dict[str, float]:
-    """An estimate as DVC's metrics take it, without lists: {"value", "low", "high"}, rounded to four decimals; what is not
-    known is left out."""
+    """An estimate for DVC's metrics, without lists: {"value", "low", "high"}, rounded to four decimals; unknown values are
+    left out."""
     known = {"value": found["value"]} | dict(zip(("low", "high"), found["ci95"] or (), strict=False))
     return {key: round(number, 4) for key, number in known.items() if number is not None}
 
 
 def is_above(found: dict, null: float) -> bool:
-    """Whether the whole interval of an estimate (as_json) lies above `null`; never without an interval."""
+    """Whether the whole interval of an estimate (as_json) lies above `null`; False without an interval."""
     return found["ci95"] is not None and found["ci95"][0] > null
 
 
 def is_below(found: dict, null: float) -> bool:
-    """Whether the whole interval of an estimate (as_json) lies below `null`; never without an interval."""
+    """Whether the whole interval of an estimate (as_json) lies below `null`; False without an interval."""
     return found["ci95"] is not None and found["ci95"][1] < null
 
 
-NOTE = f"(n=...): prompts too few for an interval, which takes {MIN_PROMPTS}"  # below tables that hold short()
+NOTE = f"(n=...): prompts too few for an interval, which takes {MIN_PROMPTS}"  # below tables with short()
 
 
 def short(prompts: int) -> str:

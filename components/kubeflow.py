@@ -1,11 +1,11 @@
-"""`reelign export-kfp`: the graph of dvc.yaml as a pipeline of Kubeflow Pipelines, a container component a stage.
+"""`reelign export-kfp`: the graph of dvc.yaml as a pipeline of Kubeflow Pipelines, one container component per stage.
 
-The second target beside Airflow: the same image, the same `reelign run-stage NAME`, the same resources of params.yaml
-(`orchestration`), the same config map and secret as infra/kubernetes. State travels through the DVC remote there too, so
-that components pass nothing to each other but their order.
+The second target besides Airflow: the same image, the same `reelign run-stage NAME`, the same resources of params.yaml
+(`orchestration`), the same config map and secret as infra/kubernetes. State passes through the DVC remote there too, so
+that components share nothing but their order.
 
-kfp needs older libraries than the rest of this project, and so an environment of its own (`make kfp`). This file runs in
-both: `export` here, and `python -m components.kubeflow OUT` there, with what to compile as JSON on its standard input.
+kfp needs older libraries than the rest of this project, and so a separate environment (`make kfp`). This file runs in both:
+`export` here, and `python -m components.kubeflow OUT` there, with the specification as JSON on its standard input.
 """
 
 import json
@@ -25,13 +25,13 @@ PYTHON = Path(".venv-kfp/bin/python")
 CONFIG = ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "REELIGN_REMOTE", "MLFLOW_TRACKING_URI")  # of the config map
 SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # of the secret
 USER = 10001  # of our images
-EMPTY = {"work": "/work", "tmp": "/tmp"}  # work trees and cache (REELIGN_WORK of the image), scratch; of each pod its own
+EMPTY = {"work": "/work", "tmp": "/tmp"}  # work trees and cache (REELIGN_WORK of the image), scratch; one per pod
 
 Spec = dict[str, Any]
 
 
 def export(out: Path, python: Path = PYTHON) -> None:
-    """Write the pipeline to `out` (.yaml), whole or not at all; BadInput where kfp's environment is missing."""
+    """Write the pipeline to `out` (.yaml), complete or not at all; BadInput where kfp's environment is missing."""
     if out.suffix not in (".yaml", ".yml"):
         raise BadInput(out, "the name of a compiled pipeline ends in .yaml")
     if not python.exists():
@@ -43,7 +43,7 @@ def export(out: Path, python: Path = PYTHON) -> None:
 
 
 def specification() -> Spec:
-    """What to compile: image, and by stage whom it waits for and the resources that params.yaml gives it."""
+    """The specification to compile: image, and by stage the stages before it and its resources in params.yaml."""
     from components.params import load_params
 
     orchestration = load_params().orchestration
@@ -62,7 +62,7 @@ def specification() -> Spec:
 
 
 def compile_pipeline(spec: Spec, out: Path) -> None:
-    """Write the pipeline of `spec` to `out`. Runs where kfp is."""
+    """Write the pipeline of `spec` to `out`. Runs in kfp's environment."""
     from kfp import compiler, dsl
 
     @dsl.pipeline(name="reelign", description="Human preferences in, a better video generator out (dvc.yaml)")
@@ -95,7 +95,7 @@ def add_stage(name: str, spec: Spec, profile: Any) -> Any:
     stage.__name__ = re.sub(r"\W", "_", name)
     task = dsl.container_component(stage)(profile=profile)
     task.set_display_name(name)
-    task.set_caching_options(False)  # DVC knows what has to run again
+    task.set_caching_options(False)  # DVC decides what runs again
     resources = spec["stages"][name]["resources"]
     task.set_cpu_request(str(resources["cpu"])).set_cpu_limit(str(resources["cpu"]))
     task.set_memory_request(resources["memory"]).set_memory_limit(resources["memory"])
@@ -112,14 +112,14 @@ def add_stage(name: str, spec: Spec, profile: Any) -> Any:
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=resources["shared_memory"])
     kubernetes.use_config_map_as_env(task, spec["config_map"], {key: key for key in CONFIG})
     kubernetes.use_secret_as_env(task, spec["secret"], {key: key for key in SECRET})
-    # What ties the stages of a run together, in MLflow and in the remote, whoever schedules them (components/tracking.py).
+    # Groups the stages of a run in MLflow and in the remote, for every scheduler (components/tracking.py).
     kubernetes.use_field_path_as_env(task, "AIRFLOW_CTX_DAG_RUN_ID", "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     return task
 
 
 def in_order(stages: Spec) -> list[str]:
-    """Names of stages, each after all that it waits for."""
+    """Names of stages in topological order."""
     order: list[str] = []
     while len(order) < len(stages):
         order += [name for name in stages if name not in order and set(stages[name]["after"]) <= set(order)]

@@ -1,7 +1,7 @@
-"""dvc.lock, kept whole. DVC writes it in place, about a second long; a kill in that second cuts it short.
+"""Recovery of a truncated dvc.lock. DVC takes about a second to write it in place; a kill in that second truncates it.
 
-Every stage keeps a copy as it starts, when DVC is not writing. `python -m components.lock`, which `make demo` runs first,
-puts the copy back where the lock was cut: at most the stage that was just done is not in it, and DVC's run cache has that.
+Every stage copies it at its start, when DVC is not writing. `python -m components.lock`, which `make demo` runs first,
+restores the copy over a truncated lock: it lacks at most the last finished stage, which DVC's run cache has.
 """
 
 import shutil
@@ -21,8 +21,8 @@ COPY = Path(".reelign/dvc.lock")
 def is_whole(lock: Path) -> bool:
     """Whether a lock was written to its end.
 
-    One that was cut is no YAML or ends within a line; or, cut at the end of a line, it ends within its last stage, or lacks
-    stages of the pipeline that the copy has. What git has at HEAD is whole: stages may have been fewer there.
+    A truncated lock is no YAML or ends within a line; or, cut at the end of a line, it ends within its last stage, or lacks
+    stages of the pipeline that the copy has. The lock of HEAD is complete, even if it has fewer stages.
     """
     text = lock.read_text(errors="replace")
     stages = entries(text)
@@ -40,7 +40,7 @@ def copied() -> dict[str, Any] | None:
 
 
 def entries(text: str) -> dict[str, Any] | None:
-    """The stages of a lock; None where it is no YAML, or not one of a lock."""
+    """The stages of a lock; None where it is no YAML or no mapping."""
     try:
         lock = yaml.load(text, yaml.CSafeLoader)
     except yaml.YAMLError:
@@ -49,8 +49,8 @@ def entries(text: str) -> dict[str, Any] | None:
 
 
 def ends_whole(stages: dict[str, Any]) -> bool:
-    """Whether the last stage of a lock has all that DVC writes of it: outs come last, and of each its size, a folder's with
-    the number of its files."""
+    """Whether the last stage of a lock is complete: DVC writes outs last, each with its size, a folder also with its number
+    of files."""
     name, entry = list(stages.items())[-1]
     outs = (entry or {}).get("outs") or []
     made = {*stage_definition(name)["outs"]} if name in stage_names() else set()
@@ -61,13 +61,13 @@ def ends_whole(stages: dict[str, Any]) -> bool:
 
 
 def committed(lock: Path) -> str | None:
-    """The lock as git has it at HEAD, if it does."""
+    """The lock at git's HEAD; None where there is none."""
     found = subprocess.run(["git", "show", f"HEAD:./{lock.name}"], cwd=lock.parent, capture_output=True, text=True)
     return found.stdout if found.returncode == 0 else None
 
 
 def keep_copy() -> None:
-    """Copy the lock in one move; without a lock there is nothing to go back to."""
+    """Copy the lock atomically; without a lock remove the copy."""
     if not LOCK.exists():
         COPY.unlink(missing_ok=True)
     elif is_whole(LOCK):
@@ -76,7 +76,7 @@ def keep_copy() -> None:
 
 
 def put_back() -> None:
-    """Restore a lock that was cut short; say so."""
+    """Restore a truncated lock and print a line."""
     if not LOCK.exists() or is_whole(LOCK):
         return
     if copied():

@@ -1,13 +1,13 @@
-"""Lock entries of stages that were run, on this machine or another: found without running or fetching anything.
+"""Lock entries of stages that were run, on this machine or another, found without running or fetching anything.
 
-An entry is what dvc.lock says of a stage: its command, its params, the digests of its inputs and outputs. One is found
+An entry is a stage's part of dvc.lock: its command, params, and digests of inputs and outputs. It is looked up
 
-1. in the record of the DAG run under way (`executions/RUN/STAGE.yaml`), as the stage was run in it,
+1. in the record of the current DAG run (`executions/RUN/STAGE.yaml`),
 2. in DVC's run cache (`runs/`), by command, params and the digests of the inputs,
 3. in dvc.lock of the commit.
 
-What the first says of inputs that this machine cannot see, or that change by themselves (a bucket), is believed; the
-others have to fit to the last digest. Both folders lie in DVC's cache and beside its files in the remote.
+The first is trusted for inputs that this machine cannot see or that change externally (a bucket); the others must match in
+all digests. Both folders are in DVC's cache and beside its files in the remote.
 """
 
 import os
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 @dataclass
 class Entries:
-    """The entries that a DVC repository and, if it has one, its remote know of."""
+    """The entries of a DVC repository and of its remote, if any."""
 
     repo: Any  # dvc.repo.Repo
     with_remote: bool
@@ -42,12 +42,12 @@ class Entries:
 
     @cached_property
     def remote(self) -> Any:
-        """Of DVC's files, its folder of the remote: `.fs` and `.path`."""
+        """Folder of DVC's files in the remote: `.fs` and `.path`."""
         return self.repo.cloud.get_remote_odb(None, "run-stage", hash_name="md5-dos2unix")
 
     def find(self, name: str, known: dict[str, Entry], required: bool = True) -> Entry | None:
-        """The entry of stage `name`, given those of all that it rests on; where there is none, None or, if it is required,
-        BadInput that names the stage."""
+        """The entry of stage `name`, given those of all stages upstream. Without one: None or, if required, BadInput that
+        names the stage."""
         stage = self.stages[name]
         unseen = self._digest_inputs(stage, known)
         recorded = self._record(name)
@@ -56,7 +56,7 @@ class Entries:
         missing = []
         for dep in stage.deps:
             if dep.def_path in unseen:
-                if dep.exists:  # in a bucket: only now asked for
+                if dep.exists:  # in a bucket: not requested before
                     dep.save()
                 else:
                     missing.append(dep.def_path)
@@ -68,11 +68,11 @@ class Entries:
                 return self.lock[name]
         if not required:
             return None
-        why = f"cannot be seen here: {', '.join(missing)}" if missing else "no lock entry and no run cache has this run"
-        raise BadInput(f"stage {name}", f"not run yet with these inputs and params ({why}); it has to run first")
+        why = f"not found here: {', '.join(missing)}" if missing else "no lock entry and no run cache has this run"
+        raise BadInput(f"stage {name}", f"not run yet with these inputs and params ({why}); run it first")
 
     def keep(self, name: str, entry: Entry) -> None:
-        """Write an entry to the run cache and to the record of the DAG run, in the cache and the remote."""
+        """Write an entry to the run cache and to the DAG run's record, in the cache and the remote."""
         key = run_key(entry)
         paths = [f"runs/{key[:2]}/{key}/{run_value(entry)}"]
         if execution():
@@ -86,8 +86,8 @@ class Entries:
                 self.remote.fs.put_file(str(self._local(path)), target)
 
     def _digest_inputs(self, stage: Any, known: dict[str, Entry]) -> set[str]:
-        """Fill in the digests of a stage's inputs: what other stages make by their entries, files here by their bytes.
-        Returns those that are neither."""
+        """Set the digests of a stage's inputs: outputs of other stages from their entries, local files from their bytes.
+        Returns the inputs that are neither."""
         from dvc.dependency import ParamsDependency
         from dvc.output import merge_file_meta_from_cloud
         from dvc_data.hashfile.meta import Meta
@@ -127,7 +127,7 @@ class Entries:
         return [entry for file in files if (entry := read_entry(file))]
 
     def _fetch(self, path: str) -> None:
-        """Copy a file of the remote, if it has it, into the cache."""
+        """Copy a file from the remote, if it exists there, into the cache."""
         fs = self.remote.fs
         source = fs.join(self.remote.path, *path.split("/"))
         if fs.exists(source):
@@ -139,13 +139,13 @@ class Entries:
 
 
 def execution() -> str | None:
-    """The DAG run that this process belongs to, as a file name."""
+    """The DAG run of this process, as a file name."""
     run = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID")
     return quote(run, safe="") if run else None
 
 
 def current(stage: Any) -> Entry:
-    """What dvc.lock would say of a stage now."""
+    """The entry that DVC would now write for a stage."""
     from dvc.stage.serialize import to_single_stage_lockfile
 
     text = yaml.dump(plain(to_single_stage_lockfile(stage)), Dumper=yaml.CSafeDumper)
@@ -159,7 +159,7 @@ def plain(value: Any) -> Any:
 
 
 def fits(entry: Entry, now: Entry, unseen: set[str] = frozenset()) -> bool:
-    """Whether an entry is of this command, these params and inputs, as far as they can be seen, and makes these outputs."""
+    """Whether an entry has the same command, params, outputs and visible inputs."""
 
     def side(of: Entry) -> tuple:
         deps = {dep["path"]: dep.get("md5") or dep.get("etag") for dep in of.get("deps", []) if dep["path"] not in unseen}
@@ -169,7 +169,7 @@ def fits(entry: Entry, now: Entry, unseen: set[str] = frozenset()) -> bool:
 
 
 def run_key(entry: Entry) -> str:
-    """Names a run in DVC's run cache: by everything but what it made."""
+    """Key of a run in DVC's run cache, over everything but its outputs."""
     from dvc.stage.cache import _get_cache_hash
 
     return _get_cache_hash(dict(entry), key=True)
@@ -209,6 +209,6 @@ def yaml_of(file: Path) -> Any:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file in one move; tasks of one DAG run do it side by side."""
+    """Write a file atomically, as tasks of one DAG run do it at the same time."""
     with whole_file(file) as partial:
         partial.write_text(text)

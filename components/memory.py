@@ -13,11 +13,10 @@ TRIMMING = 1 << 17  # bytes: of a block so large glibc looks, when it is freed, 
 
 
 def keep_freed_memory() -> None:
-    """Let malloc use again what tensors leave, from here on in this process.
+    """Make malloc keep freed memory for reuse, from here on in this process.
 
-    By default glibc gives blocks of a few hundred kilobytes and more back to the system as soon as they are free, and the
-    system zeroes pages for the next one: with the small models of a CPU, a quarter of the time. Memory in use peaks as
-    before; a process that is idle keeps its peak.
+    By default glibc returns freed blocks of a few hundred kilobytes and more to the system, which zeroes pages for the next
+    one: a quarter of the time of small models on a CPU. The peak of memory is the same; an idle process keeps its peak.
     """
     with suppress(AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

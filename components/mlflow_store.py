@@ -1,7 +1,7 @@
-"""MLflow's store: which one it is, whether it answers, and where its artifacts lie.
+"""MLflow's store: its address, its availability, and the location of its artifacts.
 
-The embedded store is a sqlite file with the folder `mlartifacts` beside it. Every place of an artifact in it is relative to
-it, so that a checkout may be moved, copied or restored. A tracking server decides for itself.
+The embedded store is a sqlite file with the folder `mlartifacts` beside it. All artifact locations in it are relative, so
+that a checkout may be moved, copied or restored. A tracking server chooses its own locations.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ from components.errors import BadInput, Unreachable
 
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
-PROXIED = "mlflow-artifacts:"  # the scheme of places that a tracking server keeps
+PROXIED = "mlflow-artifacts:"  # the scheme of locations on a tracking server
 PATIENCE = 20.0  # seconds that a command waits for a tracking server
-# Where MLflow's tables keep places of artifacts.
+# Columns of MLflow's tables with artifact locations.
 PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -29,9 +29,9 @@ PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-# A server that is just starting, or a proxy before it, answers with these.
+# Status codes of a starting server, or of a proxy in front of it.
 NOT_YET = (429, 500, 502, 503, 504)
-# Codes of MLflow's errors that tell of the server and not of what was asked.
+# Codes of MLflow's errors that concern the server and not the request.
 OF_THE_SERVER = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
@@ -62,20 +62,20 @@ def database(uri: str) -> Path:
 
 
 def embedded_store() -> Path | None:
-    """The file of the embedded store; None where a server keeps the runs."""
+    """The file of the embedded store; None with a tracking server."""
     uri = store_uri()
     return database(uri).absolute() if uri.startswith("sqlite:") else None
 
 
 def redacted(uri: str) -> str:
-    """A store's URI as it may be printed: without user name and password, even one that holds a slash."""
+    """A store's URI for printing, without user name and password, even one with a slash."""
     head, separator, rest = uri.partition("://")
     return uri if head == "sqlite" else f"{head}{separator}{rest.rpartition('@')[2]}"
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Unreachable in place of MLflow's own errors where its server does not answer, or not as it should."""
+    """Raise Unreachable instead of MLflow's errors where its server does not respond, or responds wrongly."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError, RequestException
 
@@ -84,11 +84,11 @@ def answering() -> Iterator[None]:
     except (MlflowException, RequestException) as error:
         cause = error if isinstance(error, RequestException) else error.__context__
         if isinstance(cause, HTTPError):
-            why = f"MLflow answers with {cause.response.status_code}; its log says more"
+            why = f"MLflow answers with {cause.response.status_code}; see its log"
         elif isinstance(cause, RequestException):
             why = f"MLflow does not answer ({type(cause).__name__})"
         elif embedded_store() is None and error.error_code in OF_THE_SERVER:
-            why = f"MLflow answers with an error ({error.error_code}); its log says more"
+            why = f"MLflow answers with an error ({error.error_code}); see its log"
         else:
             raise
         raise Unreachable(redacted(store_uri()), why) from error
@@ -111,7 +111,7 @@ def mlflow_client() -> Any:
         await_server()
         return mlflow.MlflowClient()
     relocate(file)
-    # MLflow keeps one engine a URI and process: a relative one would be that of another folder after a chdir.
+    # MLflow caches one engine per URI and process: a relative URI would mean another file after a chdir.
     mlflow.set_tracking_uri(f"sqlite:///{file}")
     if _has_experiments(file):
         return mlflow.MlflowClient()
@@ -122,7 +122,7 @@ def mlflow_client() -> Any:
 
 
 def all_pages(search: Callable[..., Any], *given: Any, **named: Any) -> Iterator[Any]:
-    """All that a search of MLflow's client finds; one call gives a page of it, of 100 to 10,000."""
+    """All results of a search of MLflow's client; one call returns a page of 100 to 10,000."""
     token = None
     while True:
         page = search(*given, **named, page_token=token)
@@ -143,7 +143,7 @@ def one_at_a_time(store: Path) -> Iterator[None]:
 
 
 def _has_experiments(file: Path) -> bool:
-    """Whether an embedded store is made: the experiment Default is the last that MLflow writes."""
+    """Whether an embedded store is complete: MLflow creates the experiment Default last."""
     if not file.exists():
         return False
     with closing(sqlite3.connect(file, timeout=60)) as store, suppress(sqlite3.OperationalError):  # no such table
@@ -152,8 +152,8 @@ def _has_experiments(file: Path) -> bool:
 
 
 def await_server(patience: float = PATIENCE) -> None:
-    """Return once the tracking server answers a request as MLflow does. Unreachable after `patience` seconds, and at once
-    where another program or a refusal answers. With MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 it is tried once."""
+    """Return once the tracking server responds as MLflow. Unreachable after `patience` seconds, and at once where another
+    program responds or access is denied. With MLFLOW_HTTP_REQUEST_MAX_RETRIES=0 there is a single try."""
     uri, begun, allowed = store_uri(), time.monotonic(), 3.0
     where = redacted(uri)
     once = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") == "0"
@@ -168,7 +168,7 @@ def await_server(patience: float = PATIENCE) -> None:
 
 
 def _ask(uri: str, seconds: float) -> str | None:
-    """One request, with MLflow's own credentials: None where MLflow has answered, else what is wrong if that may pass."""
+    """Send one request with MLflow's credentials: None on success, else a problem that may be temporary."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -186,15 +186,15 @@ def _ask(uri: str, seconds: float) -> str | None:
         return str(status)
     if status in (401, 403):
         hint = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        raise Unreachable(where, f"access is refused ({status}); MLflow's clients take it from {hint}")
+        raise Unreachable(where, f"access is refused ({status}); MLflow's clients read credentials from {hint}")
     if status != 200 or kind != "application/json":
         raise Unreachable(where, f"something answers, but not as MLflow does ({status}, {kind})")
     return None
 
 
 def relocate(file: Path) -> None:
-    """Make the places of artifacts in an embedded store relative to it; older ones are absolute, and a checkout that was
-    moved or copied would write and read in the old folder.
+    """Make the artifact locations in an embedded store relative to it; older ones are absolute, and a moved or copied
+    checkout would use the old folder.
 
     BadInput where the artifacts were left behind, or an experiment of ours keeps them in a folder of another kind, and where
     the store is damaged.
@@ -207,7 +207,7 @@ def relocate(file: Path) -> None:
     try:
         with closing(sqlite3.connect(file, timeout=60)) as store:
             if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'logged_models'").fetchone():
-                return  # another process is just making it
+                return  # another process is creating it
             ours = "name = 'Default' OR name LIKE 'reelign-%'"
             for name, place in store.execute(f"SELECT name, artifact_location FROM experiments WHERE {ours}").fetchall():
                 if is_absolute(place):
@@ -220,12 +220,12 @@ def relocate(file: Path) -> None:
 def _make_relative(store: sqlite3.Connection, file: Path, name: str, place: str) -> None:
     folder, here = Path(unquote(urlsplit(place).path)), file.with_name(ARTIFACTS)
     relative = ARTIFACTS
-    if name == "Default":  # MLflow's own, which nothing of ours writes to
+    if name == "Default":  # MLflow's default experiment, which reelign does not use
         relative = "mlruns/0"
         if not folder.match(relative):
             return
     elif folder.name != ARTIFACTS:
-        why = f"keeps its artifacts in {folder}, and not in {here}; `mlflow experiments rename` keeps it under another name"
+        why = f"has its artifacts in {folder}, not in {here}; `mlflow experiments rename` keeps it under another name"
         raise BadInput(file, f"experiment {name} {why}")
     elif folder != here and folder.exists() and not here.exists():
         raise BadInput(file, f"its artifacts were left in {folder}: copy or move that folder to {here}")
@@ -241,8 +241,8 @@ def is_absolute(place: str) -> bool:
 
 
 def artifact_place(place: str) -> str:
-    """The URI to read and write artifacts at, of a place on record. `mlartifacts/X` in an embedded store and
-    `mlflow-artifacts:/X` behind a server on that store are the same folder, whoever made the record."""
+    """The URI for reading and writing artifacts of a recorded location. `mlartifacts/X` in an embedded store and
+    `mlflow-artifacts:/X` behind a server on that store are the same folder, whichever of the two made the record."""
     file = embedded_store()
     if file is None:
         return f"{PROXIED}/{place.removeprefix(ARTIFACTS).lstrip('/')}" if place.startswith(ARTIFACTS) else place
@@ -252,7 +252,7 @@ def artifact_place(place: str) -> str:
 
 
 def artifacts_of(client: Any, run_id: str) -> Any:
-    """MLflow's ArtifactRepository of a run, the same one wherever this process runs."""
+    """MLflow's ArtifactRepository of a run, independent of the working directory."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(artifact_place(client.get_run(run_id).info.artifact_uri))

@@ -1,4 +1,4 @@
-"""Sections of params.yaml that no stage reads: who is promoted, what is drift, and how Airflow runs stages."""
+"""Sections of params.yaml that no stage reads: promotion, monitoring of drift, and Airflow's orchestration."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,11 +8,11 @@ from components.param_types import Count, Fraction, Positive, Section
 
 
 class PromotionParams(Section):
-    """What a challenger must show to become champion (components/registry/). No stage reads it.
+    """Conditions for a challenger to become champion (components/registry/). No stage reads it.
 
-    Of a reward model: each dimension's accuracy without ties is above `min_accuracy`, with its whole interval, and its error
-    of calibration at most `max_calibration_error`; contracts hold on `contract_clips` clips of test pairs. Gains are called
-    real at `level`, after Holm's correction; intervals have `resamples` resamples of whole prompts."""
+    For a reward model: the whole interval of each dimension's accuracy without ties is above `min_accuracy`, the calibration
+    error is at most `max_calibration_error`, and contracts hold on `contract_clips` clips of test pairs. Gains are
+    significant at `level`, after Holm's correction; intervals have `resamples` resamples of whole prompts."""
 
     min_accuracy: Fraction
     max_calibration_error: Fraction
@@ -22,8 +22,8 @@ class PromotionParams(Section):
 
 
 class MonitoringParams(Section):
-    """When served scores have drifted from those that the reward model was fixed on (components/serving/monitor.py). No
-    stage reads it.
+    """Drift of served scores from the reference scores of the reward model (components/serving/monitor.py). No stage reads
+    it.
 
     Scores of the last `window` hours, at least `min_clips` of them, are at a Kolmogorov-Smirnov distance above
     `max_distance`, which is no chance at `level` after Holm's correction. Then retraining is asked for, at most once in
@@ -48,8 +48,8 @@ Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
 
 
 class ResourcesParams(Section):
-    """What the task of a stage gets: cores, memory and shared memory (Mi or Gi), GPUs, nodes it may go to, and how often it
-    is tried again. A local process takes what there is."""
+    """Resources of a stage's task: cores, memory and shared memory (Mi or Gi), GPUs, allowed nodes, and number of retries. A
+    local process is not limited."""
 
     cpu: Positive
     memory: Size
@@ -61,18 +61,18 @@ class ResourcesParams(Section):
 
 
 class KubernetesParams(Section):
-    """Names of what the cluster holds (infra/kubernetes): settings and secrets are given to pods by reference."""
+    """Names of objects in the cluster (infra/kubernetes): pods get settings and secrets by reference."""
 
     namespace: str
     service_account: str
     config_map: str
     secret: str
-    startup_timeout: Count  # seconds for a node and the image to be found
+    startup_timeout: Count  # seconds for scheduling and the image pull
 
 
 class DockerParams(Section):
-    """`work` is a folder or volume for work trees and cache; variables of `environment` are handed on from Airflow's own, by
-    name, where they are set."""
+    """`work` is a folder or volume for work trees and cache; the variables named in `environment` are passed on from
+    Airflow's environment where set."""
 
     work: str
     network: str
@@ -80,10 +80,10 @@ class DockerParams(Section):
 
 
 class ServingParams(Section):
-    """The server that DAG `deploy` brings new versions to, by its HTTP address as tasks see it; the repository that it
-    serves (`reelign serve --live`) and its log (`--served`). These two are folders, of the checkout or absolute, where tasks
-    are processes; folders or volumes where they are containers; persistent volume claims where they are pods. `slowest` is
-    how much longer a request to a new version may take than one to the serving version."""
+    """The server that DAG `deploy` updates, by its HTTP address from the tasks; the repository that it serves (`reelign
+    serve --live`) and its log (`--served`). These two are folders, relative to the checkout or absolute, for processes;
+    folders or volumes for containers; persistent volume claims for pods. `slowest` is the largest allowed ratio of the
+    latency of a new version to that of the serving version."""
 
     url: str
     live: str
@@ -92,9 +92,9 @@ class ServingParams(Section):
 
 
 class OrchestrationParams(Section):
-    """How Airflow runs stages (dags/runners.py): no stage depends on it. `image` without a tag is that of the commit that
-    runs, as `make images` tags it; `parallel` is how many stages at a time; `stages` has what differs from `resources`, by
-    stage (`align@dpo`) or for all of its kind (`align`)."""
+    """How Airflow runs stages (dags/runners.py); no stage depends on it. `image` without a tag gets the running commit as
+    its tag, as set by `make images`; `parallel` is the number of concurrent stages; `stages` overrides `resources`, by stage
+    (`align@dpo`) or for all of its kind (`align`)."""
 
     runner: Literal["local", "docker", "kubernetes"]
     image: str

@@ -1,4 +1,4 @@
-"""What sections of params are made of: frozen, and an unknown or missing key is an error that names it."""
+"""Base types of params sections: frozen, and an unknown or missing key is an error that names it."""
 
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -47,7 +47,7 @@ Read = TypeVar("Read", bound=Section)
 
 
 def read_section(path: Path, section: type[Read]) -> Read:
-    """A YAML file as a section; BadInput names the line and the key that is unknown, missing, doubled or wrong."""
+    """A YAML file as a section; BadInput names the line and the key that is unknown, missing, duplicated or wrong."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         root = yaml.compose(text, yaml.CSafeLoader)
@@ -60,10 +60,10 @@ def read_section(path: Path, section: type[Read]) -> Read:
         raise BadInput(path, f"not YAML: {str(error).splitlines()[0]}") from error
     except UnicodeDecodeError as error:
         raise BadInput(path, "not UTF-8 text") from error
-    except ValueError as error:  # of Python's, which PyYAML passes on: a date of month 13, a number of 5000 digits
+    except ValueError as error:  # Python's, passed on by PyYAML: a date of month 13, a number of 5000 digits
         raise BadInput(path, f"a value cannot be read: {error}") from error
     except (LookupError, AttributeError) as error:  # `!!bool maybe`, `!!timestamp x`
-        raise BadInput(path, "a value is not what its tag (!!) says") from error
+        raise BadInput(path, "a value does not match its tag (!!)") from error
     except RecursionError as error:
         raise BadInput(path, "not YAML that can be read: nested too deeply") from error
     if not isinstance(values, dict):
@@ -72,7 +72,7 @@ def read_section(path: Path, section: type[Read]) -> Read:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        # A misspelt key is both unknown and missing: the line that shows the spelling helps more.
+        # A misspelt key is both unknown and missing: the line of the unknown one is more useful.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         why = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
         why = why.removeprefix("Value error, ")
@@ -81,8 +81,8 @@ def read_section(path: Path, section: type[Read]) -> Read:
 
 
 def refuse_doubled(path: Path, node: yaml.Node, done: dict[int, bool] | None = None) -> None:
-    """BadInput where a key comes twice: YAML would take the last one without a word; and where an alias holds itself.
-    done: whether a node's check, by its id, has ended; an alias is the node that it names."""
+    """BadInput for a duplicate key, of which YAML would silently use the last, and for an alias that contains itself.
+    done: by node id, whether the node's check has ended; an alias is the node that it names."""
     done = {} if done is None else done
     if isinstance(node, yaml.ScalarNode) or done.get(id(node)):
         return
@@ -94,7 +94,7 @@ def refuse_doubled(path: Path, node: yaml.Node, done: dict[int, bool] | None = N
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise BadInput(path, f"the key is in line {seen[key.value]} already", row=line, key=str(key.value))
+                raise BadInput(path, f"the key is already in line {seen[key.value]}", row=line, key=str(key.value))
             seen[str(key.value)] = line
             refuse_doubled(path, value, done)
     else:
@@ -104,8 +104,8 @@ def refuse_doubled(path: Path, node: yaml.Node, done: dict[int, bool] | None = N
 
 
 def place_of(node: yaml.Node, loc: tuple[int | str, ...]) -> tuple[int, str]:
-    """(line, dotted key) of a place as pydantic names it; the line of its section where the key itself is not there.
-    pydantic also names the `kind` of a section (`source.s3.folder`): that is no key."""
+    """(line, dotted key) of pydantic's error location; the line of the section where the key is missing. pydantic also names
+    the `kind` of a section (`source.s3.folder`), which is no key."""
     line, names, chosen = node.start_mark.line + 1, [], None
     for part in loc:
         kind = child_of(node, "kind")

@@ -1,7 +1,7 @@
-"""params.yaml, typed: one frozen section a stage; an unknown or missing key is an error that names it.
+"""Types of params.yaml: one frozen section per stage; an unknown or missing key is an error that names it.
 
-There are no defaults here: a profile (infra/profiles/) is a whole file, so that what ran is what the file says. Sections of
-data and of alignment have files of their own; everyone imports them from here.
+There are no defaults here: a profile (infra/profiles/) is a complete file, which fully describes a run. Sections of data and
+of alignment are in separate files and re-exported here.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ from components.param_types import (
 
 
 class FramePlanParams(Section):
-    """Which frames a reward model sees, by rate or by count (components/video/frames.py); pixels are per frame."""
+    """The frames that a reward model reads, by rate or by count (components/video/frames.py); pixels are per frame."""
 
     fps: Positive | None
     frames: Annotated[int, Field(ge=2)] | None
@@ -45,8 +45,8 @@ class FramePlanParams(Section):
 
 
 class LimitParams(Section):
-    """How much is read at most: pixels of a frame, frames of a clip, bytes of a video file, characters of a prompt
-    (components/video/limits.py). What is larger is refused by its header, before it takes memory."""
+    """Limits of input: pixels of a frame, frames of a clip, bytes of a video file, characters of a prompt
+    (components/video/limits.py). Larger videos are refused by their header, before they take memory."""
 
     pixels: Count
     frames: Count
@@ -55,9 +55,9 @@ class LimitParams(Section):
 
 
 class RewardParams(Section):
-    """VideoReward. `base` is a Qwen2-VL folder or hub id, or a VideoReward to train on; rates are those of paper Tab. 11's
-    parts; `template` must fit `readout` (components/reward/prompt.py). `regression`, `margin` and `scaled` need pairs with
-    ratings."""
+    """VideoReward. `base` is a Qwen2-VL folder or hub id, or a VideoReward to train further. Learning rates are per part, as
+    in paper Tab. 11. `template` must match `readout` (components/reward/prompt.py). `regression`, `margin` and `scaled` need
+    pairs with ratings."""
 
     base: str
     dimensions: Annotated[list[Dimension], Field(min_length=1)]
@@ -72,7 +72,7 @@ class RewardParams(Section):
     lora: LoraParams
     vision_learning_rate: Positive
     head_learning_rate: Positive
-    gradient_checkpointing: bool  # layers work out their activations again in the backward pass: less memory, more time
+    gradient_checkpointing: bool  # layers recompute their activations in the backward pass: less memory, more time
     training: TrainingParams
     token_budget: Count
     decode_threads: Count
@@ -83,7 +83,7 @@ class RewardParams(Section):
         readout = info.data.get("readout", "special")  # absent where it is itself wrong
         if head == "shared" and readout != "special":
             raise ValueError(
-                f"readout '{readout}' reads all dimensions at one place: a shared head would score them the same"
+                f"readout '{readout}' reads all dimensions at one token: a shared head would give them equal scores"
             )
         return head
 
@@ -94,8 +94,8 @@ class RewardBenchParams(Section):
 
 
 class BaseGeneratorParams(Section):
-    """The generator to align. `dtype` is that of its transformer and text encoder wherever they run; what is trained on
-    top of them is float32."""
+    """The generator to align. `dtype` is that of its transformer and text encoder in all stages; trained adapters and heads
+    are float32."""
 
     folder: str
     dtype: Dtype
@@ -104,7 +104,7 @@ class BaseGeneratorParams(Section):
 
 
 class SamplingParams(Section):
-    """How every stage draws clips from a generator. Sizes in pixels and frames."""
+    """Sampling of clips from a generator in all stages. Sizes in pixels and frames."""
 
     steps: Count
     shift: Positive
@@ -122,18 +122,18 @@ class CandidatesParams(Section):
 
 
 class RelabelParams(Section):
-    """How scores of candidates become pairs; reward = weighted mean of normalised dimensions. `margin_weighted` is all
-    pairs, each counting as its margin is to the mean one. Pairs within `min_margin` are ties."""
+    """Conversion of candidates' scores into pairs; reward = weighted mean of normalised dimensions. `margin_weighted` is all
+    pairs, each weighted by its margin over the mean margin. Pairs within `min_margin` are ties."""
 
     weights: dict[Dimension, float]
     choose: Literal["best_worst", "all_pairs", "margin_weighted"]
     min_margin: Annotated[float, Field(ge=0)]
     ties: Literal["drop", "keep"]  # kept ones need align.dpo.theta > 1
-    duels: Count  # pairs whose clips are set apart to be looked at
+    duels: Count  # pairs whose clips are copied for inspection
 
 
 class LatentRewardParams(Section):
-    """The noise-aware reward model: `blocks` of the generator, tuned in full, by `lora` or not at all."""
+    """The noise-aware reward model: `blocks` of the generator, tuned in full, with `lora` or not at all."""
 
     blocks: Count
     trunk: Literal["full", "lora", "frozen"]
@@ -143,14 +143,14 @@ class LatentRewardParams(Section):
     theta: Annotated[float, Field(gt=1)]  # of btt
     max_noise: Fraction  # t is uniform on [0, max_noise]: 1 is the paper's model, 0 its ablation, trained on clean latents
     min_margin: Annotated[float, Field(ge=0)]
-    labelled_pairs: bool  # learn from data/pairs too, where its clips have the generator's size
+    labelled_pairs: bool  # also train on data/pairs, whose clips must have the generator's size
     gradient_checkpointing: bool  # of the trunk, as reward's
     trunk_learning_rate: Positive
     training: TrainingParams
 
 
 class NrgParams(Section):
-    """Flow-NRG while sampling: weights per dimension, scale w of paper section 4.4, and where on [0, 1] it acts."""
+    """Flow-NRG while sampling: weights per dimension, scale w of paper section 4.4, and its range of t in [0, 1]."""
 
     weights: dict[Dimension, float]
     scale: Positive
@@ -169,8 +169,8 @@ class BestOfNParams(Section):
 
 
 class TradeoffParams(Section):
-    """Guidance over its weights, best of N, and plain sampling at other `guidance_scales` (of classifier-free guidance) than
-    sampling's, on base's first `clips` samples."""
+    """Guidance over its weights, best of N, and plain sampling at other `guidance_scales` of classifier-free guidance, on
+    base's first `clips` samples."""
 
     weights: list[dict[Dimension, float]]
     best_of: list[BestOfNParams]
@@ -178,12 +178,12 @@ class TradeoffParams(Section):
     clips: Count
 
 
-NO_PROMPT_SET = "infra/no_prompt_set.csv"  # the source's prompts are taken
+NO_PROMPT_SET = "infra/no_prompt_set.csv"  # stands for the source's prompts
 
 
 class SampleParams(Section):
     """Evaluation prompts: `prompts` of the test split, or of `column` of the CSV `prompt_set` (infra/no_prompt_set.csv is
-    none); null is all. They are drawn by `workers` of the engine (components/engine.py)."""
+    none); null is all. `workers` of the engine sample their clips (components/engine.py)."""
 
     prompt_set: str
     column: Literal["prompt", "prompt_shorter", "prompt_zh"]
@@ -193,12 +193,12 @@ class SampleParams(Section):
     workers: Count
 
     def named_set(self) -> str | None:
-        """What the prompts are of, for people: the set's file name and the column taken; None for the source's own."""
+        """Name of the prompt set for display: its file name and column; None for the source's prompts."""
         return None if self.prompt_set == NO_PROMPT_SET else f"{Path(self.prompt_set).name}, {self.column}"
 
 
 class HackingParams(Section):
-    """How far a method may drift from base before the alarm (components/evaluation/hacking.py)."""
+    """Largest drift of a method from base without an alarm (components/evaluation/hacking.py)."""
 
     frame_count_shift: Fraction  # share of base's mean
     dynamic_degree_drop: Fraction  # share of base's mean
@@ -215,8 +215,8 @@ class TieWidthParams(Section):
 
 
 class EvaluateParams(Section):
-    """`strict`: a sample that one generator lacks is an error. Else the prompts and seeds that all have are compared, and
-    what is left out is counted (components/evaluation/paired.py)."""
+    """`strict`: a sample that one generator lacks is an error. Otherwise the prompts and seeds that all have are compared,
+    and the others are counted (components/evaluation/paired.py)."""
 
     judge: Literal["gold", "none"]
     methods: list[Literal["sft", "rwr", "dpo", "nrg", "best_of_n"]]  # the samples compared with base's
@@ -228,12 +228,12 @@ class EvaluateParams(Section):
 
 
 class PackageParams(Section):
-    """VideoReward on Triton: up to `max_batch_size` requests that come while others are scored, or within `max_queue_delay`
-    (microseconds), are scored together, in forward passes of at most `token_budget` padded tokens. A request beyond
-    `max_queue_size` waiting ones is turned away; null is no bound, and faster: with one Triton gathers no batch ahead, and
-    now and then sleeps half a second beside a full queue. processes: that hold the model, on each GPU or on the CPU, whose
-    cores they divide. limits: of a request, which is refused beyond them while others are scored. environment: absolute
-    path, on the server, of the Python that the model runs in; without one it is the first Python in the server's PATH.
+    """VideoReward on Triton: up to `max_batch_size` requests that arrive during scoring or within `max_queue_delay`
+    (microseconds) are scored together, in forward passes of at most `token_budget` padded tokens. A request beyond
+    `max_queue_size` waiting ones is rejected; null is no bound, and faster: with a bound Triton prepares no batch ahead, and
+    sometimes sleeps half a second with a full queue. processes: those with the model, on each GPU or on the CPU, sharing its
+    cores. limits: of a request; a larger one is refused, other requests are still scored. environment: absolute path, on the
+    server, of the model's Python; by default the first Python in the server's PATH.
     """
 
     max_batch_size: Count
@@ -277,7 +277,7 @@ class Params(Section):
     @model_validator(mode="after")
     def ties_need_theta(self) -> "Params":
         if self.relabel.ties == "keep" and self.align.dpo.theta == 1:
-            raise ValueError("relabel.ties 'keep' needs align.dpo.theta above 1: without it ties have no chance")
+            raise ValueError("relabel.ties 'keep' needs align.dpo.theta above 1: at 1 the probability of a tie is zero")
         return self
 
 

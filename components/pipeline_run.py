@@ -1,8 +1,8 @@
-"""Pipeline runs of DVC in a checkout: the one that a stage belongs to, those under way, and the params that each began with.
+"""Pipeline runs of DVC in a checkout: the run of a stage, running ones, and the params that each began with.
 
-DVC reads params.yaml anew for each stage, and what it writes into dvc.lock after a stage is what stands there then: a change
-while it runs would mix params, and a lock could tell of params that made nothing. A run is known by its process, so that
-what a kill leaves behind stands in no other run's way.
+DVC reads params.yaml anew for each stage, and writes the values after the stage into dvc.lock. A change during a run would
+mix params, and the lock could pair new params with old outputs. A run is identified by its process, so that files left by a
+killed run do not block others.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ ELSEWHERE = {"--temp", "--run-all", "--queue"}  # of `dvc exp run`: its stages r
 
 
 def dvc_run() -> psutil.Process | None:
-    """The `dvc` process that runs this one."""
+    """The `dvc` process above this one, if any."""
     for process in [psutil.Process(), *psutil.Process().parents()]:
         if is_dvc(process.cmdline()):
             return process
@@ -46,12 +46,12 @@ def is_dvc(words: list[str]) -> bool:
 
 
 def under_way(checkout: Path) -> list[psutil.Process]:
-    """Processes that run the pipeline of a checkout: `dvc repro`, `dvc exp run`, and stages that DVC started."""
+    """Processes that run the pipeline of a checkout: `dvc repro`, `dvc exp run`, and stages started by DVC."""
     return [process for process in psutil.process_iter(["cmdline", "cwd", "environ"]) if runs_here(process.info, checkout)]
 
 
 def runs_here(process: dict[str, Any], checkout: Path) -> bool:
-    """Of a process by its cmdline, cwd and environ, each None where it is another user's."""
+    """Whether a process runs the pipeline of `checkout`, by its cmdline, cwd and environ, each None for another user's."""
     words = process["cmdline"] or []
     runs = is_dvc(words) and {"repro", "run"} & {*words} and not ELSEWHERE & {*words}
     if process["cwd"] is None or not (runs or "DVC_STAGE" in (process["environ"] or {})):  # DVC sets it for its commands
@@ -61,15 +61,15 @@ def runs_here(process: dict[str, Any], checkout: Path) -> bool:
 
 
 def refuse_while_running(checkout: Path) -> None:
-    """BadInput where a pipeline run is under way: its later stages would read other params."""
+    """BadInput during a pipeline run, whose later stages would read other params."""
     if found := under_way(checkout):
         numbers = ", ".join(str(process.pid) for process in found)
-        why = f"a pipeline run is under way here (process {numbers}), its later stages would read other params"
+        why = f"a pipeline run is under way here (process {numbers}); its later stages would read other params"
         raise BadInput("params.yaml", f"{why}; wait for its end, or end it")
 
 
 def hold_params(params: Params) -> None:
-    """BadInput where the pipeline run of this stage began with other params; a stage that is run alone has no other."""
+    """BadInput where the pipeline run of this stage began with other params; a stage run alone is not checked."""
     if (run := dvc_run()) is None:
         return
     name, digest = f"{run.pid}-{run.create_time():.2f}", hashlib.sha256(params.model_dump_json().encode()).hexdigest()[:16]
@@ -79,11 +79,11 @@ def hold_params(params: Params) -> None:
         forget_ended()
         (RUNS / f"{name}-{digest}").touch()
     elif began[0].name != f"{name}-{digest}":
-        raise changed(f"since `dvc` (process {run.pid}) began, whose stages would mix params")
+        raise changed(f"since the start of `dvc` (process {run.pid}), whose stages would mix params")
 
 
 def forget_ended() -> None:
-    """Remove the files of runs whose process is gone."""
+    """Remove the files of ended runs."""
     for file in RUNS.iterdir():
         number = file.name.partition("-")[0]
         if number.isdigit() and not psutil.pid_exists(int(number)):
@@ -91,10 +91,10 @@ def forget_ended() -> None:
 
 
 def changed(when: str) -> BadInput:
-    return BadInput("params.yaml", f"it was changed {when}; put it back, or run `dvc repro` anew with it as it is now")
+    return BadInput("params.yaml", f"was changed {when}; restore it, or run `dvc repro` again with the new params")
 
 
 def refuse_change(stage: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """BadInput where the params of a stage are no longer those that it ran with."""
+    """BadInput where the params of a stage changed while it ran."""
     if keys := [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]:
-        raise changed(f"while stage {stage} ran with it (key '{min(keys)}')")
+        raise changed(f"while stage {stage} ran (key '{min(keys)}')")

@@ -1,4 +1,4 @@
-"""`reelign doctor --profile P`: what aligning a generator takes before anything is downloaded or started."""
+"""`reelign doctor --profile P`: the resources that alignment needs, before anything is downloaded or started."""
 
 import shutil
 
@@ -10,14 +10,14 @@ from components.generator.costs import measured_rate
 from components.params import Params
 
 SHARED = {"transformer", "LoRA and Adam", "trunk, frozen", "what trains and Adam", "weights, float32"}
-SHARED |= {"gradients and Adam of the tower"}  # what each GPU has a part of while training
-SHARE = 0.4  # of a matrix product's rate that a transformer's training is taken to reach where the rate was measured
+SHARED |= {"gradients and Adam of the tower"}  # sharded over GPUs while training
+SHARE = 0.4  # of a measured matrix-product rate that training of a transformer is assumed to reach
 
 
 def plan(params: Params, tflops: float | None, memory: float | None, gpus: int) -> bool:
-    """Print the plan of a profile for `gpus` GPUs of `memory` GiB that each do `tflops` of useful work; True if all fits.
+    """Print the plan of a profile for `gpus` GPUs of `memory` GiB and `tflops` sustained TFLOP/s each; True if all fits.
 
-    Of the weights each GPU of several has a part (FSDP2) while training; sampling has them whole on each.
+    While training, weights are sharded over the GPUs (FSDP2); for sampling each GPU has all weights.
     """
     found = budget(params)
     if memory is None:
@@ -69,7 +69,7 @@ def fit(needed: float, there: float) -> str:
 
 
 def own_memory() -> tuple[float, str]:
-    """GiB of the GPU here, or of this machine."""
+    """GiB of this machine's GPU, or of its RAM."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / 2**30, torch.cuda.get_device_name()
     return psutil.virtual_memory().total / 2**30, "this machine's, no GPU"

@@ -1,4 +1,4 @@
-"""pretrained/params.yaml, typed: how the demo's two small models were made. It stands apart from params.yaml because it
+"""Types of pretrained/params.yaml: the training of the demo's two small models. It is separate from params.yaml because it
 belongs to those models, whatever profile runs."""
 
 from pathlib import Path
@@ -27,7 +27,7 @@ class WanShape(Section):
 
 
 class CollectionParams(Section):
-    """Shares of spoiled clips and of wrong captions in what a generator is pretrained on."""
+    """Shares of clips with defects and of wrong captions in a generator's pretraining data."""
 
     spoiled_share: Fraction
     wrong_caption_share: Fraction
@@ -65,7 +65,7 @@ class VlmShape(Section):
 
 
 class PretrainVlmParams(Section):
-    """`vision` trains the tower alone; `training` all, the tower at `tuning_rate`."""
+    """`vision` trains the tower alone; `training` trains all, the tower at `tuning_rate`."""
 
     shape: VlmShape
     frames: FramePlanParams
@@ -81,5 +81,5 @@ class PretrainParams(Section):
 
 
 def load_pretrain_params() -> PretrainParams:
-    """BadInput names the key that is unknown, missing or wrong."""
+    """Read and check the file; BadInput names the key that is unknown, missing or wrong."""
     return read_section(FILE, PretrainParams)

@@ -1,5 +1,4 @@
-"""Processes that were launched together, and FSDP2, which shares out a model's weights among them: put together what it took
-apart, and the other way round."""
+"""Processes that were launched together, and FSDP2, which shards a model's weights among them: gathering and sharding."""
 
 import os
 from copy import copy
@@ -13,27 +12,27 @@ from components.errors import BadInput
 
 
 def launched_together() -> PartialState:
-    """This process among those that accelerate or torchrun launched with it.
+    """State of this process among those that accelerate or torchrun launched with it.
 
-    BadInput where accelerate takes each of them for one of its own, as it does without a GPU unless told otherwise: each
-    would then do the whole work and write over the others'.
+    BadInput where accelerate treats each as a single process, as it does by default without a GPU: each would then do the
+    whole work and overwrite the others' files.
     """
     processes, launched = PartialState(), int(os.environ.get("WORLD_SIZE", "1"))
     if processes.num_processes != launched:
-        why = f"{launched} processes were launched, each would run alone; without GPUs set it to true"
+        why = f"{launched} processes were launched, but each would run alone; without GPUs set it to true"
         raise BadInput("environment", why, key="ACCELERATE_USE_CPU")
     return processes
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, put together where FSDP holds a part of it in each process; all must ask at once."""
+    """The whole tensor, gathered where FSDP shards it; a collective call of all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class Whole:
-    """A module as it was before FSDP2 took it over, so that it can be scored with, merged and saved afterwards.
+    """The state of a module before FSDP2 wraps it, for scoring, merging and saving afterwards.
 
-    FSDP2 changes classes, hooks and parameters of modules in place and has no way back.
+    FSDP2 changes classes, hooks and parameters of modules in place and cannot undo it.
     """
 
     def __init__(self, module: nn.Module):
@@ -44,7 +43,7 @@ class Whole:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, with the weights as they are now, whole in every process."""
+        """Restore the module with its current weights, unsharded in every process."""
         made: dict[nn.Parameter, nn.Parameter] = {}  # tied weights stay tied
         for part, kind, keys, base in self.before:
             for name, p in part._parameters.items():
@@ -58,7 +57,7 @@ class Whole:
 
 
 def part_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, shared out among processes as `like` is."""
+    """Shard a whole tensor among processes like `like`."""
     if isinstance(value, DTensor) or not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

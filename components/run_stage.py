@@ -1,14 +1,13 @@
-"""One stage on any machine: its inputs restored, the stage run unless somebody did before, its outputs pushed.
+"""One stage on any machine: restore its inputs, run it unless it was run before, push its outputs.
 
-This is what a task of Airflow does, as a process, a container or a pod (`reelign run-stage NAME`), in a tree of the stage's
-own (components/work_tree.py). What lasts is in the DVC cache, shared by all trees, and in the remote:
+A task of Airflow does this as a process, a container or a pod (`reelign run-stage NAME`), in a separate tree of the stage
+(components/work_tree.py). Persistent state is in the DVC cache, shared by all trees, and in the remote:
 
 - outputs by digest, and DVC's run cache: the lock entry of a run by its command, params and the digests of its inputs;
-- `executions/RUN/STAGE.yaml`: the lock entry of a stage in one DAG run, so that stages after it see what it made, even
-  where it was forced to run again or read a bucket that has changed since.
+- `executions/RUN/STAGE.yaml`: the lock entry of a stage in one DAG run. Later stages use its outputs, even where it was
+  forced to run again or read a bucket that has changed since.
 
-From these an upstream stage is known by its entry alone; only what the stage itself reads is fetched. Nothing but the
-stage that was asked for is ever run.
+For an upstream stage the lock entry is enough; only the stage's direct inputs are fetched. No other stage is run.
 
 Other commands have the same inputs as a stage: `reelign run-with STAGE COMMAND` runs one in the stage's tree.
 """
@@ -34,7 +33,7 @@ from components.work_tree import Places, link_local_inputs, prepare, say, tree_o
 
 @dataclass(frozen=True)
 class InPlace:
-    """A stage whose tree is the working directory, with all that the stage reads, and what it made if it was run before."""
+    """A stage whose tree is the working directory, with the stage's inputs, and its outputs if it was run before."""
 
     name: str
     tree: Path
@@ -45,7 +44,7 @@ class InPlace:
 def run_stage(name: str, commit: str | None, profile: str | None, force: bool) -> None:
     """Run the stage `name` of `commit` (HEAD) with the params of `profile`; without both, with this checkout's params.yaml.
 
-    BadInput where an input cannot be restored, Unreachable where the remote does not answer; SystemExit with the stage's own
+    BadInput where an input cannot be restored, Unreachable where the remote does not respond; SystemExit with the stage's
     exit code where it fails.
     """
     with in_place(name, commit, profile, force) as stage:
@@ -53,9 +52,9 @@ def run_stage(name: str, commit: str | None, profile: str | None, force: bool) -
 
 
 def run_with(name: str, words: list[str], commit: str | None, profile: str | None) -> int:
-    """Run `reelign WORDS...` in the tree of the stage `name`, as run_stage would run the stage; its exit code."""
+    """Run `reelign WORDS...` in the tree of the stage `name`, as run_stage runs the stage; returns its exit code."""
     with in_place(name, commit, profile) as stage:
-        # As DVC marks what it runs, so that the next task finds what this one may leave (work_tree.end_orphans).
+        # As DVC marks its commands, so that the next task finds processes left by this one (work_tree.end_orphans).
         environment = os.environ | {"DVC_ROOT": str(stage.tree)}
         code = subprocess.run([sys.executable, "-m", "components.cli", *words], env=environment).returncode
     return exit_code(code)
@@ -63,7 +62,7 @@ def run_with(name: str, words: list[str], commit: str | None, profile: str | Non
 
 @contextmanager
 def in_place(name: str, commit: str | None, profile: str | None, force: bool = False) -> Iterator[InPlace]:
-    """The stage with its inputs restored, for this process alone; with force, what it made before is not looked for."""
+    """The stage with its inputs restored, locked for this process; with force, earlier outputs are not looked up."""
     from dvc.repo import Repo
 
     started = time.monotonic()
@@ -84,7 +83,7 @@ def in_place(name: str, commit: str | None, profile: str | None, force: bool = F
 
 
 def write_entries(name: str, places: Places, force: bool) -> tuple[dict, dict | None]:
-    """dvc.lock with the entries of all that the stage rests on, and its own, where there is one: returns both."""
+    """Write dvc.lock with the entries of all stages upstream and, if any, the stage's own; returns both."""
     from dvc.repo import Repo
 
     with Repo() as repo:
@@ -98,19 +97,19 @@ def write_entries(name: str, places: Places, force: bool) -> tuple[dict, dict | 
 
 
 def bring(repo: Any, name: str, places: Places, known: dict, mine: dict | None) -> None:
-    """What the stage reads, and what it made: where that is lost, a stage is run again."""
+    """Restore the stage's inputs and its earlier outputs. A lost input is BadInput; with lost outputs it runs again."""
     maker = {out["path"]: stage for stage, entry in known.items() for out in entry["outs"]}
     read = set(stage_definition(name)["deps"]) & set(maker)
     outs = [out for out in repo.index.outs if out.use_cache]  # others are files of the commit
     for path in restore(repo, [out for out in outs if out.def_path in read], places):
         nowhere = f"neither in the cache nor in {places.remote or 'a remote (REELIGN_REMOTE is not set)'}"
-        raise BadInput(path, f"{nowhere}; stage {maker[path]} has to run again, with --force")
+        raise BadInput(path, f"{nowhere}; run stage {maker[path]} again with --force")
     if mine:
         restore(repo, [out for out in outs if out.stage.addressing == name], places)
 
 
 def reproduce(stage: InPlace, force: bool) -> None:
-    """Run the stage, unless it was run before, and keep what it made."""
+    """Run the stage, unless it was run before, and store its outputs."""
     from dvc.exceptions import ReproductionError
     from dvc.stage.exceptions import StageCmdFailedError
 
@@ -118,7 +117,7 @@ def reproduce(stage: InPlace, force: bool) -> None:
     try:
         ran = bool(repo.reproduce(name, single_item=True, force=force))
     except ReproductionError as error:
-        if isinstance(error.__cause__, StageCmdFailedError):  # the stage itself has said why
+        if isinstance(error.__cause__, StageCmdFailedError):  # the stage has printed the reason
             code = int(re.search(r"exited with (-?\d+)", str(error.__cause__))[1])
             raise SystemExit(exit_code(code)) from None
         if isinstance(error.__cause__, no_answer()):
@@ -134,7 +133,7 @@ def reproduce(stage: InPlace, force: bool) -> None:
 
 
 def exit_code(code: int) -> int:
-    """Of a process, as a shell has it: one that was ended by signal N has 128 + N."""
+    """The exit code of a process as in shells: 128 + N after signal N."""
     return code if code >= 0 else 128 - code
 
 
@@ -146,7 +145,7 @@ def write_lock(entries: dict, name: str) -> None:
 
 
 def restore(repo: Any, outs: list[Any], places: Places) -> list[str]:
-    """Bring outputs from the cache into the tree, after fetching what it lacks; nothing where one is lost: returns those."""
+    """Check out outputs into the tree, after fetching missing ones; none where one is lost. Returns the lost ones."""
     from dvc.exceptions import DownloadError
 
     lost = [out.def_path for out in outs if out.changed_cache()]
@@ -162,7 +161,7 @@ def restore(repo: Any, outs: list[Any], places: Places) -> list[str]:
 
 @contextmanager
 def remote_errors(remote: str | None) -> Iterator[None]:
-    """A remote that does not answer, by its name and without a traceback."""
+    """Raise Unreachable with the remote's name where it does not respond."""
     try:
         yield
     except no_answer() as error:
@@ -170,8 +169,8 @@ def remote_errors(remote: str | None) -> Iterator[None]:
 
 
 def no_answer() -> tuple[type[Exception], ...]:
-    """What DVC raises where S3 is away: no connection, one that broke or was silent, and files that were on their way then.
-    (Asked for only when something was raised: these libraries take their time to import.)"""
+    """DVC's exceptions for unreachable S3: no connection, a broken or silent one, and interrupted transfers. (Evaluated only
+    after an exception, as these libraries are slow to import.)"""
     from botocore.exceptions import ConnectionError, HTTPClientError
     from dvc.exceptions import FileTransferError
     from fsspec.exceptions import FSTimeoutError

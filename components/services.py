@@ -1,7 +1,7 @@
-"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for a look around.
+"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for local use.
 
-Each is a process of its own that outlives this one; `.reelign/services/NAME.json` says which, NAME.log what it printed. For
-services that stay, see infra/.
+Each is a separate process that outlives this one; `.reelign/services/NAME.json` records it, NAME.log has its output. For
+permanent services, see infra/.
 """
 
 import json
@@ -38,7 +38,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 
 @dataclass(frozen=True)
 class Service:
-    """`ready`: what answers 200 once it may be used. `stop`: the signal that it ends in order on."""
+    """`ready`: URL that returns 200 once the service is ready. `stop`: the signal for an orderly end."""
 
     name: str
     command: list[str]
@@ -59,7 +59,7 @@ def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
     home = here / ".airflow"
     environment = {
         "AIRFLOW_HOME": str(home),
-        # Airflow writes these into airflow.cfg once, and the checkout may have been moved or copied since.
+        # Airflow writes these into airflow.cfg once, but the checkout may have been moved or copied since.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs/dag_processor"),
@@ -113,7 +113,7 @@ def up(
     airflow: Annotated[int, typer.Option(help="Port.")] = 8080,
     triton: Annotated[int, typer.Option(help="Port of HTTP; gRPC and metrics get the next two.")] = 8000,
 ) -> None:
-    """Start what does not run yet, and return when all answer; what cannot start leaves nothing behind."""
+    """Start the services that are not running, and return when all respond; a failed start stops those just started."""
     profile = load_params().profile
     for folder in (FOLDER, Path(".airflow")):
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def up(
     missing = [service for service in chosen if running(service.name) is None]
     for service in chosen:
         if service in missing and not all(map(is_free, service.ports)):
-            raise BadInput(f"--{service.name}", f"something listens on one of {service.ports} already")
+            raise BadInput(f"--{service.name}", f"another process listens on one of {service.ports}")
         if service not in missing and record(service.name)["ports"] != service.ports:
             raise BadInput(f"--{service.name}", f"runs on {record(service.name)['ports']}; `make down` stops it")
     with ExitStack() as undo:
@@ -142,7 +142,7 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stop what `up` started."""
+    """Stop the services that `up` started."""
     for file in sorted(FOLDER.glob("*.json")):
         stop(file.stem)
         say(f"{file.stem:9} stopped")
@@ -190,7 +190,7 @@ def running(name: str) -> psutil.Process | None:
 
 
 def wait(service: Service) -> None:
-    """Return when the service answers; BadInput with its last lines where it ends instead, or is silent."""
+    """Return when the service responds; BadInput with its last log lines where it ends or times out."""
     deadline = time.monotonic() + START_SECONDS
     while not answers(service.ready):
         if running(service.name) is None or time.monotonic() > deadline:
@@ -200,8 +200,8 @@ def wait(service: Service) -> None:
 
 
 def runs_page(port: int, profile: str) -> str:
-    """MLflow's page of a profile's runs. Without the address's last part it opens on traces of language models, whatever
-    the experiment is (3.17)."""
+    """MLflow's page of a profile's runs. Without the query, MLflow 3.17 opens the page on traces of language models for any
+    experiment."""
     address, runs = f"http://127.0.0.1:{port}", ""
     asked = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=reelign-{profile}"
     with suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=30) as answer:  # 404: nothing has run yet
@@ -210,7 +210,7 @@ def runs_page(port: int, profile: str) -> str:
 
 
 def stop(name: str) -> None:
-    """End a service and all that it started: in order if it can, within STOP_SECONDS in any case."""
+    """End a service and its children, by an orderly stop if possible and by a kill after STOP_SECONDS."""
     process = running(name)
     if process is not None:
         end(process, signal.Signals(record(name)["stop"]), STOP_SECONDS)

@@ -1,7 +1,7 @@
-"""What every stage shares: start-up, seeding, atomic outputs, resumable state, progress, tracking, exit code.
+"""Common parts of all stages: start-up, seeding, atomic outputs, resumable state, progress, tracking, exit code.
 
-A stage is a function of one `Stage`; `run_stage` is its `__main__`. What DVC, Airflow, a container and a person run is
-the same `python -m components.<area>.<stage>`.
+A stage is a function of one `Stage`; `run_stage` is its `__main__`. DVC, Airflow, a container and a person all run the same
+`python -m components.<area>.<stage>`.
 """
 
 import gc
@@ -29,16 +29,16 @@ from components.params import Params, load_params
 from components.pipeline_run import hold_params, refuse_change
 from components.tracking import ChildRun, chosen_params
 
-OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by how names of models begin
+OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by prefix of model names
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
-MEASURED = SCRATCH / "measured"  # a JSON file a stage: what it took here, see Stage.measured
+MEASURED = SCRATCH / "measured"  # a JSON file per stage with local measurements, see Stage.measured
 
 
 class Stage:
-    """One run of one stage: its params, its digest, its outputs in the making.
+    """One run of one stage: its params, its digest, its unfinished outputs.
 
-    Launched as several processes (components/training.py) all run the same body; the first alone speaks, tracks and
-    commits, what the others write is thrown away.
+    If it is launched as several processes (components/training.py), all run the same body. Only the first logs, tracks and
+    commits; the others' outputs are discarded.
     """
 
     def __init__(self, name: str):
@@ -56,7 +56,7 @@ class Stage:
         self._started = time.monotonic()
 
     def output(self, path: str | Path) -> Path:
-        """Where to build the file or folder `path`; it appears at `path` only when the whole stage has succeeded."""
+        """Temporary path for the file or folder `path`; it is moved to `path` only when the whole stage has succeeded."""
         final = Path(path)
         partial = self._partial / final
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Stage:
         return partial
 
     def state(self) -> Path:
-        """Folder for what a killed run can go on from. It belongs to exactly these inputs, code and params."""
+        """Folder of state from which a killed run resumes. It belongs to exactly these inputs, code and params."""
         folder = SCRATCH / "state" / self.name / self.digest
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -74,7 +74,7 @@ class Stage:
         return self.shared_seed(self.name, *key)
 
     def shared_seed(self, *key: object) -> int:
-        """A seed that is the same in every stage: what methods are compared on must not depend on the method."""
+        """A seed that is the same in every stage: comparisons of methods need a common basis."""
         return seed_of(self.params.seed, *key)
 
     def rng(self, *key: object) -> np.random.Generator:
@@ -114,13 +114,13 @@ class Stage:
             self._run.log(metrics, step)
 
     def measured(self, facts: dict[str, float]) -> None:
-        """Keep what a run took on this machine: seconds, bytes that were fetched. It differs from run to run, so it has no
-        place in outputs, whose digests dvc.lock pins. It goes to MLflow and to MEASURED, once the stage has succeeded."""
+        """Record measurements of a run on this machine: seconds, downloaded bytes. They differ from run to run, so they are
+        not in outputs, whose digests dvc.lock pins. They go to MLflow and, once the stage has succeeded, to MEASURED."""
         self._measured |= facts
         self.log(facts)
 
     def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
-        """Make `folder` (an output of this stage) a new version of the registered model, once the stage has succeeded."""
+        """Register `folder` (an output of this stage) as a new version of the model, once the stage has succeeded."""
         if not self.rank:
             self._run.registrations.append((model, Path(folder), tags))
 
@@ -140,8 +140,8 @@ class Stage:
         except BaseException:
             try:
                 self._run.close("FAILED", self._seconds(), {})
-            except Unreachable as error:  # why the stage failed is what counts
-                self.say(f"the failure is not on record: {error}")
+            except Unreachable as error:  # the stage's own failure is more important
+                self.say(f"the failure could not be recorded: {error}")
             raise
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
@@ -153,7 +153,7 @@ class Stage:
         return time.monotonic() - self._started
 
     def _refuse_change(self) -> None:
-        """BadInput where params.yaml no longer has what this stage ran with: DVC would write it into dvc.lock."""
+        """BadInput where the stage's params changed in params.yaml: DVC would write the new ones into dvc.lock."""
         before, now = (chosen_params(params, self.definition["params"]) for params in (self.params, load_params()))
         refuse_change(self.name, before, now)
 
@@ -198,14 +198,14 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
         stage = Stage(name)
         stage.say(f"loaded in {loading:.1f} s")
         stage.run(body)
-    gc.freeze()  # else Python goes through all objects once more before it ends: a second, with torch and diffusers loaded
+    gc.freeze()  # saves the collection at exit over all objects: a second, with torch and diffusers loaded
     sys.exit(0)
 
 
 def input_digests(name: str, definition: dict[str, Any]) -> dict[str, str]:
     """Digest of each of a stage's deps, by path; BadInput names one that is missing.
 
-    A bucket (`s3://...`) has none: what is fetched from it is kept by object (components/curation/s3.py).
+    A bucket (`s3://...`) has none: its objects are cached one by one (components/curation/s3.py).
     """
     digests = {}
     for dep in definition["deps"]:
@@ -220,17 +220,17 @@ def input_digests(name: str, definition: dict[str, Any]) -> dict[str, str]:
 
 
 def how_to_get(folder: str | Path) -> str:
-    """What brings a folder that params.yaml names: the command for a model of the hub, else a person."""
+    """How to get a folder that params.yaml names: the command for a model of the hub, else a hint."""
     name = Path(folder).name
     for start, owner in OWNERS.items():
         if name.startswith(start):
-            return f"`reelign fetch {owner}/{name} --to {folder}` brings it from the hub"
-    return f"put it there, or name another in params.yaml (`reelign fetch OWNER/{name} --to {folder}` brings a model)"
+            return f"`reelign fetch {owner}/{name} --to {folder}` downloads it"
+    return f"put it there, or name another in params.yaml (`reelign fetch OWNER/{name} --to {folder}` downloads a model)"
 
 
 def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Digest of all that a stage's result depends on by dvc.yaml: its command, params (which name a bucket) and the bytes of
-    its deps, `inputs` as input_digests gives them."""
+    """Digest of everything that a stage's result depends on by dvc.yaml: its command, params (which name a bucket) and the
+    bytes of its deps, with `inputs` from input_digests."""
     values = yaml.safe_load(Path("params.yaml").read_text())
     chosen = {}
     for key in definition["params"]:
@@ -247,7 +247,7 @@ def stage_digest(name: str, definition: dict[str, Any], inputs: dict[str, str]) 
 def folder_digest(path: str | Path) -> str:
     """First 16 hex digits of SHA-256 over the names and bytes of a file or of all files below a folder.
 
-    Names a model or data version. Compiled Python files do not count. Links are followed (components/digests.py).
+    It identifies a model or data version. Compiled Python files do not count. Links are followed (components/digests.py).
     """
     path = Path(path)
     files = [path] if path.is_file() else [file for file in files_below(path) if file.suffix != ".pyc"]
@@ -258,15 +258,14 @@ def folder_digest(path: str | Path) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all; NaN and infinities are refused, as no reader may take them for a
-    number."""
+    """Write JSON with sorted keys, atomically; NaN and infinities are refused, as JSON has no such numbers."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     with whole_file(path) as partial:
         partial.write_text(text + "\n")
 
 
 def rounded(value: Any, digits: int = 6) -> Any:
-    """A nested value whose floats have so many decimals: the last digits of a mean differ between processors."""
+    """A nested value with floats rounded to `digits` decimals: the last digits of a mean differ between processors."""
     if isinstance(value, dict):
         return {key: rounded(inner, digits) for key, inner in value.items()}
     return round(value, digits) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""`reelign run-stage` and `reelign run-with`: what a task of Airflow does."""
+"""`reelign run-stage` and `reelign run-with`, the commands of Airflow's tasks."""
 
 from typing import Annotated
 

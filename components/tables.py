@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from components.errors import BadInput
 from components.files import whole_file
 
-BATCH = 4096  # rows that are dicts at a time
+BATCH = 4096  # rows converted to dicts at a time
 
 
 def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows, in order. A column outside `schema`, or one that a row lacks, is a KeyError: nothing is filled in."""
+    """Write rows in order. A column outside `schema`, or one that a row lacks, is a KeyError: there are no defaults."""
     rows = list(rows)
     for row in rows:
         if row.keys() != set(schema.names):
@@ -27,7 +27,7 @@ def write_table(path: str | Path, rows: Iterable[dict[str, Any]], schema: pa.Sch
 
 
 def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[str, Any]]:
-    """All rows as dicts (null is None); BadInput when the file is missing or has not the columns of `schema`."""
+    """All rows as dicts (null is None); BadInput when the file is missing or lacks a column of `schema`."""
     table = _read(path)
     if schema is not None:
         for field in schema:
@@ -41,7 +41,7 @@ def read_table(path: str | Path, schema: pa.Schema | None = None) -> list[dict[s
 
 
 def iterate_table(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of read_table, few of them as dicts at a time: those of a large table take ten times its memory."""
+    """The rows of read_table, converted to dicts in batches: the dicts of a large table take ten times its memory."""
     for batch in _read(path).to_batches(max_chunksize=BATCH):
         yield from batch.to_pylist()
 
@@ -58,10 +58,10 @@ def _read(path: str | Path) -> pa.Table:
 
 
 def text_of(path: str | Path) -> str:
-    """A path as a cell of a table, which must be UTF-8: other bytes of a file's name as `\\xe9`."""
+    """A path as a cell of a table, which must be UTF-8; other bytes are escaped, as in `\\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Positions of `wanted` evenly spaced rows of `count`, first and last among them; all when there are fewer."""
+    """Positions of `wanted` evenly spaced rows of `count`, including the first and the last; all when there are fewer."""
     return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, wanted))})

@@ -1,4 +1,4 @@
-"""Text that people give us, CSV or JSON: read as UTF-8, and where it is none, what it is instead and how to save it."""
+"""Reading of CSV and JSON input as UTF-8; errors name the actual format and how to save the file."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import BadInput
 
-# First bytes of files that are given in place of text.
+# First bytes of common non-text files.
 MAGIC = {
     b"PK\x03\x04": "a zip archive or a workbook of Excel",
     b"\xd0\xcf\x11\xe0": "a workbook of old Excel (.xls)",
@@ -25,12 +25,12 @@ MAGIC = {
 }
 UTF16 = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 SAVE = "save it as UTF-8"
-MOST_BYTES = 1 << 30  # of a file that is read whole: in memory it takes several times as much
+MOST_BYTES = 1 << 30  # largest file that is read: in memory it takes several times as much
 
 
 def read_text(path: str | Path, file: str | Path | None = None) -> str:
-    """The text of a UTF-8 file, with its line ends, without a byte order mark. BadInput, of `file` where it is known by
-    another name than `path`, where it cannot be read or is something else, with the line of a byte that is not UTF-8."""
+    """The text of a UTF-8 file, with its line ends, without a byte order mark. BadInput, of `file` where `path` is a copy,
+    where it cannot be read or has another format, with the line of a byte that is not UTF-8."""
     file = file or path
     try:
         if (size := Path(path).stat().st_size) > MOST_BYTES:
@@ -58,8 +58,8 @@ def read_text(path: str | Path, file: str | Path | None = None) -> str:
 
 
 def read_json(path: str | Path, *keys: str) -> Any:
-    """The content of a JSON file; BadInput as of read_text, with the line of the first thing that is no JSON, and where it
-    is no object with these `keys`."""
+    """The content of a JSON file; BadInput as of read_text, with the line of the first syntax error, and where it is no
+    object with these `keys`."""
     text = read_text(path)
     if not text.strip():
         raise BadInput(path, "not JSON: empty")
@@ -81,7 +81,7 @@ def read_json(path: str | Path, *keys: str) -> Any:
 
 
 class Record(BaseModel):
-    """What a JSON object that we wrote ourselves must hold; other keys may stand beside."""
+    """Required keys of a JSON object that reelign wrote; other keys are allowed."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -95,7 +95,7 @@ def read_record(path: str | Path, kind: type[Read]) -> Read:
 
 
 def check_record(path: str | Path, value: Any, kind: type[Read]) -> Read:
-    """What a JSON file holds as a record; BadInput for a key that is missing or has a wrong value."""
+    """The content of a JSON file as a record; BadInput for a key that is missing or has a wrong value."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -116,14 +116,14 @@ def _looks_like_utf16(raw: bytes) -> bool:
 
 
 def _line(raw: bytes, place: int) -> int:
-    """The line that a byte stands on, from 1; line ends may be CR, LF or both."""
+    """The line of a byte, from 1; line ends may be CR, LF or both."""
     return len(re.findall(rb"\r\n?|\n", raw[:place])) + 1
 
 
 def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     if error.reason == "unexpected end of data" and error.end == len(raw):
         return "ends within a character: is the file cut off?"
-    # The word around it, as the commonest other encoding has it: the reader of the message knows whether that is right.
+    # The surrounding word in the most common other encoding, so that the user can check the guess.
     begin = max((raw.rfind(mark, 0, error.start) for mark in (b" ", b",", b";", b"\t", b"\n", b"\r", b'"')), default=-1) + 1
     word = re.split(rb'[ ,;\t\r\n"]', raw[max(begin, error.start - 30) : error.start + 30])[0].decode("cp1252", "replace")
     why = f"not UTF-8 text: byte {hex(raw[error.start])}"

@@ -1,9 +1,9 @@
-"""MLflow: one parent run a pipeline execution, a child run a stage, registered models.
+"""MLflow: one parent run per pipeline execution, one child run per stage, registered models.
 
-A pipeline execution is one Airflow DAG run or one `dvc` process; a stage started by hand is an execution of its own.
+A pipeline execution is one Airflow DAG run or one `dvc` process; a stage started by hand is a separate execution.
 
-A run names what it read and what it made by digest (tags `data.inputs`, `data.outputs`), so that `reelign lineage` finds
-its way from any file back to the source.
+A run records the digests of its inputs and outputs (tags `data.inputs`, `data.outputs`), so that `reelign lineage` can trace
+any file back to the source.
 """
 
 import hashlib
@@ -38,22 +38,22 @@ REWARD, GENERATOR = "video_reward", "generator_"  # short names of registered mo
 FULL_NAME = re.compile(r"reelign-(.+)-(?:video-reward|aligned-.+)")
 CHALLENGER = "challenger"  # the alias of a model's newest version; `reelign promote` makes champions of them
 FACTS = "video_reward.json"  # the file of components/reward/model.py, whose import takes seconds
-SEEN = "seen_prompts.json"  # the artifact of a run that registers: prompts that the model learnt from
-# Where a stage finds the prompts it learns from. Validation's count: thresholds and normalisation are fitted on them.
+SEEN = "seen_prompts.json"  # artifact of a run that registers a model: its training prompts
+# Files with a stage's training prompts. Validation counts: thresholds and normalisation are fitted on it.
 LEARNT_FROM = {
     "data/pairs": ("data/pairs/train.parquet", "data/pairs/validation.parquet"),
     "data/candidates/candidates.parquet": ("data/candidates/candidates.parquet",),
 }
-# Stages whose figures are of models that other stages registered.
+# Stages that measure models which other stages registered.
 MEASURED_BY = {"reward_bench": "models/video_reward", "evaluate": "models/aligned/"}
-# MLflow's page shows runs and metrics of such an experiment, and else traces of language models.
+# With this tag MLflow's page shows runs and metrics of an experiment, without it traces of language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-CLOSING = 240.0  # seconds that a finished stage waits for a server: hours of work end with it
+CLOSING = 240.0  # seconds that a finished stage waits for a server, as hours of work depend on it
 
 
 def full_name(model: str, profile: str) -> str:
-    """The registered model of a short name: `video_reward` and `generator_METHOD` are those of the profile, since models of
-    two profiles are never compared. Any other name is itself."""
+    """The registered model of a short name: `video_reward` and `generator_METHOD` are those of the profile, as models of two
+    profiles are never compared. Any other name is returned unchanged."""
     if model == REWARD:
         return f"reelign-{profile}-video-reward"
     if model.startswith(GENERATOR):
@@ -62,8 +62,8 @@ def full_name(model: str, profile: str) -> str:
 
 
 def profile_of(version: Any) -> str | None:
-    """The profile that a model version (MLflow's record, or components/registry/versions.py's) was made with; None where
-    neither its tags nor its model's name say."""
+    """The profile of a model version (MLflow's, or that of components/registry/versions.py); None where neither its tags nor
+    its model's name have it."""
     named = FULL_NAME.fullmatch(version.name)
     return version.tags.get("profile", named and named[1])
 
@@ -71,7 +71,7 @@ def profile_of(version: Any) -> str | None:
 class ChildRun:
     """The MLflow run of one stage, below the run of its pipeline execution.
 
-    inputs: digests of all that the stage reads, by path.
+    inputs: digests of the stage's inputs, by path.
     """
 
     @answering()
@@ -109,7 +109,7 @@ class ChildRun:
         }
         run = self.client.create_run(experiment, run_name=stage, tags={**tags, **shown})
         self.id = run.info.run_id
-        self.origin = {**tags, "execution": execution}  # what a version of a model says of where it came from
+        self.origin = {**tags, "execution": execution}  # recorded in the model's version
         said = {"profile": params.profile, **chosen}
         self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in said.items()])
 
@@ -121,7 +121,7 @@ class ChildRun:
 
     @answering()
     def close(self, status: str, seconds: float, outputs: dict[str, str]) -> None:
-        """`outputs`: digests of what the stage made, by path; none of a stage that failed."""
+        """`outputs`: digests of the stage's outputs, by path; empty for a failed stage."""
         if embedded_store() is None:
             await_server(CLOSING if status == "FINISHED" else PATIENCE)
         figures = dict(self.figures)
@@ -135,8 +135,8 @@ class ChildRun:
         self._close_parent()
 
     def _close_parent(self) -> None:
-        """The parent ends with the last of its stages, and has failed where the newest run of a stage has. The last of
-        stages that end together sees them all ended."""
+        """End the parent with its last stage; it failed where the newest run of a stage failed. Of stages that end together,
+        the last one finds all ended."""
         of_parent = f"tags.`mlflow.parentRunId` = '{self.parent}'"
         experiment = self.client.get_run(self.parent).info.experiment_id
         newest: dict[str, str] = {}
@@ -146,7 +146,7 @@ class ChildRun:
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in newest.values() else "FINISHED")
 
     def _register(self, model: str, folder: Path, tags: dict[str, str]) -> None:
-        """A new version of `model`, which becomes the challenger. All of it is there before the alias points to it."""
+        """A new version of `model`, which becomes the challenger. It is complete before the alias points to it."""
         from mlflow.exceptions import MlflowException
 
         artifacts = artifacts_of(self.client, self.id)
@@ -167,8 +167,8 @@ class ChildRun:
         self.client.set_registered_model_alias(model, CHALLENGER, made.version)
 
     def _measured(self, figures: dict[str, float]) -> None:
-        """Tell the versions of this profile that this stage has measured: the run, and its figures. Those of Overall are the
-        pipeline's own too."""
+        """Tag the measured versions of this profile with the run and its figures. Those of Overall are also logged to the
+        pipeline's run."""
         if self.stage not in MEASURED_BY:
             return
         overall = {key: value for key, value in figures.items() if key.endswith("/Overall")}
@@ -184,7 +184,7 @@ class ChildRun:
 
 
 def signature(folder: Path, params: Params) -> dict[str, Any]:
-    """What a registered model takes and gives."""
+    """Inputs and outputs of a registered model."""
     if (folder / FACTS).exists():
         facts = json.loads((folder / FACTS).read_text())
         scores = list(dict.fromkeys([*facts["dimensions"], "Overall"]))
@@ -199,7 +199,7 @@ def signature(folder: Path, params: Params) -> dict[str, Any]:
 
 
 def prompts_learnt_from(deps: list[str]) -> list[str]:
-    """All prompts that a stage with these inputs sees, sorted."""
+    """All training prompts of a stage with these inputs, sorted."""
     files = [file for dep in deps for file in LEARNT_FROM.get(dep, ())]
     return sorted({row["prompt"] for file in files for row in read_table(file)})
 
@@ -231,7 +231,7 @@ def _made_experiment(client: Any, name: str, store: Path | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another task of the DAG run was first
                 raise
         if store:
-            relocate(store)  # MLflow makes every place that it is given absolute
+            relocate(store)  # MLflow makes every given location absolute
     found = client.get_experiment_by_name(name)
     if found.lifecycle_stage != "active":
         restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
@@ -243,7 +243,7 @@ def _made_experiment(client: Any, name: str, store: Path | None) -> str:
 
 
 def _parent_run(client: Any, experiment: str, profile: str, execution: str, tags: dict[str, str]) -> str:
-    """The run of this pipeline execution, running from now on."""
+    """The run of this pipeline execution, set to running."""
     first = ["attributes.start_time ASC"]  # tasks that began together may have made two
     found = client.search_runs([experiment], f"tags.execution = '{execution}'", max_results=1, order_by=first)
     if found:
@@ -262,7 +262,7 @@ def _parent_run(client: Any, experiment: str, profile: str, execution: str, tags
 
 
 def execution_id() -> str:
-    """Names the pipeline execution this process belongs to."""
+    """Id of this process's pipeline execution."""
     if "AIRFLOW_CTX_DAG_RUN_ID" in os.environ:
         return os.environ["AIRFLOW_CTX_DAG_RUN_ID"]
     import psutil
@@ -296,7 +296,7 @@ def git_commit() -> str:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode != 0:
         return "none"
-    # What DVC writes while it runs (dvc.lock, metrics) does not make a run's code another one.
+    # Files that DVC writes during a run (dvc.lock, metrics) do not make the code dirty.
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "components", "dvc.yaml", "params.yaml"])
     return head.stdout.strip() + ("-dirty" if changed.returncode else "")
 

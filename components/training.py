@@ -1,15 +1,15 @@
-"""The one training loop: VideoReward, the generator, its alignment and the latent reward model all train here.
+"""The common training loop of VideoReward, the generator, its alignment and the latent reward model.
 
-accelerate carries device, precision and processes; this file keeps what the project promises: a run killed at any moment
-and started again ends with the same weights, bit for bit on a CPU, because everything random in a step comes from
-a generator seeded by (seed, step) and everything else is in the checkpoint.
+accelerate handles device, precision and processes. This file guarantees that a run killed at any moment and restarted ends
+with the same weights, bit for bit on a CPU: all randomness of a step comes from a generator seeded by (seed, step), and all
+other state is in the checkpoint.
 
-Several processes, each with a device of its own, share the batches of a stage that accelerate launches:
+Several processes, each with its own device, share the batches of a stage that accelerate launches:
 
     accelerate launch --num_processes 8 -m components.reward.train     (then `dvc commit reward`)
 
-`--config_file infra/accelerate/fsdp.yaml` shares out the weights as well (FSDP2). Precision is that of the params, whatever
-accelerate's configuration says. Processes on several machines need one file system. Without GPUs: `ACCELERATE_USE_CPU=true
+`--config_file infra/accelerate/fsdp.yaml` also shards the weights (FSDP2). Params set the precision and override
+accelerate's configuration. Processes on several machines need a common file system. Without GPUs: `ACCELERATE_USE_CPU=true
 torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
@@ -35,17 +35,17 @@ from components.params import TrainingParams
 from components.processes import Whole, full, launched_together, part_like
 from components.stage import Stage
 
-WINDOW = 32  # batches between which examples are exchanged, so that like lengths come together
+WINDOW = 32  # batches among which examples are exchanged to group similar lengths
 
-EXPLODED = 10  # times the first logged loss, from which on a loss is said to explode
+EXPLODED = 10  # a loss above this multiple of the first logged loss counts as exploded
 
 LossFn = Callable[[nn.Module, list[int], torch.Generator], tuple[torch.Tensor, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """End training when the validation figure `key` (higher is better) has not risen for `patience` validations in a row;
-    the weights end as they were when it was highest."""
+    """Early stopping when the validation metric `key` (higher is better) has not risen for `patience` validations in a row;
+    the weights of its maximum are kept."""
 
     key: str
     patience: int
@@ -66,18 +66,18 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train the parameters of `module` that require gradients for `settings.steps` optimizer steps.
 
-    loss_fn(model, indices, generator): loss of the examples `indices` of [0, count), a scalar tensor, and what to log
-        beside it. `model` is `module` as accelerate wrapped it. All randomness must come from `generator` (on the CPU).
-        Of several processes each gets an equal part of a batch, and the gradient is the mean of theirs: right for a mean
-        over examples. A loss that is another mean, such as one over valid entries, must be taken of `gathered` outputs.
-    groups: optimizer groups as torch takes them ({"params", "lr"}); default: all trainable parameters at one rate.
-    lengths: how long each example is, where a batch is padded to its longest: batches are then of like lengths.
+    loss_fn(model, indices, generator): loss of the examples `indices` of [0, count), a scalar tensor, and other values to
+        log. `model` is `module` as wrapped by accelerate. All randomness must come from `generator` (on the CPU). Each of
+        several processes gets an equal part of a batch, and gradients are averaged: correct for a mean over examples. A loss
+        with another mean, such as one over valid entries, must be computed from `gathered` outputs.
+    groups: optimizer groups in torch's format ({"params", "lr"}); default: all trainable parameters at one rate.
+    lengths: length of each example, where a batch is padded to its longest; batches then have similar lengths.
     validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*. All
-        processes call it and must come to the same figures.
-    watch: which of them ends training early.
-    Returns the logged rows ({"step", "loss", ...}); a row whose loss has EXPLODED has "exploded": 1.0. Raises NonFinite when
-    a loss or gradient norm is not finite, BadInput when a batch cannot be shared equally by the processes. With `ema_decay`
-    the module ends with the averaged weights.
+        processes call it and must get the same figures.
+    watch: the validation metric for early stopping.
+    Returns the logged rows ({"step", "loss", ...}); a row with an EXPLODED loss has "exploded": 1.0. Raises NonFinite when
+    a loss or gradient norm is not finite, BadInput when a batch cannot be split equally among the processes. With
+    `ema_decay` the module ends with the averaged weights.
     """
     seed = stage.seed(name)
     accelerator = Accelerator(
@@ -95,7 +95,7 @@ def fit(
     sizes = None if lengths is None else np.array(lengths)
     rates = [group["lr"] for group in optimizer.param_groups]
     model, optimizer = accelerator.prepare(module, optimizer)
-    trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}  # FSDP puts its own in their place
+    trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}  # FSDP replaces them
     ema = {key: p.detach().clone() for key, p in trainable.items()} if settings.ema_decay else {}
 
     checkpoint = stage.state() / f"{name}.pt"
@@ -130,7 +130,7 @@ def fit(
         sums.setdefault("grad_norm", []).append(float(norm))
         optimizer.step()
         optimizer.zero_grad()
-        # The warm-up of the average: a start far from the data must not stay in it.
+        # Warm-up of the average, so that early weights fade from it.
         decay = min(settings.ema_decay or 0.0, (1 + step) / (10 + step))
         for key, average in ema.items():
             average.lerp_(trainable[key].detach(), 1 - decay)
@@ -138,7 +138,7 @@ def fit(
         done = step + 1
         last = done == settings.steps
         if done % settings.log_every == 0 or last:
-            # The clock of the first process decides for all when to save.
+            # The first process's clock decides for all processes when to save.
             parts, due = zip(*gather_object([(sums, time.monotonic() - saved > settings.checkpoint_seconds)]), strict=True)
             row = means(parts)
             sums = {}
@@ -159,7 +159,7 @@ def fit(
                 stage.say(f"{name}: no better {watch.key} for {watch.patience} validations, ends at step {done}")
                 break
             if due[0] and not last:
-                state = _state(trainable, optimizer, ema, progress)  # by all processes: each may hold a part of it
+                state = _state(trainable, optimizer, ema, progress)  # collective: each process may have a shard
                 if accelerator.is_main_process:
                     _save(checkpoint, state)
                 saved = time.monotonic()
@@ -178,7 +178,7 @@ def fit(
 
 @dataclass
 class Progress:
-    """How far training has come; with a `Watch` also the weights that had the highest figure, whole, on the CPU."""
+    """State of training; with a `Watch` also the weights with the highest metric, unsharded, on the CPU."""
 
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -194,10 +194,10 @@ class Progress:
 
 
 def gathered(part: torch.Tensor) -> torch.Tensor:
-    """[B, ...] of all processes in their order, from the [B / processes, ...] of each; of a single one the tensor itself.
+    """[B, ...] of all processes in order, from [B / processes, ...] of each; with a single process the tensor itself.
 
-    A loss of gathered outputs is the whole batch's, in every process, whatever it is a mean over. The backward pass adds
-    up what all processes' losses say of a part, and taking the mean over processes then gives the whole batch's gradient.
+    A loss of gathered outputs is that of the whole batch in every process, whatever mean it uses. The backward pass sums
+    the gradients of all processes' losses for a part, and the mean over processes is then the whole batch's gradient.
     """
     if PartialState().num_processes == 1:
         return part
@@ -205,7 +205,7 @@ def gathered(part: torch.Tensor) -> torch.Tensor:
 
 
 def means(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:
-    """Mean of each logged quantity over steps and processes. One that has no value in a batch (no decided pair in it, say)
+    """Mean of each logged quantity over steps and processes. A quantity undefined for a batch (without a decided pair, say)
     is NaN there and left out."""
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {key: float(np.nanmean(values)) for key, values in joined.items() if not np.isnan(values).all()}
@@ -222,27 +222,27 @@ def rate_factor(step: int, settings: TrainingParams) -> float:
 
 
 def batch_indices(position: int, batch_size: int, count: int, seed: int, lengths: np.ndarray | None = None) -> list[int]:
-    """Examples of the `position`-th batch: epochs are fresh permutations laid end to end, so a step needs no history.
+    """Examples of the `position`-th batch: epochs are concatenated independent permutations, so a step needs no history.
 
-    With `lengths` [count] each epoch is sorted into batches of like lengths; see like_lengths.
+    With `lengths` [count] each epoch is sorted into batches of similar lengths; see like_lengths.
     """
     start = position * batch_size
     indices = []
     for epoch in range(start // count, (start + batch_size - 1) // count + 1):
         order = np.random.default_rng([seed, epoch]).permutation(count)
         if lengths is not None:
-            # The first batch that lies in this epoch alone; the one before it is shared with the last epoch.
+            # The first batch within this epoch; the one before it is shared with the last epoch.
             order = like_lengths(order, lengths, batch_size, first=-epoch * count % batch_size)
         indices += order[max(0, start - epoch * count) : start + batch_size - epoch * count].tolist()
     return indices
 
 
 def like_lengths(order: np.ndarray, lengths: np.ndarray, batch_size: int, first: int) -> np.ndarray:
-    """An epoch's order [N] with examples exchanged among the batches of a window, so that each batch, from place `first`
-    on, is of like lengths. What is shared with the epochs before and after stays where it is.
+    """An epoch's order [N] with examples exchanged among the batches of a window, so that each batch, from index `first`
+    on, has similar lengths. Batches shared with the epochs before and after are unchanged.
 
-    Batches of a window come in the order of their earliest example: long ones are not all last, and where all lengths are
-    equal the order stays as it is.
+    Batches of a window are sorted by their earliest example: long ones are not all last, and equal lengths leave the order
+    unchanged.
     """
     order = order.copy()
     last = first + (len(order) - first) // batch_size * batch_size
@@ -277,7 +277,7 @@ def _state(trainable: dict, optimizer: Any, ema: dict, progress: Progress) -> di
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    # To an open file: with a name alone torch loses the error that the disk gave.
+    # To an open file: given a name, torch loses the disk's error.
     with whole_file(path) as partial, open(partial, "wb") as stream:
         torch.save(state, stream)
 

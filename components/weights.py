@@ -1,4 +1,4 @@
-"""Models read from folders, every tensor of them."""
+"""Loading of models from folders, with a check of every tensor."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers.utils import logging
 from components.errors import BadInput
 from components.text_files import read_json
 
-# What these libraries raise at files that are cut off, and at configurations with a wrong value.
+# Exceptions of these libraries for truncated files and for configurations with a wrong value.
 UNREADABLE = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError),
     *(TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
@@ -24,18 +24,18 @@ UNREADABLE = (
 def load_pretrained(
     kind: Any, folder: str | Path, dtype: torch.dtype = torch.float32, unread: str | None = None, **config: Any
 ) -> Any:
-    """kind.from_pretrained(folder), a model of transformers or diffusers. BadInput when a tensor is missing, left
-    over, of another shape or not finite: by themselves these libraries go on with random weights in its place, or fail
-    later. Weights are read from safetensors alone: a pickle may run code.
+    """kind.from_pretrained(folder), a model of transformers or diffusers. BadInput when a tensor is missing, unexpected, of
+    another shape or not finite: by default these libraries continue with random weights, or fail later. Weights are read
+    only from safetensors, as a pickle may run code.
 
-    `config` replaces values of the folder's own, such as num_layers; `unread` is a pattern of the names of the tensors that
-    a model of fewer layers leaves in the file.
+    `config` replaces values of the folder's configuration, such as num_layers; `unread` is a pattern of the names of tensors
+    that a model with fewer layers leaves unread.
     """
     if Path(folder).is_dir() and not {"model_type", "_class_name"} & set(read_json(Path(folder) / "config.json")):
-        # These libraries would make the largest model of the kind, of random weights.
+        # These libraries would make a default model of the kind with random weights.
         raise BadInput(Path(folder) / "config.json", f"names no model: no {kind.__name__} here", key="model_type")
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it reports of tensors is said below, in one line
+    logging.set_verbosity_error()  # its report on tensors becomes one line below
     try:
         model, report = kind.from_pretrained(
             folder,
@@ -43,14 +43,14 @@ def load_pretrained(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            local_files_only=True,  # a name is looked up in the hub's cache; `reelign fetch` alone goes to the hub
+            local_files_only=True,  # a hub id is looked up in the hub's cache; only `reelign fetch` downloads
             **config,
         )
     except UNREADABLE as error:
         raise BadInput(folder, f"no {kind.__name__} here: {first_line(error)}") from error
     for name, given, wanted in sorted(report["mismatched_keys"]):
         raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
-    for found, why in (("missing_keys", "missing"), ("unexpected_keys", "a tensor that this model has no place for")):
+    for found, why in (("missing_keys", "missing"), ("unexpected_keys", "this model has no such tensor")):
         for name in sorted(report[found]):
             if found == "missing_keys" or unread is None or not re.match(unread, name):
                 raise BadInput(folder, why, key=name)
@@ -61,7 +61,7 @@ def load_pretrained(
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """A safetensors file; BadInput where it is missing or cut off."""
+    """A safetensors file; BadInput where it is missing or truncated."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -69,12 +69,12 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def check_tensors(file: Path, tensors: dict[str, torch.Tensor], shapes: dict[str, torch.Size]) -> None:
-    """BadInput where a file's `tensors` are not those of `shapes`, by name, or one is not finite."""
+    """BadInput where a file's `tensors` differ from `shapes` in names or shapes, or one is not finite."""
     for name in sorted(tensors.keys() | shapes.keys()):
         if name not in tensors:
             raise BadInput(file, "missing", key=name)
         if name not in shapes:
-            raise BadInput(file, "a tensor that this model has no place for", key=name)
+            raise BadInput(file, "this model has no such tensor", key=name)
         if tensors[name].shape != shapes[name]:
             raise BadInput(file, f"is {tuple(tensors[name].shape)}, not {tuple(shapes[name])}", key=name)
         if not torch.isfinite(tensors[name]).all():
@@ -85,7 +85,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; BadInput where there is none, or none that can pad."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # what tokenizers raises is nothing narrower
+    except Exception as error:  # tokenizers raises nothing narrower
         raise BadInput(folder, f"no tokenizer here: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         raise BadInput(folder, "has no pad_token (tokenizer_config.json names it)", key="pad_token")
@@ -93,5 +93,5 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 
 def first_line(error: Exception) -> str:
-    """Of an error's message, or its kind where that is empty."""
+    """First line of an error's message, or its type where that is empty."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,8 +1,8 @@
-"""The tree that a stage works in: a clone that shares this checkout's objects, at a commit and with the params asked for.
+"""The work tree of a stage: a clone that shares this checkout's objects, at a given commit and with given params.
 
-DVC locks its tree, so that stages in one tree would wait for each other, and a task that is killed leaves its state
-(components/stage.py) where the next try of the same stage finds it. What is in a tree can be lost: what lasts is in the DVC
-cache, shared by all trees, and in the remote.
+DVC locks its tree, so that stages in one tree would wait for each other. The state of a killed task (components/stage.py)
+stays in the tree for the next try of the stage. A tree may be lost: persistent data is in the DVC cache, shared by all
+trees, and in the remote.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from components.profiles import profile_file
 
 @dataclass(frozen=True)
 class Places:
-    """Where a checkout keeps what its stages make: below the folder REELIGN_WORK, if set (a volume), else in itself."""
+    """Folders for the stages' data of a checkout: below REELIGN_WORK, if set (a volume), else in the checkout."""
 
     trees: Path
     cache: Path
@@ -45,7 +45,7 @@ class Places:
 
 @contextmanager
 def tree_of(name: str, places: Places) -> Iterator[Path]:
-    """The folder of a stage's tree, for this process alone: a second task of the same stage waits."""
+    """The folder of a stage's tree, locked for this process: a second task of the same stage waits."""
     tree = places.trees / name
     places.trees.mkdir(parents=True, exist_ok=True)
     with open(places.trees / f"{name}.lock", "w") as lock:
@@ -63,11 +63,11 @@ def tree_of(name: str, places: Places) -> Iterator[Path]:
 
 
 def end_orphans(name: str, tree: Path) -> None:
-    """Kill what a task that was killed left running in its tree: nobody else may write there."""
+    """Kill processes that a killed task left running in its tree, as they could write there."""
     import psutil
 
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC tells its commands
+        if (process.info["environ"] or {}).get("DVC_ROOT") == str(tree):  # DVC sets it for its commands
             say(name, f"process {process.pid} of an earlier task still runs in {tree}: killed")
             process.kill()
             process.wait(60)
@@ -93,7 +93,7 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     places.cache.mkdir(parents=True, exist_ok=True)
     config = {
         "core": {"site_cache_dir": str(tree / ".reelign/dvc"), "analytics": "false"},
-        # Links: a tree for each stage would else be a copy of the data for each.
+        # Links, as otherwise each stage's tree would have a copy of the data.
         "cache": {"dir": str(places.cache), "type": "reflink,hardlink,copy"},
     }
     if places.remote:
@@ -107,7 +107,7 @@ def prepare(tree: Path, checkout: Path, places: Places, commit: str | None, prof
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     store = embedded_store() if os.environ.get("MLFLOW_TRACKING_URI") else places.home / "mlflow.db"
     if store:
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # a relative one would lie in the tree from here on
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}"  # absolute, as a relative one would be in the tree
 
 
 def full_hash(commit: str | None, checkout: Path) -> str:
@@ -147,13 +147,13 @@ def git(*words: str, cwd: Path | None = None, environment: dict[str, str] | None
 
 
 def link_local_inputs(name: str, checkout: Path) -> None:
-    """Inputs that no stage makes and git does not keep (downloaded models, a folder of labels) lie in the checkout alone."""
+    """Link inputs that only the checkout has: not made by a stage and not tracked by git (downloaded models, labels)."""
     made = {out for other in stage_names() for out in stage_definition(other)["outs"]}
     for dep in stage_definition(name)["deps"]:
         if "://" in dep or dep in made:
             continue
         if Path(dep).is_symlink():
-            Path(dep).unlink()  # it may lead to where the checkout was before
+            Path(dep).unlink()  # it may point to the checkout's old location
         if Path(dep).exists() or not (checkout / dep).exists():
             continue
         Path(dep).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""DAG `deploy`: the newest reward model through the gate, to the server, and back if it does not serve as it should. Wiring
+"""DAG `deploy`: promote the newest reward model through the gate, serve it, and roll back where verification fails. Wiring
 only."""
 
 from typing import Any
@@ -14,8 +14,8 @@ from dags.asked import commit_param, profile_param
 from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
 
-SERVED = "video_reward"  # the model that the server has; in full reelign-PROFILE-video-reward
-# Where the gate finds what it compares on: pairs and videos of the one, figures of clips of the others.
+SERVED = "video_reward"  # the served model; in full reelign-PROFILE-video-reward
+# The stage with the gate's data: pairs and videos for a reward model, figures of clips for a generator.
 STAGE = '{{ "reward_bench" if params.model.endswith("reward") else "evaluate" }}'
 GATE = {"REELIGN_MODEL": "{{ params.model }}", "REELIGN_CHALLENGER": "{{ params.challenger or '' }}"}
 
@@ -25,7 +25,7 @@ def is_served(params: dict[str, Any]) -> bool:
 
 
 def add_tasks(settings: OrchestrationParams) -> None:
-    """Make the tasks of the DAG that is being made."""
+    """Add the tasks to the current DAG."""
     resources = settings.resources_of("reward_bench")
     deploy = ["run-with", "reward_bench", "deploy", settings.serving.url, "--live", folder("live", settings)]
     deploy += ["--model", f"{SERVED}/champion"]
@@ -38,9 +38,9 @@ def add_tasks(settings: OrchestrationParams) -> None:
         make_task(name, Command(deploy + words, resources, folders=["live"], manages=name != "verify"), settings)
         for name, words in {"roll_over": slowest, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
     )
-    # Back only from what was rolled over: a version that was refused has changed nothing.
+    # Roll back only after a rollover: a refused version has changed nothing.
     refuted = EmptyOperator(task_id="refuted", trigger_rule=TriggerRule.ALL_FAILED)
-    deployed = EmptyOperator(task_id="deployed")  # so that the run is red where verify is
+    deployed = EmptyOperator(task_id="deployed")  # so that the run fails where verify fails
     promote >> served >> roll_over >> verify >> [deployed, refuted]
     [roll_over, refuted] >> roll_back
 

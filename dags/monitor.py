@@ -1,4 +1,4 @@
-"""DAG `monitor`: every hour, have served scores drifted? Then a retraining is asked for, unless one was lately."""
+"""DAG `monitor`: an hourly test for drift of served scores; drift triggers a retraining, unless one was triggered lately."""
 
 from datetime import datetime, timedelta
 
@@ -13,28 +13,28 @@ from dags.runners import REPOSITORY, Command, folder, make_task
 from dags.timing import on_time, skip_late
 
 RETRAIN = "retrain"
-ASKED = "reelign_drift_asked"  # variable: when, and as which run, drift last asked for a retraining
-RUN = "drift__{{ run_id }}"  # one for each run of this DAG: a second try asks for the same again, which Airflow refuses
+ASKED = "reelign_drift_asked"  # variable: time and run id of the last retraining triggered by drift
+RUN = "drift__{{ run_id }}"  # unique per run of this DAG: a retry triggers the same run id, which Airflow rejects
 
 
 def may_ask(ti: TaskInstance, run: str, cooldown: float) -> bool:
-    """Whether to ask for the retraining `run`; if so, that is written down."""
+    """Whether to trigger the retraining `run`; if so, record it."""
     if ti.get_dr_count(RETRAIN, states=["queued", "running"]):
         print("a retraining is under way")
         return False
     now, last = pendulum.now("UTC"), Variable.get(ASKED, default=None, deserialize_json=True)
-    # What was written down counts if it was asked for indeed; written down by an earlier try of this task, it is ours.
+    # A record counts only if its run was triggered; one by an earlier try of this task is this run's.
     if last and last["run"] != run and ti.get_dr_count(RETRAIN, run_ids=[last["run"]]):
         until = datetime.fromisoformat(last["time"]) + timedelta(hours=cooldown)
         if now < until:
-            print(f"{last['run']} was asked for at {last['time']}: no other before {until.isoformat()}")
+            print(f"{last['run']} was triggered at {last['time']}: no other before {until.isoformat()}")
             return False
     Variable.set(ASKED, {"run": run, "time": now.isoformat()}, serialize_json=True)
     return True
 
 
 def add_tasks(params: Params) -> None:
-    """Make the tasks of the DAG that is being made."""
+    """Add the tasks to the current DAG."""
     settings = params.orchestration
     words = ["monitor", "--require-drift", "--live", folder("live", settings), "--served", folder("served", settings)]
     drift = Command(words, settings.resources, folders=["live", "served"])
@@ -50,7 +50,7 @@ def add_tasks(params: Params) -> None:
         trigger_dag_id=RETRAIN,
         trigger_run_id=RUN,
         conf={"asked_by": "monitor", "run": "{{ run_id }}", "why": "served scores have drifted"},
-        note="Served scores have drifted: asked for by DAG `monitor`, whose task `drift` says by how much",
+        note="Served scores have drifted: triggered by DAG `monitor`; see the log of its task `drift`",
         skip_when_already_exists=True,
         retries=settings.resources.retries,
     )
@@ -59,7 +59,7 @@ def add_tasks(params: Params) -> None:
 
 with DAG(
     dag_id="monitor",
-    description="Ask for a retraining where served scores have drifted",
+    description="Trigger a retraining where served scores have drifted",
     schedule=on_time("7 * * * *"),
     catchup=False,
     max_active_runs=1,

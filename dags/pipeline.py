@@ -1,4 +1,4 @@
-"""dvc.yaml as Airflow tasks: a task a stage, the edges those of the graph. What has to run is for run-stage to see."""
+"""dvc.yaml as Airflow tasks: one task per stage, with the edges of the graph. run-stage decides whether a stage must run."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from dags.timing import skip_late
 
 
 def add_stages(dag: DAG) -> dict[str, BaseOperator]:
-    """Make the tasks of `dag`, by stage name, by the runner of params.yaml."""
+    """Make the tasks of `dag` with the runner of params.yaml; returns them by stage name."""
     here = Path.cwd()
     os.chdir(REPOSITORY)  # the graph is read relative to the checkout, wherever Airflow was started
     try:

@@ -1,4 +1,4 @@
-"""DAG `retrain`: the whole pipeline once a week, when there are new preferences, or by hand. Wiring only."""
+"""DAG `retrain`: the whole pipeline, weekly, on new preferences, or by hand. Wiring only."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from dags.timing import on_time
 
 @task(outlets=[NEW_REWARD_MODEL])
 def new_reward_model(params: dict[str, Any], outlet_events: Any) -> None:
-    """Done. Whoever goes on from here is to look at the same commit and params."""
+    """Update the asset, with commit and params for the DAGs that it triggers."""
     outlet_events[NEW_REWARD_MODEL].extra = {key: params[key] for key in ("commit", "profile")}
 
 
@@ -21,7 +21,7 @@ with DAG(
     description="Retrain VideoReward, align the generator with it, evaluate (dvc.yaml)",
     schedule=AssetOrTimeSchedule(timetable=on_time("0 3 * * 0"), assets=[NEW_PREFERENCES]),
     catchup=False,
-    max_active_runs=1,  # labels that come while one runs wait, together, for the next
+    max_active_runs=1,  # labels that arrive during a run start one more run together
     params={
         "profile": profile_param("params.yaml as it is"),
         "commit": commit_param("what is checked out"),

@@ -1,8 +1,8 @@
-"""How a task runs its command of `reelign`: as a process, a container or a pod.
+"""Runners of a task's `reelign` command: a process, a container or a pod.
 
-Section `orchestration` of params.yaml chooses and gives resources. A stage's is `run-stage NAME` (components/run_stage.py).
-What is asked of a DAG run (commit, profile, stages to force, ...) reaches all three by environment variables, so that the
-command is the same everywhere; secrets go by name alone.
+Section `orchestration` of params.yaml selects the runner and sets resources. A stage's command is `run-stage NAME`
+(components/run_stage.py). The settings of a DAG run (commit, profile, stages to force, ...) are environment variables in all
+three, so that the command is the same everywhere; secrets are passed by name only.
 """
 
 import os
@@ -48,14 +48,14 @@ class Command:
 
 
 def make_stage(name: str, settings: OrchestrationParams, **common: Any) -> BaseOperator:
-    """The task of a stage, "align@dpo" as task "align.dpo"; `common` goes to any operator, e.g. dag=."""
+    """The task of a stage, "align@dpo" as task "align.dpo"; `common` is passed to the operator, e.g. dag=."""
     forced = {"REELIGN_FORCE": f"{{{{ '{name}' in params.force }}}}"}
     command = Command(["run-stage", name], settings.resources_of(name), forced)
     return make_task(name.replace("@", "."), command, settings, **common)
 
 
 def make_task(task_id: str, command: Command, settings: OrchestrationParams, **common: Any) -> BaseOperator:
-    """The task of a command, by the runner of `settings`."""
+    """The task of a command, with the runner of `settings`."""
     make = {"local": local, "docker": docker, "kubernetes": kubernetes}[settings.runner]
     common |= {
         "task_id": task_id,
@@ -66,12 +66,12 @@ def make_task(task_id: str, command: Command, settings: OrchestrationParams, **c
 
 
 def folder(name: str, settings: OrchestrationParams) -> str:
-    """Where a task finds a folder of the server."""
+    """Path of a folder of the server in a task."""
     return str(REPOSITORY / getattr(settings.serving, name)) if settings.runner == "local" else f"/{name}"
 
 
 def image(settings: OrchestrationParams) -> str:
-    """The image of the commit that a DAG run asks for, or else of this one."""
+    """The image of the DAG run's commit, by default this one."""
     return image_of(settings.image, f"{{{{ {COMMIT} or '{own_commit()}' }}}}")
 
 
@@ -90,12 +90,12 @@ def local(command: Command, settings: OrchestrationParams, common: dict[str, Any
 
 
 def docker(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
-    """A container without privileges and with a read-only root; what it writes lies in the volume `docker.work`."""
+    """A container without privileges and with a read-only root; it writes to the volume `docker.work`."""
     from airflow.providers.docker.operators.docker import DockerOperator
     from docker.types import DeviceRequest, Mount
 
     class ContainedOperator(DockerOperator):
-        """DockerOperator knows neither read-only roots nor dropped capabilities; Docker does."""
+        """DockerOperator with a read-only root and dropped capabilities, which it has no arguments for."""
 
         @cached_property
         def cli(self) -> Any:
@@ -134,10 +134,10 @@ def docker(command: Command, settings: OrchestrationParams, common: dict[str, An
 
 
 def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
-    """A pod that a task finds again after the scheduler was restarted, and that no worker waits for.
+    """A deferrable task whose pod survives a restart of the scheduler.
 
-    Requests are limits: a stage that outgrows its memory is killed alone, and the task fails. A pod whose image cannot be
-    pulled or that no node takes fails after `startup_timeout`, with the pod's events in the log.
+    Requests equal limits: a stage that exceeds its memory is killed alone, and the task fails. A pod that cannot pull its
+    image or be scheduled fails after `startup_timeout`, with the pod's events in the log.
     """
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
     from airflow.providers.cncf.kubernetes.secret import Secret
@@ -159,7 +159,7 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
     paths = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"} | {key: folder(key, settings) for key in command.folders}
     labels = {"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"}
     if settings.serving.url in command.words:
-        labels["reelign/scores"] = "yes"  # may talk to Triton
+        labels["reelign/scores"] = "yes"  # may connect to Triton
     return KubernetesPodOperator(
         **common,
         name=f"reelign-{common['task_id'].replace('.', '-').replace('_', '-')}",

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # diffusers 0.42.1: ModelMixin.from_pretrained draws from torch's global generator, although every weight is then read from
-# the file. transformers 5.23.0 draws nothing for its own models. So torch.manual_seed before loading is not enough: a head
-# that is initialised after a diffusers model gets other weights when that model has one block more, or is loaded twice.
-# Seed after loading, or draw from a torch.Generator.
+# the file. transformers 5.23.0 draws nothing for its models. So torch.manual_seed before loading is not enough: a head that
+# is initialised after a diffusers model gets other weights when that model has one block more, or is loaded twice. Seed
+# after loading, or draw from a torch.Generator.
 #
 # Seen: 0.49625658988952637 without loading and after transformers' model; another number after diffusers' model, and a third
 # one when that model has two blocks.

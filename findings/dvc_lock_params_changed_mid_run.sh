@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# dvc 3.67.1: params.yaml changed while a stage runs. dvc.lock then pairs the new value with the output that the old value
-# made, and `dvc status` calls it up to date: params are read when the stage has ended, not when it began.
+# dvc 3.67.1: params.yaml changes while a stage runs. dvc.lock then pairs the new value with the output of the old value, and
+# `dvc status` reports it as up to date: DVC reads params at the end of the stage, not at its start.
 #
-# Why it matters: edit lr while a training runs, and the lock, `dvc exp show` and the run cache say for good that the new lr
-# made this model; `dvc repro` never trains with it, and `dvc push --run-cache` tells other machines the same.
+# Why it matters: after an edit of lr during a training, the lock, `dvc exp show` and the run cache permanently pair the new
+# lr with this model. `dvc repro` never trains with it, and `dvc push --run-cache` spreads the wrong pairing.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# DVC 3.67.1: lists in a metrics file are left out of `dvc metrics show`, `dvc metrics diff` and `dvc exp show`.
+# DVC 3.67.1: `dvc metrics show`, `dvc metrics diff` and `dvc exp show` leave out lists of a metrics file.
 #
-# A metrics file {"accuracy": {"value": 0.71, "ci95": [0.64, 0.78]}} shows accuracy.value alone. Nothing is said about the
-# list: exit status 0, nothing on stderr, and --json lacks it too. A change of the list alone is no change for `metrics diff`.
-# Why it matters: a metric's confidence interval is commonly a pair of numbers. Who compares experiments by DVC sees point
-# estimates, and a result that lost its significance looks the same as before. Low and high must be scalars of their own.
+# For a metrics file {"accuracy": {"value": 0.71, "ci95": [0.64, 0.78]}} they show accuracy.value alone. There is no warning
+# about the list: exit status 0, empty stderr, and --json lacks it too. `metrics diff` ignores a change of the list alone.
+# Why it matters: a metric's confidence interval is commonly a pair of numbers. A comparison of experiments with DVC shows
+# point estimates only, and a result that lost its significance looks the same. Low and high must be separate scalars.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -33,4 +33,4 @@ assert json.loads(shown)[""]["data"]["m.json"]["data"] == {"accuracy": {"value":
 assert not json.loads(changed).get("diff"), "a changed list is a change now"
 assert said == "", said
 PYTHON
-echo "lists are left out without a word"
+echo "lists are left out without a warning"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# PyAV 18.1.0: an AV1 track cannot be copied into another file with `add_stream_from_template(stream)`: it raises
-# UnknownCodecError "libdav1d". PyAV looks for an encoder that is named as the decoder, and FFmpeg's decoder of AV1 is
-# libdav1d; `opaque=True` copies it. `stream.codec_context.name` says "libdav1d" too, `.codec.canonical_name` says "av1".
-# Why it matters: AV1 is what browsers play and much of the web serves; H.264, HEVC and VP9 are copied without the argument,
-# so a remux that was tested on these fails on AV1 alone, and a check of codec names refuses it.
+# PyAV 18.1.0: `add_stream_from_template(stream)` cannot copy an AV1 track into another file: it raises UnknownCodecError
+# "libdav1d". PyAV looks up an encoder by the decoder's name, and FFmpeg's decoder of AV1 is libdav1d; `opaque=True` copies
+# it. `stream.codec_context.name` is "libdav1d" too, `.codec.canonical_name` is "av1".
+# Why it matters: browsers play AV1, and much of the web serves it. H.264, HEVC and VP9 are copied without the argument, so a
+# remux that was tested on these fails on AV1 alone, and a check of codec names refuses it.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

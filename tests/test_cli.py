@@ -70,12 +70,12 @@ def test_a_drawn_clip_says_what_it_was_drawn_with(tmp_path):
     assert record["sampling"] == load_params().sampling.model_dump() and record["guidance"] is None
     (clip,) = out.glob("*.mp4")
     before = clip.read_bytes()
-    with pytest.raises(BadInput, match=r"000_3\.mp4: is there already"):
+    with pytest.raises(BadInput, match=r"000_3\.mp4: exists already"):
         run(*draw, "--seed", "3")
     assert run(*draw, "--seed", "3", "--overwrite").exit_code == 0 and clip.read_bytes() == before
 
 
 def test_a_strength_without_guidance_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="--scale: is the strength of --guide"):
+    with pytest.raises(BadInput, match="--scale: needs --guide"):
         run("generate", "--prompt", "a red circle", "--scale", "3", "--out", str(tmp_path / "clips"))
     assert not (tmp_path / "clips").exists()

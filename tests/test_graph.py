@@ -81,7 +81,7 @@ def test_rounds_follow_each_other():
         {"2": "models/aligned/dpo", "3": "models/aligned/dpo"},
     ):
         params["align"]["rounds"] = wrong
-        with pytest.raises(ValidationError, match="rounds go on from each other"):
+        with pytest.raises(ValidationError, match="each round starts from the one before"):
             Params.model_validate(params)
     params["align"] |= {"rounds": ROUNDS, "reference": "live"}
     with pytest.raises(ValidationError, match="rounds need reference 'cached'"):

@@ -176,7 +176,7 @@ def test_another_folder_on_record_and_a_damaged_store_are_refused(made, here):
     with closing(sqlite3.connect("mlflow.db")) as store:
         store.execute("UPDATE experiments SET artifact_location = 'file:///elsewhere/runs' WHERE name != 'Default'")
         store.commit()
-    with pytest.raises(BadInput, match="experiment reelign-shapes keeps its artifacts in /elsewhere/runs, and not in"):
+    with pytest.raises(BadInput, match="experiment reelign-shapes has its artifacts in /elsewhere/runs, not in"):
         mlflow_client()
     Path("mlflow.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(BadInput, match=r"mlflow\.db: cannot be used as MLflow's store"):
@@ -249,7 +249,7 @@ def server_of(status=200, kind="text/html", body=b"<html>", silent=False, health
     [
         ({"status": 200}, r"something answers, but not as MLflow does \(200, text/html\)"),
         ({"status": 404}, r"not as MLflow does \(404, text/html\)"),
-        ({"status": 401}, r"access is refused \(401\); MLflow's clients take it from MLFLOW_TRACKING_USERNAME"),
+        ({"status": 401}, r"access is refused \(401\); MLflow's clients read credentials from MLFLOW_TRACKING_USERNAME"),
         ({"status": 403, "kind": "application/json", "body": b"{}"}, r"access is refused \(403\)"),
         ({"status": 503}, r"MLflow does not answer \(503\)"),
         ({"status": 500, "kind": "application/json", "body": b"{}"}, r"MLflow does not answer \(500\)"),

@@ -113,8 +113,8 @@ def test_a_missing_file_and_a_file_that_is_not_yaml(tmp_path):
         ("seed: 2026-13-45", "a value cannot be read: month must be in 1..12"),
         (f"seed: {'9' * 5000}", "a value cannot be read: Exceeds the limit"),
         ("seed: !!int abc", "a value cannot be read: invalid literal"),
-        ("seed: !!bool maybe", "a value is not what its tag"),
-        ("seed: !!timestamp x", "a value is not what its tag"),
+        ("seed: !!bool maybe", "a value does not match its tag"),
+        ("seed: !!timestamp x", "a value does not match its tag"),
         ("profile: x\nseed: &s {a: *s}", "row 2: holds an alias of itself"),
     ],
 )

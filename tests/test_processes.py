@@ -66,10 +66,10 @@ def test_two_processes_end_where_one_does(alone, tmp_path, kind):
         assert result["videos"] == whole["videos"] == [f"clip{n}.mp4" for n in range(5)]
     assert first["align"]["tables"] == second["align"]["tables"] and len(first["align"]["tables"]) == 1
     for result, again in ((first["plain"], first["killed"]), (second["plain"], second["killed"])):
-        assert again["said"][0] == "train: going on from step 10"
+        assert again["said"][0] == "train: resumes at step 10"
         assert again["rows"] == result["rows"]
         for key, weight in result["weights"].items():
             assert torch.equal(again["weights"][key], weight)
     assert first["plain"]["files"] == ["train.pt"]  # the first process alone writes
     assert "9 is no multiple of 2 processes" in first["uneven"]["error"]
-    assert "key 'sample.workers': 2 processes were launched" in second["crowded"]["error"]
+    assert "key 'sample.workers': 2 launched processes share the clips" in second["crowded"]["error"]

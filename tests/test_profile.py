@@ -64,7 +64,7 @@ def test_what_a_profile_starts_from_and_is_not_there(checkout):
     result = CliRunner().invoke(app, ["profile", "wan2.1-1.3b"], catch_exceptions=False)
     for model in ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "Qwen/Qwen2-VL-2B-Instruct"):
         folder = f"downloads/{model.split('/')[1]}"
-        assert f"{folder} is not there yet; `reelign fetch {model} --to {folder}` brings it" in result.output
+        assert f"{folder} is not there yet; `reelign fetch {model} --to {folder}` downloads it" in result.output
         assert (checkout.parent / folder).is_dir()
     assert "preferences is not there yet; put it there, or name another in params.yaml" in result.output
     with pytest.raises(BadInput, match=r"downloads/Wan2\.1-T2V-1\.3B-Diffusers.*`reelign fetch Wan-AI/"):

@@ -151,7 +151,7 @@ def test_mlflow_of_a_moved_checkout_serves_its_artifacts(tmp_path, monkeypatch):
 def test_what_cannot_start_leaves_nothing_behind(checkout, ports):
     with socket.create_server(("127.0.0.1", ports["airflow"])):
         done = call(checkout, "up", *options(ports))
-    assert done.returncode == 2 and "error: --airflow: something listens on" in done.stderr
+    assert done.returncode == 2 and "error: --airflow: another process listens on" in done.stderr
     (checkout / "serving/model_repository/video_reward_model/1/video_reward/model.safetensors").write_bytes(b"no model")
     done = call(checkout, "up", *options(ports))
     assert done.returncode == 2 and "triton did not start" in done.stderr, done.stderr

@@ -101,8 +101,8 @@ def test_params_that_changed_meanwhile_are_refused_as_dvc_would_write_them_into_
     result = run(checkout, change + ".replace('seed: 17', 'seed: 18', 1))")
     assert result.returncode == 2
     assert result.stderr.endswith(
-        "error: params.yaml: it was changed while stage toy ran with it (key 'seed'); put it back, or run `dvc repro` anew "
-        "with it as it is now\n"
+        "error: params.yaml: was changed while stage toy ran (key 'seed'); restore it, or run `dvc repro` again "
+        "with the new params\n"
     )
     assert not (checkout / "out").exists()
     assert run(checkout, change + " + '# a note')").returncode == 0
@@ -160,7 +160,7 @@ tracking.embedded_store, tracking.await_server = lambda: None, gone
 """
     failed = run(checkout, body + 'raise BadInput("x.csv", "label is C", row=7)')
     assert failed.returncode == 2, failed.stderr
-    assert "the failure is not on record: http://mlflow:5000: no answer for 20 s\n" in failed.stderr
+    assert "the failure could not be recorded: http://mlflow:5000: no answer for 20 s\n" in failed.stderr
     assert failed.stderr.endswith("error: x.csv, row 7: label is C\n")
     assert run(checkout, body + GOOD).stderr.endswith("error: http://mlflow:5000: no answer for 240 s\n")
 

@@ -134,7 +134,7 @@ def load_transformer(
 ) -> WanTransformer3DModel:
     """Only the transformer, on the CPU: training on cached latents and text needs no other part. `unread` and `config` are
     those of load_pretrained."""
-    logging.set_verbosity(logging.CRITICAL)  # load_pretrained reports wrong tensors in one line of its own
+    logging.set_verbosity(logging.CRITICAL)  # load_pretrained reports wrong tensors in one line
     folder = Path(folder) / "transformer"
     transformer = load_pretrained(WanTransformer3DModel, folder, getattr(torch, dtype), unread, **config)
     return transformer.requires_grad_(False).eval()

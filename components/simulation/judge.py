@@ -40,7 +40,7 @@ class Verdict:
     MQ: float
     TA: float
     Overall: float  # the mean of the three
-    prompt_right: bool  # all that the prompt names is there
+    prompt_right: bool  # the clip shows everything in the prompt
     dynamic_degree: float  # speed of the best-fitting linear track, px a frame
     speed_error: float  # its distance from the prompt's speed, px a frame
     colour: str

@@ -113,7 +113,7 @@ def test_the_table_serves_again_and_no_other_does(transformer, pairs, bare_stage
         errors(None, grid=grid, identity={"base": "y"})
     (file,) = (tmp_path / "cache").glob("*.safetensors")
     save_file({"errors": table}, file, {"base": "y"})
-    with pytest.raises(BadInput, match=r"was made from base y, wanted is x"):
+    with pytest.raises(BadInput, match=r"was made from base y, expected x"):
         errors(None, grid=grid, identity={"base": "x"})
 
 

@@ -56,7 +56,7 @@ def test_pairs_are_rows_of_the_candidates(folder):
 
 
 def test_latents_of_another_generator(folder):
-    with pytest.raises(BadInput, match=r"00000.safetensors, .*: was made from base generator abc, wanted is def"):
+    with pytest.raises(BadInput, match=r"00000.safetensors, .*: was made from base generator abc, expected def"):
         load_candidates("def", folder)
 
 
@@ -67,7 +67,7 @@ def test_latents_of_unlike_shapes(folder, monkeypatch):
         file.unlink()
     (folder / "latents").rmdir()
     save_shards(parts, folder / "latents", MADE_FROM)
-    with pytest.raises(BadInput, match=r"00001.*: latents of shape \[1, 2, 1, 1\], those before are \[1, 1, 1, 1\]"):
+    with pytest.raises(BadInput, match=r"00001.*: latents of shape \[1, 2, 1, 1\], earlier files have \[1, 1, 1, 1\]"):
         load_candidates("abc", folder)
 
 

@@ -37,7 +37,7 @@ def test_files_are_mapped_and_not_loaded(tmp_path):
 def test_what_is_missing_or_of_another_generator_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     save_shards(torch.ones(3, 1, 2), tmp_path / "rows", MADE_FROM)
-    with pytest.raises(BadInput, match=r"00000.safetensors.*was made from base generator abc, wanted is def"):
+    with pytest.raises(BadInput, match=r"00000.safetensors.*was made from base generator abc, expected def"):
         Shards(tmp_path / "rows", {"base generator": "def"})
     (tmp_path / "rows/00001.safetensors").unlink()
     with pytest.raises(BadInput, match=r"00001.safetensors.*missing"):

@@ -265,7 +265,7 @@ def test_a_csv_is_checked_and_its_repeats_dropped(tmp_path):
     bad = write_csv(tmp_path / "bad.csv", HEADER, [row, [*row[:4], "B", "B", "same"]])
     assert "row 3, key 'VQ': annotator '1' contradicts row 2" in refusal(import_csv, bad)
     bad = write_csv(tmp_path / "bad.csv", HEADER, [row, ["a.mp4", "b.mp4", "a  Cat", *row[3:]]])
-    assert "row 3, key 'prompt': the same pair has this prompt in row 2" in refusal(import_csv, bad)
+    assert "row 3, key 'prompt': row 2 has the same pair and prompt with" in refusal(import_csv, bad)
     four = write_csv(tmp_path / "four.csv", HEADER, [[*row[:3], name, *row[4:]] for name in "1234"])
     assert "key 'annotator': annotators 1, 2, 3, 4" in refusal(count_waiting, four, import_csv(four).annotations)
 

@@ -85,7 +85,7 @@ def test_errors_name_the_columns_that_the_csv_has(folder):
     with pytest.raises(BadInput, match=r"row 2, key 'chosen': '../0_A.mp4' is not a path inside the folder"):
         source(PlainStage(folder))
     preferences(folder, "chosen,rejected,prompt,VQ", [])
-    with pytest.raises(BadInput, match=r"row 1, key 'VQ': chosen and rejected say which clip is better"):
+    with pytest.raises(BadInput, match=r"row 1, key 'VQ': chosen and rejected name the better clip"):
         source(PlainStage(folder))
     row = "videos/0_A.mp4,videos/0_B.mp4,prompt 0"
     preferences(folder, "chosen,rejected,prompt", [row, "videos/0_B.mp4,videos/0_A.mp4,prompt 0"])

@@ -88,7 +88,7 @@ def test_from_a_folder_to_pairs(folder):
     labels(folder, rows_of(folder) + rows_of(folder)[:2])
     stage = PlainStage(folder)
     report = run(stage)
-    assert any("2 rows repeat an earlier row" in line for line in stage.said)
+    assert any("2 rows dropped: they repeat an earlier row" in line for line in stage.said)
     assert json.loads(Path("metrics/source.json").read_text())["duplicate_rows_dropped"] == 2
     clips = read_table("data/clips.parquet", CLIPS_SCHEMA)
     assert [clip["clip"] for clip in clips] == [f"{n}_{side}.mp4" for n in range(3) for side in "AB"]

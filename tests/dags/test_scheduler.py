@@ -209,7 +209,7 @@ def test_drift_asks_once_until_the_cooldown_is_over(api):
     assert states == asks
     (first,) = asked(api)
     assert first["dag_run_id"] == f"drift__{path.rpartition('/')[2]}"
-    assert first["conf"]["why"] == "served scores have drifted" and "asked for by DAG `monitor`" in first["note"]
+    assert first["conf"]["why"] == "served scores have drifted" and "triggered by DAG `monitor`" in first["note"]
     retraining = f"dags/retrain/dagRuns/{first['dag_run_id']}"
     until(lambda: ask(api, "GET", retraining)["state"] == "running", WAIT)
     assert monitored(api)[1] == keeps, "one runs"

@@ -181,7 +181,7 @@ def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):
     assert not weights.exists(), "nothing half-written stands as an output"
 
     result = run(finished, "dvc", "repro", "reward_bench")
-    assert "going on from step" in result.stderr + result.stdout
+    assert "resumes at step" in result.stderr + result.stdout
     broken = weights.read_bytes(), metrics(finished)["reward_bench"]
     run(finished, "dvc", "repro", "--single-item", "--force", "--no-run-cache", "reward")
     run(finished, "dvc", "repro", "reward_bench")
@@ -201,7 +201,7 @@ def test_the_command_for_several_processes_trains_the_same_reward_model(finished
     command = [*launch, "-m", "components.reward.train"]
     alone = subprocess.run(command, cwd=shared, env=environ, capture_output=True, text=True)
     assert alone.returncode != 0 and not (shared / "models/video_reward").exists()
-    assert "error: environment, key 'ACCELERATE_USE_CPU': 2 processes were launched, each would run alone" in alone.stderr
+    assert "error: environment, key 'ACCELERATE_USE_CPU': 2 processes were launched, but each would run" in alone.stderr
     run(shared, "env", "CUDA_VISIBLE_DEVICES=", "ACCELERATE_USE_CPU=true", *launch, "-m", "components.reward.train")
     for name in ("model.safetensors", "head.safetensors"):
         one, two = (load_file(folder / "models/video_reward" / name) for folder in (finished, shared))

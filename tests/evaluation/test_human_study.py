@@ -134,7 +134,7 @@ def test_prompts_are_drawn_by_the_seed_alone_and_a_larger_draw_holds_the_smaller
         assert drawn(2, seed) == drawn(2, seed)
         assert set(drawn(2, seed)) < set(drawn(3, seed)) < set(drawn(None, seed))
     assert len({tuple(drawn(2, seed)) for seed in range(20)}) > 3
-    assert refusal(draw_pairs, METHODS, 5, 0) == "--prompts: 5 are more than the 4 that were sampled"
+    assert refusal(draw_pairs, METHODS, 5, 0) == "--prompts: 5 is more than the 4 that were sampled"
 
 
 def test_pairs_of_the_same_file_are_shown_to_nobody_and_counted(samples):
@@ -161,7 +161,7 @@ def drop(samples: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
         (lambda s: drop(s, lambda t: t.iloc[1:]), "rwr/samples.parquet, key 'p0, seed 0': no sample of a prompt and seed"),
         (
             lambda s: drop(s, lambda t: t.assign(prompt="x")),
-            "rwr/samples.parquet, key 'p0, seed 0': the prompt is not the one that dpo was given",
+            "rwr/samples.parquet, key 'p0, seed 0': the prompt is not that of dpo",
         ),
         (lambda s: (s / "rwr/samples.parquet").unlink(), "rwr/samples.parquet: missing"),
         (
@@ -182,7 +182,7 @@ def test_bad_samples_are_named_and_nothing_is_written(samples, spoil, said):
 
 def test_a_study_is_drawn_once_and_of_two_methods(samples, folder):
     before = (folder / "key.csv").read_bytes()
-    assert refusal(export_study, METHODS, folder).startswith("study: is there already")
+    assert refusal(export_study, METHODS, folder).startswith("study: exists already")
     assert (folder / "key.csv").read_bytes() == before
     assert "a study compares two methods" in refusal(export_study, ("dpo", "dpo"), Path("other"))
 
@@ -325,13 +325,13 @@ def test_which_judge_agrees_with_people(folder):
 def test_scores_of_other_clips_are_not_used(folder):
     study = read_study(folder)
     answered, _ = read_answers(study, labels(folder, always(1)), folder)
-    assert judge_scores(study, answered) == ({}, "data/sample_scores.parquet is not there; the stage evaluate makes it")
+    assert judge_scores(study, answered) == ({}, "data/sample_scores.parquet does not exist; stage evaluate makes it")
     table = score_table(study, reward=(1.0, 0.0)).sort_values(["method", "prompt_id", "seed"], ignore_index=True)
     file = Path("data/sample_scores.parquet")
     for spoiled, why in (
-        (table.drop(columns="clip_digest"), "does not say which clips it is of"),
-        (table[table["method"] != "rwr"], "is not of the clips shown: rwr, p0, seed 0"),
-        (table.iloc[:-1], "is not of the clips shown: rwr, p3, seed 1"),
+        (table.drop(columns="clip_digest"), "has no column clip_digest"),
+        (table[table["method"] != "rwr"], "scores other clips than those shown: rwr, p0, seed 0"),
+        (table.iloc[:-1], "scores other clips than those shown: rwr, p3, seed 1"),
         (table.assign(clip_digest=table["clip_digest"].where(table.index != 3, "other")), "shown: dpo, p1, seed 1"),
     ):
         spoiled.to_parquet(file)
@@ -409,7 +409,7 @@ def test_the_commands(samples):
     Path("data/sample_scores.parquet").unlink()
     outcome = run("read", whole, "--folder", folder)
     assert "1 pairs have no answer: the figures are of the other 5" in outcome.output
-    assert "no judge beside people: data/sample_scores.parquet is not there" in outcome.output
+    assert "no judge beside people: data/sample_scores.parquet does not exist" in outcome.output
     assert "left out: 1 skipped" in outcome.output
     outcome = run("read", whole, "--folder", folder, "--strict", "--out", "strict.json")
     assert str(outcome.exception) == f"{whole}: 1 of 6 pairs have no answer" and not Path("strict.json").exists()

@@ -81,8 +81,8 @@ def test_where_the_user_wants_it_what_all_have_is_compared_and_the_rest_counted(
     }
     words = missing_words(found.as_json(), {"dpo": "Flow-DPO"})
     assert words == (
-        "Samples are missing: of 8 prompts and seeds, base lacks 2, Flow-DPO lacks 1. All figures are of the 5 that every"
-        " generator has."
+        "Samples are missing: of 8 prompts and seeds, base lacks 2, Flow-DPO lacks 1. All figures are of the 5 that all"
+        " generators have."
     )
 
 

@@ -69,7 +69,7 @@ def test_videoaligns_sets_load_as_they_are(stage, file, column, count, repeats):
     sampling(stage, prompt_set=str(VIDEOALIGN / file), column=column)
     prompts = evaluation_prompts(stage)
     assert len(prompts) == len(dict(prompts)) == count_prompts(stage.params) == count
-    said = [f"{VIDEOALIGN / file}, row {row}: the prompt of row {first} again, taken once" for row, first in repeats]
+    said = [f"{VIDEOALIGN / file}, row {row}: the prompt of row {first} again, used once" for row, first in repeats]
     assert stage.said == said
 
 
@@ -90,7 +90,7 @@ def test_prompts_come_whole_and_in_order(stage):
 def test_a_prompt_that_comes_again_is_taken_once(stage):
     prompts = evaluation_prompts(sampling(stage, column="prompt_shorter"))
     assert [text for _, text in prompts] == [row[1] for row in ROWS[:3]]
-    assert stage.said == [f"{stage.params.sample.prompt_set}, row 6: the prompt of row 5 again, taken once"]
+    assert stage.said == [f"{stage.params.sample.prompt_set}, row 6: the prompt of row 5 again, used once"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_choice_is_part_of_a_larger_one_whatever_the_order_of_rows(stage, tmp_
     assert sets[0] == sets[1] < sets[2] == sets[3] < sets[4] == sets[9]
     assert chosen[2] == chosen[3][::-1], "in the order of the rows"
     assert [text for _, text in chosen[8]] == [row[0] for row in rows]
-    assert any("40 prompts wanted" in said for said in stage.said)
+    assert any("40 prompts requested" in said for said in stage.said)
     stage.params = stage.params.model_copy(update={"seed": stage.params.seed + 1})
     assert set(evaluation_prompts(sampling(stage, prompts=5))) != sets[0]
 

@@ -232,7 +232,7 @@ def test_command_refuses_what_contradicts_itself(tmp_path):
     video, file = clip(tmp_path / "a.mp4"), write_results(tmp_path / "a.json", {FLICKERING: entry(0.5)})
     for arguments, why in [
         ([], "give videos, --results, or both"),
-        ([video, "--results", file], f"key '{FLICKERING}': has it already"),
+        ([video, "--results", file], f"key '{FLICKERING}': has this dimension already"),
         ([video, "--version", "2"], "no dimension without weights"),
     ]:
         outcome = run(*arguments).exception

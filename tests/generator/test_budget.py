@@ -155,5 +155,5 @@ def test_twice_the_rate_and_twice_the_gpus_take_half_the_time():
 def test_an_unknown_generator_is_named(tmp_path):
     params = load_params()
     elsewhere = params.base_generator.model_copy(update={"folder": str(tmp_path)})
-    with pytest.raises(BadInput, match=r"not there, and infra/architectures/shapes.json does not say what it is"):
+    with pytest.raises(BadInput, match=r"not found, and there is no infra/architectures/shapes.json"):
         budget(params.model_copy(update={"base_generator": elsewhere}))

@@ -21,7 +21,7 @@ REFUSED = {
     "diffusers_header_network_alpha": r"key 'lora_alpha': 16 in the header alone, rank is 8",
     "dora_scale_diffusers_names": r"key 'transformer\.blocks\.0\.attn1\.to_k\.dora_scale': is none of LoRA",
     "missing_up_alpha": r"key 'diffusion_model\.blocks\.0\.self_attn\.q\.lora_up\.weight': missing, beside '.*lora_down",
-    "transformer_and_2": r"key 'transformer_2\.blocks\.0\..*': a tensor that this model has no place for",
+    "transformer_and_2": r"key 'transformer_2\.blocks\.0\..*': this model has no layer for this tensor",
 }
 PEFT_ALPHA = {"diffusers_meta_alpha_32_r8": 32, "metadata_new_peft_key": 16, "metadata_without_prefix": 16}
 WITHOUT_ALPHA = {"lokr_comfy", "lokr_diffusers"}  # two full matrices

@@ -56,7 +56,7 @@ def test_strength(base, tmp_path, said):
 def test_an_alpha_tensor_and_the_configuration_agree_or_are_refused(base, tmp_path):
     tensors = TENSORS | {f"{STEM}.alpha": torch.tensor(16.0)}
     assert scale(base, write(tmp_path, tensors, metadata=header(r=RANK, lora_alpha=16))) == 2
-    with pytest.raises(BadInput, match=r"key 'transformer.*\.alpha': 16, the configuration says 8"):
+    with pytest.raises(BadInput, match=r"key 'transformer.*\.alpha': 16, the configuration has 8"):
         read_lora(write(tmp_path, tensors, metadata=header(r=RANK, lora_alpha=8)), base)
 
 
@@ -68,7 +68,7 @@ REFUSED = {
     "alpha is no number": (header(lora_alpha="high"), f"key '{HEADER}': lora_alpha: Input should be a valid number"),
     "alpha 0": (header(lora_alpha=0), "alpha / rank is 0, not a strength above 0"),
     "alpha infinite": ({HEADER: '{"lora_alpha": Infinity}'}, "alpha / rank is inf, not a strength above 0"),
-    "another rank": (header(r=4, lora_alpha=8), "is of rank 8, the configuration says 4"),
+    "another rank": (header(r=4, lora_alpha=8), "has rank 8, the configuration has 4"),
     "a pattern that is none": (header(lora_alpha=8, alpha_pattern={"(": 1}), "not readable: missing"),
     "another method": (
         header(peft_type="BOFT", lora_alpha=8),

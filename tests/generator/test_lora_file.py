@@ -18,7 +18,7 @@ STEM = "diffusion_model.blocks.0.self_attn.q"
 DOWN, UP, ALPHA = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight", f"{STEM}.alpha"
 OTHER = pair("diffusion_model.blocks.1.ffn.0") | {"diffusion_model.blocks.1.ffn.0.lora_B.weight": random(4 * WIDTH, RANK)}
 Q = pair(STEM)
-NO_PLACE, NO_KIND = "a tensor that this model has no place for", "is none of LoRA, LoKr, LoHa"
+NO_PLACE, NO_KIND = "this model has no layer for this tensor", "is none of LoRA, LoKr, LoHa"
 LOKR = {f"{STEM}.lokr_w1": random(4, 4), f"{STEM}.lokr_w2": random(24, 24)}
 LOHA = {f"{STEM}.hada_w{i}_{part}": random(*shape) for i in (1, 2) for part, shape in (("a", (96, 2)), ("b", (2, 96)))}
 REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
@@ -44,8 +44,8 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     "too many out": ({DOWN: Q[DOWN], UP: random(97, RANK)}, UP, r"is \(97, 8\), the transformer takes \(96, 8\)"),
     "ranks differ": ({DOWN: Q[DOWN], UP: random(WIDTH, 4)}, UP, r"is \(96, 4\), the transformer takes \(96, 8\)"),
     "turned": ({DOWN: Q[UP], UP: Q[DOWN]}, DOWN, r"is \(96, 8\)"),
-    "a vector": ({DOWN: random(WIDTH), UP: Q[UP]}, DOWN, r"is \(96,\), no matrix"),
-    "a shard of size 0": ({DOWN: torch.zeros(0), UP: torch.zeros(0)}, DOWN, r"is \(0,\), no matrix"),
+    "a vector": ({DOWN: random(WIDTH), UP: Q[UP]}, DOWN, r"is \(96,\), not a matrix"),
+    "a shard of size 0": ({DOWN: torch.zeros(0), UP: torch.zeros(0)}, DOWN, r"is \(0,\), not a matrix"),
     "rank 0": ({DOWN: torch.zeros(0, WIDTH), UP: torch.zeros(WIDTH, 0)}, DOWN, "no matrix"),
     "of a norm": (pair("diffusion_model.blocks.0.self_attn.norm_q"), None, "the transformer takes"),
     "NaN": ({DOWN: Q[DOWN] * float("nan"), UP: Q[UP]}, DOWN, "a weight is not finite"),
@@ -104,11 +104,15 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
         "missing, beside",
     ),
     "LoKr twice": (LOKR | {f"{STEM}.lokr_w2_a": random(24, 2)}, f"{STEM}.lokr_w2", "whole, and again in '.*lokr_w2_a'"),
-    "LoKr of another size": (LOKR | {f"{STEM}.lokr_w2": random(24, 25)}, f"{STEM}.lokr_w1", r"no factor of \(96, 96\)"),
-    "LoKr of more axes": (LOKR | {f"{STEM}.lokr_w1": random(4, 4, 2)}, f"{STEM}.lokr_w1", r"no factor of \(96, 96\)"),
+    "LoKr of another size": (LOKR | {f"{STEM}.lokr_w2": random(24, 25)}, f"{STEM}.lokr_w1", r"not a factor of \(96, 96\)"),
+    "LoKr of more axes": (LOKR | {f"{STEM}.lokr_w1": random(4, 4, 2)}, f"{STEM}.lokr_w1", r"not a factor of \(96, 96\)"),
     "LoKr, Tucker": (LOKR | {f"{STEM}.lokr_t2": random(2, 2, 1)}, f"{STEM}.lokr_t2", NO_KIND),
     "LoHa without a part": ({k: v for k, v in LOHA.items() if "w2_b" not in k}, f"{STEM}.hada_w2_b", "missing, beside"),
-    "LoHa of another size": (LOHA | {f"{STEM}.hada_w2_a": random(95, 2)}, f"{STEM}.hada_w2_a", r"no factor of \(96, 96\)"),
+    "LoHa of another size": (
+        LOHA | {f"{STEM}.hada_w2_a": random(95, 2)},
+        f"{STEM}.hada_w2_a",
+        r"not a factor of \(96, 96\)",
+    ),
     "two methods on a layer": (Q | LOKR, None, "LoRA and LoKr on one layer|LoKr and LoRA on one layer"),
 }
 

@@ -76,7 +76,7 @@ PARTS = {
 }
 CHANGES = {
     "missing": lambda tensors, name: tensors.pop(name),
-    "no place for": lambda tensors, name: tensors.update({"extra.weight": torch.ones(2)}),
+    "no such tensor": lambda tensors, name: tensors.update({"extra.weight": torch.ones(2)}),
     r"is \(7,\), not": lambda tensors, name: tensors.update({name: torch.ones(7)}),
     "not finite": lambda tensors, name: tensors[name].view(-1)[3:4].fill_(float("nan")),
 }
