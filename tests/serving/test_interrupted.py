@@ -24,6 +24,7 @@ from components.serving.deploy import Rejected, deploy, rollback
 from components.serving.install import install_triton
 from components.serving.record import (
     DEPLOYMENT,
+    LOCK,
     alone,
     front_version,
     is_consistent,
@@ -335,13 +336,15 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
             return score.model_version
 
         assert command(url, "second").wait(PATIENCE) == 0
+        # What a killed one has set going on the server is still there for a while: the lock tells whose work it is.
         for how, moment in (
             (signal.SIGKILL, lambda: 3 in versions_there(live)),
-            (signal.SIGINT, lambda: server.backends("3")),
+            (signal.SIGINT, lambda: True),
             (signal.SIGKILL, lambda: server.backends("3")),
         ):
             process = command(url, "good")
-            until(moment, "the moment")
+            holder = f"process {process.pid} "
+            until(lambda holder=holder, moment=moment: holder in (live / LOCK).read_text() and moment(), "the moment")
             process.send_signal(how)
             assert process.wait(PATIENCE) != 0
             assert answers() in digests
