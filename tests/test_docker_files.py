@@ -1,9 +1,14 @@
 """Dockerfiles, read: what a build must not depend on or leave behind. hadolint and checkov look too (`make lint-docker`)."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from components.serving.access import options
 
 FILES = sorted(Path("docker").glob("*.Dockerfile"))
 
@@ -42,3 +47,17 @@ def test_the_lock_of_torch_fits_the_one_of_all_else():
     assert "torch" not in others and "nvidia-cublas" in torch
     for file in (Path("Makefile"), Path("docker/pipeline.Dockerfile"), Path("docker/triton.Dockerfile")):
         assert set(re.findall(r"\btorch==([\d.]+)", file.read_text())) == {torch["torch"]}, file
+
+
+def test_tritons_image_starts_with_a_key_and_only_with_one(tmp_path):
+    """Its command, with a server that prints its arguments."""
+    text = Path("docker/triton.Dockerfile").read_text()
+    command = json.loads(text[text.rindex("\nCMD ") + 5 :].replace("\\\n", ""))
+    (tmp_path / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "tritonserver").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    without = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert without.returncode != 0 and "REELIGN_TRITON_KEY" in without.stderr and not without.stdout
+    key = "0123456789abcdef"
+    given = subprocess.run(command, env=environment | {"REELIGN_TRITON_KEY": key}, capture_output=True, text=True)
+    assert {*options(key), "--model-repository=/models", "--load-model=video_reward"} <= {*given.stdout.splitlines()}

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from components.params import load_params
+from components.serving.access import options
 from tests.infra.manifests import (
     KUBERNETES,
     OVERLAYS,
@@ -96,6 +97,7 @@ def test_what_is_named_is_defined_or_documented(documents):
         assert (reference["name"], reference["key"]) in secrets
     for reference in references(documents, "secretRef"):
         assert reference["name"] in {name for name, _ in secrets}
+    assert set(references(documents, "secretName")) <= {name for name, _ in secrets}
     for reference in [*references(documents, "configMapRef"), *references(documents, "configMap")]:
         assert reference["name"] in names(documents, "ConfigMap")
     keys = {"serviceAccountName": "ServiceAccount", "priorityClassName": "PriorityClass", "serviceName": "Service"}
@@ -133,13 +135,14 @@ def test_no_pod_has_more_rights_than_it_needs(documents):
     """The restricted Pod Security Standard, a read-only root, and no token of the Kubernetes API."""
     templates = pod_templates(documents)
     assert {"mlflow", "triton", "stage"} <= set(templates)
-    for template in templates.values():
+    for name, template in templates.items():
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert all({"emptyDir", "configMap", "persistentVolumeClaim"} & set(volume) for volume in spec["volumes"])
+        kinds = {"emptyDir", "configMap", "persistentVolumeClaim"} | ({"secret"} if name == "s3" else set())
+        assert all(kinds & set(volume) for volume in spec["volumes"])
         for container in spec["containers"]:
             context = container["securityContext"]
             assert context["capabilities"] == {"drop": ["ALL"]} and context["readOnlyRootFilesystem"]
@@ -211,6 +214,21 @@ def test_orchestration_names_what_the_manifests_make():
             assert at_once >= 1, "two GPUs are Triton's"
             assert at_once * resources.cpu + 32 <= int(hard["requests.cpu"]), "32 for services"
             assert at_once * int(resources.memory.removesuffix("Gi")) + 64 <= 1024 and hard["requests.memory"] == "1Ti"
+
+
+def test_management_of_triton_needs_a_key_everywhere(documents):
+    """The same groups as where `reelign serve` starts it; S3 keys that nobody else has."""
+    [container] = pod_templates(documents)["triton"]["spec"]["containers"]
+    image = Path("docker/triton.Dockerfile").read_text().replace('\\"', "").replace("'", "")
+    for option in options("KEY-OF-THE-SERVER"):
+        assert option.replace("KEY-OF-THE-SERVER", "$(REELIGN_TRITON_KEY)") in container["args"]
+        assert option.replace("KEY-OF-THE-SERVER", "${REELIGN_TRITON_KEY:?}") in image
+    holders = {
+        name: {reference["name"] for reference in references(template, "secretRef")}
+        for name, template in pod_templates(documents).items()
+    }
+    assert holders["triton"] == {"reelign-triton"} and holders["mlflow"] == {"reelign-mlflow"}
+    assert holders["stage"] == {"reelign-s3"}
 
 
 def test_triton_is_ready_only_with_its_model(documents):

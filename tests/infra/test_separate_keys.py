@@ -60,8 +60,8 @@ def test_what_each_key_may_do_on_s3(tmp_path, monkeypatch):
         with pytest.raises(ClientError, match=r"AccessDenied|Forbidden|403"):
             call(**words)
 
-    server.start()
     try:
+        server.start()
         client("ADMIN").create_bucket(Bucket="reelign")
         for name, own, others in (("MLFLOW", "mlflow", "dvc"), ("STAGE", "dvc", "mlflow")):
             mine, key = client(name), f"{own}/a/b"

@@ -24,6 +24,7 @@ from components.serving.deploy import Rejected, deploy, rollback
 from components.serving.install import install_triton
 from components.serving.record import (
     DEPLOYMENT,
+    LOCK,
     alone,
     front_version,
     is_consistent,
@@ -325,7 +326,7 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
 
     def command(url: str, name: str) -> subprocess.Popen:
         words = ["deploy", url, "--live", live, "--model", models[name], "--csv", tmp_path / "sample.csv", "--slowest", "50"]
-        return subprocess.Popen([sys.executable, "-m", "components.cli", *words], stderr=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, "-m", "components.cli", *words], stderr=subprocess.STDOUT)
 
     with serving(live, log) as server:
         url = f"http://{server.http}"
@@ -334,16 +335,18 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
             [score] = score_remote(url, [(videos[0], "a red circle")])
             return score.model_version
 
-        assert command(url, "second").wait(PATIENCE) == 0
+        assert command(url, "second").wait(5 * PATIENCE) == 0
+        # What a killed one has set going on the server is still there for a while: the lock tells whose work it is.
         for how, moment in (
-            (signal.SIGKILL, lambda: 3 in versions_there(live)),
             (signal.SIGINT, lambda: server.backends("3")),
+            (signal.SIGKILL, lambda: 3 in versions_there(live)),
             (signal.SIGKILL, lambda: server.backends("3")),
         ):
             process = command(url, "good")
-            until(moment, "the moment")
+            holder = f"process {process.pid} "
+            until(lambda holder=holder, moment=moment: holder in (live / LOCK).read_text() and moment(), "the moment")
             process.send_signal(how)
-            assert process.wait(PATIENCE) != 0
+            assert process.wait(5 * PATIENCE) != 0
             assert answers() in digests
             record = read_deployment(live)
             assert (record.serving, record.before) == (2, 1) and loaded_by_config(live) == [1, 2]

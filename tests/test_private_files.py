@@ -1,0 +1,58 @@
+"""What holds a password, a key or mail addresses is its owner's alone to read, whatever the umask."""
+
+import os
+import stat
+import subprocess
+
+import pytest
+
+from components import services
+from components.annotation.tasks import Settings, replace_text, write_key
+from components.files import whole_file
+
+
+@pytest.fixture(autouse=True)
+def open_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_private_file_is_so_from_its_first_byte_on(tmp_path):
+    (tmp_path / "file").write_text("of before")
+    (tmp_path / "file").chmod(0o644)
+    with whole_file(tmp_path / "file", private=True) as partial:
+        partial.write_text("now")
+        assert mode(partial) == 0o600
+    assert mode(tmp_path / "file") == 0o600 and (tmp_path / "file").read_text() == "now"
+    with whole_file(tmp_path / "open") as partial:
+        partial.write_text("now")
+    assert mode(tmp_path / "open") == 0o644
+
+
+def test_key_and_seed_of_an_annotation_folder(tmp_path):
+    write_key(tmp_path, [])
+    settings = Settings(seed=1, ratings=False, overall=False, base_url=None)
+    replace_text(tmp_path / "settings.json", settings.model_dump_json(), private=True)
+    assert {mode(tmp_path / name) for name in ("key.csv", "settings.json")} == {0o600}
+
+
+def test_logs_of_services_and_what_airflow_writes(tmp_path, monkeypatch):
+    """Airflow prints its admin's password into the log, and keeps it in a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(services, "FOLDER", tmp_path)
+    (tmp_path / "airflow.log").write_text("of an earlier start")
+    (tmp_path / "airflow.log").chmod(0o644)
+    airflow = next(service for service in services.services(1, 2, 3) if service.name == "airflow")
+    started: list[subprocess.Popen] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        services.subprocess, "Popen", lambda *_, **how: started.append(real(["touch", "password"], **how)) or started[0]
+    )
+    services.start(airflow)
+    assert started[0].wait(60) == 0
+    assert mode(tmp_path / "airflow.log") == 0o600 and mode(tmp_path / "password") == 0o600
