@@ -62,12 +62,13 @@ def serve(
 
 def mend(repository: Path) -> None:
     """Let the configurations name verified versions only, where a killed deployment left it otherwise."""
+    from components.locks import sole_writer
     from components.params import load_params
-    from components.serving.record import DEPLOYMENT, alone, is_consistent, read_deployment, repair
+    from components.serving.record import DEPLOYMENT, is_consistent, read_deployment, repair
 
     if not (repository / DEPLOYMENT).exists() or is_consistent(repository, read_deployment(repository)):
         return  # without a record, nothing was ever deployed here
-    with alone(repository):
+    with sole_writer(repository / DEPLOYMENT):
         record = read_deployment(repository)
         repair(repository, record, load_params().package)
     say(f"what a killed deployment left was mended: version {record.serving} is to serve")
@@ -113,7 +114,7 @@ def deploy(
 
     It is loaded beside the serving version and scores the sample; it serves only if these are the scores of the same model
     offline, and come in time. Exit code 1 where it is refused: the old version keeps serving. A model that serves
-    already is left alone. One deployment at a time: exit code 4 where another is under way. A roll-back returns the
+    already is left alone. One deployment at a time: exit code 2 where another is under way. A roll-back returns the
     alias `champion` of the registry too, where it named the version that was rolled back.
     """
     from components.params import load_params

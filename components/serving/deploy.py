@@ -24,13 +24,14 @@ from tritonclient.utils import InferenceServerException
 
 from components.ending import HeldSignals
 from components.errors import BadInput
+from components.locks import sole_writer
 from components.params import PackageParams
 from components.reward.score import RewardModel, Score, Unscored
 from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of
 from components.serving.management import Management, asking, managing
 from components.serving.record import (
+    DEPLOYMENT,
     Deployment,
-    alone,
     front_digest,
     front_version,
     is_consistent,
@@ -72,7 +73,7 @@ def deploy(
     the version does not load, scores otherwise than offline or is too slow; Unreachable where another deployment is under
     way.
     """
-    with alone(repository), managing(url, repository) as server, HeldSignals() as held:
+    with sole_writer(repository / DEPLOYMENT), managing(url, repository) as server, HeldSignals() as held:
         record, _ = settle(server, repository, params)
         new = versions_there(repository)[-1] + 1
         with ExitStack() as undo:
@@ -96,7 +97,7 @@ def deploy(
 
 def serves_already(url: str, repository: Path, model: Path, params: PackageParams) -> int | None:
     """The version that serves, if it is of this model folder, byte for byte. What a killed command left is mended."""
-    with alone(repository), managing(url, repository) as server, HeldSignals():
+    with sole_writer(repository / DEPLOYMENT), managing(url, repository) as server, HeldSignals():
         record, _ = settle(server, repository, params)
     same = folder_digest(model_folder_of(repository, record.serving)) == folder_digest(model)
     return record.serving if same else None
@@ -121,7 +122,7 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
     is finished. BadInput where there is none: what a rollback has taken away does not come back by another.
 
     With a model folder only if that is what serves, else None, as where a task is tried again."""
-    with alone(repository), HeldSignals():
+    with sole_writer(repository / DEPLOYMENT), HeldSignals():
         record = read_deployment(repository)
         none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: no roll-back")
         if record.before is None and record.rolled_back is None:

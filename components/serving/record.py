@@ -5,25 +5,20 @@ only after its scores were compared, and Triton's configurations follow the reco
 things, which the next one mends (`repair`): a version that nothing names, which goes; a configuration of the reward model
 that names one more version than the record, likewise; or configurations that are behind the record, which are finished.
 
-One command at a time works on a repository (`alone`).
+One command at a time works on a repository: `sole_writer` of the record.
 """
 
-import fcntl
-import os
 import re
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import BadInput, Unreachable
+from components.errors import BadInput
 from components.files import whole_file
 from components.params import PackageParams
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config
 from components.text_files import Record, read_record
 
-DEPLOYMENT, LOCK = "deployment.json", "deployment.lock"
+DEPLOYMENT = "deployment.json"
 
 
 class Deployment(Record):
@@ -131,19 +126,3 @@ def _only(file: Path, pattern: str) -> str:
     if found is None:
         raise BadInput(file, "is no configuration of stage package")
     return found[1]
-
-
-@contextmanager
-def alone(repository: Path) -> Iterator[None]:
-    """Hold the repository against other commands. Unreachable, with its holder, where one works on it; the lock of a process
-    that is gone is free."""
-    with open(repository / LOCK, "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            raise Unreachable(str(repository), f"{holder} deploys or rolls back here; try again when it is done") from None
-        stream.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=stream, flush=True)
-        yield

@@ -46,7 +46,7 @@ REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
     "turned": ({DOWN: Q[UP], UP: Q[DOWN]}, DOWN, r"is \(96, 8\)"),
     "a vector": ({DOWN: random(WIDTH), UP: Q[UP]}, DOWN, r"is \(96,\), not a matrix"),
     "a shard of size 0": ({DOWN: torch.zeros(0), UP: torch.zeros(0)}, DOWN, r"is \(0,\), not a matrix"),
-    "rank 0": ({DOWN: torch.zeros(0, WIDTH), UP: torch.zeros(WIDTH, 0)}, DOWN, "no matrix"),
+    "rank 0": ({DOWN: torch.zeros(0, WIDTH), UP: torch.zeros(WIDTH, 0)}, DOWN, "not a matrix"),
     "of a norm": (pair("diffusion_model.blocks.0.self_attn.norm_q"), None, "the transformer takes"),
     "NaN": ({DOWN: Q[DOWN] * float("nan"), UP: Q[UP]}, DOWN, "a weight is not finite"),
     "infinity in float16": ({DOWN: Q[DOWN], UP: (Q[UP] * 1e9).half()}, UP, "a weight is not finite"),

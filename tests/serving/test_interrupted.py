@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from components.errors import BadInput, Unreachable, disk_error
+from components.errors import BadInput, disk_error
+from components.locks import sole_writer
 from components.serving import deploy as deployment
 from components.serving import management
 from components.serving.access import make_key
@@ -25,7 +26,6 @@ from components.serving.install import install_triton
 from components.serving.record import (
     DEPLOYMENT,
     LOCK,
-    alone,
     front_version,
     is_consistent,
     loaded_by_config,
@@ -252,7 +252,7 @@ def test_one_command_at_a_time(prepared, models):
     held, done = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        with alone(prepared):
+        with sole_writer(prepared / DEPLOYMENT):
             os.write(held[1], b"x")
             os.read(done[0], 1)
         os._exit(0)
@@ -262,7 +262,7 @@ def test_one_command_at_a_time(prepared, models):
         lambda: rollback(URL, prepared, PARAMS),
         lambda: deployment.serves_already(URL, prepared, models["good"], PARAMS),
     ):
-        with pytest.raises(Unreachable, match=rf"process {pid} on .* deploys or rolls back here"):
+        with pytest.raises(BadInput, match=rf"is being written by process {pid}, "):
             call()
     settled(prepared, 2)
     os.kill(pid, signal.SIGKILL)
