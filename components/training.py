@@ -102,7 +102,7 @@ def fit(
     progress = Progress()
     if (kept := _load(checkpoint, stage.say)) is not None:
         progress = _restore(kept, trainable, optimizer, ema)
-        stage.say(f"{name}: going on from step {progress.step}")
+        stage.say(f"{name}: resumes at step {progress.step}")
     rows = progress.rows
 
     model.train()

@@ -25,7 +25,6 @@ from components.serving.deploy import Rejected, deploy, rollback
 from components.serving.install import install_triton
 from components.serving.record import (
     DEPLOYMENT,
-    LOCK,
     front_version,
     is_consistent,
     loaded_by_config,
@@ -314,6 +313,12 @@ def test_old_versions_go_but_none_that_is_needed(prepared, models):
     settled(prepared, 7)
 
 
+def held_by(live: Path) -> str:
+    """Whose work is under way on a repository, if anybody's."""
+    lock = live / f".{DEPLOYMENT}.lock"
+    return lock.read_text() if lock.exists() else ""
+
+
 @pytest.mark.serving
 def test_interrupted_on_a_real_server(models, videos, tmp_path):
     """The command, killed or interrupted at moments of its work; then a roll-back, another deployment, and a server that is
@@ -344,7 +349,7 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
         ):
             process = command(url, "good")
             holder = f"process {process.pid} "
-            until(lambda holder=holder, moment=moment: holder in (live / LOCK).read_text() and moment(), "the moment")
+            until(lambda holder=holder, moment=moment: holder in held_by(live) and moment(), "the moment")
             process.send_signal(how)
             assert process.wait(5 * PATIENCE) != 0
             assert answers() in digests
