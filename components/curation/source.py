@@ -173,7 +173,7 @@ def write_source(
 ) -> None:
     """Make the stage's outputs of labels and the file of each clip, brought in place by put(file, target)."""
     if labels.dropped:
-        stage.say(f"{labels.file}: {labels.dropped} rows repeat an earlier row of the same annotator and pair: dropped")
+        stage.say(f"{labels.file}: {labels.dropped} rows dropped: they repeat an earlier row of the same annotator and pair")
     # VideoAlign's paths all start with videos/, and so does the place they go to: that part is not said twice.
     below = "videos/" if all(clip.startswith("videos/") for clip in files) else ""
     videos = stage.output("data/source/videos")

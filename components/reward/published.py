@@ -183,7 +183,7 @@ def _fill(model: VideoReward, checkpoint: Path, tensors: dict[str, torch.Tensor]
             place = name.removesuffix(".delta")
             target = model.head.weight if place == "rm_head.weight" else places.get(place)
             if target is None:
-                raise BadInput(checkpoint, "a tensor that this model has no place for", key=name)
+                raise BadInput(checkpoint, "this model has no such tensor", key=name)
             if target.shape != tensor.shape:
                 raise BadInput(checkpoint, f"is {tuple(tensor.shape)}, not {tuple(target.shape)}", key=name)
             target.add_(tensor) if delta else target.copy_(tensor)

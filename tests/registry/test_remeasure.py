@@ -59,7 +59,7 @@ def test_the_clips_are_those_of_the_stage(champion, tmp_path, monkeypatch):
         clip = f"{row.prompt_id}_{row.seed}"
         assert (state / f"{clip}.mp4").read_bytes() == (tmp_path / "samples" / row.path).read_bytes()
     assert gold(state, sample.Job("p0_0", PROMPTS[0][1], 0))["gold_VQ"] == found.gold_VQ[0]
-    with pytest.raises(BadInput, match=r"params\.yaml: unlike settings: sampling\.steps is 3, and 2 for the challenger"):
+    with pytest.raises(BadInput, match=r"params\.yaml: different settings: sampling\.steps is 3, and 2 for the challenger"):
         remeasure(champion, clips, settings, params(steps=3), lambda items, *_: items)
     write_json("lora/alignment.json", {"base": "another", "method": "dpo"})
     with pytest.raises(BadInput, match="was trained on base generator another"):
@@ -72,6 +72,6 @@ def test_methods_of_unlike_settings_are_not_compared(tmp_path):
     write_settings(dpo, drawn_with(params(batch_size=1), "b"))
     assert common_settings({"base": base, "dpo": dpo}) == drawn_with(params(), "b")
     write_settings(dpo, drawn_with(params(guidance_scale=9.0), "b"))
-    with pytest.raises(BadInput, match=r"settings\.json: unlike settings: .*\.guidance_scale is 9\.0, and .* for base;"):
+    with pytest.raises(BadInput, match=r"settings\.json: different settings: .*\.guidance_scale is 9\.0, and .* for base;"):
         common_settings({"base": base, "dpo": dpo})
     assert common_settings({"base": base, "others": tmp_path}) is None

@@ -198,7 +198,7 @@ def test_models_that_may_not_score(tmp_path):
         (lambda tensors, name: tensors.pop(name), r"key 'model\.language_model\.layers\.0.*q_proj\.bias': missing"),
         (
             lambda tensors, name: tensors.update({"extra.weight": torch.ones(2)}),
-            "'extra.weight': a tensor that this model",
+            "'extra.weight': this model has no such tensor",
         ),
         (lambda tensors, name: tensors.update({name: torch.ones(2, 2)}), r"q_proj\.bias': is \(2, 2\), not \(32,\)"),
     ],

@@ -119,7 +119,7 @@ VISUAL = "base_model.model.visual.merger.ln_q.weight"
         ({VISUAL: None}, "'model.visual.merger.ln_q.weight': missing"),
         ({HEAD: torch.zeros(2, 64)}, r"'rm_head.weight': is \(2, 64\), not \(1, 64\)"),
         ({HEAD: torch.full((1, 64), float("nan"))}, "'rm_head.weight': a weight is not finite"),
-        ({"base_model.model.extra.weight": torch.zeros(3)}, "'extra.weight': a tensor that this model has no place for"),
+        ({"base_model.model.extra.weight": torch.zeros(3)}, "'extra.weight': this model has no such tensor"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_with_its_tensor(run, changes, said):
