@@ -178,8 +178,7 @@ def generate(
     models = {name: folder for name, folder in {"generator": generator, "lora": lora, "reward": reward}.items() if folder}
     made = {name: {"path": str(path), "digest": folder_digest(path)} for name, path in models.items()}
     made |= {"dtype": params.base_generator.dtype, "sampling": params.sampling.model_dump()}
-    settings = guidance.model_dump(exclude={"weights"}) if guidance else None  # a job has its own weights
-    made |= {"guidance": settings}
+    made |= {"guidance": guidance and guidance.model_dump(exclude={"weights"} if guide else None)}  # --guide has its own
     for start in range(0, len(jobs), params.sampling.batch_size):
         batch = jobs[start : start + params.sampling.batch_size]
         clips = parts.decode(solver(parts, batch, params.sampling))
