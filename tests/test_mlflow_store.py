@@ -120,7 +120,7 @@ run.close("FINISHED", 1.0, {})
 
 
 def test_stages_make_one_store_at_once(here):
-    """Each in a process of its own, as tasks of a DAG: tables, experiment, parent and child; no place is absolute."""
+    """Each task of a DAG is a process: tables, experiment, parent and child; no place is absolute."""
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(REPOSITORY / name, here / name)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}

@@ -286,7 +286,7 @@ def test_a_commit_is_given_by_its_hash(project, tmp_path):
 
 
 def test_passwords_of_addresses_are_printed_nowhere(project, tmp_path):
-    """Nor read by others on the machine: DVC is told of the remote in a file of this user alone."""
+    """Other accounts cannot read the remote: DVC has it in a file that only this user can read."""
     sentinel = "hush-hush"
     secret = {"MLFLOW_TRACKING_URI": f"http://me:{sentinel}@127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     for remote in (f"http://me:{sentinel}@127.0.0.1:9/dvc", f"s3://me:{sentinel}@bucket/dvc", f"{tmp_path}/remote"):

@@ -246,7 +246,7 @@ def entry(folder: Path) -> tuple[Path, Use]:
 
 
 def lock_of_a_tree(folder: Path) -> tuple[Path, Use]:
-    """Entries come from the run cache and the remote; what they are not found in is written anew."""
+    """Entries come from the run cache and the remote; a missing one is written again."""
     (folder / "dvc.lock").write_text("schema: '2.0'\nstages:\n  a: {cmd: a, outs: []}\n")
     return Path("dvc.lock"), lambda: {"a": {"cmd": "a", "outs": []}} | read_lock()
 

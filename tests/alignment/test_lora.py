@@ -1,4 +1,4 @@
-"""Our LoRA files: the same strength for every kind of reader, and for training that goes on from one."""
+"""Our LoRA files: the same strength for every kind of reader, and for training that starts from one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each service has keys and a user of its own: what they may do, on real servers."""
+"""Each service has its own keys and user: what they may do, on real servers."""
 
 import json
 import os

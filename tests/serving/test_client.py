@@ -58,7 +58,7 @@ def test_bytes_in_memory_are_scored_as_the_file(url, videos, model_folder):
 
 @pytest.mark.serving
 def test_any_client_sends_and_reads_text_as_the_docs_show(server, videos, model_folder, tmp_path, monkeypatch, capsys):
-    """And one that sends BYTES is told so by Triton, before the backend sees it."""
+    """Triton refuses a client that sends BYTES, before the backend reads it."""
     (local,) = RewardModel.load(model_folder).score([(videos[0], "a red circle")])
     page = (REPOSITORY / "docs/how-to/serve.md").read_text()
     (example,) = re.findall(r"```python\n(import numpy[^`]*video_reward_file[^`]*)```", page)

@@ -84,7 +84,7 @@ def compare(client, model, sample, params, old, new, slowest) -> None:
 
 
 def in_child(call, at: int | None = None, how: signal.Signals = signal.SIGKILL) -> tuple[int, int]:
-    """Run `call` in a process of its own, and send it a signal at its `at`-th line; (exit status, lines in all)."""
+    """Run `call` in a new process and send it a signal at its `at`-th line; returns (exit status, lines in all)."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

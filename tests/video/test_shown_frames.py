@@ -164,7 +164,7 @@ def test_time_stamps_that_are_there_twice(tmp_path):
 
 
 def test_a_last_frame_without_duration(tmp_path):
-    """Some writers of MP4 give the last frame no time of its own: eight frames of 8 a second took 0.875 s."""
+    """Some writers of MP4 give the last frame no duration: eight frames at 8 a second took 0.875 s."""
     whole = write(tmp_path / "whole.mp4", 8, rate=8, options={"bf": "0"})
     counted = []
 
