@@ -1,12 +1,11 @@
-"""The command `reelign`: score videos, generate clips, choose a profile, check an installation.
+"""The command `reelign`: all of its commands in groups, and those that belong to no area.
 
 `dvc repro` runs the pipeline, `python -m components.<area>.<stage>` a stage. Heavy libraries are imported by the commands
 that need them, so that `--help` is fast.
 """
 
-import math
 import shutil
-import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,10 @@ import typer
 
 from components.annotation.commands import app as annotate
 from components.errors import BadInput, exit_codes
+from components.evaluation.commands import ablation, vbench
 from components.evaluation.study_commands import app as study
 from components.files import whole_file
+from components.generator.commands import generate
 from components.locks import sole_writer
 from components.memory import keep_freed_memory
 from components.profiles import PROFILES, profile_file
@@ -27,21 +28,8 @@ from components.stage_commands import run_stage, run_with
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(annotate, name="annotate")
-app.add_typer(study, name="study")
-app.command()(score)
-app.command("bench-reward")(bench_reward)
-app.command("check-reward")(check_reward_model)
-app.command()(promote)
-app.command()(lineage)
-app.command()(serve)
-app.command()(deploy)
-app.command()(monitor)
-app.command("run-stage")(run_stage)
-app.command("run-with", context_settings={"allow_interspersed_args": False})(run_with)
 
 
 def print_version(wanted: bool) -> None:
@@ -59,162 +47,6 @@ def options(
     """Turn human preferences between generated videos into better video generators."""
 
 
-@app.command()
-def ablation(out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report/ablation.html")) -> None:
-    """Compare DVC experiments of the reward model: what differs, and how often each agrees with people."""
-    from components.evaluation.ablation import as_rows, read_variants, write_page
-
-    variants = read_variants()
-    write_page(out, variants)
-    header, rows = as_rows(variants)
-    for row in rows:
-        print("  ".join(f"{name} {cell}" for name, cell in zip(header, row, strict=True)))
-    print(out)
-
-
-@app.command()
-def vbench(
-    videos: Annotated[list[Path] | None, typer.Argument(help="Video files, or folders of .mp4 and .gif.")] = None,
-    results: Annotated[
-        list[Path] | None,
-        typer.Option(help="A result file of the vbench package (*_eval_results.json), or a folder of them; repeatable."),
-    ] = None,
-    version: Annotated[int, typer.Option(min=1, max=2, help="1 for VBench, 2 for VBench-2.0.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Also write the table as a .json file.")] = None,
-) -> None:
-    """VBench's dimensions and scores: what needs no weights is computed here, the rest read from the package's results.
-
-    Temporal flickering of VBench is computed here from VIDEOS. All other dimensions need trained networks: compute them
-    with the vbench package in a separate environment, e.g. VBENCH_CACHE_DIR=WEIGHTS vbench evaluate --videos_path CLIPS
-    --mode custom_input --dimension motion_smoothness. A dimension that neither provides is listed as absent. Quality,
-    Semantic and Total (of VBench-2.0 its five categories and Total) appear when all their dimensions are there. A video that
-    cannot be read is named; there is no score then, and the exit code is 2.
-    """
-    from components.evaluation import vbench as bench
-    from components.stage import write_json
-
-    benchmark = bench.VERSIONS[version]
-    if not videos and not results:
-        raise BadInput("reelign vbench", "give videos, --results, or both")
-    found = bench.read_results(results or [], benchmark)
-    if videos:
-        if bench.FLICKERING not in benchmark.dimensions:
-            raise BadInput("--version 2", f"{benchmark.name} has no dimension without weights: give --results alone")
-        if bench.FLICKERING in found and found[bench.FLICKERING].n:
-            raise BadInput(found[bench.FLICKERING].file, "has this dimension already: give no videos", key=bench.FLICKERING)
-        from tqdm import tqdm
-
-        clips = tqdm(bench.list_videos(videos), bench.FLICKERING, unit=" videos", disable=None)
-        found[bench.FLICKERING], failed = bench.temporal_flickering(clips)
-        for error in failed:
-            print(f"error: {error}", file=sys.stderr)
-        if failed:
-            raise typer.Exit(2)
-    summary = bench.summarise(benchmark, found)
-    if out is not None:
-        write_json(out, summary)
-    print("\n".join(bench.as_lines(summary)))
-
-
-@app.command()
-def generate(
-    context: typer.Context,
-    prompt: Annotated[list[str], typer.Option(help="What to draw; give it several times for several clips.")],
-    generator: Annotated[Path, typer.Option(help="A WanPipeline folder.")] = Path("models/base_generator"),
-    lora: Annotated[Path | None, typer.Option(help="A LoRA: a folder, e.g. models/aligned/dpo, or a file.")] = None,
-    guide: Annotated[
-        list[str] | None,
-        typer.Option(help="Flow-NRG weights, e.g. VQ=0.2,MQ=0.2,TA=0.6; once for all clips, or once for each --prompt."),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Strength of the guidance.", show_default="params.yaml, nrg.scale", min=1e-6)
-    ] = None,
-    best_of: Annotated[
-        int,
-        typer.Option(min=1, help="Draw this many for each clip and keep the best, as params.yaml, best_of_n.judge ranks."),
-    ] = 1,
-    latent_reward: Annotated[Path, typer.Option(help="Model that guides, or ranks early.")] = Path("models/latent_reward"),
-    video_reward: Annotated[Path, typer.Option(help="Model that ranks finished clips.")] = Path("models/video_reward"),
-    seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace clips of the same names.")] = False,
-) -> None:
-    """Draw clips with a generator, an aligned adapter, reward guidance while sampling, or as the best of several. Sizes,
-    steps and dtype: params.yaml. A JSON file beside each clip has its prompt, seed, settings and the digests of its models.
-    """
-    from dataclasses import asdict
-
-    from components.generator.sampler import Job
-    from components.guidance.solvers import Drawer
-    from components.params import load_params
-    from components.stage import folder_digest, write_json
-    from components.video.encode import write_video
-
-    params = load_params()
-    if scale is not None and not guide:
-        raise BadInput("--scale", "needs --guide, whose strength it sets")
-    if guide and best_of > 1:
-        raise BadInput("--best-of", "and --guide exclude each other")
-    if guide and len(guide) not in (1, len(prompt)):
-        raise BadInput("--guide", f"is given {len(guide)} times, --prompt {len(prompt)} times")
-    weights = [parse_weights(text) for text in guide or []]
-    guidance, reward = None, None
-    if guide:
-        check_dimensions(weights, latent_reward)
-        guidance, reward = params.nrg.model_copy(update={} if scale is None else {"scale": scale}), latent_reward
-    elif best_of > 1:
-        guidance = params.best_of_n.model_copy(update={"n": best_of})
-        reward = video_reward if guidance.judge == "video_reward" else latent_reward
-    each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
-    jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]
-    context.with_resource(sole_writer(out))
-    there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
-    if there and not overwrite:
-        raise BadInput(there[0], "exists already; --overwrite replaces it, --seed and --out give other names")
-    files = str(generator), lora and str(lora), params.base_generator.dtype
-    parts, solver = Drawer(*files, guidance, reward and str(reward))()
-
-    models = {name: folder for name, folder in {"generator": generator, "lora": lora, "reward": reward}.items() if folder}
-    made = {name: {"path": str(path), "digest": folder_digest(path)} for name, path in models.items()}
-    made |= {"dtype": params.base_generator.dtype, "sampling": params.sampling.model_dump()}
-    made |= {"guidance": guidance and guidance.model_dump(exclude={"weights"} if guide else None)}  # --guide has its own
-    for start in range(0, len(jobs), params.sampling.batch_size):
-        batch = jobs[start : start + params.sampling.batch_size]
-        clips = parts.decode(solver(parts, batch, params.sampling))
-        for job, clip in zip(batch, clips, strict=True):
-            write_video(out / f"{job.clip}.mp4", clip, params.sampling.fps)
-            write_json(out / f"{job.clip}.json", made | asdict(job))
-            print(f"{out / job.clip}.mp4  {job.prompt}")
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """ "VQ=0.2,TA=0.8" -> {"VQ": 0.2, "TA": 0.8}."""
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        try:
-            weight = float(value) if name and equals else math.nan
-        except ValueError:
-            weight = math.nan
-        if not math.isfinite(weight):
-            raise BadInput("--guide", f"'{part}' is not DIMENSION=WEIGHT")
-        if name in weights:
-            raise BadInput("--guide", f"has {name} twice")
-        weights[name] = weight
-    return weights
-
-
-def check_dimensions(weights: list[dict[str, float]], latent_reward: Path) -> None:
-    """BadInput where --guide has a dimension that the latent reward model does not score."""
-    from components.guidance.facts import read_facts
-
-    known = read_facts(latent_reward).dimensions
-    for name in (name for own in weights for name in own if name not in known):
-        raise BadInput("--guide", f"{latent_reward} scores {', '.join(known)}", key=name)
-
-
-@app.command()
 def profile(
     name: Annotated[str, typer.Argument(help="A file of infra/profiles without .yaml, e.g. shapes or examples.")],
     force: Annotated[bool, typer.Option(help="Overwrite a params.yaml that was edited.")] = False,
@@ -246,7 +78,6 @@ def profile(
         print(line)
 
 
-@app.command("export-kfp")
 def export_kfp(
     out: Annotated[Path, typer.Option(help="The compiled pipeline, for Kubeflow's page or client.")] = Path("pipeline.yaml"),
 ) -> None:
@@ -257,7 +88,6 @@ def export_kfp(
     print(f"{out} written")
 
 
-@app.command()
 def fetch(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME or NAME@REVISION on the hub, e.g. Wan-AI/Wan2.1-T2V-1.3B-Diffusers.")],
@@ -272,7 +102,6 @@ def fetch(
     print(f"{to}: commit {commit}, digest {found}")
 
 
-@app.command()
 def doctor(
     profile: Annotated[str | None, typer.Option(help="Plan an alignment with this profile instead of checking.")] = None,
     tflops: Annotated[
@@ -306,6 +135,44 @@ def chosen_profile(name: str) -> Path:
         have = ", ".join(sorted(path.stem for path in PROFILES.glob("*.yaml")))
         raise BadInput(chosen, f"no such profile; there are {have}")
     return chosen
+
+
+# Panel of the help, then name, command and example of each.
+COMMANDS: dict[str, dict[str, tuple[Callable, str]]] = {
+    "Start": {
+        "doctor": (doctor, "reelign doctor --profile wan2.1-1.3b --tflops 400 --memory 80 --gpus 8"),
+        "profile": (profile, "reelign profile examples"),
+        "fetch": (fetch, "reelign fetch Qwen/Qwen2-VL-2B-Instruct --to downloads/Qwen2-VL-2B-Instruct"),
+    },
+    "Reward model": {
+        "score": (score, "reelign score --csv clips.csv --out scores.parquet"),
+        "bench-reward": (bench_reward, "reelign bench-reward pairs.csv --videos DIR"),
+        "check-reward": (check_reward_model, 'reelign check-reward models/video_reward clip.mp4 --prompt "a red circle"'),
+        "ablation": (ablation, "reelign ablation --out report/ablation.html"),
+    },
+    "Clips": {
+        "generate": (generate, 'reelign generate --prompt "a red circle moving up" --lora models/aligned/dpo'),
+        "vbench": (vbench, "reelign vbench clips/ --results evaluation_results --out vbench.json"),
+    },
+    "Registry and serving": {
+        "promote": (promote, "reelign promote --model generator_dpo --dry-run"),
+        "lineage": (lineage, "reelign lineage video_reward@champion"),
+        "serve": (serve, "reelign serve --install --live live"),
+        "deploy": (deploy, "reelign deploy http://127.0.0.1:8000 --live live"),
+        "monitor": (monitor, "reelign monitor --out record.json --plot drift.png"),
+    },
+    "Orchestration": {
+        "run-stage": (run_stage, "reelign run-stage reward --profile smoke"),
+        "run-with": (run_with, "reelign run-with reward_bench promote --dry-run"),
+        "export-kfp": (export_kfp, "reelign export-kfp --out pipeline.yaml"),
+    },
+}
+for panel, commands in COMMANDS.items():
+    for name, (command, example) in commands.items():
+        settings = {"allow_interspersed_args": False} if command is run_with else {}
+        app.command(name, rich_help_panel=panel, epilog=f"Example: {example}", context_settings=settings)(command)
+app.add_typer(annotate, name="annotate", rich_help_panel="Labels of people")
+app.add_typer(study, name="study", rich_help_panel="Labels of people")
 
 
 def main() -> None:

@@ -75,6 +75,8 @@ def cli_page() -> str:
         places = " ".join(shown_argument(option) for option in arguments)
         lines += [f"## `{usage}`", "", f"```text\n{' '.join(filter(None, [usage, '[OPTIONS]', places]))}\n```", ""]
         lines += [plain(command.help or ""), ""]
+        if command.epilog:
+            lines += ["```sh", command.epilog.removeprefix("Example: "), "```", ""]
         if arguments:
             lines += ["| argument | meaning |", "|---|---|"]
             lines += [f"| `{shown_argument(option)}` | {cell(help_of(option))} |" for option in arguments] + [""]

@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from components.cli import app, check_dimensions, parse_weights
+from components.cli import app
 from components.errors import BadInput
+from components.generator.commands import check_dimensions, parse_weights
 from components.generator.wan import save_generator
 from components.params import load_params
 from components.stage import folder_digest, write_json
@@ -79,3 +80,10 @@ def test_a_strength_without_guidance_is_refused(tmp_path):
     with pytest.raises(BadInput, match="--scale: needs --guide"):
         run("generate", "--prompt", "a red circle", "--scale", "3", "--out", str(tmp_path / "clips"))
     assert not (tmp_path / "clips").exists()
+
+
+def test_every_command_stands_in_a_group_of_the_help_and_has_an_example():
+    """The examples are lines of docs/reference/cli.md, whose commands tests/test_docs.py checks."""
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.rich_help_panel, name
+        assert name in ("annotate", "study") or command.epilog.startswith(f"Example: reelign {name} "), name
