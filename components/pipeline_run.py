@@ -7,14 +7,18 @@ killed run do not block others.
 
 import hashlib
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from components.errors import BadInput
+from components.graph import stage_names
 from components.params import Params
 
+SECONDS = Path("infra/stage_seconds.yaml")
 RUNS = Path(".reelign/runs")  # a file for each run: process, when it began, digest of the params
 WITH_VALUE = {"-X", "-W", "--check-hash-based-pycs"}  # options of Python whose value is the next word
 CODE = re.compile(r"-[^-XWcm]*([cm])(.*)")  # `-c` or `-m`, behind options of one letter that stand in the same word
@@ -80,6 +84,29 @@ def hold_params(params: Params) -> None:
         (RUNS / f"{name}-{digest}").touch()
     elif began[0].name != f"{name}-{digest}":
         raise changed(f"since the start of `dvc` (process {run.pid}), whose stages would mix params")
+
+
+def progress(stage: str, profile: str) -> str | None:
+    """ "stage 7 of 22, 5 min so far, about 8 min to go" for a stage in a run of `dvc`, None for a stage run alone.
+
+    The time to go is known for the profiles of SECONDS, scaled to this machine by the stages before this one.
+    """
+    names = stage_names()
+    if (run := dvc_run()) is None or stage not in names:
+        return None
+    place = names.index(stage)
+    elapsed = time.time() - run.create_time()
+    known = yaml.safe_load(SECONDS.read_text()).get(profile, {}) if SECONDS.exists() else {}
+    before, rest = (sum(known.get(name, 0) for name in part) for part in (names[:place], names[place:]))
+    # A run that skipped most of what lies before tells nothing about this machine.
+    scale = elapsed / before if before and elapsed > before / 2 else 1
+    to_go = f", about {minutes(rest * scale)} to go" if rest else ""
+    return f"stage {place + 1} of {len(names)}, {minutes(elapsed)} so far{to_go}"
+
+
+def minutes(seconds: float) -> str:
+    """ "40 s", or "12 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def forget_ended() -> None:

@@ -26,7 +26,7 @@ from components.lock import keep_copy
 from components.locks import sole_writer
 from components.memory import keep_freed_memory
 from components.params import Params, load_params
-from components.pipeline_run import hold_params, refuse_change
+from components.pipeline_run import hold_params, progress, refuse_change
 from components.tracking import ChildRun, chosen_params
 
 OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by prefix of model names
@@ -197,6 +197,8 @@ def run_stage(name: str, body: Callable[[Stage], None]) -> NoReturn:
         keep_copy()
         stage = Stage(name)
         stage.say(f"loaded in {loading:.1f} s")
+        if line := progress(name, stage.params.profile):
+            stage.say(line)
         stage.run(body)
     gc.freeze()  # saves the collection at exit over all objects: a second, with torch and diffusers loaded
     sys.exit(0)

@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from components import pipeline_run
 from components.cli import PROFILES, app
 from components.errors import BadInput
-from components.pipeline_run import is_dvc, under_way
+from components.graph import stage_names
+from components.pipeline_run import is_dvc, progress, under_way
 
 REPOSITORY = Path(__file__).parents[1]
 DVC = Path(sys.executable).with_name("dvc")
@@ -179,3 +183,27 @@ def test_a_kill_leaves_nothing_that_refuses(checkout, repro):
 )
 def test_dvc_is_known_however_python_starts_it(line, is_one):
     assert is_dvc(line.split()) == is_one
+
+
+def test_progress_counts_stages_and_scales_the_time_to_go(monkeypatch):
+    """At half the speed of the table; with the first stages done before; for a profile that is not in it."""
+    seconds = yaml.safe_load((REPOSITORY / pipeline_run.SECONDS).read_text())["shapes"]
+    assert [*seconds] == stage_names()
+    place = stage_names().index("reward")
+    before = sum([*seconds.values()][:place])
+    rest = sum(seconds.values()) - before
+
+    def began(ago: float) -> None:
+        process = SimpleNamespace(create_time=lambda: time.time() - ago)
+        monkeypatch.setattr(pipeline_run, "dvc_run", lambda: process)
+
+    began(2 * before)
+    assert (
+        progress("reward", "shapes")
+        == f"stage 6 of 22, {2 * before / 60:.0f} min so far, about {2 * rest / 60:.0f} min to go"
+    )
+    began(10)
+    assert progress("reward", "shapes") == f"stage 6 of 22, 10 s so far, about {rest / 60:.0f} min to go"
+    assert progress("reward", "smoke") == "stage 6 of 22, 10 s so far"
+    monkeypatch.setattr(pipeline_run, "dvc_run", lambda: None)
+    assert progress("reward", "shapes") is None
