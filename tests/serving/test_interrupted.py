@@ -348,7 +348,7 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
             (signal.SIGKILL, lambda: server.backends("3")),
         ):
             process = command(url, "good")
-            holder = f"process {process.pid} "
+            holder = f"process {process.pid},"
             until(lambda holder=holder, moment=moment: holder in held_by(live) and moment(), "the moment")
             process.send_signal(how)
             assert process.wait(5 * PATIENCE) != 0
