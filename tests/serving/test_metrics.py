@@ -136,8 +136,8 @@ def test_figures_live_through_loads_and_deployments(live, model, videos, tmp_pat
             assert total(found, REQUESTS, version=version, model_version=digest) == len(sample)
         for _ in range(3):
             with asking(server, 60) as client:
-                client.unload_model(MODEL)
-                client.load_model(MODEL)
+                client.unload(MODEL)
+                client.load(MODEL)
             assert all(isinstance(result, Score) for result in score_remote(url, sample))
         assert {own["version"] for own, _ in figures(server)[REQUESTS]} == set(versions)
     assert server.process.returncode == 0, server.last_lines()
