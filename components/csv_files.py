@@ -89,7 +89,9 @@ def _records(path: str | Path, file: str | Path) -> Iterator[tuple[int, list[str
 
 def _csv_error(said: str, first: int, last: int) -> str:
     """A clearer message than the csv module's for a bad record of lines `first` to `last`."""
-    if said == "unexpected end of data" or said.startswith("field larger"):
+    if said.startswith("field larger"):
+        return f"a cell has more than {csv.field_size_limit()} characters, or a quote opens here and is never closed"
+    if said == "unexpected end of data":
         return "a quote opens here and is never closed"
     if said.endswith("expected after '\"'") and last > first:
         return f"a quote opens here and closes in line {last} inside text"

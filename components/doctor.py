@@ -116,7 +116,7 @@ def inputs() -> str:
             Prefix(folder, workers=1, patience=5, say=print).listing()
     for folder, how in missing_inputs(current):
         raise Trouble(f"{folder} is not there; {how}")
-    return f"{current.source.folder}, {current.base_generator.folder}, {current.reward.base}"
+    return ", ".join(dict.fromkeys((current.source.folder, current.base_generator.folder, current.reward.base)))
 
 
 def missing_inputs(params: Params) -> list[tuple[str, str]]:
@@ -125,15 +125,19 @@ def missing_inputs(params: Params) -> list[tuple[str, str]]:
 
     folders = (params.base_generator.folder, params.source.folder, params.reward.base)
     local = [folder for folder in folders if not folder.startswith("s3://")]
-    return [(folder, how_to_get(folder)) for folder in local if not any(Path(folder).glob("*"))]
+    how = {folder: how_to_get(folder) for folder in local}
+    if params.source.kind == "folder":
+        how[params.source.folder] = "put clips and labels there, or name another folder in params.yaml, source.folder"
+    return [(folder, how[folder]) for folder in local if not any(Path(folder).glob("*"))]
 
 
 def make_missing_inputs() -> list[str]:
-    """A line for each missing input. Its folder is made, empty: DVC fails on a missing one before any stage runs, with an
-    error number. With an empty one the stage fails with the way to get it."""
+    """A line for each missing input. A folder inside the checkout is made, empty: DVC fails on a missing one before any
+    stage runs, with an error number. With an empty one the stage fails with the way to get it."""
     missing = missing_inputs(load_params())
     for folder, _ in missing:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        if Path(folder).resolve().is_relative_to(Path.cwd()):
+            Path(folder).mkdir(parents=True, exist_ok=True)
     return [f"{folder} is not there yet; {how}" for folder, how in missing]
 
 

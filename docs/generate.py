@@ -7,9 +7,12 @@ What a param means is in meanings.yaml. The table of results is of metrics/*.jso
 `make check-demo` compares it.
 """
 
+import contextlib
 import json
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -239,6 +242,15 @@ def kind_words(found: dict, defs: dict) -> str:
 
 
 def stages_page() -> str:
+    """Of profile shapes, whatever params.yaml is in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(ROOT / "dvc.yaml", f"{folder}/dvc.yaml")
+        shutil.copyfile(ROOT / "infra/profiles/shapes.yaml", f"{folder}/params.yaml")
+        with contextlib.chdir(folder):
+            return "\n".join(stage_lines())
+
+
+def stage_lines() -> list[str]:
     lines = [MADE, "# Stages", "", STAGES_ABOUT, ""]
     for name in [*stage_names(), *FROZEN]:
         found = stage_definition(name)
@@ -246,7 +258,7 @@ def stages_page() -> str:
         lines += [f"## `{name}`", "", f"{found['desc']}.", "", f"- Command: `{found['cmd']}`"]
         lines += [f"- Reads: {listed(data)}", f"- Params: {listed(found['params'])}", f"- Makes: {listed(found['outs'])}"]
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def listed(names: list[Any]) -> str:

@@ -73,7 +73,14 @@ def test_what_is_csv_is_read(tmp_path, content, lines):
             'path,prompt\na.mp4,"a cat\nb.mp4,"a dog"\n',
             ", row 2: not CSV: a quote opens here and closes in line 3",
         ),
-        ('path,prompt\n\na.mp4,"' + "a cat " * 30_000, ", row 3: not CSV: a quote opens here and is never closed"),
+        (
+            'path,prompt\n\na.mp4,"' + "a cat " * 30_000,
+            ", row 3: not CSV: a cell has more than 131072 characters, or a",
+        ),
+        (
+            "path,prompt\na.mp4," + "a" * 200_000,
+            ", row 2: not CSV: a cell has more than 131072 characters, or a",
+        ),
         ('path,prompt\na.mp4,"a "big" cat"\n', ", row 2: not CSV: text after a closing quote; a quote inside a cell is"),
         ("path;prompt\na.mp4;a cat\n", ", row 1: cells are separated by semicolons: save it with commas"),
         ("path\tprompt\na.mp4\ta cat, sitting\n", ", row 1: cells are separated by tabs: save it with commas"),

@@ -66,6 +66,6 @@ def test_what_a_profile_starts_from_and_is_not_there(checkout):
         folder = f"downloads/{model.split('/')[1]}"
         assert f"{folder} is not there yet; `reelign fetch {model} --to {folder}` downloads it" in result.output
         assert (checkout.parent / folder).is_dir()
-    assert "preferences is not there yet; put it there, or name another in params.yaml" in result.output
+    assert "preferences is not there yet; put clips and labels there, or name another folder in params.yaml" in result.output
     with pytest.raises(BadInput, match=r"downloads/Wan2\.1-T2V-1\.3B-Diffusers.*`reelign fetch Wan-AI/"):
         check_folder(Path("downloads/Wan2.1-T2V-1.3B-Diffusers"))

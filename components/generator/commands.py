@@ -47,6 +47,8 @@ def generate(
     from components.video.encode import write_video
 
     params = load_params()
+    if blank := [text for text in prompt if not text.strip()]:
+        raise BadInput("--prompt", f"{blank[0]!r} is empty")
     if scale is not None and not guide:
         raise BadInput("--scale", "needs --guide, whose strength it sets")
     if guide and best_of > 1:
