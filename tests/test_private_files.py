@@ -4,11 +4,14 @@ import os
 import stat
 import subprocess
 
+import pandas as pd
 import pytest
 
 from components import services
 from components.annotation.tasks import Settings, replace_text, write_key
+from components.evaluation.human_study import export_study
 from components.files import whole_file
+from tests.annotation.conftest import clip
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,18 @@ def test_key_and_seed_of_an_annotation_folder(tmp_path):
     settings = Settings(seed=1, ratings=False, overall=False, base_url=None)
     replace_text(tmp_path / "settings.json", settings.model_dump_json(), private=True)
     assert {mode(tmp_path / name) for name in ("key.csv", "settings.json")} == {0o600}
+
+
+def test_a_studys_record_which_names_the_method_of_each_clip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place, method in enumerate(("dpo", "rwr")):
+        folder = tmp_path / "data/samples" / method
+        clip(folder / "videos/p_0.mp4", (0, 0, 120 * place))
+        row = {"prompt_id": "p", "prompt": "a cat", "seed": 0, "path": "videos/p_0.mp4"}
+        pd.DataFrame([row]).to_parquet(folder / "samples.parquet")
+    export_study(("dpo", "rwr"), tmp_path / "study")
+    readable = {path.name for path in (tmp_path / "study").iterdir() if path.is_file() and mode(path) & 0o077}
+    assert readable == {"config.xml", "guidelines.md", "tasks.json"} and mode(tmp_path / "study/study.json") == 0o600
 
 
 def test_logs_of_services_and_what_airflow_writes(tmp_path, monkeypatch):

@@ -77,6 +77,7 @@ def push(
 
 @app.command()
 def pull(
+    context: typer.Context,
     folder: Folder,
     out: Annotated[Path, typer.Option(help="JSON file for the project's tasks and annotations.")],
     url: Server = LOCAL,
@@ -86,6 +87,7 @@ def pull(
     from components.annotation import studio
     from components.annotation.tasks import replace_text
 
+    context.with_resource(sole_writer(out))
     tasks = studio.pull(folder, url)
     replace_text(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", private=True)
     print(f"{out}: {len(tasks)} tasks, {sum(len(task['annotations']) for task in tasks)} annotations")
@@ -93,6 +95,7 @@ def pull(
 
 @app.command("import")
 def import_labels(
+    context: typer.Context,
     labels: Annotated[Path, typer.Argument(help="Label Studio's JSON export, or a CSV of VideoAlign's layout.")],
     out: Annotated[Path, typer.Option(help="Annotations, as the stage `source` reads them.")],
     folder: Annotated[Path | None, typer.Option(help="For JSON: the folder that `export` made; its key un-blinds.")] = None,
@@ -106,6 +109,7 @@ def import_labels(
     from components.annotation import importing
     from components.preferences.schema import REVIEWER, write_annotations
 
+    context.with_resource(sole_writer(out))
     if labels.suffix.lower() == ".json":
         if folder is None:
             raise BadInput("--folder", "a JSON export needs the folder whose key un-blinds it")
@@ -149,6 +153,7 @@ def report(
 
 @app.command("next")
 def choose(
+    context: typer.Context,
     clips: Clips,
     scores: Annotated[Path, typer.Option(help="Table of the clips' scores: `reelign score --csv CLIPS --out TABLE`.")],
     count: Annotated[int, typer.Option(min=1, help="How many pairs.")],
@@ -162,6 +167,7 @@ def choose(
     from components.annotation.choosing import choose_next, read_scores, taken_pairs
     from components.annotation.clips import read_clips, write_pairs
 
+    context.with_resource(sole_writer(out))
     known = read_clips(clips, videos or clips.parent)
     found = read_scores(scores, known, videos or clips.parent)
     if found.failed or found.absent:

@@ -1,7 +1,7 @@
 """A human study: people compare clips of two methods blind, in Label Studio; their answers count as one more judge.
 
 FOLDER has the layout of components/annotation/tasks.py, so that `reelign annotate` serves, pushes and pulls it. Beside the
-key is study.json, as private as the key: the two methods, digests of their samples, and the pairs.
+key is study.json, its owner's alone to read as the key is: the two methods, digests of their samples, and the pairs.
 
 A study is sampled once, before any answers, and never extended: stopping when the figures look good would invalidate it.
 The seed of the prompts may be public; the seed of sides and names is secret (settings.json).
@@ -108,7 +108,7 @@ def export_study(
     with sole_writer(folder), whole_folder(folder) as partial:
         settings = choose_settings(partial, overall=True, base_url=base_url)
         export_pairs(SAMPLES, shown, SAMPLES, partial, settings)
-        replace_text(partial / "study.json", study.model_dump_json(indent=1) + "\n")
+        replace_text(partial / "study.json", study.model_dump_json(indent=1) + "\n", private=True)
     return study
 
 

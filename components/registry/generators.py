@@ -40,28 +40,33 @@ def compare_generators(
     client: Any, challenger: Version, champion: Version | None, params: Params, progress: Progress, anew: bool
 ) -> tuple[dict[str, Any], list[str], pd.DataFrame]:
     """Evidence about an aligned generator, the reasons against it, and its scored clips. anew: the champion's clips are
-    drawn and judged once more, with the challenger's settings."""
+    drawn and judged once more, with the challenger's settings. BadInput for that where no held-out judge was at work."""
     method = challenger.tags["method"]
     metrics = read_json(METRICS)
     if method not in metrics["methods"]:
         raise BadInput(METRICS, f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}", key=method)
+    judged = metrics["judge"] != "none"
+    if anew and not judged:
+        raise BadInput("--remeasure", f"{METRICS} has no gold judge (evaluate.judge is none): nothing judges clips anew")
     of_this_version(client, challenger, method)
     table = pd.DataFrame(read_table(SCORES)).sort_values(KEY, ignore_index=True)
     refuse_seen(SCORES, table["prompt"], challenger, learnt_from(client, challenger))
     clips = {name: table[table["method"] == name].reset_index(drop=True) for name in (method, "base")}
-    other, rows, settings = "base", clips["base"], settings_of(metrics)
+    other, rows, settings, measured_anew = "base", clips["base"], settings_of(metrics), False
     if champion:
         other = str(champion)
         need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
-        if anew and metrics["judge"] == "gold":
+        if anew:
             from components.registry.remeasure import remeasure  # brings diffusers
 
             rows = remeasure(champion, clips[method], settings, params, progress)
+            measured_anew = True
         else:
+            way = ANEW if judged else "a gold judge, which could draw and judge them anew, was not at work"
             rows, theirs = champions_clips(client, champion)
-            need_settings(champion, theirs, f"it was promoted before there were any; {ANEW}")
+            need_settings(champion, theirs, f"it was promoted before there were any; {way}")
             if differs := difference(settings, theirs, f"the clips that {champion} was promoted on"):
-                raise BadInput(str(challenger), f"{differs}; set it back, or {ANEW}")
+                raise BadInput(str(challenger), f"{differs}; set it back, or {way}")
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
             raise BadInput(SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
 
@@ -76,13 +81,13 @@ def compare_generators(
             "settings_digest": settings and digest_of(settings),
         },
         "against": other,
-        "champion_measured_anew": bool(champion and anew),
+        "champion_measured_anew": measured_anew,
         "judge": metrics["judge"],
         "figures": {str(challenger): metrics["methods"][method]},
         "differences": None,
     }
     reasons = [f"hacking: {reason}" for reason in metrics["methods"][method]["hacking"]["reasons"]]
-    if metrics["judge"] == "none":
+    if not judged:
         return evidence, [*reasons, "no_judge: no judge but the reward model it was trained to please"], clips[method]
     evidence["differences"] = win_rates(clips[method], rows, params)
     reasons += verdict_reasons(evidence["differences"], NO_DIFFERENCE, params.promotion.level)

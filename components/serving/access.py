@@ -17,6 +17,7 @@ from pathlib import Path
 
 from components.errors import BadInput
 from components.files import whole_file
+from components.text_files import read_text
 
 HEADER = "reelign-key"
 VARIABLE = "REELIGN_TRITON_KEY"
@@ -49,7 +50,8 @@ def make_key(repository: Path) -> str:
 
 
 def read_key(repository: Path) -> str:
-    """The key of the server of this repository. BadInput where there is none, others may read it, or it is no key."""
+    """The key of the server of this repository. BadInput where there is none, others may read it, or
+    it is no key."""
     if VARIABLE in os.environ:
         where, key = VARIABLE, os.environ[VARIABLE].strip()
     else:
@@ -58,7 +60,7 @@ def read_key(repository: Path) -> str:
             raise BadInput(where, f"missing; `reelign serve` makes it, and a server in a container has it in {VARIABLE}")
         if where.stat().st_mode & 0o077:
             raise BadInput(where, "others may read it; remove it and start the server again")
-        key = where.read_text().strip()
+        key = read_text(where).strip()
     if not KEY.fullmatch(key):
         raise BadInput(where, "no key: at least 16 letters, digits, - or _; `openssl rand -hex 32` makes one")
     return key

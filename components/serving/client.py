@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
@@ -24,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, Score, Unscored, Video
 from components.video.container import VideoError
-from components.video.decode import probe, read_frames
+from components.video.decode import VideoInfo, read_chosen
 
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
 CHECK_SECONDS = 20.0  # that a server may take to say what it serves
@@ -207,24 +208,37 @@ def score_remote(url: str, items: Sequence[tuple[Video | bytes, str]], **manners
 
 
 def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
-    """("http" or "grpc", host:port) of http://host:port, grpc://host:port or a bare host:port, which is HTTP."""
+    """("http" or "grpc", host:port) of http://host:port, grpc://host:port or a bare host:port, which is HTTP. BadInput for
+    any other address."""
     protocol, separator, address = url.rpartition("://")
     if not separator:
         protocol = "http"
     address = address.rstrip("/")
-    if protocol not in ("http", "grpc") or not address:
-        raise BadInput(url, "a Triton server is named http://host:port or grpc://host:port")
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # no number, above 65535, or half of an IPv6 address
+        host, port = None, None
+    if protocol not in ("http", "grpc") or not host or port == 0 or parts.netloc.endswith(":"):
+        raise BadInput(url, "a Triton server is named http://host:port or grpc://host:port, the port from 1 to 65535")
     return protocol, address
 
 
 def whole_clip(video: str | Path) -> Clip:
-    """All frames of a file, decoded here. VideoError for one that cannot be read, or that a request cannot carry: that is
-    found before its frames take the memory."""
-    info = probe(video)
-    size = info.frames * info.height * info.width * 3
-    if size > MOST_BYTES:
-        raise VideoError(video, too_large(size))
-    return Clip(read_frames(video), info.fps)
+    """All frames of a file, decoded here into the one array that holds them. VideoError for a file that cannot be read, or
+    that a request cannot carry: that is found before its frames take the memory."""
+    rate = 0.0
+
+    def all_frames(info: VideoInfo) -> range:
+        nonlocal rate
+        size = info.frames * info.height * info.width * 3
+        if size > MOST_BYTES:
+            raise VideoError(video, too_large(size))
+        rate = info.fps
+        return range(info.frames)
+
+    frames = read_chosen(video, all_frames)
+    return Clip(frames, rate)
 
 
 def too_large(size: int) -> str:

@@ -4,6 +4,8 @@ served."""
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +89,19 @@ def copy_once(repository: Path, live: Path) -> None:
         shutil.copytree(repository, partial)
 
 
+@contextmanager
+def rejected_exits() -> Iterator[None]:
+    """One line and exit code 1 where a deployment is refused."""
+    from components.serving.deploy import Rejected
+
+    try:
+        yield
+    except Rejected as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@rejected_exits()
 def deploy(
     url: Annotated[str, typer.Argument(help="The server's HTTP address, as `reelign serve --live` prints it.")],
     live: Annotated[Path, typer.Option(help="The repository that it serves.")],
@@ -134,15 +149,11 @@ def deploy(
         say(f"version {number} serves already: {model}")
         return
     sample = sample_of(csv, clips)
-    try:
-        if verify:
-            deployment.verify(url, folder, sample, params)
-            say(f"{model} serves: {len(sample)} videos have its own scores")
-            return
-        number = deployment.deploy(url, live, folder, sample, params, slowest, keep)
-    except deployment.Rejected as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+    if verify:
+        deployment.verify(url, folder, sample, params)
+        say(f"{model} serves: {len(sample)} videos have its own scores")
+        return
+    number = deployment.deploy(url, live, folder, sample, params, slowest, keep)
     say(f"version {number} serves: {model}, compared on {len(sample)} videos")
 
 
@@ -243,16 +254,24 @@ def model_folder(model: str) -> Path:
 
 
 def sample_of(csv: Path | None, clips: int) -> list[tuple[Path, str]]:
-    """(video, prompt) to compare on: those of the CSV, or `clips` of the test pairs, evenly spaced."""
+    """(video, prompt) to compare on: those of the CSV, or `clips` of the test pairs, evenly spaced. BadInput for a video
+    that is not there."""
+    from components.errors import BadInput
+
     if csv is not None:
         from components.reward.score_files import read_list
 
-        return read_list(csv)
-    from components.reward.pairs import VIDEOS, read_pairs
-    from components.tables import spread
+        sample = read_list(csv)
+    else:
+        from components.reward.pairs import VIDEOS, read_pairs
+        from components.tables import spread
 
-    sides = read_pairs("test", []).sides()
-    return [(VIDEOS / path, prompt) for path, prompt in (sides[place] for place in spread(len(sides), clips))]
+        sides = read_pairs("test", []).sides()
+        sample = [(VIDEOS / path, prompt) for path, prompt in (sides[place] for place in spread(len(sides), clips))]
+    for video, _ in sample:
+        if not video.is_file():
+            raise BadInput(csv or "data/pairs", f"no such video: {video}", key="path")
+    return sample
 
 
 def end(*_: object) -> None:

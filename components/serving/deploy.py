@@ -13,8 +13,8 @@ started again serves what was deployed.
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import tritonclient.http as triton
@@ -56,6 +56,18 @@ KEEP = 3  # versions on disk
 class Rejected(Exception):
     """What is served is not what it should be, or would not be; a new version does not serve then."""
 
+    def __str__(self) -> str:  # Triton's words may have several lines
+        return " ".join(super().__str__().split())
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Rejected where a server refuses one of the calls."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise Rejected(f"{what}: {error}") from error
+
 
 def deploy(
     url: str,
@@ -70,10 +82,10 @@ def deploy(
 
     sample: videos and prompts to compare on. slowest: most time that a request of the sample may take, over what it takes
     the serving version (medians). keep: verified versions that stay on disk, at least the two that are loaded. Rejected if
-    the version does not load, scores otherwise than offline or is too slow; Unreachable where another deployment is under
-    way.
+    the version does not load, scores otherwise than offline or is too slow, or clients cannot be sent to it. BadInput where
+    another deployment is under way; Unreachable where no server answers.
     """
-    with sole_writer(repository / DEPLOYMENT), managing(url, repository) as server, HeldSignals() as held:
+    with working_on(url, repository), managing(url, repository) as server, HeldSignals() as held:
         record, _ = settle(server, repository, params)
         new = versions_there(repository)[-1] + 1
         with ExitStack() as undo:
@@ -89,15 +101,23 @@ def deploy(
             write_config(repository, MODEL, backend_config(repository, params, [record.serving, new]))
             verified = [*record.verified, new]
             write_deployment(repository, Deployment(serving=new, before=record.serving, verified=verified))
-            switch(server, repository, params, new)
+            with refusals(f"version {new} of {model}: clients cannot be sent to it"):
+                switch(server, repository, params, new)
             undo.pop_all()
         remove_old(repository, keep)
     return new
 
 
+@contextmanager
+def working_on(url: str, repository: Path) -> Iterator[None]:
+    """One command at a time; Rejected where the server refuses a call."""
+    with sole_writer(repository / DEPLOYMENT), refusals(f"{url} refuses a call"):
+        yield
+
+
 def serves_already(url: str, repository: Path, model: Path, params: PackageParams) -> int | None:
     """The version that serves, if it is of this model folder, byte for byte. What a killed command left is mended."""
-    with sole_writer(repository / DEPLOYMENT), managing(url, repository) as server, HeldSignals():
+    with working_on(url, repository), managing(url, repository) as server, HeldSignals():
         record, _ = settle(server, repository, params)
     same = folder_digest(model_folder_of(repository, record.serving)) == folder_digest(model)
     return record.serving if same else None
@@ -122,7 +142,7 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
     is finished. BadInput where there is none: what a rollback has taken away does not come back by another.
 
     With a model folder only if that is what serves, else None, as where a task is tried again."""
-    with sole_writer(repository / DEPLOYMENT), HeldSignals():
+    with working_on(url, repository), HeldSignals():
         record = read_deployment(repository)
         none = BadInput(repository, f"version {record.serving} serves, and none before it is on record: no roll-back")
         if record.before is None and record.rolled_back is None:

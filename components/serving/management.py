@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from socket import gaierror
 from typing import Any
 
 import tritonclient.http as triton
@@ -14,6 +16,7 @@ from components.serving.client import split_url
 from components.serving.repository import FRONTS, MODEL
 
 LOAD_SECONDS = 600.0
+LOST = (ConnectionError, TimeoutError, gaierror, HTTPException)  # of a connection, and of no file
 
 
 class Management:
@@ -67,11 +70,32 @@ def asking(url: str) -> Iterator[triton.InferenceServerClient]:
     if protocol != "http":
         raise BadInput(url, "deploying goes over HTTP: http://host:port")
     with triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS) as client:
+        check_triton(client, url)
         try:
-            client.is_server_live()
             yield client
-        except (ConnectionError, TimeoutError) as error:
+        except LOST as error:
             raise Unreachable(url, f"no Triton server answers: {error}") from error
+
+
+def check_triton(client: triton.InferenceServerClient, url: str) -> None:
+    """Unreachable where nothing answers, or no Triton server does."""
+    try:
+        metadata = client.get_server_metadata()
+    except (OSError, HTTPException) as error:
+        raise Unreachable(url, f"no Triton server answers: {error}") from error
+    except InferenceServerException as error:
+        raise Unreachable(url, f"what answers is no Triton server: status {error.status()}") from error
+    except ValueError as error:
+        raise Unreachable(url, f"what answers is no Triton server: no JSON, {error}") from error
+    if not isinstance(metadata, dict) or "extensions" not in metadata:
+        raise Unreachable(url, "what answers is no Triton server: its metadata has no extensions")
+
+
+@contextmanager
+def connected(address: str, key: str, seconds: float) -> Iterator[Management]:
+    """The management of a server that was started here, for one question: an idle connection would hold up its end."""
+    with triton.InferenceServerClient(address, network_timeout=seconds) as client:
+        yield Management(client, address, key)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from components.errors import BadInput
 from components.files import whole_file
 from components.params import PackageParams
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config
-from components.text_files import Record, read_record
+from components.text_files import Record, read_record, read_text
 
 DEPLOYMENT = "deployment.json"
 
@@ -122,7 +122,9 @@ def loaded_by_config(repository: Path) -> list[int]:
 
 
 def _only(file: Path, pattern: str) -> str:
-    found = re.search(pattern, file.read_text())
+    if not file.exists():
+        raise BadInput(file, "missing, so this is no model repository; stage `package` and `reelign serve --live` make one")
+    found = re.search(pattern, read_text(file))
     if found is None:
         raise BadInput(file, "is no configuration of stage package")
     return found[1]

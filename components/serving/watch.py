@@ -7,8 +7,8 @@ Versions that the repository does not name are being tried by a deployment, and 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import NoReturn
@@ -20,14 +20,13 @@ from tritonclient.utils import InferenceServerException
 
 from components.reward.score import Clip
 from components.serving.client import DEAD_BACKEND, frame_tensors
-from components.serving.management import Management
+from components.serving.management import LOAD_SECONDS, connected
 from components.serving.record import loaded_by_config
 from components.serving.repository import FRONTS, MODEL, WARMUP_FPS, WARMUP_PROMPT, warmup_shape
 from components.serving.server import Triton
 
 PROBE_SECONDS = 1.0  # between two probes, of a few milliseconds each
 ANSWER_SECONDS = 30.0  # a busy server may take long: silence alone is no reason to throw a model out
-LOAD_SECONDS = 600.0
 
 
 def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoReturn:
@@ -49,14 +48,14 @@ def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoRet
 
 def not_loaded(server: Triton) -> set[str]:
     """Models that clients need and that the server has not loaded."""
-    with asking(server, ANSWER_SECONDS) as management:
+    with connected(server.http, server.key, ANSWER_SECONDS) as management:
         return {MODEL, *FRONTS} - {name for name, _ in management.ready()}
 
 
 def load_again(server: Triton, gone: set[str], say: Callable[[str], None]) -> None:
     """Load what clients ask, and with it what that calls."""
     say(f"{', '.join(sorted(gone))}: not loaded; loading again")
-    with asking(server, LOAD_SECONDS) as management:
+    with connected(server.http, server.key, LOAD_SECONDS) as management:
         for front in FRONTS:
             management.load(front)
     say(f"{', '.join(FRONTS)} are loaded again")
@@ -68,7 +67,7 @@ def heal(server: Triton, repository: Path, version: str, say: Callable[[str], No
         return
     say(f"{MODEL} version {version} lost its process; loading it again")
     before = server.backends()
-    with asking(server, LOAD_SECONDS) as management:
+    with connected(server.http, server.key, LOAD_SECONDS) as management:
         # Loading alone does nothing to files that have not changed. What calls the model goes and comes back with it.
         management.unload(MODEL)
         management.load(MODEL)
@@ -94,7 +93,7 @@ def is_dead(server: Triton, repository: Path, version: str) -> bool:
 
 def wanted_processes(server: Triton, version: str) -> int:
     """How many hold this version."""
-    with asking(server, ANSWER_SECONDS) as management:
+    with connected(server.http, server.key, ANSWER_SECONDS) as management:
         groups = management.client.get_model_config(MODEL, version)["instance_group"]
     return sum(group["count"] * max(1, len(group.get("gpus", []))) for group in groups)
 
@@ -102,18 +101,11 @@ def wanted_processes(server: Triton, version: str) -> int:
 def probe(server: Triton, repository: Path, version: str) -> None:
     """Ask one version for a score; InferenceServerException if there is none."""
     clip = Clip(np.zeros(warmup_shape(repository, int(version)), np.uint8), WARMUP_FPS)
-    with asking(server, ANSWER_SECONDS) as management:
+    with connected(server.http, server.key, ANSWER_SECONDS) as management:
         management.client.infer(MODEL, frame_tensors(triton, clip, WARMUP_PROMPT), model_version=version)
 
 
 def loaded_versions(server: Triton) -> list[str]:
     """Versions of the model that Triton has loaded, dead or alive."""
-    with asking(server, ANSWER_SECONDS) as management:
+    with connected(server.http, server.key, ANSWER_SECONDS) as management:
         return [*map(str, management.loaded_versions())]
-
-
-@contextmanager
-def asking(server: Triton, seconds: float) -> Iterator[Management]:
-    """For one question: an idle connection would hold up a server that is to stop."""
-    with triton.InferenceServerClient(server.http, network_timeout=seconds) as client:
-        yield Management(client, server.http, server.key)

@@ -14,6 +14,7 @@ from components.annotation.tasks import export, read_key
 from components.cli import app
 from components.curation.source import read_labels
 from components.errors import BadInput
+from components.locks import sole_writer
 from components.preferences.pairs import labelled_pair
 from components.preferences.paths import stored_file
 from components.preferences.schema import group_by_pair, read_annotations, write_annotations
@@ -312,6 +313,25 @@ def test_the_command_writes_all_or_nothing(exported, tmp_path):
     assert "no annotations" in str(outcome.exception) and not (tmp_path / "none.csv").exists()
     outcome = run(whole, "--out", out)
     assert "--folder" in str(outcome.exception)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["import", "given.csv", "--out", "out", "--append"],
+        ["pull", "folder", "--out", "out"],
+        ["next", "--clips", "clips.csv", "--scores", "scores.parquet", "--count", "1", "--out", "out"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_another_command_writes_is_left_alone(tmp_path, monkeypatch, command):
+    """Two commands that read, merge and write would lose the labels of one."""
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "given.csv", HEADER, [["a.mp4", "b.mp4", "a cat", "1", "A", "B", "same"]])
+    with sole_writer("out"):
+        told = CliRunner().invoke(app, ["annotate", *command])
+        assert isinstance(told.exception, BadInput) and "out: is being written by process" in str(told.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_takes_a_csv_as_it_is(tmp_path):

@@ -214,7 +214,19 @@ def test_without_a_held_out_judge_nobody_is_promoted(here):
         shutil.copyfile("data/sample_scores.parquet", stage.output("data/sample_scores.parquet"))
 
     Stage("evaluate").run(evaluate)
-    assert reasons(call()) == {"no_judge"}
+    outcome = call()
+    assert reasons(outcome) == {"no_judge"} and outcome.evidence["champion_measured_anew"] is False
+    with pytest.raises(BadInput, match=r"^--remeasure: metrics/alignment\.json has no gold judge"):
+        call(dry_run=True, anew=True)
+    other = metrics | {"judge": "none", "judged_with": {}}
+    Stage("evaluate").run(
+        lambda stage: (
+            write_json(stage.output("metrics/alignment.json"), other),
+            shutil.copyfile("data/sample_scores.parquet", stage.output("data/sample_scores.parquet")),
+        )
+    )
+    with pytest.raises(BadInput, match=r"set it back, or a gold judge, which could .*, was not at work"):
+        call(dry_run=True)
 
 
 @pytest.mark.parametrize("kind", ["version", "alias", "short", "digest", "path", "run"])

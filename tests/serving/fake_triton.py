@@ -33,8 +33,8 @@ class FakeTriton:
     def __exit__(self, *_):
         pass
 
-    def is_server_live(self):
-        return True
+    def get_server_metadata(self):
+        return {"name": "triton", "extensions": []}
 
     def loaded(self) -> dict:
         """{MODEL: versions, front: the version that it calls}."""

@@ -129,6 +129,9 @@ def test_the_key_is_its_owners_alone(tmp_path, monkeypatch):
         file.write_text(bad)
         with pytest.raises(BadInput, match="no key"):
             read_key(live)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match=r"live\.key: UTF-16 text"):
+        read_key(live)
     monkeypatch.setenv(VARIABLE, "x" * 20)
     assert make_key(live) == "x" * 20, "a container's comes by its environment"
     monkeypatch.setenv(VARIABLE, "")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -163,7 +164,13 @@ def test_score_exits_4_where_no_server_answers(videos):
     assert done.returncode == 4 and done.stderr.startswith(f"error: {url}: no Triton server answers"), done.stderr
 
 
-@pytest.mark.parametrize("url", ["https://host:1", "ftp://host:1", "grpc://", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://host:1", "ftp://host:1", "grpc://", "", "http://:8000", "[::1:8000"),
+        *(f"{start}host:{port}" for start in ("http://", "grpc://", "") for port in ("notaport", "99999", "0", "-1", "")),
+    ],
+)
 def test_url_that_is_none_is_bad_input(url):
     with pytest.raises(BadInput, match="http://host:port or grpc://host:port"):
         split_url(url)
@@ -171,6 +178,7 @@ def test_url_that_is_none_is_bad_input(url):
 
 def test_url_without_protocol_is_http():
     assert split_url("localhost:8000/") == ("http", "localhost:8000")
+    assert split_url("grpc://[::1]:65535") == ("grpc", "[::1]:65535")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +219,19 @@ def test_frames_are_decoded_here_as_the_server_would_have_done(tmp_path):
     made = frames_of(plain, tmp_path / "bad.mp4", tmp_path / "nothing.mp4", tmp_path / ("a" * 300), gif)
     assert made[0] == (9, 16) and made[4] == (9, probe(gif).fps)
     assert made[1].startswith("unreadable") and made[2:4] == ["no such file"] * 2
+
+
+def test_a_clip_is_in_memory_once(tmp_path):
+    path = write(tmp_path / "clip.mp4", 200)
+    client.whole_clip(path)  # what is loaded once
+    tracemalloc.start()
+    try:
+        made = client.whole_clip(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.fps == probe(path).fps and np.array_equal(made.frames, read_frames(path))
+    assert peak < 1.3 * made.frames.nbytes
 
 
 def test_frames_that_no_request_can_carry_are_a_reason(tmp_path, monkeypatch):

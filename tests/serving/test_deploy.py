@@ -6,14 +6,16 @@ import re
 import shutil
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from typer.testing import CliRunner
 
 from components.cli import app
 from components.errors import BadInput, Unreachable
-from components.reward.score import RewardModel, Score
+from components.reward.score import RewardModel, Score, Unscored
 from components.serving import deploy as deployment
+from components.serving.access import make_key
 from components.serving.client import Manners, RewardClient, score_remote
 from components.serving.commands import copy_once
 from components.serving.deploy import Rejected, deploy, rollback, serving_version
@@ -200,6 +202,76 @@ def test_a_server_that_is_away_is_named(model_folder, tmp_path):
     live = repository_of(tmp_path, model_folder)
     told = CliRunner().invoke(app, ["deploy", "http://127.0.0.1:9", "--live", str(live), "--model", str(model_folder)])
     assert isinstance(told.exception, Unreachable) and "127.0.0.1:9: no Triton server answers" in str(told.exception)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Every request is answered by the class's status and text; None drops the connection."""
+
+    status, text = 404, ""
+
+    def do_GET(self):
+        if self.status is None:
+            return
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.text)))
+        self.end_headers()
+        self.wfile.write(self.text.encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(404, "not here"), (200, "<html>a page</html>"), (200, "[]"), (200, "{}"), (503, "busy"), (None, "")],
+)
+@pytest.mark.parametrize("options", [[], ["--verify"], ["--rollback"]])
+def test_what_answers_and_is_no_triton_is_named(model_folder, videos, tmp_path, monkeypatch, status, text, options):
+    live, sample = repository_of(tmp_path, model_folder), tmp_path / "sample.csv"
+    make_key(live)
+    sample.write_text(f"path,prompt\n{videos[0]},a red circle\n")
+    deployment.write_deployment(live, deployment.Deployment(serving=1, before=None, verified=[1], rolled_back="0" * 16))
+    monkeypatch.setattr(deployment, "offline_scores", lambda *_: [Unscored("none")])
+    server = HTTPServer(("127.0.0.1", 0), type("Fixed", (Answers,), {"status": status, "text": text}))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = ["deploy", url, "--live", str(live), "--model", str(model_folder), "--csv", str(sample), *options]
+        told = CliRunner().invoke(app, command)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert isinstance(told.exception, Unreachable) and str(told.exception).startswith(f"{url}: "), told.exception
+    assert "no Triton server" in str(told.exception) and "\n" not in str(told.exception)
+
+
+def test_addresses_that_are_none_and_hosts_that_are_not_there(model_folder, tmp_path):
+    live = repository_of(tmp_path, model_folder)
+    make_key(live)
+
+    def told(url):
+        return CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--model", str(model_folder)]).exception
+
+    assert isinstance(told("http://no-such-host.invalid:8000"), Unreachable)
+    for port in ("notaport", "99999"):
+        assert isinstance(told(f"http://127.0.0.1:{port}"), BadInput)
+
+
+@pytest.mark.parametrize("command", [["monitor"], ["deploy", "http://127.0.0.1:9", "--rollback"]])
+@pytest.mark.parametrize("what", ["nothing", "bytes"])
+def test_a_folder_that_is_no_repository_is_named(tmp_path, command, what):
+    live, front = tmp_path / "live", tmp_path / "live/video_reward/config.pbtxt"
+    (live / MODEL).mkdir(parents=True)
+    if what == "bytes":
+        front.parent.mkdir()
+        front.write_bytes(b"\xff\xfe")
+    told = CliRunner().invoke(app, [*command, "--live", str(live)]).exception
+    assert isinstance(told, BadInput) and str(told).startswith(f"{front}: "), told
+    assert ("reelign serve --live" if what == "nothing" else "UTF-16") in str(told)
 
 
 def load(url, live, name):

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
+from components.cli import app
 from components.errors import BadInput, disk_error
 from components.locks import sole_writer
 from components.serving import deploy as deployment
@@ -287,19 +289,50 @@ def test_a_full_disk_leaves_nothing_and_is_code_4(prepared, models, capfd):
     assert versions_there(prepared) == [1, 2]
 
 
-def test_a_switch_that_fails_halfway_leads_clients_back(prepared, models, monkeypatch):
+def test_a_switch_that_fails_halfway_leads_clients_back(prepared, models, tmp_path, monkeypatch):
     load = FakeTriton.load_model
 
     def failing(self, name, headers=None, config=None):
         if name == [*FRONTS][1] and front_version(prepared, name) == 3:
-            raise InferenceServerException("no")
+            raise InferenceServerException("no\nway")
         load(self, name, headers, config)
 
     monkeypatch.setattr(FakeTriton, "load_model", failing)
-    with pytest.raises(InferenceServerException):
-        deploy(URL, prepared, models["good"], SAMPLE, PARAMS)
+    command = ["deploy", URL, "--live", str(prepared), "--model", str(models["good"]), "--csv", str(clips_csv(tmp_path))]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 1 and told.stderr.count("\n") == 1, told.exception
+    assert f"error: version 3 of {models['good']}: clients cannot be sent to it: no way" in told.stderr
     settled(prepared, 2)
     assert versions_there(prepared) == [1, 2] and read_deployment(prepared).before == 1
+
+
+def test_a_roll_back_that_the_server_refuses_is_one_line(prepared, monkeypatch):
+    def failing(*_, **__):
+        raise InferenceServerException("no\nway")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeTriton, "load_model", failing)
+        told = CliRunner().invoke(app, ["deploy", URL, "--live", str(prepared), "--rollback"])
+    assert told.exit_code == 1 and told.stderr == f"error: {URL} refuses a call: no way\n"
+    assert rollback(URL, prepared, PARAMS) == 1, "the next call finishes it"
+    settled(prepared, 1)
+
+
+def test_a_clip_that_is_missing_is_found_before_anything_is_loaded(prepared, models, tmp_path):
+    csv, before = clips_csv(tmp_path), (tmp_path / "state").read_bytes()
+    (tmp_path / "clip.mp4").unlink()
+    told = CliRunner().invoke(
+        app, ["deploy", URL, "--live", str(prepared), "--model", str(models["good"]), "--csv", str(csv)]
+    )
+    assert isinstance(told.exception, BadInput)
+    assert str(told.exception) == f"{csv}, key 'path': no such video: {tmp_path / 'clip.mp4'}"
+    assert versions_there(prepared) == [1, 2] and (tmp_path / "state").read_bytes() == before
+
+
+def clips_csv(folder: Path) -> Path:
+    (folder / "clip.mp4").write_bytes(b"compared by the fake")
+    (folder / "sample.csv").write_text("path,prompt\nclip.mp4,a red circle\n")
+    return folder / "sample.csv"
 
 
 def test_old_versions_go_but_none_that_is_needed(prepared, models):
@@ -348,7 +381,7 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
             (signal.SIGKILL, lambda: server.backends("3")),
         ):
             process = command(url, "good")
-            holder = f"process {process.pid},"
+            holder = f"process {process.pid}, "
             until(lambda holder=holder, moment=moment: holder in held_by(live) and moment(), "the moment")
             process.send_signal(how)
             assert process.wait(5 * PATIENCE) != 0

@@ -18,10 +18,11 @@ from components.serving.backend_metrics import FRAMES, LOST, REQUESTS, SCORES
 from components.serving.client import score_remote
 from components.serving.deploy import deploy, rollback
 from components.serving.install import install_triton
+from components.serving.management import managing
 from components.serving.repository import MODEL, write_repository
 from components.serving.served_log import read_served
 from components.serving.server import Triton, serving
-from components.serving.watch import asking, probe
+from components.serving.watch import probe
 from components.stage import folder_digest, write_json
 from tests.serving.conftest import PARAMS, clip
 
@@ -135,9 +136,9 @@ def test_figures_live_through_loads_and_deployments(live, model, videos, tmp_pat
         for version, digest in versions.items():
             assert total(found, REQUESTS, version=version, model_version=digest) == len(sample)
         for _ in range(3):
-            with asking(server, 60) as client:
-                client.unload(MODEL)
-                client.load(MODEL)
+            with managing(url, live) as management:
+                management.unload(MODEL)
+                management.load(MODEL)
             assert all(isinstance(result, Score) for result in score_remote(url, sample))
         assert {own["version"] for own, _ in figures(server)[REQUESTS]} == set(versions)
     assert server.process.returncode == 0, server.last_lines()
