@@ -197,6 +197,7 @@ def test_store_and_server_mean_the_same_folder(here, monkeypatch):
     [
         *("ftp://host", "127.0.0.1:5000", "mlflow.internal", "./mlruns", "file:///runs"),
         *("http://", "http://[::1", "http://h:port", "sqlite:///", "postgresql://u:secret@db/mlflow"),
+        *("u:secret@h:5000", "http//u:secret@h", "postgresql://u:secret/secret@h/db", "http://u:s/secret@h:port"),
     ],
 )
 def test_an_address_that_is_none_is_named_without_its_password(monkeypatch, uri):
@@ -213,6 +214,7 @@ def test_an_empty_address_is_none(monkeypatch):
 
 def test_passwords_are_not_shown():
     assert redacted("https://me:p@ss/w@mlflow.example:5000/a") == "https://mlflow.example:5000/a"
+    assert redacted("u:p@h:5000") == "h:5000" and redacted("postgresql://u:pa/ss@h/db") == "h/db"
     assert redacted("http://mlflow:5000") == "http://mlflow:5000"
     assert redacted("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
 

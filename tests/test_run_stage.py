@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import BadInput
+from components.run_stage import run_stage, run_with
+
 REPOSITORY = Path(__file__).parents[1]
 STAGE = """
 import os, pathlib, sys, time
@@ -305,3 +308,35 @@ def test_passwords_of_addresses_are_printed_nowhere(project, tmp_path):
         )  # fmt: skip
         assert sentinel not in done.stdout + done.stderr, words
         assert done.returncode in (1, 2, 4), done.stderr
+
+
+@pytest.mark.parametrize("name", ["../../dvc", "../../made", "../..", "first/../../..", "/etc", ""])
+@pytest.mark.parametrize("words", [(), ("--commit", "HEAD"), ("--profile", "other")])
+def test_what_is_no_name_of_a_stage_is_no_path(project, monkeypatch, name, words):
+    """A lock is opened and a tree made by a stage's name: neither may be outside the trees' folder."""
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (project / "made").mkdir()
+    (project / "made/kept.txt").write_text("kept")
+    (project / "input.txt").write_text("changed here")
+    before = files_of(project)
+    monkeypatch.chdir(project)
+    commit, profile = (words[1] if words[:1] == (option,) else None for option in ("--commit", "--profile"))
+    for call in (lambda: run_stage(name, commit, profile, False), lambda: run_with(name, ["--help"], commit, profile)):
+        with pytest.raises(BadInput, match="dvc.yaml, key '.*': no (such|name of a) stage"):
+            call()
+    assert files_of(project) == before
+
+
+def test_a_stage_that_is_not_there_makes_no_tree(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(BadInput, match="no such stage; there are first, second, third"):
+        run_stage("forth", None, None, False)
+    assert not (project / ".reelign").exists()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_relative_to(folder / ".reelign/trees")
+    }
