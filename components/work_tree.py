@@ -48,9 +48,8 @@ def tree_of(name: str, places: Places) -> Iterator[Path]:
     """The folder of a stage's tree, locked for this process: a second task of the same stage waits. BadInput for what is no
     plain name: a path would lead out of the trees' folder."""
     if not re.fullmatch(STAGE_NAME, name):
-        raise BadInput(
-            "dvc.yaml", "no name of a stage: letters a to z and '_', with '@' and a key for one of several", key=name
-        )
+        why = "no name of a stage: letters a to z, '_', and for one of several '@KEY'"
+        raise BadInput("dvc.yaml", why, key=name)
     tree = places.trees / name
     places.trees.mkdir(parents=True, exist_ok=True)
     with open(places.trees / f"{name}.lock", "a") as lock:

@@ -13,6 +13,7 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from components.errors import BadInput, Unreachable, exit_codes
@@ -27,7 +28,7 @@ from components.mlflow_store import (
     redacted,
     store_uri,
 )
-from components.registry.versions import fetch
+from components.registry.versions import FILES, fetch
 from components.tracking import _experiment
 from tests.conftest import REPOSITORY
 
@@ -169,6 +170,23 @@ def test_a_full_disk_here_is_not_taken_for_files_that_are_missing(made, here, mo
     with pytest.raises(SystemExit) as ended, exit_codes():
         fetch(record)
     assert (ended.value.code, capsys.readouterr().err) == (4, "error: part: No space left on device\n")
+
+
+def test_of_two_that_bring_a_version_at_once_both_have_it(made, here, monkeypatch):
+    """The second has its files when the first has put its own in place."""
+    shutil.copytree(made[0], here / "store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store/mlflow.db")
+    record, download = mlflow_client().get_model_version("m", "1"), mlflow.artifacts.download_artifacts
+    first = []
+
+    def while_another_does(**named):
+        monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+        first.append(fetch(record))
+        return download(**named)
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", while_another_does)
+    assert fetch(record) == first[0] and any(first[0].folder.iterdir())
+    assert list((FILES / "partial").iterdir()) == []
 
 
 def test_another_folder_on_record_and_a_damaged_store_are_refused(made, here):

@@ -7,6 +7,7 @@ alias `challenger`, its newest version.
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,8 +106,7 @@ def fetch(record: Any) -> Version:
     if folder.exists() and registered and folder_digest(folder) != registered:
         discard(folder, f"not {registered}, which was registered")
     if not folder.exists():
-        partial = FILES / "partial" / f"{record.run_id}.{os.getpid()}"  # another process may bring the same
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = FILES / "partial" / f"{record.run_id}.{secrets.token_hex(4)}"  # another process may bring the same
         partial.mkdir(parents=True)
         source = artifact_place(record.source)
         try:
