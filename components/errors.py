@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-# Of an address, RFC 3986; also of one that was taken for a path, which has one slash less.
-USERINFO = re.compile(r"(?<=:/)(/?)[^\s/?#]*@")
+# Of an address, RFC 3986; also of one that was taken for a path, which has one slash less, of one without its colon, and of
+# one whose password has a slash. (A number and a slash are a port, and what follows is a path.)
+USERINFO = re.compile(r"(?:(?<=:/)(/?)|(?<=//))(?:[^\s/?#:@]+:(?!\d+/)[^\s'\"]*|[^\s/?#]*)@")
 
 
 # BadInput and NonFinite keep their arguments as args: an exception from a worker process is pickled as its args.

@@ -5,13 +5,17 @@ there before or all of the new, and never a name without its content.
 """
 
 import ctypes
+import glob
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from components.errors import BadInput
+from components.locks import sole_writer
 
 
 @contextmanager
@@ -46,16 +50,18 @@ def partial_folder(out: Path) -> Path:
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """An empty place beside `path` to make a folder at; it becomes `path`, which must not be there, where the block ends
-    without an error. What a killed process left at that place is removed."""
+    without an error. Each process has a place of its own; those that killed processes left are removed."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        put_in_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.partial"):
+        with suppress(BadInput), sole_writer(left):  # held while its process lives
+            shutil.rmtree(left, ignore_errors=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with sole_writer(partial):
+        try:
+            yield partial
+            put_in_place(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def put_in_place(partial: str | Path, path: str | Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from components.errors import BadInput
 
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
+STAGE_NAME = "[a-z_]+(@[a-z0-9_]+)?"
 
 
 def stage_names() -> list[str]:

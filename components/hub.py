@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from components.errors import BadInput, Unreachable
+from components.errors import BadInput, Unreachable, disk_error
 from components.stage import folder_digest
 
 # Weights as safetensors, configurations as JSON and text; other files of a repository are not downloaded.
@@ -18,6 +18,7 @@ def fetch(model: str, folder: Path, wanted: str | None = None) -> tuple[str, str
     Raises:
         BadInput: no such model or revision, no right to read it, or what is in the folder then has not the digest `wanted`.
         Unreachable: the hub does not answer, or breaks off.
+        OSError: `folder` cannot be written, or the disk is full.
     """
     import httpx2  # huggingface_hub's HTTP client, whose errors it passes on
     from huggingface_hub import HfApi, snapshot_download
@@ -31,6 +32,8 @@ def fetch(model: str, folder: Path, wanted: str | None = None) -> tuple[str, str
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise BadInput(model, f"not on {api.endpoint}, or no permission to read it ({type(error).__name__})") from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        if disk_error(error) is not None:
+            raise
         raise Unreachable(api.endpoint, str(error).splitlines()[0]) from error
     # The client's metadata has dates, which the digest must not depend on.
     shutil.rmtree(folder / ".cache", ignore_errors=True)

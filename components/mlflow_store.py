@@ -4,7 +4,6 @@ The embedded store is a sqlite file with the folder `mlartifacts` beside it. All
 that a checkout may be moved, copied or restored. A tracking server chooses its own locations.
 """
 
-import fcntl
 import os
 import sqlite3
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from components.errors import BadInput, Unreachable
+from components.locks import sole_writer
 
 STORE = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -68,9 +68,12 @@ def embedded_store() -> Path | None:
 
 
 def redacted(uri: str) -> str:
-    """A store's URI for printing, without user name and password, even one with a slash."""
-    head, separator, rest = uri.partition("://")
-    return uri if head == "sqlite" else f"{head}{separator}{rest.rpartition('@')[2]}"
+    """A store's URI for printing, without user name and password, even one with a slash. Of one that is no address of a
+    server, only what follows the last @: where its password begins cannot be told."""
+    if uri.startswith("sqlite:///"):
+        return uri
+    scheme = next((known for known in ("http://", "https://") if uri.startswith(known)), "")
+    return scheme + uri.removeprefix(scheme).rpartition("@")[2]
 
 
 @contextmanager
@@ -135,10 +138,7 @@ def all_pages(search: Callable[..., Any], *given: Any, **named: Any) -> Iterator
 @contextmanager
 def one_at_a_time(store: Path) -> Iterator[None]:
     """This process alone makes what all share in an embedded store: tables, an experiment. Others wait."""
-    lock = store.with_name(ARTIFACTS) / ".making"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with sole_writer(store.with_name(ARTIFACTS) / "making", waits=lambda holder: None):
         yield
 
 

@@ -68,11 +68,12 @@ def in_place(name: str, commit: str | None, profile: str | None, force: bool = F
     started = time.monotonic()
     checkout = Path.cwd()
     places = Places.of(checkout)
+    if commit is None and profile is None:  # another commit or profile may have other stages
+        refuse_unknown(name)
     with tree_of(name, places) as tree:
         prepare(tree, checkout, places, commit, profile)
         os.chdir(tree)
-        if name not in stage_names():
-            raise BadInput("dvc.yaml", f"no such stage; there are {', '.join(stage_names())}", key=name)
+        refuse_unknown(name)
         link_local_inputs(name, checkout)
         with remote_errors(places.remote):
             known, mine = write_entries(name, places, force)
@@ -80,6 +81,12 @@ def in_place(name: str, commit: str | None, profile: str | None, force: bool = F
                 bring(repo, name, places, known, mine)
                 say(name, f"inputs are in place after {time.monotonic() - started:.1f} s")
                 yield InPlace(name, tree, places, repo)
+
+
+def refuse_unknown(name: str) -> None:
+    """BadInput where dvc.yaml here has no stage of that name."""
+    if name not in stage_names():
+        raise BadInput("dvc.yaml", f"no such stage; there are {', '.join(stage_names())}", key=name)
 
 
 def write_entries(name: str, places: Places, force: bool) -> tuple[dict, dict | None]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from components.errors import BadInput, without_passwords
 from components.files import discard, whole_file, whole_folder
-from components.graph import stage_definition, stage_names
+from components.graph import STAGE_NAME, stage_definition, stage_names
 from components.mlflow_store import embedded_store
 from components.profiles import profile_file
 
@@ -45,10 +45,14 @@ class Places:
 
 @contextmanager
 def tree_of(name: str, places: Places) -> Iterator[Path]:
-    """The folder of a stage's tree, locked for this process: a second task of the same stage waits."""
+    """The folder of a stage's tree, locked for this process: a second task of the same stage waits. BadInput for what is no
+    plain name: a path would lead out of the trees' folder."""
+    if not re.fullmatch(STAGE_NAME, name):
+        why = "no name of a stage: letters a to z, '_', and for one of several '@KEY'"
+        raise BadInput("dvc.yaml", why, key=name)
     tree = places.trees / name
     places.trees.mkdir(parents=True, exist_ok=True)
-    with open(places.trees / f"{name}.lock", "w") as lock:
+    with open(places.trees / f"{name}.lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

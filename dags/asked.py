@@ -2,6 +2,7 @@
 
 from airflow.sdk import Param
 
+from components.graph import STAGE_NAME
 from components.profiles import NAME
 
 FULL_HASH = "[0-9a-f]{40}"  # a name would be another commit in each task, once somebody pushes meanwhile
@@ -16,3 +17,8 @@ def commit_param(empty: str) -> Param:
 def profile_param(empty: str) -> Param:
     """The profile of that commit."""
     return Param(None, type=["null", "string"], pattern=f"^{NAME}$", description=f"infra/profiles/NAME.yaml; empty: {empty}")
+
+
+def stages_param(description: str) -> Param:
+    """Names of stages."""
+    return Param([], type="array", items={"type": "string", "pattern": f"^{STAGE_NAME}$"}, description=description)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, Param, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, task
 
-from dags.asked import commit_param, profile_param
+from dags.asked import commit_param, profile_param, stages_param
 from dags.assets import NEW_PREFERENCES, NEW_REWARD_MODEL
 from dags.pipeline import add_stages
 from dags.timing import on_time
@@ -25,7 +25,7 @@ with DAG(
     params={
         "profile": profile_param("params.yaml as it is"),
         "commit": commit_param("what is checked out"),
-        "force": Param([], type="array", items={"type": "string"}, description="Stages to run again, e.g. reward"),
+        "force": stages_param("Stages to run again, e.g. reward"),
     },
     tags=["reelign"],
 ) as dag:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from components.errors import BadInput, NonFinite, Unreachable, disk_error, exit_codes
+from components.errors import BadInput, NonFinite, Unreachable, disk_error, exit_codes, without_passwords
 
 ERRORS = [
     (BadInput("a.csv", "no such label", row=3, key="VQ"), 2, "error: a.csv, row 3, key 'VQ': no such label"),
@@ -68,3 +68,19 @@ def test_ctrl_c_while_workers_run_is_one_line(tmp_path):
     _, printed = running.communicate(timeout=60)
     assert (running.returncode, printed) == (130, "interrupted\n")
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:pw@h:5000/a, row 3", "http://h:5000/a, row 3"),
+        ("http:/u:pw@h/a", "http:/h/a"),
+        ("http//u:pw@h/a", "http//h/a"),
+        ("postgresql://u:pa/ss@h/db", "postgresql://h/db"),
+        ("s3://bucket/a@b.mp4", "s3://bucket/a@b.mp4"),
+        ("http://h:9000/bucket/a@b.mp4", "http://h:9000/bucket/a@b.mp4"),
+        ("image:tag@sha256:0123", "image:tag@sha256:0123"),
+    ],
+)
+def test_passwords_of_addresses_are_taken_out(text, shown):
+    assert without_passwords(text) == shown

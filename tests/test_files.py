@@ -117,9 +117,23 @@ def test_the_bytes_are_on_the_disk_before_the_rename_and_the_name_after_it(kind,
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial/old").write_text("of a run that was killed")
+    left = tmp_path / ".out.0123abcd.partial"
+    left.mkdir()
+    (left / "old").write_text("of a run that was killed")
     with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out") as partial:
         partial.mkdir()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_make_one_folder_have_a_place_each(tmp_path):
+    """The second removes nothing of the first, whose process lives; the first that is done is there."""
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "out") as first:
+        first.mkdir()
+        (first / "weights").write_text("of the first")
+        with whole_folder(tmp_path / "out") as second:
+            second.mkdir()
+            (second / "weights").write_text("of the second")
+        assert (first / "weights").read_text() == "of the first"
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == []
+    assert (tmp_path / "out/weights").read_text() == "of the second"

@@ -1,5 +1,6 @@
 """Models fetched by name and revision from a server that speaks the hub's protocol."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,9 +9,12 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from components.errors import disk_error
 from components.stage import folder_digest
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -116,3 +120,25 @@ def test_a_model_that_is_not_the_one_wanted_is_refused(hub, tmp_path):
     why = f"has digest {digest}, wanted is 0123456789abcdef (team/model at commit {'a' * 40}): do not use it"
     assert (said.returncode, said.stdout) == (2, "")
     assert said.stderr.splitlines()[-1] == f"error: {tmp_path}/other: {why}"
+
+
+def test_a_full_disk_here_is_not_the_hubs_fault(hub, tmp_path):
+    """A process whose files may have 20,000 bytes, in place of a disk that is full."""
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    program = f"{limit}; sys.argv[0] = 'reelign'; from components.cli import main; main()"
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", program, "fetch", "team/model", "--to", str(tmp_path / "new")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 4 and "File too large" in done.stderr and hub not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    from components.hub import fetch as bring
+
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "weights"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(sha="a" * 40))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=denied))
+    with pytest.raises(PermissionError) as caught:
+        bring("team/model", tmp_path)
+    assert disk_error(caught.value) == (f"{tmp_path / 'weights'}: Permission denied", 2)

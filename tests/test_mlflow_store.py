@@ -13,6 +13,7 @@ import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from components.errors import BadInput, Unreachable, exit_codes
@@ -27,7 +28,7 @@ from components.mlflow_store import (
     redacted,
     store_uri,
 )
-from components.registry.versions import fetch
+from components.registry.versions import FILES, fetch
 from components.tracking import _experiment
 from tests.conftest import REPOSITORY
 
@@ -171,6 +172,23 @@ def test_a_full_disk_here_is_not_taken_for_files_that_are_missing(made, here, mo
     assert (ended.value.code, capsys.readouterr().err) == (4, "error: part: No space left on device\n")
 
 
+def test_of_two_that_bring_a_version_at_once_both_have_it(made, here, monkeypatch):
+    """The second has its files when the first has put its own in place."""
+    shutil.copytree(made[0], here / "store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store/mlflow.db")
+    record, download = mlflow_client().get_model_version("m", "1"), mlflow.artifacts.download_artifacts
+    first = []
+
+    def while_another_does(**named):
+        monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+        first.append(fetch(record))
+        return download(**named)
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", while_another_does)
+    assert fetch(record) == first[0] and any(first[0].folder.iterdir())
+    assert list((FILES / "partial").iterdir()) == []
+
+
 def test_another_folder_on_record_and_a_damaged_store_are_refused(made, here):
     shutil.copy(made[0] / "mlflow.db", "mlflow.db")
     with closing(sqlite3.connect("mlflow.db")) as store:
@@ -197,6 +215,7 @@ def test_store_and_server_mean_the_same_folder(here, monkeypatch):
     [
         *("ftp://host", "127.0.0.1:5000", "mlflow.internal", "./mlruns", "file:///runs"),
         *("http://", "http://[::1", "http://h:port", "sqlite:///", "postgresql://u:secret@db/mlflow"),
+        *("u:secret@h:5000", "http//u:secret@h", "postgresql://u:secret/secret@h/db", "http://u:s/secret@h:port"),
     ],
 )
 def test_an_address_that_is_none_is_named_without_its_password(monkeypatch, uri):
@@ -213,6 +232,7 @@ def test_an_empty_address_is_none(monkeypatch):
 
 def test_passwords_are_not_shown():
     assert redacted("https://me:p@ss/w@mlflow.example:5000/a") == "https://mlflow.example:5000/a"
+    assert redacted("u:p@h:5000") == "h:5000" and redacted("postgresql://u:pa/ss@h/db") == "h/db"
     assert redacted("http://mlflow:5000") == "http://mlflow:5000"
     assert redacted("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
 

@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from components.errors import BadInput
+from components.run_stage import run_stage, run_with
 
 REPOSITORY = Path(__file__).parents[1]
 STAGE = """
@@ -305,3 +309,30 @@ def test_passwords_of_addresses_are_printed_nowhere(project, tmp_path):
         )  # fmt: skip
         assert sentinel not in done.stdout + done.stderr, words
         assert done.returncode in (1, 2, 4), done.stderr
+
+
+def test_what_is_no_name_of_a_stage_is_no_path(project, monkeypatch):
+    """A lock is opened and a tree made by a stage's name: neither may be outside the trees' folder."""
+    (project / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    (project / "made").mkdir()
+    (project / "made/kept.txt").write_text("kept")
+    (project / "input.txt").write_text("changed here")
+    before = files_of(project)
+    monkeypatch.chdir(project)
+    for name in ("../../dvc", "../../made", "../..", "first/../../..", "/etc", ""):
+        for commit, profile in ((None, None), ("0123456789", None), (None, "other")):
+            for call in (partial(run_stage, force=False), partial(run_with, words=["--help"])):
+                with pytest.raises(BadInput, match=r"dvc.yaml, key '.*': no (such|name of a) stage"):
+                    call(name=name, commit=commit, profile=profile)
+    assert files_of(project) == before
+
+
+def test_a_stage_that_is_not_there_makes_no_tree(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(BadInput, match="no such stage; there are first, second, third"):
+        run_stage("forth", None, None, False)
+    assert not (project / ".reelign").exists()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -5,7 +5,9 @@ the profile in params.yaml are `video_reward` and `generator_METHOD`. Each has a
 alias `challenger`, its newest version.
 """
 
+import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -104,19 +106,21 @@ def fetch(record: Any) -> Version:
     if folder.exists() and registered and folder_digest(folder) != registered:
         discard(folder, f"not {registered}, which was registered")
     if not folder.exists():
-        partial = FILES / "partial" / f"{record.run_id}.{os.getpid()}"  # another process may bring the same
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = FILES / "partial" / f"{record.run_id}.{secrets.token_hex(4)}"  # another process may bring the same
         partial.mkdir(parents=True)
         source = artifact_place(record.source)
         try:
             brought = Path(download_artifacts(artifact_uri=source, dst_path=str(partial)))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            put_in_place(brought, folder)
         except (MlflowException, OSError) as error:
-            if embedded_store() is None or disk_error(error) is not None:
-                raise
-            raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        put_in_place(brought, folder)
-        shutil.rmtree(partial)
+            there = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.exists()
+            if not there:  # else the other process was first
+                if embedded_store() is None or disk_error(error) is not None:
+                    raise
+                raise BadInput(f"{record.name}/{record.version}", f"its files are not in {source}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     digest = folder_digest(folder)
     if registered and digest != registered:
         why = f"its files in {source} are {digest}, registered was {registered}"

@@ -187,6 +187,7 @@ def bench_reward(
         dimensions = files.facts()["dimensions"]
         pairs = read_benchmark(csv, dimensions, answer, videos)
         benchmark.check_videos(pairs, videos)
+        context.with_resource(sole_writer(out / "scores.parquet"))  # which `reelign score --out` may write as well
         results = score_pairs(pairs, videos, files, engine, workers, chunk, out / "scores.parquet")
         found = Scored.of(pairs.items(), results, dimensions)
     table, result = benchmark.evaluate(pairs, found, files, threshold_from, rounds)

@@ -80,13 +80,15 @@ def copy_once(repository: Path, live: Path) -> None:
     """Copy a model repository, whole or not at all, unless it was copied before."""
     from components.errors import BadInput
     from components.files import whole_folder
+    from components.locks import sole_writer
 
-    if live.exists():
-        return
-    if not repository.exists():
-        raise BadInput(repository, "missing; `dvc repro package` makes it")
-    with whole_folder(live) as partial:
-        shutil.copytree(repository, partial)
+    with sole_writer(live, waits=lambda holder: say(f"waiting for {live}, which is being copied by {holder}")):
+        if live.exists():
+            return
+        if not repository.exists():
+            raise BadInput(repository, "missing; `dvc repro package` makes it")
+        with whole_folder(live) as partial:
+            shutil.copytree(repository, partial)
 
 
 @contextmanager

@@ -86,3 +86,13 @@ def test_a_commit_is_asked_for_by_its_full_hash_and_a_profile_by_its_name(name, 
     else:
         with pytest.raises(ValueError, match="does not match"):
             param.resolve(given)
+
+
+@pytest.mark.parametrize(("given", "fine"), [(["reward", "align@dpo"], True), ([], True), (["../../dvc"], False)])
+def test_stages_to_run_again_are_given_by_their_names(given, fine):
+    param = DagBag(str(REPOSITORY / "dags")).dags["retrain"].params.get_param("force")
+    if fine:
+        assert param.resolve(given) == given
+    else:
+        with pytest.raises(ValueError, match="does not match"):
+            param.resolve(given)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from components.cli import app
 from components.errors import BadInput
+from components.locks import sole_writer
 from components.reward.benchmark import evaluate
 from components.reward.figures import calibration, figures
 from components.reward.layouts import read_benchmark
@@ -303,7 +304,8 @@ def test_a_killed_run_goes_on(folder, scored, tmp_path):
         run.send_signal(signal.SIGKILL)
         run.wait()
     left = list(out.glob("scores.parquet.partial/*/chunk-*.json"))
-    assert 3 <= len(left) < CLIPS and [path.name for path in out.iterdir()] == ["scores.parquet.partial"]
+    assert 3 <= len(left) < CLIPS
+    assert {path.name for path in out.iterdir()} == {".scores.parquet.lock", "scores.parquet.partial"}
     # A score that was tampered with comes through: its chunk was not done again.
     done[0].write_text(re.sub(r'"overall": [-+.0-9e]+', '"overall": 1234.5', done[0].read_text(), count=1))
     bench(*arguments(folder, out))
@@ -311,6 +313,12 @@ def test_a_killed_run_goes_on(folder, scored, tmp_path):
     expected.loc[(expected.path == "0.mp4") & (expected.prompt == "a cat"), "Overall"] = 1234.5
     pd.testing.assert_frame_equal(pd.read_parquet(out / "scores.parquet"), expected, rtol=1e-4, atol=1e-5)
     assert figures_of(out)["pairs"] == figures_of(scored)["pairs"] and not list(out.glob("*.partial"))
+
+
+def test_a_table_that_another_command_writes_is_left_to_it(folder, tmp_path):
+    """`reelign score --out` locks the table alone, and not its folder."""
+    with sole_writer(tmp_path / "out/scores.parquet"):
+        assert "out/scores.parquet: is being written by process" in refusal(*arguments(folder, tmp_path / "out"))
 
 
 def test_a_file_that_fits_no_layout_is_one_line(tmp_path, scored):
