@@ -92,7 +92,7 @@ test-vbench: setup .vbench/installed
 	$(UV) pip install --quiet --no-deps --require-hashes --python .venv-ml/bin/python --target .$* -r $<
 	touch $@
 
-# Every stage killed once at a random moment, then run again.
+# Every stage, scoring, promotion and run-stage, killed at random moments and run again.
 test-kill: setup
 	pytest -m kill -rP
 

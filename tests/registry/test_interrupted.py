@@ -25,7 +25,7 @@ from components.video.encode import write_video
 from tests.registry.world import environment, make_checkout, random_model, register
 from tests.reward.tiny import saved_model
 
-pytestmark = pytest.mark.registry
+pytestmark = pytest.mark.kill
 MOMENTS = 20
 MODEL = "reelign-smoke-video-reward"
 # A server with all modules loaded, of which each process is a fork: it begins at once.
