@@ -1,12 +1,18 @@
 """Watch processes that a test started: wait for something, and for all of them to be gone."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable
 
 import psutil
 
 PATIENCE = 120  # seconds on a busy machine; nothing is asserted on time
+
+
+def heed_interrupts() -> None:
+    """For preexec_fn of a process that is sent SIGINT: a shell's background job, and all below it, ignore that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from components.errors import BadInput, NonFinite, Unreachable, disk_error, exit_codes, without_passwords
+from tests.running import heed_interrupts
 
 ERRORS = [
     (BadInput("a.csv", "no such label", row=3, key="VQ"), 2, "error: a.csv, row 3, key 'VQ': no such label"),
@@ -61,7 +62,7 @@ def test_ctrl_c_while_workers_run_is_one_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
     running = subprocess.Popen(
         [sys.executable, "run.py"], cwd=tmp_path, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts,
     )  # fmt: skip
     assert [running.stdout.readline() for _ in range(2)] == ["begun\n"] * 2, "both workers"
     os.killpg(running.pid, signal.SIGINT)

@@ -14,6 +14,7 @@ import pytest
 from components import locks
 from components.errors import BadInput
 from components.locks import sole_writer
+from tests.running import heed_interrupts
 
 HOLDER = """
 import sys, time
@@ -27,7 +28,8 @@ with sole_writer(sys.argv[1]):
 @pytest.fixture
 def holder(tmp_path):
     """A process that writes tmp_path/out, and has not ended."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLDER, tmp_path / "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

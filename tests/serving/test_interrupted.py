@@ -36,7 +36,7 @@ from components.serving.record import (
 from components.serving.repository import FRONTS, MODEL, write_repository
 from components.serving.server import serving
 from components.stage import folder_digest
-from tests.running import PATIENCE, until
+from tests.running import PATIENCE, heed_interrupts, until
 from tests.serving.conftest import PARAMS
 from tests.serving.fake_triton import DAMAGED, FakeTriton
 from tests.serving.test_deploy import other
@@ -364,7 +364,8 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
 
     def command(url: str, name: str) -> subprocess.Popen:
         words = ["deploy", url, "--live", live, "--model", models[name], "--csv", tmp_path / "sample.csv", "--slowest", "50"]
-        return subprocess.Popen([sys.executable, "-m", "components.cli", *words], stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", "components.cli", *words]
+        return subprocess.Popen(command, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts)
 
     with serving(live, log) as server:
         url = f"http://{server.http}"
