@@ -126,16 +126,18 @@ def test_scoring_that_is_killed_goes_on_and_no_two_make_one_table(tmp_path):
         kept = len(list(tmp_path.glob("out.parquet.partial/*/chunk-*.json")))
         if killed(start(score, tmp_path, out, said), draw.uniform(0.2, 0.9) * took):
             kills += 1
-            assert not out.exists() and len(list(tmp_path.glob("out.parquet.partial/*/chunk-*.json"))) >= kept
+            assert out.exists() or len(list(tmp_path.glob("out.parquet.partial/*/chunk-*.json"))) >= kept
         else:
             done += 1
+            assert out.exists()
+        if out.exists():  # also of one that was killed between its table and its end
             assert out.read_bytes() == whole.read_bytes()
             out.unlink()
     both = [start(score, tmp_path, out, tmp_path / f"said{number}") for number in range(2)]
     for number, process in enumerate(both):
         process.join()
         told = (tmp_path / f"said{number}").read_text()
-        assert process.exitcode == 0 or told == f"{out}: another run is making it; wait for that, or give another --out"
+        assert process.exitcode == 0 or told.startswith(f"{out}: is being written by ")
     assert 0 in [process.exitcode for process in both]
     assert out.read_bytes() == whole.read_bytes() and not list(tmp_path.glob("*.partial"))
     print(f"{kills} of {MOMENTS} killed before their end, {done} finished")
