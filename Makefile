@@ -31,7 +31,7 @@ kfp: .venv-kfp/installed
 	$(UV) pip install --quiet --no-deps --python .venv-$*/bin/python --editable .
 	touch $@
 # Bytecode is compiled here: in many containers Python writes none, and each stage would compile 4,000 modules anew.
-# torch is not in the lock: its build depends on the machine. The default one, for NVIDIA GPUs, has a lock of its own with the
+# torch is not in the lock: its build depends on the machine. The default one, for NVIDIA GPUs, has a separate lock with the
 # CUDA libraries that it brings; builds of torch's own index, such as the CPU's, and a machine's own wheels have none.
 TORCH_PIN := torch==2.13.0
 TORCH_ml := $(if $(UV_FIND_LINKS)$(UV_TORCH_BACKEND),$(TORCH_PIN),-r docker/locks/torch.txt)

@@ -378,7 +378,7 @@ ROWS = {
     "versions that a server keeps loaded": Row(("serving/deploy",), made(live_repository, MODEL, loaded_by_config), True),
     "version that a server serves": Row(("serving/deploy",), made(live_repository, "video_reward", serving_version), True),
 }
-# Modules that name state and keep none of their own in it, or none whose content is read.
+# Modules that name state but keep no file there whose content is read.
 ELSEWHERE = {
     "pipeline_run": "a run's file is empty, its name says all",
     "serving/commands": "the log of served requests: tests/serving/test_served_log.py",

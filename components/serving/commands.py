@@ -175,7 +175,7 @@ def roll_back(url: str, live: Path, params: "PackageParams", model: str | None) 
 
 
 def put_champion_back(live: Path) -> bool:
-    """Whether the alias `champion` was moved off a version that was rolled back; says so, and where it cannot be."""
+    """Move the alias `champion` off a version that was rolled back; return whether it was moved. Prints what was done."""
     from components.errors import BadInput
     from components.mlflow_store import answering
     from components.registry.champion import put_back

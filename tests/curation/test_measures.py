@@ -210,7 +210,7 @@ def test_a_clip_that_is_not_kept_has_the_measures_of_one_that_is(frames, monkeyp
 
 
 def test_cuts_in_blocks_are_those_of_one_detector(monkeypatch):
-    """The detector begins late in a clip that is quiet at first, and goes on in the next blocks."""
+    """The detector starts late in a clip that is still at first, and continues in the next blocks."""
     cuts = (150, 191, 192, 199, 260, 300)
     found = []
     for block in (64, 7, 1000):
