@@ -1,5 +1,5 @@
 # make setup       the ml environment, from its lock          make demo      the whole loop, then the report
-# make test        unit, contract and end-to-end tests        make lint      ruff
+# make test        unit, contract and end-to-end tests        make lint      style, types, rooms, prose
 PROFILE ?= shapes
 export PATH := $(CURDIR)/.venv-ml/bin:$(PATH)
 # uv reads its own variables, not pip's: where pip was told of local wheels, uv is told of them too.
@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp bench bench-gpu check-demo lint docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -25,20 +25,21 @@ kfp: .venv-kfp/installed
 	python3 -m venv .uv
 	.uv/bin/pip install --quiet --require-hashes -r docker/locks/uv.txt
 
-.venv-%/installed: docker/locks/%.txt $(filter .uv/bin/uv,$(UV))
+.venv-%/installed: docker/locks/%.txt pyproject.toml $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --clear --python 3.11 .venv-$*
 	$(UV) pip install --quiet --compile-bytecode --python .venv-$*/bin/python -r $< $(TORCH_$*)
 	$(UV) pip install --quiet --no-deps --python .venv-$*/bin/python --editable .
 	touch $@
 # Bytecode is compiled here: in many containers Python writes none, and each stage would compile 4,000 modules anew.
 # torch is not in the lock: its build depends on the machine. The default one, for NVIDIA GPUs, has a separate lock with the
-# CUDA libraries that it brings; builds of torch's own index, such as the CPU's, and a machine's own wheels have none.
+# CUDA libraries that it brings, and so has the CPU's; other builds of torch's index and a machine's own wheels have none.
 TORCH_PIN := torch==2.13.0
-TORCH_ml := $(if $(UV_FIND_LINKS)$(UV_TORCH_BACKEND),$(TORCH_PIN),-r docker/locks/torch.txt)
+TORCH_LOCK := $(wildcard docker/locks/torch$(UV_TORCH_BACKEND:%=-%).txt)
+TORCH_ml := $(if $(UV_FIND_LINKS),$(TORCH_PIN),$(if $(TORCH_LOCK),-r $(TORCH_LOCK),$(TORCH_PIN)))
 
 demo: setup
 	reelign profile $(PROFILE)
-	@python -m components.lock
+	@python -m components.pipeline.lock
 	dvc repro $(TARGETS)
 	@$(MAKE) --no-print-directory summary
 
@@ -47,15 +48,17 @@ summary:
 
 # MLflow, Airflow and Triton on the loopback, for a look around; PORTS="--mlflow 5001" where one is taken.
 up: setup orchestrator
-	@python -m components.services up $(PORTS)
+	@python -m components.orchestration.services up $(PORTS)
 
 down: setup
-	@python -m components.services down
+	@python -m components.orchestration.services down
 
 # Files of tests side by side, as they lie: the smoke profile's is the longest, and comes early. A thread each: two processes
 # with two threads each on two cores wait for each other.
+TESTS = OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# With COVERAGE=N it prints the share of lines that tests reach, and fails below N percent, as in CI.
 test: setup
-	OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(TESTS) $(if $(COVERAGE),--cov --cov-report term --cov-fail-under $(COVERAGE))
 
 test-serving: setup
 	pytest -m "serving and not serving_load"
@@ -71,8 +74,8 @@ test-ray: setup
 test-annotation: setup annotation-server
 	pytest -m "labelstudio and not browser"
 
-# Pages as a person sees them, the labelling page among them.
-test-browser: setup annotation-server $(if $(shell command -v chromium || command -v google-chrome),,chromium)
+# Pages as a person sees them, the labelling page among them, and what a screen reader makes of the report.
+test-browser: setup annotation-server .axe/installed $(if $(shell command -v chromium || command -v google-chrome),,chromium)
 	pytest -m browser
 
 chromium:
@@ -87,7 +90,7 @@ test-vbench: setup .vbench/installed
 	pytest -m vbench
 
 # Folders of what no environment should have.
-.seaweedfs/installed .vbench/installed: .%/installed: docker/locks/%.txt | setup
+.seaweedfs/installed .vbench/installed .axe/installed: .%/installed: docker/locks/%.txt | setup
 	rm -rf .$*
 	$(UV) pip install --quiet --no-deps --require-hashes --python .venv-ml/bin/python --target .$* -r $<
 	touch $@
@@ -121,8 +124,13 @@ test-infra: setup .venv-infra/installed
 test-kfp: setup .venv-kfp/installed
 	pytest -m kfp
 
+# `pip install ".[client]"` and `.[ml]`, each into an empty environment.
+test-extras: setup
+	pytest -m extras
+
 # Container images of HEAD, built from a clean clone of it; TORCH=cu130 makes the pipeline's for GPUs. BUILD is for the machine:
-# --network host, --secret id=uv,src=uv.toml (an index of one's own), --secret id=ca,src=... (certificates of one's own).
+# --network host, --secret id=uv,src=uv.toml (an index of one's own), --secret id=ca,src=... (certificates of one's own),
+# --build-arg BASE=python:3.11-slim-bookworm@sha256:... or TRITON=nvcr.io/...@sha256:... (the base image by digest).
 DOCKER ?= docker
 REGISTRY ?= localhost
 TORCH ?= cpu
@@ -154,10 +162,17 @@ test-containers: orchestrator .seaweedfs/installed
 check-demo:
 	pytest -m demo
 
-lint: setup .venv-docs/installed
+lint: setup .venv-docs/installed .venv-lint/installed
 	ruff check .
 	ruff format --check .
 	.venv-docs/bin/codespell
+	python docs/lint.py
+	.venv-lint/bin/lint-imports --no-logo
+	.venv-lint/bin/basedpyright
+
+# Ruff, spelling and the order of rooms before each commit, by the tools that `make lint` has.
+hooks: setup .venv-docs/installed .venv-lint/installed
+	.venv-lint/bin/pre-commit install
 
 # The documentation as a site in site/, every link of it checked; and at http://127.0.0.1:8009 while it is written.
 docs: setup .venv-docs/installed
@@ -171,9 +186,10 @@ docs-serve: .venv-docs/installed
 docs-pages: setup
 	python docs/generate.py
 
-# After `make demo`: the README's table, clips and picture of the report.
+# After `make demo`: the README's table, clips and picture of the report, and the notebook's outputs.
 docs-assets: docs-pages
 	python docs/make_gif.py
+	python docs/notebook.py
 	$(or $(shell command -v chromium || command -v google-chrome),chromium) --headless --no-sandbox --hide-scrollbars \
 		--window-size=1200,900 --screenshot=$(CURDIR)/docs/assets/report.png file://$(CURDIR)/report/index.html
 
@@ -202,10 +218,12 @@ pretrain: setup
 	dvc freeze pretrain_generator pretrain_vlm
 
 lock: $(filter .uv/bin/uv,$(UV))
-	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group ml --no-emit-package torch --generate-hashes \
-		--custom-compile-command "make lock" -o docker/locks/ml.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 pyproject.toml --extra ml --group ml \
+		--no-emit-package torch --generate-hashes --custom-compile-command "make lock" -o docker/locks/ml.txt
 	echo $(TORCH_PIN) | $(UV) pip compile --quiet --upgrade --python-version 3.11 --python-platform linux --generate-hashes \
 		--constraints docker/locks/ml.txt --no-annotate --custom-compile-command "make lock" -o docker/locks/torch.txt -
+	echo $(TORCH_PIN)+cpu | $(UV) pip compile --quiet --upgrade --python-version 3.11 --python-platform linux --generate-hashes \
+		--torch-backend cpu --no-deps --no-annotate --custom-compile-command "make lock" -o docker/locks/torch-cpu.txt -
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group orchestrator --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/orchestrator.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group label-studio --generate-hashes \
@@ -216,6 +234,8 @@ lock: $(filter .uv/bin/uv,$(UV))
 		--custom-compile-command "make lock" -o docker/locks/infra.txt
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group docs --generate-hashes \
 		--custom-compile-command "make lock" -o docker/locks/docs.txt
+	$(UV) pip compile --quiet --upgrade --python-version 3.11 --group lint --generate-hashes \
+		--custom-compile-command "make lock" -o docker/locks/lint.txt
 
 clean:
 	rm -rf .reelign data models report plots serving/model_repository mlflow.db mlartifacts

@@ -19,18 +19,20 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import torch
 import typer
-from diffusers import WanTransformer3DModel
 from turns import middle, take_turns
 
 from components.alignment.flow import flow_errors
-from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.lora import adapters_off, add_lora, make_lean
-from components.params import LoraParams, load_params
+from components.alignment.methods.flow_dpo import flow_dpo_loss
+from components.config.params import LoraParams, load_params
+from components.generator.conditioning import Conditioning
+from components.generator.families.wan import Wan
+from components.generator.family import VelocityModel
 
 WAYS = ("separate_model", "separate_adapters", "joined_live", "joined_cached", "joined_compiled")
 
@@ -89,9 +91,9 @@ def measure(size: str, way: str) -> dict:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     before = psutil.Process().memory_info().rss
     sizes = SHAPES[size]
-    model = WanTransformer3DModel(**sizes["config"]).to(device, dtype).requires_grad_(False)
+    model = make_model(sizes).to(device, dtype).requires_grad_(False)
     if device == "cuda":
-        model.enable_gradient_checkpointing()
+        model.transformer.enable_gradient_checkpointing()
     reference = copy.deepcopy(model) if way == "separate_model" else None
     params = load_params().align
     add_lora(model, LoraParams(rank=64, alpha=128, targets=["to_q", "to_k", "to_v", "to_out.0"]), seed=0)
@@ -135,25 +137,32 @@ def measure(size: str, way: str) -> dict:
     }
 
 
-def make_batch(sizes: dict, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def make_model(sizes: dict) -> VelocityModel:
+    return VelocityModel(Wan(), Wan().untrained("transformer", {"transformer": sizes["config"]}))
+
+
+def make_text(sizes: dict, rows: int) -> Conditioning:
+    return Conditioning({"text": torch.randn(rows, sizes["words"], sizes["config"]["text_dim"])})
+
+
+def make_batch(sizes: dict, device: str, dtype: torch.dtype) -> dict[str, Any]:
     pairs, latents = sizes["pairs"], sizes["latents"]
     chosen, rejected, x1 = (torch.randn(pairs, *latents, device=device, dtype=dtype) for _ in range(3))
-    text = torch.randn(pairs, sizes["words"], sizes["config"]["text_dim"])
     t = torch.rand(pairs, device=device)
-    return {"chosen": chosen, "rejected": rejected, "x1": x1, "t": t, "text": text.to(device, dtype)}
+    return {"chosen": chosen, "rejected": rejected, "x1": x1, "t": t, "text": make_text(sizes, pairs).to(device, dtype)}
 
 
-def separate(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def separate(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors of chosen and rejected clips, one pass each."""
     shared = (batch["x1"], batch["t"], batch["text"], "mean")
     return flow_errors(model, batch["chosen"], *shared), flow_errors(model, batch["rejected"], *shared)
 
 
-def joined(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def joined(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors of chosen and rejected clips from one pass."""
     both = torch.cat([batch["chosen"], batch["rejected"]])
-    twice = (torch.cat([batch[key]] * 2) for key in ("x1", "t", "text"))
-    return flow_errors(model, both, *twice, "mean").chunk(2)
+    x1, t = (torch.cat([batch[key]] * 2) for key in ("x1", "t"))
+    return flow_errors(model, both, x1, t, batch["text"].repeat(2), "mean").chunk(2)
 
 
 def without_gradient(errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
@@ -161,7 +170,7 @@ def without_gradient(errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[to
         return errors()
 
 
-def base_errors(model: WanTransformer3DModel, errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+def base_errors(model: VelocityModel, errors: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
     with torch.no_grad(), adapters_off(model):
         return errors()
 

@@ -23,7 +23,7 @@ from planted import detections, plant
 from scenes import FRAMES, SIZE, write_scene
 
 from components.curation.measures import measure_clip
-from components.engine import map_rows
+from components.runtime.engine import map_rows
 from components.video.decode import ClipReader
 
 app = typer.Typer(help=__doc__, add_completion=False)

@@ -2,14 +2,10 @@
 
     python benchmarks/evaluation.py                    what needs nothing but this repository
     python benchmarks/evaluation.py --videos DIR       and a report of clips of 480 x 832, cut from your .mp4 files
-    python benchmarks/evaluation.py --pairs 200000     `reelign bench-reward --scores` alone, on so many pairs
 
 Seconds are wall time and CPU time; wall time is unreliable on a busy machine.
 """
 
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,11 +18,14 @@ import numpy as np
 import pandas as pd
 import typer
 
+from components.config.params import EvaluateParams, load_params
+from components.contracts import DIMENSIONS
 from components.evaluation.compare import alignment_metrics, measure_clips
+from components.evaluation.judging import Panel, judged
 from components.evaluation.report import write_report
-from components.evaluation.win_rates import DIMENSIONS
-from components.params import EvaluateParams, load_params
-from components.reward.figures import figures
+from components.judges.judges import load_judge, load_judges
+from components.judges.protocol import Context
+from components.reward.metrics import pair_metrics
 from components.simulation.render import concrete, render
 from components.simulation.world import all_scenes, prompt_of
 from components.video.decode import probe, read_frames
@@ -34,18 +33,14 @@ from components.video.encode import write_video
 
 BENCHMARK_PAIRS, BENCHMARK_PROMPTS = 26_457, 420  # of VideoGen-RewardBench
 PROMPTS = 100
+GOLD = Panel({"gold": load_judge("gold", Context()).facts}, frozenset({"gold"}))
 HEIGHT, WIDTH, FRAMES = 480, 832, 16  # of the large clips
 
 
 def main(
     videos: Annotated[Path | None, typer.Option(help="Folder of .mp4 files to cut clips from.")] = None,
-    pairs: Annotated[int | None, typer.Option(help="Pairs of bench-reward --scores, measured alone.")] = None,
 ) -> None:
     """Print all figures."""
-    if pairs:
-        with tempfile.TemporaryDirectory() as folder:
-            scored_pairs(Path(folder), pairs)
-        return
     accuracies()
     params = load_params("infra/profiles/shapes.yaml").evaluate
     with tempfile.TemporaryDirectory() as folder:
@@ -66,36 +61,7 @@ def accuracies() -> None:
         table[f"{question}_score_A"], table[f"{question}_score_B"] = rng.normal(size=(2, BENCHMARK_PAIRS))
         table[f"{question}_label"] = pd.Series(rng.choice([1, -1, 0], BENCHMARK_PAIRS), dtype="Int64")
     what = f"figures and intervals, {BENCHMARK_PAIRS:,} pairs, {len(DIMENSIONS)} dimensions"
-    timed(what, lambda: figures(table, list(DIMENSIONS), {}, "test", 1000), "under 5 s")
-
-
-def scored_pairs(folder: Path, count: int) -> None:
-    """Run the command on `count` pairs, each with two clips and its own prompt, and their table of scores."""
-    rng = np.random.default_rng(0)
-    pairs = pd.DataFrame({"prompt": [f"a prompt, number {number}" for number in range(count)]})
-    scores = []
-    for side in "AB":
-        pairs[f"path_{side}"] = [f"videos/{side}/{number}.mp4" for number in range(count)]
-        pairs[f"model_{side}"] = rng.integers(0, 12, count).astype(str)
-        table = pairs[["prompt"]].assign(path=pairs[f"path_{side}"], status="ok", reason=pd.NA)
-        table[[f"raw_{name}" for name in DIMENSIONS[:3]]] = rng.normal(size=(count, 3))
-        for name in DIMENSIONS[:3]:
-            table[name] = table[f"raw_{name}"] / 2
-        table["Overall"] = table[[*DIMENSIONS[:3]]].sum(axis=1)
-        scores.append(table.assign(reward_model="0123456789abcdef", frame_plan="a plan"))
-    for question in DIMENSIONS:
-        pairs[question] = rng.choice(["A", "B", "same"], count)
-    pairs.to_csv(folder / "pairs.csv", index=False)
-    pd.concat(scores).astype({"reason": "string"}).to_parquet(folder / "scores.parquet", index=False)
-    files = [folder / "pairs.csv", "--scores", folder / "scores.parquet", "--out", folder / "out"]
-    line = [sys.executable, "-m", "components.cli", "bench-reward", *map(str, files), "--threshold-from", "test"]
-    begun = time.perf_counter()
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(
-        f"bench-reward --scores, {count:,} pairs: {time.perf_counter() - begun:.1f} s, of the processor"
-        f" {used.ru_utime + used.ru_stime:.1f} s (wanted: at most 30), {used.ru_maxrss / 2**20:.2f} GB (wanted: at most 1)"
-    )
+    timed(what, lambda: pair_metrics(table, list(DIMENSIONS), {}, "test", 1000), "under 5 s")
 
 
 def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:
@@ -109,7 +75,7 @@ def report(samples: pd.DataFrame, params: EvaluateParams, what: str) -> None:
     def compare() -> None:
         samples = {"wanted": PROMPTS, "compared": PROMPTS, "missing": {}, "left_out": {}}
         sampling = load_params("infra/profiles/shapes.yaml").sampling.model_dump()
-        found["metrics"] = alignment_metrics(clips, looks, params, seed=0)
+        found["metrics"] = alignment_metrics(clips, looks, params, GOLD, seed=0)
         found["metrics"] |= {"samples": samples, "prompt_set": None, "sampling": sampling}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -133,10 +99,15 @@ def small_clips(folder: Path, params: EvaluateParams) -> pd.DataFrame:
             video = folder / method / "videos" / f"{number}.mp4"
             write_video(video, render(concrete(scene, rng, 32, 9), 32, 9), 8)
             rows.append(row(method, number, prompt_of(scene), video))
-    quiet = SimpleNamespace(progress=lambda items, *_, **__: items)
+    limits = load_params("infra/profiles/shapes.yaml").limits
+    quiet = SimpleNamespace(progress=lambda items, *_, **__: items, params=SimpleNamespace(limits=limits))
     table = pd.DataFrame(rows)
-    made = {}
-    timed(f"decode, judge and measure {len(rows)} clips", lambda: made.update(clips=measure_clips(quiet, table, "gold")[0]))
+    made, gold = {}, load_judges(["gold"], Context())
+
+    def measured() -> None:
+        made["clips"] = judged(measure_clips(quiet, table)[0], gold, params.methods)[0]
+
+    timed(f"decode, judge and measure {len(rows)} clips", measured)
     return made["clips"]
 
 

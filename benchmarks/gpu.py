@@ -17,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from components.errors import BadInput, exit_codes
-from components.reward.inputs import Batch, collate
+from components.reward.backbones.qwen2_vl import Qwen2VL
+from components.reward.inputs import Batch, Clip
 from components.reward.model import VideoReward
-from components.reward.prompt import PromptBuilder, read_template
-from components.reward.tokens import TEMPLATES, train_tokenizer
+from components.reward.prompt import TEMPLATES, PromptBuilder, read_template
+from components.simulation.small_vlm import train_tokenizer
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
 # Dense bf16, FLOP/s, by a part of the driver's device name.
@@ -87,12 +88,12 @@ def two_billion(device: str) -> VideoReward:
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         tie_word_embeddings=True,
     )
+    config.dtype = torch.bfloat16
     with torch.device(device):
-        backbone = Qwen2VLForConditionalGeneration(config)
-    prompts = PromptBuilder(
-        tokenizer, read_template(TEMPLATES / "detailed.txt", DIMENSIONS, "special"), DIMENSIONS, "special"
-    )
-    return VideoReward(backbone.to(torch.bfloat16), prompts, "shared", "plain").to(device).eval()
+        network = Qwen2VLForConditionalGeneration._from_config(config)
+    template = read_template(TEMPLATES / "detailed.txt", DIMENSIONS, "special")
+    prompts = PromptBuilder(tokenizer, Qwen2VL.video_token, template, DIMENSIONS, "special")
+    return VideoReward(Qwen2VL(network), prompts, "shared", "plain").to(device).eval()
 
 
 def measure(model: VideoReward, count: int, frames: int, side: int) -> dict[str, float]:
@@ -125,7 +126,7 @@ def inputs(model: VideoReward, count: int, frames: int, side: int) -> Batch:
     rng = np.random.default_rng(0)
     ids = model.prompts.ids("a red circle moving up", model.patch_shape.tokens(frames, side, side))
     videos = [rng.integers(0, 256, (frames, side, side, 3), dtype=np.uint8) for _ in range(count)]
-    return collate([ids] * count, videos, model.patch_shape, model.prompts.tokenizer.pad_token_id)
+    return model.batch([(ids, Clip(video, 2.0)) for video in videos])
 
 
 if __name__ == "__main__":

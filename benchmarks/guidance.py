@@ -31,24 +31,26 @@ import psutil
 import torch
 import typer
 import yaml
-from alignment import SHAPES, timed
-from diffusers import WanTransformer3DModel
+from alignment import SHAPES, make_model, make_text, timed
 from methods import stage, summary, workspace
 from turns import middle, take_turns
 
+from components.config.params import NrgParams
+from components.contracts import DIMENSIONS
 from components.evaluation.tradeoff import PLAIN, SECONDS
-from components.evaluation.win_rates import DIMENSIONS, Interval, win_rate
+from components.evaluation.win_rates import Interval, win_rate
 from components.generator.sampler import ClassifierFree
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
-from components.intervals import short
-from components.params import NrgParams
-from components.stage import MEASURED
+from components.pipeline.stage import MEASURED
+from components.statistics.intervals import short
 
 WORK = Path(".reelign/guidance")
 WAYS = ("plain", "own_trunk", "shared_trunk", "whole_model")
 STEPS = {"tiny": 20, "mid": 6, "1.3b": 10}
-NRG = NrgParams(weights={"VQ": 0.2, "MQ": 0.2, "TA": 0.6}, scale=30.0, start=0.0, stop=1.0, max_norm=0.1)
+NRG = NrgParams(
+    weights={"VQ": 0.2, "MQ": 0.2, "TA": 0.6}, scale=30.0, start=0.0, stop=1.0, max_norm=0.1, gradient_checkpointing=False
+)
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -83,13 +85,13 @@ def measure(size: str, way: str) -> dict:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     before = psutil.Process().memory_info().rss
     sizes = SHAPES[size]
-    model = WanTransformer3DModel(**sizes["config"]).to(device, dtype).requires_grad_(False).eval()
-    clips, blocks = sizes["pairs"], len(model.blocks)
-    text, empty = (torch.randn(n, sizes["words"], sizes["config"]["text_dim"], device=device) for n in (clips, 1))
-    flow = step = ClassifierFree(model, text.to(dtype), empty.to(dtype), 5.0)
+    model = make_model(sizes).to(device, dtype).requires_grad_(False).eval()
+    clips, blocks = sizes["pairs"], len(model.family.blocks(model.transformer))
+    text, empty = (make_text(sizes, n).to(device, dtype) for n in (clips, 1))
+    flow = step = ClassifierFree(model, text, empty, 5.0)
     if way != "plain":
         trunk = first_blocks(model, blocks if way == "whole_model" else blocks // 4, shared=way == "shared_trunk")
-        reward = LatentReward(trunk, ["VQ", "MQ", "TA"], frozen=way == "shared_trunk").to(device, dtype)
+        reward = LatentReward(model.family, trunk, ["VQ", "MQ", "TA"], frozen=way == "shared_trunk").to(device, dtype)
         torch.nn.init.normal_(reward.head)
         step = flow_nrg(flow, reward.requires_grad_(False).eval(), flow.text, NRG)
     x = torch.randn(clips, *sizes["latents"], device=device, dtype=dtype)
@@ -169,7 +171,7 @@ def clips_of(model: str, weights: tuple, best: tuple = (), seed: int | None = No
     """Clips of stage tradeoff with this model, made where missing; prints their win rates."""
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["latent_reward"] |= MODELS[model]
-    best = [{"n": n, "judge": by, "look": look, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, look in best]
+    best = [{"n": n, "judge": by, "rank_step": step, "weights": dict.fromkeys(DIMENSIONS[:3], 1.0)} for n, by, step in best]
     weights = [dict(zip(DIMENSIONS, map(float, row), strict=False)) for row in weights]
     everything = params["sample"]["prompts"] * params["sample"]["seeds_per_prompt"]
     params["tradeoff"] = {"clips": everything, "weights": weights, "best_of": best, "guidance_scales": []}

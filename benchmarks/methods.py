@@ -21,7 +21,9 @@ import typer
 import yaml
 from scipy import stats
 
-from components.evaluation.win_rates import DIMENSIONS, mean_difference, win_rate
+from components.contracts import DIMENSIONS
+from components.evaluation.win_rates import mean_difference, win_rate
+from components.methods import trained
 from components.simulation.judge import judge
 from components.video.decode import read_frames
 
@@ -139,7 +141,7 @@ def measure(seed: int, method: str, changes: dict) -> dict:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     if not (folder / "data/samples/base").exists():
         stage(folder, "components.evaluation.sample", "base")
-    stage(folder, "components.alignment.stage", method)
+    stage(folder, trained()[method].program)
     stage(folder, "components.evaluation.sample", method)
     base, tuned = (verdicts(folder / "data/samples" / name) for name in ("base", method))
     prompts = base.prompt_id.to_numpy()

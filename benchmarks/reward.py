@@ -21,12 +21,14 @@ import numpy as np
 import torch
 import typer
 
-from components.params import RewardParams, load_params
+from components.config.params import RewardParams, load_params
+from components.contracts import SOURCE_VIDEOS
+from components.reward.card import Norm, PlanCard, RewardCard
 from components.reward.frame_cache import cached_clips
-from components.reward.inputs import Batch, collate
+from components.reward.inputs import Batch, Clip
 from components.reward.model import VideoReward
-from components.reward.pairs import VIDEOS, Pairs
-from components.reward.score import RewardModel, make_input, planned_frames
+from components.reward.pairs import Pairs
+from components.reward.score import RewardModel, make_input, planned_clip
 from components.reward.scores import Unscored
 from components.reward.train import build, pair_inputs, pair_loss_fn, parameter_groups, prepare
 from components.simulation.render import concrete, render
@@ -77,7 +79,10 @@ def scoring(folder: Path) -> None:
 
 def training_step(model: VideoReward, params: RewardParams, count: int) -> None:
     """A training step of VideoReward on `count` pairs: A and B in one forward pass against one pass each."""
-    clips = {str(i): np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8) for i in range(2 * count)}
+    clips = {
+        str(i): Clip(np.random.default_rng(i).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), 8.0)
+        for i in range(2 * count)
+    }
     pairs = made_pairs(list(clips), ["a red circle moving up"] * count)
     loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
     optimizer = torch.optim.AdamW(parameter_groups(model, params))
@@ -92,9 +97,8 @@ def training_step(model: VideoReward, params: RewardParams, count: int) -> None:
         def forward(self, batch: Batch) -> torch.Tensor:
             half, patches = len(batch.input_ids) // 2, int(batch.grid[: len(batch.grid) // 2].prod(1).sum())
             sides = (slice(None, half), slice(None, patches)), (slice(half, None), slice(patches, None))
-            return torch.cat(
-                [model(Batch(batch.input_ids[row], batch.pixels[patch], batch.grid[row])) for row, patch in sides]
-            )
+            parts = [(batch.input_ids[row], batch.pixels[patch], batch.grid[row], batch.fps[row]) for row, patch in sides]
+            return torch.cat([model(Batch(*part)) for part in parts])
 
     def steps(way: torch.nn.Module) -> None:
         for _ in range(5):
@@ -113,18 +117,18 @@ def epoch(model: VideoReward, params: RewardParams, size: int, frames: int, clip
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
     quiet = SimpleNamespace(progress=lambda items, *_, **__: items)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        names, prompts = zip(*shapes_clips(VIDEOS, clips, size, frames), strict=True)
+        names, prompts = zip(*shapes_clips(SOURCE_VIDEOS, clips, size, frames), strict=True)
         pairs = made_pairs([name.name for name in names], list(prompts[: clips // 2]))
 
-        def decode() -> dict[str, np.ndarray]:
+        def decode() -> dict[str, Clip]:
             with ThreadPoolExecutor(params.decode_threads) as pool:
                 paths = [*pairs.paths_a, *pairs.paths_b]
-                return dict(zip(paths, pool.map(lambda path: planned_frames(VIDEOS / path, plan), paths), strict=True))
+                return dict(zip(paths, pool.map(lambda path: planned_clip(SOURCE_VIDEOS / path, plan), paths), strict=True))
 
-        def cached() -> dict[str, np.ndarray]:
+        def cached() -> dict[str, Clip]:
             return cached_clips(quiet, [pairs], plan, params.decode_threads)
 
-        def train(clips: dict[str, np.ndarray]) -> None:
+        def train(clips: dict[str, Clip]) -> None:
             loss_fn = pair_loss_fn(model, pair_inputs(model, pairs, clips), pairs, params)
             for start in range(0, len(pairs), params.training.batch_size):
                 part = list(range(start, min(start + params.training.batch_size, len(pairs))))
@@ -195,22 +199,26 @@ def shapes_model() -> RewardModel:
     """Untrained VideoReward of the params on the small VLM: as fast as a trained one."""
     params = load_params().reward
     model = build(params)
-    facts = {
-        "dimensions": params.dimensions,
-        "frame_plan": {**params.frames.model_dump(), "factor": model.patch_shape.factor},
-        "normalisation": {name: {"mean": 0.0, "std": 1.0} for name in params.dimensions},
-    }
-    return RewardModel(model, facts, "benchmark")
+    card = RewardCard(
+        dimensions=params.dimensions,
+        readout=params.readout,
+        head=params.head,
+        head_trained=False,
+        positions=params.positions,
+        template=model.prompts.template,
+        frame_plan=PlanCard(**params.frames.model_dump(), factor=model.patch_shape.factor),
+        normalisation={name: Norm(mean=0.0, std=1.0) for name in params.dimensions},
+        tie_thresholds={},
+    )
+    return RewardModel(model, card, "benchmark")
 
 
 def score_alone(model: RewardModel, video: Path, prompt: str) -> np.ndarray:
     """Raw scores [D] of a single video."""
-    frames = planned_frames(video, model.plan)
-    assert not isinstance(frames, Unscored), frames
-    ids, frames = make_input(model.model, frames, prompt)
-    pad = model.model.prompts.tokenizer.pad_token_id
+    clip = planned_clip(video, model.plan)
+    assert not isinstance(clip, Unscored), clip
     with torch.inference_mode():
-        return model.model(collate([ids], [frames], model.model.patch_shape, pad))[0].numpy()
+        return model.model(model.model.batch([make_input(model.model, clip, prompt)]))[0].numpy()
 
 
 def compare(slow: Callable[[], object], fast: Callable[[], object]) -> tuple[float, float, float]:

@@ -22,16 +22,16 @@ import numpy as np
 import typer
 from reward import shapes_clips
 
-from components.memory import keep_freed_memory
-from components.params import PackageParams, load_params
-from components.reward.model import FACTS
+from components.config.params import PackageParams, load_params
+from components.files.text import read_json
+from components.pipeline.memory import keep_freed_memory
+from components.pipeline.stage import write_json
+from components.reward.card import CARD
 from components.reward.score import Clip, RewardModel, Score
-from components.serving.client import Manners, RewardClient
+from components.serving.client import ClientOptions, RewardClient
 from components.serving.install import install_triton
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
-from components.stage import write_json
-from components.text_files import read_json
 from components.video.decode import read_frames
 
 Items = list[tuple[bytes | Clip, str]]
@@ -75,12 +75,12 @@ def main(
 
 def that_sees(model: Path, side: int, folder: Path) -> Path:
     """The model with a frame plan that does not resize clips of this size; its scores are then meaningless."""
-    facts = read_json(model / FACTS)
+    facts = read_json(model / CARD)
     if side * side <= facts["frame_plan"]["max_pixels"]:
         return model
     shutil.copytree(model, folder)
     facts["frame_plan"]["max_pixels"] = side * side
-    write_json(folder / FACTS, facts)
+    write_json(folder / CARD, facts)
     return folder
 
 
@@ -112,7 +112,7 @@ async def ask(url: str, items: Items, clients: int) -> tuple[float, list[float]]
             latencies.append(time.perf_counter() - start)
             assert isinstance(result, Score), result
 
-    async with RewardClient(url, Manners(in_flight=clients, attempts=1)) as client:
+    async with RewardClient(url, ClientOptions(in_flight=clients, attempts=1)) as client:
         start = time.perf_counter()
         async with asyncio.TaskGroup() as workers:
             for _ in range(clients):

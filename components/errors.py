@@ -115,6 +115,7 @@ def disk_error(error: BaseException) -> tuple[str, int] | None:
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and its chain of causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

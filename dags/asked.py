@@ -2,8 +2,8 @@
 
 from airflow.sdk import Param
 
-from components.graph import STAGE_NAME
-from components.profiles import NAME
+from components.config.profiles import NAME
+from components.pipeline.graph import STAGE_NAME
 
 FULL_HASH = "[0-9a-f]{40}"  # a name would be another commit in each task, once somebody pushes meanwhile
 

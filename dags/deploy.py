@@ -7,9 +7,9 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.sdk import DAG, Param, TriggerRule
 
+from components.config.operation import OrchestrationParams
+from components.config.params import load_params
 from components.errors import NO
-from components.operation_params import OrchestrationParams
-from components.params import load_params
 from dags.asked import commit_param, profile_param
 from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
@@ -29,14 +29,14 @@ def add_tasks(settings: OrchestrationParams) -> None:
     resources = settings.resources_of("reward_bench")
     deploy = ["run-with", "reward_bench", "deploy", settings.serving.url, "--live", folder("live", settings)]
     deploy += ["--model", f"{SERVED}/champion"]
-    slowest = ["--slowest", f"{settings.serving.slowest:g}"]
+    max_latency_ratio = ["--max-latency-ratio", f"{settings.serving.max_latency_ratio:g}"]
 
     promote = Command(["run-with", STAGE, "promote"], resources, GATE)
     promote = make_task("promote", promote, settings, skip_on_exit_code=NO)
     served = ShortCircuitOperator(task_id="is_served", python_callable=is_served)
     roll_over, verify, roll_back = (
         make_task(name, Command(deploy + words, resources, folders=["live"], manages=name != "verify"), settings)
-        for name, words in {"roll_over": slowest, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
+        for name, words in {"roll_over": max_latency_ratio, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
     )
     # Roll back only after a rollover: a refused version has changed nothing.
     refuted = EmptyOperator(task_id="refuted", trigger_rule=TriggerRule.ALL_FAILED)

@@ -7,8 +7,8 @@ from airflow.providers.standard.operators.python import ShortCircuitOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, TaskInstance, Variable
 
+from components.config.params import Params, load_params
 from components.errors import NO
-from components.params import Params, load_params
 from dags.runners import REPOSITORY, Command, folder, make_task
 from dags.timing import on_time, skip_late
 

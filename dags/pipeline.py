@@ -5,8 +5,8 @@ from pathlib import Path
 
 from airflow.sdk import DAG, BaseOperator
 
-from components.graph import edges, stage_names
-from components.params import load_params
+from components.config.params import load_params
+from components.pipeline.graph import edges, stage_names
 from dags.runners import REPOSITORY, make_stage
 from dags.timing import skip_late
 

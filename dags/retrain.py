@@ -30,4 +30,4 @@ with DAG(
     tags=["reelign"],
 ) as dag:
     stages = add_stages(dag)
-    [stage for stage in stages.values() if not stage.downstream_task_ids] >> new_reward_model()
+    [stage for stage in stages.values() if not stage.downstream_task_ids] >> new_reward_model()  # pyright: ignore[reportCallIssue]

@@ -1,8 +1,8 @@
 """Runners of a task's `reelign` command: a process, a container or a pod.
 
 Section `orchestration` of params.yaml selects the runner and sets resources. A stage's command is `run-stage NAME`
-(components/run_stage.py). The settings of a DAG run (commit, profile, stages to force, ...) are environment variables in all
-three, so that the command is the same everywhere; secrets are passed by name only.
+(components/pipeline/run_stage.py). The settings of a DAG run (commit, profile, stages to force, ...) are environment
+variables in all three, so that the command is the same everywhere; secrets are passed by name only.
 """
 
 import os
@@ -16,8 +16,8 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from components.images import image_of, own_commit
-from components.operation_params import OrchestrationParams, ResourcesParams
+from components.config.operation import OrchestrationParams, ResourcesParams
+from components.orchestration.images import image_of, own_commit
 from components.serving.access import VARIABLE as KEY
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -82,7 +82,7 @@ def local(command: Command, settings: OrchestrationParams, common: dict[str, Any
     here = {"PATH": f"{REPOSITORY}/.venv-ml/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
     return BashOperator(
         **common,
-        bash_command=f"exec python -m components.cli {shlex.join(command.words)}",
+        bash_command=f"exec python -m components.cli.main {shlex.join(command.words)}",
         cwd=str(REPOSITORY),
         env=ASKED | command.environment | here,
         append_env=True,

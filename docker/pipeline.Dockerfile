@@ -12,18 +12,19 @@ FROM ${BASE} AS environment
 # and so are certificates of one's own (id=ca): no layer has them, and another place rebuilds nothing.
 ARG TORCH=cpu
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy
-COPY docker/locks/uv.txt docker/locks/ml.txt /locks/
+COPY docker/locks/uv.txt docker/locks/ml.txt docker/locks/torch-cpu.txt /locks/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
     python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt \
     && /opt/uv/bin/uv venv --python python3 /opt/venv
-# torch is not in the lock: its build depends on the machine. TORCH empty: whatever the index or UV_FIND_LINKS has.
+# torch is not in the lock: its build depends on the machine. The CPU build has its own lock. With TORCH empty, the index or UV_FIND_LINKS decides.
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
-    -r /locks/ml.txt torch==2.13.0
+    if [ "${TORCH}" = cpu ]; then set -- -r /locks/torch-cpu.txt; else set -- torch==2.13.0; fi \
+    && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
+    -r /locks/ml.txt "$@"
 
 FROM ${BASE}
 # Debian keeps only the newest of a release's versions: a pinned one stops building.
@@ -35,7 +36,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     && git config --system --add safe.directory '*' \
     && useradd --uid 10001 --no-create-home --home-dir /tmp reelign \
     && install --directory --owner reelign --group reelign /work \
-    && printf '#!/bin/sh\nexec python -m components.cli "$@"\n' > /usr/local/bin/reelign \
+    && printf '#!/bin/sh\nexec python -m components.cli.main "$@"\n' > /usr/local/bin/reelign \
     && chmod 755 /usr/local/bin/reelign
 COPY --from=environment /opt/venv /opt/venv
 # The checkout, git and all: run-stage clones it, and its files are what `reelign` runs.

@@ -12,7 +12,7 @@ ARG UV_PYTHON_INSTALL_MIRROR
 ARG TORCH=cu126
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt UV_LINK_MODE=copy \
     UV_PYTHON_INSTALL_DIR=/opt/python
-COPY docker/locks/uv.txt docker/locks/ml.txt docker/locks/triton.txt /locks/
+COPY docker/locks/uv.txt docker/locks/ml.txt docker/locks/triton.txt docker/locks/torch-cpu.txt /locks/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
@@ -25,8 +25,9 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     && cp /opt/pytriton/pytriton/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub /opt/backend/python/
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml --mount=type=cache,target=/root/.cache/uv \
-    /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
-    -r /locks/ml.txt torch==2.13.0
+    if [ "${TORCH}" = cpu ]; then set -- -r /locks/torch-cpu.txt; else set -- torch==2.13.0; fi \
+    && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --compile-bytecode ${TORCH:+--torch-backend ${TORCH}} \
+    -r /locks/ml.txt "$@"
 # The backend ignores PYTHONPATH and looks for libpython where the loader does: both have to lie in the environment itself.
 COPY . /opt/source
 RUN /opt/uv/bin/uv pip install --python /opt/venv/bin/python --no-deps --no-build-isolation /opt/source \

@@ -21,10 +21,11 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from components.cli import app
-from components.evaluation.names import METHOD_NAMES, in_order
-from components.graph import stage_definition, stage_names
-from components.params import Params
+from components.cli.main import app
+from components.config.params import Params
+from components.evaluation.names import in_order
+from components.methods import METHODS
+from components.pipeline.graph import stage_definition, stage_names
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -275,9 +276,9 @@ def results_table(metrics: Path) -> str | None:
         return None
     head = f"| win rate against base, gold judge | {' | '.join(DIMENSIONS)} |"
     lines = [head, "|---|---|---|---|---|"]
-    for method, entry in in_order(alignment["methods"], METHOD_NAMES):
+    for method, entry in in_order(alignment["methods"], METHODS):
         found = entry["win_rate"]["gold"]
-        lines.append(f"| {METHOD_NAMES[method]} | {' | '.join(estimate(found[name]) for name in DIMENSIONS)} |")
+        lines.append(f"| {METHODS[method].title} | {' | '.join(estimate(found[name]) for name in DIMENSIONS)} |")
     found = bench["dimensions"]
     cells = " | ".join(estimate(found[name]["accuracy_without_ties"]) for name in DIMENSIONS)
     lines.append(f"| *VideoReward's accuracy on unseen prompts* | {cells} |")

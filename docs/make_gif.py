@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from components.evaluation.names import METHOD_NAMES
-from components.tables import read_table
+from components.files.tables import read_table
+from components.methods import METHODS
 from components.video.decode import probe, read_frames
 
 SIDE = 128  # pixels of a clip, enlarged without smoothing: its own are 32
@@ -34,7 +34,7 @@ def make(samples: Path, out: Path, method: str = "dpo", count: int = 4) -> None:
                 page.paste(
                     Image.fromarray(np.asarray(clip[at])).resize((SIDE, SIDE), Image.NEAREST), (left + column * SIDE, TOP)
                 )
-                pen.text((left + column * SIDE + 2, 1), METHOD_NAMES[name], INK, font)
+                pen.text((left + column * SIDE + 2, 1), METHODS[name].title, INK, font)
             pen.text((left + 2, TOP + SIDE + 2), "\n".join(wrapped(row["prompt"])), INK, font)
         pages.append(page.quantize(64))
     rate = probe(samples / "base" / rows[0]["path"]).fps

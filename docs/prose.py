@@ -10,13 +10,10 @@ import re
 import sys
 from pathlib import Path
 
-import pyphen
-
 PASSIVE = re.compile(
     r"\b(?:is|are|was|were|be|been|being)\s+(?:\w+ly\s+|not\s+)?(?:\w+ed|made|drawn|kept|held|given|taken|read|written|shown|known|found|"
     r"told|said|left|run|built|seen|chosen|sent)\b"
 )
-SYLLABLES = pyphen.Pyphen(lang="en_GB")
 LONGEST = 25  # words a sentence, docs/style.md
 
 
@@ -34,8 +31,11 @@ def sentences_of(text: str) -> list[str]:
 
 def flesch_kincaid(sentences: list[str]) -> float:
     """The grade of Kincaid et al. (1975); syllables by pyphen, which finds a few less than a dictionary has."""
+    import pyphen
+
+    hyphens = pyphen.Pyphen(lang="en_GB")
     words = [word for sentence in sentences for word in re.findall(r"[A-Za-z']+", sentence)]
-    syllables = sum(SYLLABLES.inserted(word).count("-") + 1 for word in words)
+    syllables = sum(hyphens.inserted(word).count("-") + 1 for word in words)
     return 0.39 * len(words) / len(sentences) + 11.8 * syllables / len(words) - 15.59
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from components.params import load_params
+from components.config.params import load_params
 
 
 def main(folder: str, csv: str, stage: str = "reward_bench") -> None:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from components.generator.budget import budget
-from components.params import Params, load_params
-from components.plan import SHARE
+from components.config.params import Params, load_params
+from components.methods import METHODS, trained
+from components.planning.budget import TRAINING, budget
+from components.planning.plan import SHARE
 
 PAGE = Path("infra/SIZING.md")
 PROFILES = ("wan2.1-1.3b", "wan2.1-14b")
 POOLS = (1, 8, 100)  # GPUs
 WEEK = 168  # hours
+COMPARED = len(METHODS) - 1  # methods besides base
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ INPUTS = {
     "its vision tower": Input(0.675e9, "parameters", "published", "Qwen2-VL"),
     "GPU": Input(989e12, "FLOP/s", "published", "H100 SXM, bfloat16, dense"),
     "its memory": Input(80, "GB", "published", "H100 SXM"),
-    "share of it that is reached": Input(SHARE, "", "assumed", "components/plan.py; --tflops of reelign doctor takes yours"),
+    "share of it that is reached": Input(
+        SHARE, "", "assumed", "components/planning/plan.py; --tflops of reelign doctor takes yours"
+    ),
     "network of a GPU": Input(50e9, "B/s", "assumed", "400 Gb/s for each GPU of a machine"),
     "decoding": Input(77, "clips/s a core", "measured", "benchmarks/results.md: 48 frames of 256 x 256 to RGB"),
     "frames a clip that are scored": Input(10, "", "assumed", "2 a second of 5 s, 448 x 448"),
@@ -68,8 +72,8 @@ def efficiency(gpus: int) -> float:
 
 
 @cache
-def costs(profile: str) -> tuple[Params, dict[str, float], dict[str, float], dict[str, float]]:
-    """(params, operations of one clip, bytes by part while training on one GPU, ... while sampling)."""
+def costs(profile: str) -> tuple[Params, dict[str, float], dict[str, float], float]:
+    """(params, operations of one clip, bytes by part while Flow-DPO trains on one GPU, at most while sampling)."""
     params = load_params(f"infra/profiles/{profile}.yaml")
     found, sft = budget(params), params.align.sft.training
     clips = params.candidates.prompts * params.candidates.per_prompt
@@ -79,7 +83,7 @@ def costs(profile: str) -> tuple[Params, dict[str, float], dict[str, float], dic
         "passed": drawn / params.sampling.steps / 2,  # guidance: two clips go through for each that is drawn
         "trained": found.operations["align@sft"] / (sft.steps * sft.batch_size * sft.accumulation),
     }
-    return params, each, found.training, found.sampling
+    return params, each, found.memory["align@dpo"][TRAINING], found.peak("candidates")
 
 
 def score_operations() -> float:
@@ -94,9 +98,9 @@ def score_operations() -> float:
 def profiles_own(profile: str) -> Work:
     params, each, *_ = costs(profile)
     clips, pairs = params.candidates.prompts * params.candidates.per_prompt, params.candidates.prompts
-    seen = {name: getattr(params.align, name).training for name in ("sft", "rwr", "dpo")}
+    seen = {name: getattr(params.align, own.params).training for name, own in trained().items()}
     seen = {name: t.steps * t.batch_size * t.accumulation for name, t in seen.items()}
-    samples = 5 * params.sample.prompts * params.sample.seeds_per_prompt
+    samples = COMPARED * params.sample.prompts * params.sample.seeds_per_prompt
     return work(each, clips, pairs * params.align.draws, seen, samples)
 
 
@@ -104,7 +108,7 @@ def papers_own(profile: str) -> Work:
     """The paper's data by this generator: its pairs once, its clips drawn anew, the reference worked out while training."""
     _, each, *_ = costs(profile)
     clips, pairs = int(given("paper's prompts") * given("paper's videos a prompt")), int(given("paper's pairs"))
-    return work(each, clips, pairs, dict.fromkeys(("sft", "rwr", "dpo"), pairs), 5 * 946)  # VBench's prompts
+    return work(each, clips, pairs, dict.fromkeys(trained(), pairs), COMPARED * 946)  # VBench's prompts
 
 
 def work(each: dict[str, float], clips: int, table: int, seen: dict[str, int], samples: int) -> Work:
@@ -112,10 +116,10 @@ def work(each: dict[str, float], clips: int, table: int, seen: dict[str, int], s
         "candidates": clips * each["drawn"],
         "relabel": clips * score_operations(),
         "reference errors": table * 2 * each["passed"],
-        "sample, five methods": samples * each["drawn"],
+        f"sample, {COMPARED} methods": samples * each["drawn"],
     }
-    sides = {"sft": 1, "rwr": 1, "dpo": 2}
-    return Work(shared, {f"align@{name}": count * sides[name] * each["trained"] for name, count in seen.items()})
+    aligned = {f"align@{name}": seen[name] * own.clips * each["trained"] for name, own in trained().items()}
+    return Work(shared, aligned)
 
 
 WORKLOADS: dict[str, Callable[[str], Work]] = {"profile's": profiles_own, "paper's": papers_own}
@@ -138,7 +142,7 @@ def inputs() -> str:
     for profile in PROFILES:
         _, each, *_ = costs(profile)
         rows += [
-            [f"a clip drawn, {profile}", f"{each['drawn'] / 1e15:,.1f} PFLOP", "counted", "components/generator/costs.py"],
+            [f"a clip drawn, {profile}", f"{each['drawn'] / 1e15:,.1f} PFLOP", "counted", "components/planning/costs.py"],
             [f"a clip trained on, {profile}", f"{each['trained'] / 1e15:,.2f} PFLOP", "counted", "the same"],
         ]
     return table(["input", "value", "kind", "where from"], *rows)
@@ -175,7 +179,7 @@ def memory() -> str:
         eighth = (sum(training.values()) - training["activations"]) / 8e9 + training["activations"] / 1e9
         fits = given("its memory")
         for what, used in (
-            ("sampling", sum(sampling.values()) / 1e9),
+            ("sampling", sampling / 1e9),
             ("training on one", whole),
             ("training, eighths", eighth),
         ):

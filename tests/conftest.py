@@ -7,8 +7,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-from components.params import load_params
-from components.stage import Stage
+from components.config.params import load_params
+from components.pipeline.stage import Stage
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ import typer
 import yaml
 from typer.exceptions import TyperException
 
-from components.cli import app
-from components.graph import stage_names
+from components.cli.main import app
+from components.pipeline.graph import stage_names
 
 PAGES = sorted(
     path

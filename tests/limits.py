@@ -6,7 +6,7 @@ from pathlib import Path
 
 import av
 
-from components.params import LimitParams
+from components.config.params import LimitParams
 from components.video.limits import LIMITS
 
 LIMIT_PARAMS = LimitParams(**asdict(LIMITS))

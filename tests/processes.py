@@ -11,18 +11,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from components.alignment.lora import add_lora
-from components.alignment.stage import dpo
+from components.alignment.methods.flow_dpo import train_dpo
+from components.contracts import NO_LABEL
 from components.errors import BadInput
 from components.evaluation.sample import draw_samples
-from components.generator.sampler import Job, draw, loaded
-from components.guidance.solvers import Drawer
-from components.reward.pairs import NO_LABEL, Pairs
+from components.generator.sampler import Job, Loaded, draw
+from components.generator.spec import SamplerSpec
+from components.reward.inputs import Clip
+from components.reward.pairs import Pairs
 from components.reward.score import make_input
 from components.reward.train import pair_lengths, pair_loss_fn, parameter_groups, prepare
-from components.training import fit
+from components.runtime.training import fit
 from tests.alignment.test_align import LORA, pairs_of
 from tests.conftest import BareStage
-from tests.generator.small import tiny_generator
+from tests.generator.small import conditioning, tiny_generator
 from tests.reward.test_train import PARAMS
 from tests.reward.tiny import tiny_model
 from tests.test_training import X, Y, model, settings
@@ -69,7 +71,7 @@ def reward(folder: Path) -> dict:
     net = tiny_model()
     params = PARAMS.model_copy(update={"gradient_checkpointing": True, "vision_learning_rate": 1e-4})
     prepare(net, params)
-    clips = [rng.integers(0, 256, (2, 16, 16 + 8 * (n % 2), 3), np.uint8) for n in range(48)]
+    clips = [Clip(rng.integers(0, 256, (2, 16, 16 + 8 * (n % 2), 3), np.uint8), 8.0) for n in range(48)]
     inputs = [make_input(net, clip, "a red circle"[: 3 + n % 9]) for n, clip in enumerate(clips)]
     names = [str(n) for n in range(24)]
     pairs = Pairs(Path("pairs"), *[names] * 6, labels, np.zeros((2, 24, 3), np.float32), [2] * 24)
@@ -101,14 +103,14 @@ def align(folder: Path) -> dict:
         update={"draws": 1, "gradient_checkpointing": True, "dpo": params.dpo.model_copy(update=change)}
     )
     stage.params = stage.params.model_copy(update={"align": params})
-    transformer = generator.transformer
+    transformer = generator.model
     add_lora(transformer, LORA, seed=1)
-    transformer.enable_gradient_checkpointing()
+    transformer.transformer.enable_gradient_checkpointing()
     draw = torch.Generator().manual_seed(4)
-    latents, text = torch.randn(12, 4, 3, 4, 4, generator=draw), torch.randn(5, 16, 16, generator=draw)
+    latents, text = torch.randn(12, 4, 3, 4, 4, generator=draw), conditioning(5, 16, 16, draw=draw)
     pairs = pairs_of(folder / "data", latents, text)
     cache = folder.parent / "cache"
-    rows, _ = dpo(stage, transformer, pairs, {"base": "x"}, cache)
+    rows, _ = train_dpo(stage, transformer, pairs, {"base": "x"}, cache)
     weights = {key: weight for key, weight in transformer.state_dict().items() if "lora" in key}
     return {"rows": rows, "weights": weights, "said": stage.said, "tables": [path.name for path in cache.iterdir()]}
 
@@ -120,7 +122,7 @@ def drawn(folder: Path) -> dict:
     stage.state()
     latents = draw(
         stage,
-        loaded(tiny_generator()),
+        Loaded(tiny_generator()),
         [Job(f"clip{n}", "a red circle", n) for n in range(5)],
         stage.params.sampling.model_copy(update=size),
         folder / "videos",
@@ -134,7 +136,7 @@ def crowded(folder: Path) -> dict:
     sample = stage.params.sample.model_copy(update={"workers": 2})
     stage.params = stage.params.model_copy(update={"sample": sample})
     try:
-        draw_samples(stage, Drawer("none"), folder)
+        draw_samples(stage, SamplerSpec("none"), folder)
     except BadInput as error:
         return {"error": str(error)}
     return {"error": None}

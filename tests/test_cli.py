@@ -3,17 +3,20 @@
 import json
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli import doctor
+from components.cli.generator import check_dimensions, parse_weights
+from components.cli.main import app
+from components.config.params import load_params
 from components.errors import BadInput
-from components.generator.commands import check_dimensions, parse_weights
-from components.generator.wan import save_generator
-from components.params import load_params
-from components.stage import folder_digest, write_json
+from components.generator.families.wan_small import save_generator
+from components.pipeline.stage import folder_digest, write_json
+from components.serving import deploy as deployment
 from tests.generator.small import tiny_generator
 
 
@@ -44,6 +47,51 @@ def test_help_keeps_every_word_in_brackets(path):
 def test_version():
     found = run("--version")
     assert (found.exit_code, found.output) == (0, f"reelign {version('reelign')}\n")
+
+
+def test_json_is_the_same_option_wherever_a_script_reads_a_result():
+    having = {" ".join(path) for path, command in ALL.items() if any("--json" in one.opts for one in command.params)}
+    assert having == {
+        "score",
+        "bench-reward",
+        "check-reward",
+        "export-reward",
+        "rehearse",
+        "doctor",
+        "promote",
+        "lineage",
+        "deploy",
+        "monitor",
+        "study read",
+        "judge check",
+    }
+    shown = Path("docs/how-to/script.md").read_text()
+    for name in having:
+        assert f"`reelign {name} --json`" in shown
+
+
+def test_doctor_prints_its_checks_as_json(monkeypatch):
+    def broken() -> str:
+        raise doctor.Trouble("0.1 GiB free; the demo needs 3")
+
+    for name in ("packages", "device", "graph", "video", "inputs", "mlflow", "memory"):
+        monkeypatch.setattr(doctor, name, lambda: "fine")
+    monkeypatch.setattr(doctor, "disk", broken)
+    found = run("doctor", "--json")
+    told = json.loads(found.stdout)
+    assert found.exit_code == 1 and told["ok"] is False and len(told["checks"]) == 10
+    assert {"check": "disk", "ok": False, "found": "0.1 GiB free; the demo needs 3"} in told["checks"]
+    assert [one["check"] for one in told["checks"] if not one["ok"]] == ["disk"]
+    with pytest.raises(BadInput, match="--json lists the checks"):
+        run("doctor", "--profile", "smoke", "--json")
+
+
+def test_deploy_prints_its_result_as_json(tmp_path, monkeypatch):
+    (tmp_path / deployment.MODEL).mkdir()
+    monkeypatch.setattr(deployment, "serves_already", lambda *_: 3)
+    given = ("deploy", "http://127.0.0.1:9", "--live", str(tmp_path), "--model", str(tmp_path))
+    assert json.loads(run(*given, "--json").stdout) == {"state": "serves already", "version": 3, "model": str(tmp_path)}
+    assert run(*given).stdout == f"version 3 serves already: {tmp_path}\n"
 
 
 @pytest.mark.parametrize("text", ["VQ", "VQ=", "=1", "VQ=a", "VQ=nan", "VQ=inf", "VQ=1,,TA=1", "VQ=1,VQ=2", ""])
@@ -86,4 +134,4 @@ def test_every_command_stands_in_a_group_of_the_help_and_has_an_example():
     """The examples are lines of docs/reference/cli.md, whose commands tests/test_docs.py checks."""
     for name, command in typer.main.get_command(app).commands.items():
         assert command.rich_help_panel, name
-        assert name in ("annotate", "study") or command.epilog.startswith(f"Example: reelign {name} "), name
+        assert name in ("annotate", "study", "judge") or command.epilog.startswith(f"Example: reelign {name} "), name

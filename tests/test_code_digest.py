@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components import code_digest as module
-from components.code_digest import DECODING, DRAWING, JUDGING, SCORING, code_digest, reached, sources_digest
+from components.pipeline import code_digest as module
+from components.pipeline.code_digest import DECODING, DRAWING, JUDGING, SCORING, code_digest, reached, sources_digest
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def tree(tmp_path) -> Path:
     (tmp_path / "components").mkdir()
     files = {
         "score": "import numpy\nfrom components import decode\n",
-        "decode": "from components.files import x\n",
+        "decode": "from components.files.atomic import x\n",
         "other": "",
     }
     for name, text in (files | {"files": ""}).items():
@@ -46,10 +46,20 @@ def test_a_library_of_another_version_counts_for_caches_alone(tree, monkeypatch)
 
 def test_each_purpose_reaches_what_decides_its_result():
     for purpose, wanted in (
-        (SCORING, {"video/decode", "video/timing", "video/frames", "reward/inputs", "reward/vision", "reward/published"}),
+        (
+            SCORING,
+            {
+                "video/decode",
+                "video/timing",
+                "video/frames",
+                "reward/inputs",
+                "reward/backbones/qwen2_vl",
+                "reward/published",
+            },
+        ),
         (DECODING, {"video/decode", "video/container", "video/timing", "video/frames"}),
         (JUDGING, {"simulation/judge", "simulation/world", "video/decode"}),
-        (DRAWING, {"generator/sampler", "generator/wan", "generator/lora_file", "video/encode"}),
+        (DRAWING, {"generator/sampler", "generator/families/wan", "generator/lora_file", "video/encode"}),
     ):
         assert {f"components/{name}.py" for name in wanted} <= reached(purpose)
-    assert not reached(SCORING) & {"components/reward/commands.py", "components/reward/train.py", "components/stage.py"}
+    assert not reached(SCORING) & {"components/cli/reward.py", "components/reward/train.py", "components/pipeline/stage.py"}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.csv_files import read_header, read_rows
 from components.errors import BadInput
-from components.text_files import MOST_BYTES, read_json
+from components.files.csv_tables import read_header, read_rows
+from components.files.text import MOST_BYTES, read_json
 
 GOOD = 'path,prompt\na.mp4,"a cat, sitting"\nb.mp4,a dog\n'
 ROWS = [(2, {"path": "a.mp4", "prompt": "a cat, sitting"}), (3, {"path": "b.mp4", "prompt": "a dog"})]
@@ -100,15 +100,31 @@ def test_what_is_csv_is_read(tmp_path, content, lines):
         ("path,my\xa0prompt\n", ", row 1, key 'prompt': missing column: the header has 'path', 'my\\xa0prompt' with U+00A0"),
         ('[{"path": "a.mp4"}]', ", row 1: JSON, not CSV"),
         ('{"path": "a.mp4"}\n', ", row 1: JSON, not CSV"),
+        ('\n{"path": "a.mp4", "prompt": "a cat"}\n', ", row 2: JSON, not CSV"),
         ("<!DOCTYPE html>\n<html>\n", ", row 1: a web page or XML, not CSV"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ": not text but a pointer of Git LFS"),
         (GOOD.encode("utf-16"), ": UTF-16 text: save it as UTF-8"),
         (GOOD.encode("utf-16-le"), ": UTF-16 text: save it as UTF-8"),
         (GOOD.encode("utf-16-be"), ": UTF-16 text: save it as UTF-8"),
-        (GOOD.encode("utf-32"), ": UTF-16 text: save it as UTF-8"),
+        (GOOD.encode("utf-32"), ": UTF-32 text: save it as UTF-8 (`iconv -f UTF-32 -t UTF-8`)"),
+        (GOOD.encode("utf-32-be"), ": UTF-32 text: save it as UTF-8"),
+        # Read as Windows-1252 they would be other prompts.
+        *(
+            (GOOD.replace("a dog", text).encode(encoding), f", row 3: not UTF-8 text: byte {byte}: save it as UTF-8")
+            for text, encoding, byte in (
+                ("一只猫在跑", "gb18030", "0xd4"),
+                ("猫が走る", "shift_jis", "0x94"),
+                ("고양이", "euc-kr", "0xb0"),
+                ("кошка бежит", "cp1251", "0xea"),
+            )
+        ),
         (
             GOOD.replace("a dog", "a café, red").encode("cp1252"),
             ", row 3: not UTF-8 text: byte 0xe9; in Windows-1252 it is 'café': save it as UTF-8",
+        ),
+        (
+            GOOD.replace("a dog", "it’s a dog").encode("cp1252"),
+            ", row 3: not UTF-8 text: byte 0x92; in Windows-1252 it is 'it’s'",
         ),
         (GOOD.replace("\n", "\r").replace("dog", "caf\xe9").encode("latin1"), ", row 3: not UTF-8 text: byte 0xe9"),
         (GOOD.encode() + "\u732b".encode()[:2], ", row 4: ends within a character: is the file cut off?"),

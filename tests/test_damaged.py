@@ -16,15 +16,16 @@ import torch
 
 from components.alignment.lora import add_lora, save_lora
 from components.annotation.tasks import export
-from components.cli import app
+from components.cli.main import app
+from components.config.params import load_params
 from components.errors import exit_codes
-from components.generator.wan import load_generator, save_generator
+from components.files.tables import write_table
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
 from components.guidance.latent_reward import save_latent_reward
-from components.params import load_params
-from components.preferences.schema import PAIRS_SCHEMA
+from components.pipeline.stage import folder_digest, write_json
 from components.reward.pairs import read_pairs
-from components.stage import folder_digest, write_json
-from components.tables import write_table
+from components.schemas import PAIRS_SCHEMA
 from components.video.encode import write_video
 from tests.alignment.test_align import LORA, disturb
 from tests.annotation.conftest import Exported
@@ -67,7 +68,7 @@ def whole(tmp_path_factory) -> Path:
         ]
         write_table(folder / "pairs.parquet", pairs, PAIRS_SCHEMA)
     save_generator(tiny_generator(), folder / "generator")
-    transformer = load_generator(folder / "generator").transformer
+    transformer = load_generator(folder / "generator").model
     reward = small_reward(transformer, False)
     save_latent_reward(reward, folder / "latent_reward", {"generator": folder_digest(folder / "generator")})
     add_lora(transformer, LORA, seed=1)

@@ -12,11 +12,12 @@ from components.annotation.importing import import_csv, read_studio
 from components.curation.curate import read_scores as read_rewards
 from components.errors import BadInput
 from components.evaluation.prompt_sets import read_prompt_set
-from components.evaluation.vbench import VBENCH, read_results, summarise
+from components.judges.vbench import VBENCH, read_results, summarise
 from components.preferences.agreement import decide
+from components.preferences.ratings import read_ratings
 from components.preferences.schema import group_by_pair, read_annotations, read_prompts
 from components.reward.layouts import read_benchmark
-from components.reward.score_files import read_list
+from components.reward.score_list import read_list
 from components.reward.scored import read_scores
 
 ANNOTATIONS = """path_A,path_B,prompt,annotator,VQ,MQ,TA,Overall,model_A,model_B,MOS_A_VQ
@@ -27,6 +28,8 @@ c.mp4,d.mp4,猫,given,A,A,A,A,m,n,3
 ONE_LABEL = "path_A,path_B,prompt,label\na.mp4,b.mp4,a cat,A\nc.mp4,d.mp4,a dog,same\n"
 CHOSEN = "chosen,rejected,prompt\na.mp4,b.mp4,a cat\nc.mp4,d.mp4,a dog\n"
 GENAI = "prompt,left_model,left_video,right_model,right_video,vote_type\na cat,m,https://x/a.mp4,n,b.mp4,leftvote\n"
+REACT = "path_A,path_B,A_model,B_model,prompt,GSB_MQ\na.mp4,b.mp4,m,n,a cat,G\nc.mp4,d.mp4,m,n,a dog,same\n"
+RATINGS = "path,prompt,model,VQ,MQ\na.mp4,a cat,m,3.5,\nb.mp4,a cat,n,1,4\n"
 CLIPS = "path,prompt,model\na.mp4,a cat,m\nb.mp4,a dog,n\n"
 SCORES = """path,prompt,status,reason,raw_VQ,VQ,Overall,reward_model,frame_plan
 a.mp4,a cat,ok,,1,2,2,m,p
@@ -47,6 +50,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "one label": (ONE_LABEL, lambda f: read_benchmark(f, ["VQ", "MQ", "TA"])),
     "chosen": (CHOSEN, lambda f: read_benchmark(f, ["Overall"])),
     "genai": (GENAI, lambda f: read_benchmark(f, ["TA"])),
+    "ratings": (RATINGS, read_ratings),
+    "react": (REACT, lambda f: read_benchmark(f, ["VQ", "MQ", "TA"])),
     "score": (CLIPS, read_list),
     "clips": (CLIPS, lambda f: read_clips(f, f.parent)),
     "scores": (SCORES, read_scores),

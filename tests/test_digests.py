@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.digests import file_digest
 from components.errors import BadInput
-from components.stage import folder_digest
+from components.files.digests import file_digest
+from components.pipeline.stage import folder_digest
 
 
 @pytest.fixture

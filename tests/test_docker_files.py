@@ -45,8 +45,61 @@ def test_the_lock_of_torch_fits_the_one_of_all_else():
     torch, others = pins("torch"), pins("ml")
     assert [name for name in torch.keys() & others.keys() if torch[name] != others[name]] == []
     assert "torch" not in others and "nvidia-cublas" in torch
+    cpu = pins("torch-cpu")
+    assert cpu == {"torch": f"{torch['torch']}+cpu"}
+    assert others.keys() >= {name for name in torch if not re.match("cuda|nvidia|torch|triton", name)}, (
+        "what the CPU build needs"
+    )
     for file in (Path("Makefile"), Path("docker/pipeline.Dockerfile"), Path("docker/triton.Dockerfile")):
         assert set(re.findall(r"\btorch==([\d.]+)", file.read_text())) == {torch["torch"]}, file
+
+
+@pytest.mark.parametrize(
+    ("environment", "installed"),
+    [
+        ({}, "-r docker/locks/torch.txt"),
+        ({"UV_TORCH_BACKEND": "cpu"}, "-r docker/locks/torch-cpu.txt"),
+        ({"UV_TORCH_BACKEND": "cu126"}, "torch==2.13.0"),
+        ({"UV_TORCH_BACKEND": "cpu", "UV_FIND_LINKS": "/wheels"}, "torch==2.13.0"),
+    ],
+)
+def test_the_environment_takes_the_lock_of_its_torch(tmp_path, environment, installed):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    bare = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PIP_FIND_LINKS": ""} | environment
+    read = "include Makefile\n$(info $(TORCH_ml))\n"
+    command = ["make", "--dry-run", "--file=-", "summary"]
+    told = subprocess.run(command, input=read, env=bare, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[0] == installed
+
+
+@pytest.mark.parametrize(
+    ("torch", "installed"), [("cpu", "-r /locks/torch-cpu.txt"), ("cu130", "torch==2.13.0"), ("", "torch==2.13.0")]
+)
+@pytest.mark.parametrize("file", ["pipeline", "triton"])
+def test_images_take_the_lock_of_their_torch(file, torch, installed):
+    """The shell of the instruction that installs torch, with uv as a program that prints its arguments."""
+    text = Path(f"docker/{file}.Dockerfile").read_text()
+    script = (
+        re.search(r"if \[ \"\$\{TORCH\}\".*?\"\$@\"", text, re.S)[0].replace("\\\n", " ").replace("/opt/uv/bin/uv", "echo")
+    )
+    told = subprocess.run(
+        ["sh", "-c", script], env=os.environ | {"TORCH": torch}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split(" -r /locks/ml.txt ")[1] == f"{installed}\n"
+    assert ("--torch-backend" in told.stdout) == bool(torch)
+
+
+def test_images_that_are_not_ours_are_named_by_digest():
+    """In compose file and manifests; the bases of our own images are arguments, which take a digest too."""
+    files = [Path("infra/compose.yaml"), *sorted(Path("infra/kubernetes").rglob("*.yaml"))]
+    foreign = {}
+    for file in files:
+        for image in re.findall(r"^ +image: (\S+)", file.read_text(), re.M):
+            if not re.search("(^|/)reelign-", image):
+                name, digest = re.fullmatch(r"(\S+:v?[\d.]+[\w.-]*)@(sha256:[0-9a-f]{64})", image).groups()
+                foreign.setdefault(name, set()).add(digest)
+    assert len(foreign) == 4 and all(len(digests) == 1 for digests in foreign.values())
 
 
 def test_tritons_image_starts_with_a_key_and_only_with_one(tmp_path):

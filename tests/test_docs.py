@@ -115,7 +115,7 @@ def test_every_command_has_what_it_names(page):
         ("dvc repro rewards", "no stage rewards"),
         ("dvc exp run -S align.dpo.betas=1", "no key align.dpo.betas"),
         ("dvc reproduce", "dvc has no command"),
-        ("python -m components.alignment.stages dpo", "no module"),
+        ("python -m components.alignment.methods.dpo", "no module"),
         ("python benchmarks/guidance.py --fast", "no option --fast"),
         ("A=b accelerate launch --config_file infra/accelerate/ddp.yaml -m components.reward.train", "no file"),
     ],
@@ -144,8 +144,8 @@ def test_blocks_that_are_marked_run(page, body, tmp_path):
 def test_the_gif_shows_base_beside_the_method(tmp_path):
     from PIL import Image
 
-    from components.evaluation.sample import SCHEMA
-    from components.tables import write_table
+    from components.files.tables import write_table
+    from components.schemas import SAMPLES_SCHEMA
 
     rng, rows = np.random.default_rng(0), []
     for prompt in range(5):
@@ -155,7 +155,7 @@ def test_the_gif_shows_base_beside_the_method(tmp_path):
             frames = np.full((5, 32, 32, 3), level, np.uint8) + rng.integers(0, 3, (5, 32, 32, 3), dtype=np.uint8)
             write_video(tmp_path / "samples" / method / name, frames, 8)
     for method in ("base", "dpo"):
-        write_table(tmp_path / "samples" / method / "samples.parquet", rows, SCHEMA)
+        write_table(tmp_path / "samples" / method / "samples.parquet", rows, SAMPLES_SCHEMA)
     make_gif = script("make_gif")
     make_gif.make(tmp_path / "samples", tmp_path / "made.gif", "dpo", count=4)
     with Image.open(tmp_path / "made.gif") as made:

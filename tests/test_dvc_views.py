@@ -12,10 +12,11 @@ import yaml
 from components.evaluation.compare import headline
 from components.evaluation.evaluate import win_rate_table
 from components.guidance.train import BINS, by_noise_table
-from components.intervals import as_json
-from components.reward import bench, figures
-from components.stage import write_json
-from components.training import write_rows
+from components.pipeline.stage import write_json
+from components.reward import bench
+from components.reward import metrics as figures
+from components.runtime.training import write_rows
+from components.statistics.intervals import as_json
 from tests.conftest import REPOSITORY
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
@@ -29,6 +30,7 @@ def alignment() -> dict:
     rate = as_json(0.71234567, 0.64, 0.78, 100, 50)
     few = as_json(0.5, None, None, 6, 3)
     return {
+        "decides": "gold",
         "methods": {
             method: {
                 "win_rate": {
@@ -37,7 +39,7 @@ def alignment() -> dict:
                 "hacking": {"alarm": method == "rwr"},
             }
             for method in METHODS
-        }
+        },
     }
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.engine import map_chunks, map_rows
 from components.errors import BadInput, NonFinite
+from components.runtime.engine import map_chunks, map_rows
 from tests.running import all_below, command_of, until, until_gone
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def start(folder: Path, workers: int, engine: str) -> subprocess.Popen:
 import signal
 from functools import partial
 from pathlib import Path
-from components.engine import map_rows
+from components.runtime.engine import map_rows
 from tests.test_engine import quiet, work
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored

@@ -51,7 +51,7 @@ def test_ctrl_c_while_workers_run_is_one_line(tmp_path):
     )
     (tmp_path / "run.py").write_text(
         "from pathlib import Path\n"
-        "from components.engine import map_rows\n"
+        "from components.runtime.engine import map_rows\n"
         "from components.errors import exit_codes\n"
         "import slow\n"
         "if __name__ == '__main__':\n"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.generator.wan import save_generator
+from components.config.params import load_params
+from components.generator.families.wan_small import save_generator
 from components.guidance.latent_reward import LatentReward, first_blocks, save_latent_reward
-from components.params import load_params
+from components.pipeline.stage import folder_digest
 from components.reward.score import RewardModel
-from components.stage import folder_digest
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.generator.small import tiny_generator
@@ -73,9 +73,9 @@ def test_train_on_folder(tmp_path, monkeypatch, clip):
 
 def test_guide_wan(tmp_path, monkeypatch):
     save_generator(tiny_generator(), tmp_path / "generator")
-    transformer = tiny_generator().transformer
+    transformer = tiny_generator().model
     torch.manual_seed(5)
-    reward = LatentReward(first_blocks(transformer, 1), ["VQ", "TA"])
+    reward = LatentReward(transformer.family, first_blocks(transformer, 1), ["VQ", "TA"])
     torch.nn.init.normal_(reward.head)
     save_latent_reward(reward, tmp_path / "reward", {"generator": folder_digest(tmp_path / "generator")})
     module = example("guide_wan")
@@ -85,7 +85,7 @@ def test_guide_wan(tmp_path, monkeypatch):
 
 
 def test_read_lineage(tmp_path, monkeypatch, capsys):
-    from components.mlflow_store import mlflow_client
+    from components.pipeline.mlflow_store import mlflow_client
 
     module = example("read_lineage")
     monkeypatch.chdir(tmp_path)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from components import files
 from components.errors import disk_error
-from components.files import whole_file, whole_folder
-from components.stage import write_json
-from components.tables import write_table
-from components.training import _save
+from components.files import atomic as files
+from components.files.atomic import whole_file, whole_folder
+from components.files.tables import write_table
+from components.pipeline.stage import write_json
+from components.runtime.training import _save
 from components.video.encode import write_video
 
 LIMIT = 20_000  # bytes that a file may have, in place of a disk that is full
@@ -91,7 +91,7 @@ def test_nothing_else_renames():
         f"{path}:{node.lineno}"
         for folder in ("components", "dags")
         for path in sorted(Path(folder).rglob("*.py"))
-        if path != Path("components/files.py")
+        if path not in (Path("components/files/atomic.py"), Path("components/orchestration/bounded_log.py"))  # logs rotate
         for node in ast.walk(ast.parse(path.read_text()))
         if renames(node)
     ]

@@ -6,10 +6,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components import graph
-from components.code_digest import reached
-from components.graph import edges, stage_definition, stage_names
-from components.params import Params, load_params
+from components.config.params import Params, load_params
+from components.methods import METHODS, trained
+from components.pipeline import graph
+from components.pipeline.code_digest import reached
+from components.pipeline.graph import edges, stage_definition, stage_names
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 
@@ -19,22 +20,72 @@ ROUNDS = {"2": "models/aligned/dpo", "3": "models/rounds/2"}
 
 @pytest.fixture(autouse=True)
 def with_rounds(monkeypatch):
-    """The graph as it is with two rounds more; the demo has none."""
+    """The graph as it is with two rounds more and a judge from people's pairs; the demo has none."""
     params = graph._params()
     params["align"]["rounds"] = ROUNDS
+    params["judge_reward"]["held_out"] = {"prompts": 0.5}
+    params["evaluate"]["judge_files"] = "models/judge_reward"
     monkeypatch.setattr(graph, "_params", lambda: params)
 
 
 def all_names() -> list[str]:
-    return ["pretrain_generator", "pretrain_vlm", *stage_names(), "round@2", "round@3"]
+    return ["pretrain_generator", "pretrain_vlm", *stage_names(), "judge_reward@prompts", "round@2", "round@3"]
+
+
+# Read for titles and colours; all else in it is in the stages' entries.
+TABLE = {"evaluate": {"components/methods.py"}}
 
 
 @pytest.mark.parametrize("name", all_names())
 def test_code_deps_are_what_the_stage_imports(name):
+    """Files one by one; a folder stands for those of its files that are imported."""
     definition = stage_definition(name)
-    module = definition["cmd"].split()[2]
-    listed = {dep for dep in definition["deps"] if dep.endswith(".py")}
-    assert listed == reached([module], Path())
+    code = {dep for dep in definition["deps"] if dep.startswith("components/")}
+    listed = {dep for dep in code if dep.endswith(".py")}
+    folders = {dep for dep in code if not Path(dep).suffix} - {"components/serving/backend"}  # packaged, not imported
+    imported = reached([definition["cmd"].split()[2]], Path())
+    within = {folder: {file for file in imported if file.startswith(f"{folder}/")} for folder in folders}
+    assert all(within.values()), "a folder of which nothing is imported"
+    assert listed | set().union(*within.values()) == imported | TABLE.get(name, set())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_stages_of_a_method_are_those_of_the_table(name):
+    method, params = METHODS[name], load_params()
+    sample = stage_definition(f"sample@{name}")
+    assert sample["cmd"] == f"python -m {method.program} {name}" and sample["outs"] == [f"data/samples/{name}"]
+    models = {dep for dep in sample["deps"] if dep.startswith("models/")}
+    assert models == {"models/base_generator", method.lora, method.reward_folder(params)} - {None}
+    assert (method.guidance or "sampling") in sample["params"]
+    assert {f"data/samples/{name}", *({method.lora} - {None})} <= set(stage_definition("evaluate")["deps"])
+    assert (f"align@{name}" in all_names()) == (method.training is not None)
+    if method.training:
+        align = stage_definition(f"align@{name}")
+        assert align["cmd"] == f"python -m {method.training.program}" and align["outs"] == [method.lora]
+        assert f"align.{method.training.params}" in align["params"]
+
+
+def resting_on(file: str) -> set[str]:
+    """Stages with a code dep on the file."""
+    found = {name: stage_definition(name)["deps"] for name in all_names()}
+    return {name for name, deps in found.items() if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("alignment/methods/sft.py", {"align@sft"}),
+        ("alignment/methods/flow_rwr.py", {"align@rwr"}),
+        ("alignment/methods/flow_dpo.py", {"align@dpo", "round@2", "round@3"}),
+        ("alignment/reference.py", {"align@dpo", "round@2", "round@3"}),
+        ("guidance/flow_nrg.py", {"sample@nrg", "tradeoff"}),
+        ("guidance/best_of_n.py", {"sample@best_of_n", "tradeoff"}),
+        ("guidance/latent_reward.py", {"latent_reward", "sample@nrg", "sample@best_of_n", "tradeoff"}),
+        ("methods.py", {"evaluate"}),
+    ],
+)
+def test_a_change_of_a_methods_code_is_a_change_of_its_stages_alone(file, stages):
+    assert Path("components", file).exists() and resting_on(f"components/{file}") == stages
 
 
 @pytest.mark.parametrize("name", all_names())
@@ -62,12 +113,12 @@ def test_the_stages_of_the_design_are_all_there():
             "evaluate",
             "package",
         ),
-        "round",
+        *("judge_reward", "round"),
     }
     assert {name for name in all_names() if "@" in name} == {
-        *("round@2", "round@3"),
-        *(f"align@{method}" for method in ("sft", "rwr", "dpo")),
-        *(f"sample@{method}" for method in ("base", "sft", "rwr", "dpo", "nrg", "best_of_n")),
+        *("judge_reward@prompts", "round@2", "round@3"),
+        *(f"align@{method}" for method in trained()),
+        *(f"sample@{method}" for method in METHODS),
     }
 
 
@@ -86,6 +137,23 @@ def test_rounds_follow_each_other():
     params["align"] |= {"rounds": ROUNDS, "reference": "live"}
     with pytest.raises(ValidationError, match="rounds need reference 'cached'"):
         Params.model_validate(params)
+
+
+def test_a_judge_from_peoples_pairs_is_made_before_it_judges():
+    order = set(edges())
+    assert ("pairs", "judge_reward@prompts") in order
+    assert {("judge_reward@prompts", name) for name in ("evaluate", "tradeoff", "round@2")} <= order
+    beside = {"reward", "relabel", "align@dpo", "latent_reward", "candidates", "sample@nrg", "sample@best_of_n"}
+    assert not {("judge_reward@prompts", name) for name in beside} & order
+    params = load_params("infra/profiles/wan2.1-1.3b.yaml").model_dump()
+    for section, change, why in (
+        ("judge_reward", {"held_out": {}}, "keeps no pairs for it"),
+        ("evaluate", {"judge_files": "judges"}, "judge_files must be models/judge_reward"),
+        ("judge_reward", {"held_out": {"annotators": 0.5}}, "should be 'prompts'"),
+        ("judge_reward", {"held_out": {"prompts": 1.0}}, "less than 1"),
+    ):
+        with pytest.raises(ValidationError, match=why):
+            Params.model_validate(params | {section: params[section] | change})
 
 
 def test_every_input_is_made_by_a_stage_or_checked_in():

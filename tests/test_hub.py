@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from components.errors import disk_error
-from components.stage import folder_digest
+from components.pipeline.stage import folder_digest
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 FILES = {
@@ -79,7 +79,7 @@ def hub(monkeypatch):
 
 def fetch(endpoint: str, model: str, folder: Path, *more: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder.parent / "home"), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-m", "components.cli", "fetch", model, "--to", str(folder), *more]
+    command = [sys.executable, "-m", "components.cli.main", "fetch", model, "--to", str(folder), *more]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_is_not_the_one_wanted_is_refused(hub, tmp_path):
     digest = folder_digest(tmp_path / "folder")
     assert fetch(hub, "team/model", tmp_path / "folder", "--digest", digest).stdout == first.stdout
     said = fetch(hub, "team/model", tmp_path / "other", "--digest", "0123456789abcdef")
-    why = f"has digest {digest}, wanted is 0123456789abcdef (team/model at commit {'a' * 40}): do not use it"
+    why = f"has digest {digest}, expected was 0123456789abcdef (team/model at commit {'a' * 40}): do not use it"
     assert (said.returncode, said.stdout) == (2, "")
     assert said.stderr.splitlines()[-1] == f"error: {tmp_path}/other: {why}"
 
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_the_one_wanted_is_refused(hub, tmp_path):
 def test_a_full_disk_here_is_not_the_hubs_fault(hub, tmp_path):
     """A process whose files may have 20,000 bytes, in place of a disk that is full."""
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    program = f"{limit}; sys.argv[0] = 'reelign'; from components.cli import main; main()"
+    program = f"{limit}; sys.argv[0] = 'reelign'; from components.cli.main import main; main()"
     environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", program, "fetch", "team/model", "--to", str(tmp_path / "new")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -134,7 +134,7 @@ def test_a_full_disk_here_is_not_the_hubs_fault(hub, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    from components.hub import fetch as bring
+    from components.cli.hub import fetch as bring
 
     denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "weights"))
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(sha="a" * 40))

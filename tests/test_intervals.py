@@ -1,7 +1,7 @@
 import pytest
 
-from components.intervals import MIN_PROMPTS, as_json, as_scalars, as_text, counted, is_above, is_below
-from components.reward.figures import summary
+from components.reward.metrics import summary
+from components.statistics.intervals import MIN_PROMPTS, as_json, as_scalars, as_text, counted, is_above, is_below
 
 
 def test_an_estimate_has_one_shape_with_and_without_an_interval():

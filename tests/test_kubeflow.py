@@ -7,13 +7,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.config.params import load_params
 from components.errors import BadInput
-from components.graph import edges, stage_names
-from components.images import own_commit
-from components.kubeflow import CONFIG, SECRET, export, in_order
-from components.params import load_params
+from components.orchestration.images import own_commit
+from components.orchestration.kubeflow import CONFIG, SECRET, export, in_order
+from components.pipeline import graph
+from components.pipeline.graph import edges, stage_names
 
 PROFILE = "wan2.1-14b"  # the one whose stages want unlike resources
+
+
+@pytest.fixture(autouse=True)
+def graph_of_the_profile(monkeypatch):
+    """The profile has a stage that the default one lacks: judge_reward."""
+    params = yaml.safe_load(Path(f"infra/profiles/{PROFILE}.yaml").read_text())
+    monkeypatch.setattr(graph, "_params", lambda: params)
 
 
 def compiled(out: Path) -> tuple[dict, dict]:
@@ -122,6 +130,6 @@ def test_stages_come_after_what_they_wait_for():
 def test_without_kfp_it_says_what_to_do(tmp_path):
     with pytest.raises(BadInput, match="make kfp"):
         export(tmp_path / "pipeline.yaml", python=tmp_path / "python")
-    with pytest.raises(BadInput, match=r"ends in \.yaml"):
+    with pytest.raises(BadInput, match=r"must end in \.yaml"):
         export(tmp_path / "pipeline.json")
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.lock import COPY, LOCK, is_whole, keep_copy, put_back
+from components.pipeline.lock import COPY, LOCK, clear_run_cache, is_whole, keep_copy, put_back
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "dvc.lock").read_text()
@@ -109,3 +110,28 @@ def test_without_a_copy_a_cut_lock_goes_and_no_lock_is_none(lock):
     lock.write_text(TEXT[:8192])
     put_back()
     assert not lock.exists()
+
+
+def test_an_empty_folder_that_a_killed_dvc_left_in_its_run_cache_goes(tmp_path, monkeypatch):
+    """With it DVC fails (a join of a path and None), each time."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: echo made > out, params: [seed], outs: [out]}}\n")
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+
+    def dvc(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, capture_output=True, text=True)
+
+    assert dvc("init", "--no-scm").returncode == dvc("repro").returncode == 0
+    (kept,) = (tmp_path / ".dvc/cache/runs").glob("*/*/*")
+    half = kept.with_name(".x.tmp")
+    half.write_bytes(kept.read_bytes()[:20])
+    kept.rename(tmp_path / "entry")
+    (tmp_path / "dvc.lock").unlink()
+    clear_run_cache()
+    assert not kept.parent.exists() and not half.exists()
+    kept.parent.mkdir()
+    assert "NoneType" in dvc("repro").stderr, "DVC has mended it: clear_run_cache can go"
+    clear_run_cache()
+    assert dvc("repro").returncode == 0 and kept.read_bytes() == (tmp_path / "entry").read_bytes()
+    clear_run_cache()
+    assert kept.exists(), "whole entries stay"

@@ -11,14 +11,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from components import locks
 from components.errors import BadInput
-from components.locks import sole_writer
+from components.files import locks
+from components.files.locks import sole_writer
 from tests.running import heed_interrupts
 
 HOLDER = """
 import sys, time
-from components.locks import sole_writer
+from components.files.locks import sole_writer
 with sole_writer(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
@@ -58,7 +58,7 @@ def test_a_lock_that_its_holder_just_removed_is_taken_anew(tmp_path):
     script = """
 import os, sys, time
 from components.errors import BadInput
-from components.locks import sole_writer
+from components.files.locks import sole_writer
 done = 0
 while done < 200:
     try:

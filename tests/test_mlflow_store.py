@@ -12,12 +12,13 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 
 from components.errors import BadInput, Unreachable, exit_codes
-from components.mlflow_store import (
+from components.pipeline.mlflow_store import (
     ARTIFACTS,
     PLACES,
     answering,
@@ -28,8 +29,8 @@ from components.mlflow_store import (
     redacted,
     store_uri,
 )
+from components.pipeline.tracking import _experiment
 from components.registry.versions import FILES, fetch
-from components.tracking import _experiment
 from tests.conftest import REPOSITORY
 
 PROFILE = "shapes"
@@ -111,9 +112,9 @@ def test_a_checkout_elsewhere_reads_and_writes_its_own_artifacts(made, here, old
 
 STAGE = """
 import sys
-from components.graph import stage_definition
-from components.params import load_params
-from components.tracking import ChildRun
+from components.pipeline.graph import stage_definition
+from components.config.params import load_params
+from components.pipeline.tracking import ChildRun
 run = ChildRun(sys.argv[1], "digest", stage_definition("pairs"), load_params(), {})
 run.log({"figure": 1.0})
 run.close("FINISHED", 1.0, {})
@@ -290,10 +291,12 @@ def test_what_answers_otherwise_than_mlflow_is_named(monkeypatch, capsys, answer
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
 def test_a_server_that_is_not_there_is_given_up_in_time(monkeypatch, capsys, host):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{host}")
-    begun = time.monotonic()
+    waited: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append)
+    monkeypatch.setattr("components.pipeline.mlflow_store.time", clock)
     with pytest.raises(Unreachable, match=rf"^http://{host}: MLflow does not answer \(\w+\)$"):
-        await_server(patience=2)
-    assert time.monotonic() - begun < 15 and "waiting" in capsys.readouterr().err
+        await_server(patience=3)
+    assert sum(waited) == 2 and "waiting 3 s" in capsys.readouterr().err
 
 
 def test_a_server_that_is_just_starting_is_waited_for(monkeypatch, capsys):
@@ -319,3 +322,17 @@ def test_a_server_that_goes_away_later_is_unreachable(monkeypatch):
         with pytest.raises(Unreachable, match="MLflow answers with an error") as caught, answering():
             MlflowClient(uri).search_experiments()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("address", "shown"), [("http://me:hush@127.0.0.1:9", False), ("http://127.0.0.1:9", True)])
+def test_mlflow_prints_no_address_that_has_a_password(here, monkeypatch, capsys, address, shown):
+    """Where a run ends it prints the run's address into the stage's log."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    monkeypatch.setattr("components.pipeline.mlflow_store.await_server", lambda: None)
+    client = mlflow_client()._tracking_client
+    info, data = SimpleNamespace(experiment_id="1", run_name="a run"), SimpleNamespace(tags={})
+    monkeypatch.setattr(client.store, "get_run", lambda run_id: SimpleNamespace(info=info, data=data))
+    client._log_url("0123")
+    said = capsys.readouterr()
+    assert ("a run at: http://127.0.0.1:9/" in said.out) == shown and "hush" not in said.out + said.err

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from dvc.utils.serialize import modify_yaml
 
+from components.config.params import load_params
+from components.config.pretrain import load_pretrain_params
 from components.errors import BadInput
-from components.params import load_params
-from components.pretrain_params import load_pretrain_params
 
 PROFILES = sorted(Path("infra/profiles").glob("*.yaml"))
 
@@ -50,6 +50,13 @@ def write(tmp_path: Path, change) -> Path:
         (lambda v: v.pop("reward"), "reward", "missing key"),
         (lambda v: v.update(rewards={}), "rewards", "unknown key"),
         (lambda v: v["candidates"].update(per_prompt=1), "candidates.per_prompt", "greater than or equal to 2"),
+        (
+            lambda v: v["reward"]["frames"].update(min_pixels=1025),
+            "reward.frames",
+            "min_pixels 1025 is above max_pixels 1024",
+        ),
+        (lambda v: v["reward"]["frames"].update(frames=None), "reward.frames", "needs fps or frames, one of them"),
+        (lambda v: v["reward"]["frames"].update(fps=2.0), "reward.frames", "needs fps or frames, one of them"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path, change, key, why):

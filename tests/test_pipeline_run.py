@@ -14,11 +14,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from components import pipeline_run
-from components.cli import PROFILES, app
+from components.cli.main import PROFILES, app
 from components.errors import BadInput
-from components.graph import stage_names
-from components.pipeline_run import is_dvc, progress, under_way
+from components.pipeline import pipeline_run
+from components.pipeline.graph import stage_names
+from components.pipeline.pipeline_run import is_dvc, progress, under_way
 
 REPOSITORY = Path(__file__).parents[1]
 DVC = Path(sys.executable).with_name("dvc")
@@ -27,8 +27,8 @@ CHECKS = """
 import sys, time
 from pathlib import Path
 from components.errors import exit_codes
-from components.params import load_params
-from components.pipeline_run import hold_params
+from components.config.params import load_params
+from components.pipeline.pipeline_run import hold_params
 with exit_codes():
     hold_params(load_params())
     Path(f"{sys.argv[1]}.begun").touch()
@@ -39,13 +39,13 @@ with exit_codes():
 STAGE = """
 import sys, time
 from pathlib import Path
-from components.stage import run_stage
+from components.pipeline.stage import stage_main
 def toy(stage):
     Path(f"{stage.name}.begun").touch()
     while stage.name == "first" and not Path("go").exists():
         time.sleep(0.05)
     stage.output(f"{stage.name}.txt").write_text("made")
-run_stage(sys.argv[1], toy)
+stage_main(sys.argv[1], toy)
 """
 DVC_YAML = """
 stages:
@@ -65,9 +65,8 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("PATH", f"{DVC.parent}:{os.environ['PATH']}")
     (tmp_path / ".dvc").mkdir()
-    shutil.copyfile(REPOSITORY / ".dvc/config", tmp_path / ".dvc/config")
-    with open(tmp_path / ".dvc/config", "a") as config:
-        config.write("    no_scm = true\n")
+    config = (REPOSITORY / ".dvc/config").read_text()
+    (tmp_path / ".dvc/config").write_text(config.replace("[core]\n", "[core]\n    no_scm = true\n"))
     return tmp_path
 
 

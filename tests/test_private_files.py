@@ -7,10 +7,10 @@ import subprocess
 import pandas as pd
 import pytest
 
-from components import services
-from components.annotation.tasks import Settings, replace_text, write_key
-from components.evaluation.human_study import export_study
-from components.files import whole_file
+from components.annotation.human_study import export_study
+from components.annotation.tasks import Settings, write_key
+from components.files.atomic import atomic_write, whole_file
+from components.orchestration import services
 from tests.annotation.conftest import clip
 
 
@@ -40,7 +40,7 @@ def test_a_private_file_is_so_from_its_first_byte_on(tmp_path):
 def test_key_and_seed_of_an_annotation_folder(tmp_path):
     write_key(tmp_path, [])
     settings = Settings(seed=1, ratings=False, overall=False, base_url=None)
-    replace_text(tmp_path / "settings.json", settings.model_dump_json(), private=True)
+    atomic_write(tmp_path / "settings.json", settings.model_dump_json(), private=True)
     assert {mode(tmp_path / name) for name in ("key.csv", "settings.json")} == {0o600}
 
 
@@ -66,8 +66,12 @@ def test_logs_of_services_and_what_airflow_writes(tmp_path, monkeypatch):
     started: list[subprocess.Popen] = []
     real = subprocess.Popen
     monkeypatch.setattr(
-        services.subprocess, "Popen", lambda *_, **how: started.append(real(["touch", "password"], **how)) or started[0]
+        services.subprocess,
+        "Popen",
+        lambda words, **how: (
+            started.append(real(["touch", "password"] if words == airflow.command else words, **how)) or started[-1]
+        ),
     )
     services.start(airflow)
-    assert started[0].wait(60) == 0
+    assert [process.wait(60) for process in started] == [0, 0]
     assert mode(tmp_path / "airflow.log") == 0o600 and mode(tmp_path / "password") == 0o600

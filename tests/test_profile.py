@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import PROFILES, app
+from components.cli.main import PROFILES, app
 from components.errors import BadInput
 from components.generator.folder import check_folder
 
@@ -39,8 +39,8 @@ def test_a_missing_params_file_is_no_obstacle(checkout):
 @pytest.mark.parametrize(
     "old, new, said",
     [
-        ("own_clips: 3", "own_clips: 4", "equals no profile"),
-        ("own_clips: 3", "own_clip: 3", "key 'source.own_clip': unknown key"),
+        ("base_clips_per_prompt: 3", "base_clips_per_prompt: 4", "equals no profile"),
+        ("base_clips_per_prompt: 3", "own_clip: 3", "key 'source.own_clip': unknown key"),
         ("seed: 17", "seed: [", r"params.yaml, row \d+: not YAML: while parsing"),
     ],
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput
-from components.run_stage import run_stage, run_with
+from components.pipeline.run_stage import run_stage, run_with
+from tests.planted import open_to_all
 
 REPOSITORY = Path(__file__).parents[1]
 STAGE = """
@@ -55,7 +56,7 @@ class Machine:
 
     def start(self, *words: str, command: str = "run-stage", **environ: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "components.cli", command, *words],
+            [sys.executable, "-m", "components.cli.main", command, *words],
             cwd=self.folder, env=self.environ | environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -129,6 +130,7 @@ def test_without_a_remote_stages_share_the_cache_of_the_checkout(project, tmp_pa
     machine.run("second")
     assert machine.made("second") == "in firstsecond"
     assert "was run before" in machine.run("second") and times(project, "second") == 1
+    assert open_to_all(machine.folder) == [], "nobody else can change a stage's state"
 
 
 def test_force_is_seen_by_the_stages_after_it_in_the_same_dag_run(project, tmp_path):
@@ -184,6 +186,33 @@ def test_killed_and_tried_again_it_goes_on_from_its_state(project, tmp_path):
     assert "of an earlier task still runs" in machine.run("first")
     assert project.with_name("ran").read_text().splitlines() == ["first", "first goes on"]
     assert machine.made("first") == "in first"
+
+
+def test_a_lock_that_a_killed_task_left_cut_short_is_no_obstacle(project, tmp_path):
+    """DVC writes it in place, and git does not have it."""
+    machine = Machine(tmp_path / "one", project, None)
+    machine.run("first")
+    lock = machine.folder / ".reelign/trees/first/dvc.lock"
+    whole = lock.read_text()
+    for seed, left in enumerate(("", whole[: whole.index("outs")], whole[:-3]), start=2):
+        lock.write_text(left)
+        (machine.folder / "params.yaml").write_text(f"seed: {seed}\n")
+        said = machine.run("first")
+        assert said.count("dvc.lock was cut short by a kill") == 1 and times(project, "first") == seed, said
+
+
+def test_a_run_of_which_a_killed_task_kept_only_the_folder_is_run_again(project, tmp_path):
+    """DVC itself fails with such a folder in its run cache (components/pipeline/lock.py)."""
+    machine = Machine(tmp_path / "one", project, None)
+    machine.run("first")
+    (kept,) = (machine.folder / ".dvc/cache/runs").glob("*/*/*")
+    for left in (b"", kept.read_bytes()[:20], None):
+        kept.unlink()
+        if left is not None:
+            kept.with_name(".x.tmp").write_bytes(left)
+        (machine.folder / ".reelign/trees/first/dvc.lock").unlink()
+        assert "finished" in machine.run("first")
+        assert [file.name for file in kept.parent.iterdir()] == [kept.name]
 
 
 def test_a_failed_stage_says_why_and_passes_its_exit_code_on(project, tmp_path):
@@ -304,7 +333,7 @@ def test_passwords_of_addresses_are_printed_nowhere(project, tmp_path):
         assert config.stat().st_mode & 0o077 == 0 and remote in config.read_text()
     for words in (("doctor",), ("lineage", "data/pairs"), ("promote",), ("score", f"http://me:{sentinel}@host/clip.mp4")):
         done = subprocess.run(
-            [sys.executable, "-m", "components.cli", *words], cwd=REPOSITORY, env=machine.environ | secret,
+            [sys.executable, "-m", "components.cli.main", *words], cwd=REPOSITORY, env=machine.environ | secret,
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert sentinel not in done.stdout + done.stderr, words

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.mlflow_store import artifacts_of, mlflow_client
-from components.services import running, services
+from components.orchestration.services import running, services
+from components.pipeline.mlflow_store import artifacts_of, mlflow_client
+from components.pipeline.tracking import _experiment
 from components.serving.ports import free_ports
 from components.serving.repository import write_repository
 from components.serving.server import answers
-from components.tracking import _experiment
 from tests.reward.tiny import saved_model
 from tests.running import until, until_gone
 from tests.serving.conftest import PARAMS
@@ -53,7 +53,7 @@ def ports() -> dict[str, int]:
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "components.services", *words]
+    command = [sys.executable, "-m", "components.orchestration.services", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput
-from components.stage import folder_digest, rounded, write_json
-from components.text_files import read_json
+from components.files.text import read_json
+from components.pipeline.stage import folder_digest, rounded, write_json
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,8 +30,8 @@ def checkout(tmp_path, monkeypatch):
 
 def run(checkout: Path, body: str, **environment: str) -> subprocess.CompletedProcess:
     code = (
-        "from components.stage import run_stage\nfrom components.errors import BadInput, NonFinite, Unreachable\n"
-        f"def toy(stage):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nrun_stage('toy', toy)\n"
+        "from components.pipeline.stage import stage_main\nfrom components.errors import BadInput, NonFinite, Unreachable\n"
+        f"def toy(stage):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nstage_main('toy', toy)\n"
     )
     (checkout / "toy.py").write_text(code)
     command = [sys.executable, "toy.py"]
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_answer_is_named_before_any_work(checkout):
 
 
 def test_a_failure_says_why_it_failed_though_mlflow_has_gone_meanwhile(checkout):
-    body = """import components.tracking as tracking
+    body = """import components.pipeline.tracking as tracking
 def gone(patience):
     raise Unreachable("http://mlflow:5000", f"no answer for {patience:g} s")
 tracking.embedded_store, tracking.await_server = lambda: None, gone

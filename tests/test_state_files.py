@@ -17,31 +17,37 @@ import numpy as np
 import pytest
 import torch
 
-from components import lock, services
 from components.alignment import reference
-from components.alignment.shards import save_shards
+from components.annotation.human_study import read_study
 from components.annotation.studio import read_project
 from components.annotation.tasks import read_key, read_settings
 from components.curation.s3 import PART, Object, Prefix
-from components.engine import map_rows
 from components.errors import BadInput
 from components.evaluation import tradeoff
-from components.evaluation.human_study import read_study
 from components.evaluation.summary import read_measured
-from components.files import discard
-from components.generator.sampler import Job, draw, latents_file, loaded
+from components.files.atomic import discard
+from components.generator.conditioning import Conditioning
+from components.generator.prompts import encode_ahead
+from components.generator.sampler import Job, Loaded, draw, latents_file
+from components.generator.shards import save_conditioning, save_shards
 from components.guidance.train import read_kept
-from components.lock_entries import read_entry, read_lock
-from components.mlflow_store import relocate
+from components.judges.vlm_questions import Answer
+from components.judges.vlm_record import Record
+from components.orchestration import services
+from components.pipeline import lock
+from components.pipeline.lock_entries import read_entry, read_lock
+from components.pipeline.mlflow_store import relocate
+from components.pipeline.stage import folder_digest, write_json
+from components.pipeline.work_tree import check_out
 from components.registry.versions import fetch
 from components.reward.frame_cache import FrameCache
+from components.reward.inputs import Clip
 from components.reward.score import Score
+from components.runtime.engine import map_rows
+from components.runtime.training import fit
 from components.serving.deploy import MODEL, loaded_by_config, serving_version
 from components.simulation.world import all_scenes, prompt_of
 from components.simulation.zoo import make_and_judge
-from components.stage import folder_digest, write_json
-from components.training import fit
-from components.work_tree import check_out
 from tests.conftest import REPOSITORY, BareStage
 from tests.generator.small import tiny_generator
 from tests.test_training import Killed, loss_fn, model, mortal, settings
@@ -93,11 +99,21 @@ def drawn(folder: Path, chosen: Callable[[Path, Job], Path]) -> tuple[Path, Use]
     jobs = [Job(str(n), "a red circle", n) for n in range(4)]
 
     def use() -> list:
-        latents = draw(stage, loaded(tiny_generator()), jobs, sampling, folder / "clips")
+        latents = draw(stage, Loaded(tiny_generator()), jobs, sampling, folder / "clips")
         return [[part.tolist() for part in latents], [(folder / f"clips/{job.clip}.mp4").read_bytes() for job in jobs]]
 
     use()
     return chosen(stage.state() / "clips", jobs[0]), use
+
+
+def encoded_prompts(folder: Path, name: str) -> tuple[Path, Use]:
+    place, prompts = folder / "text", ["a red circle", "a blue circle", ""]
+
+    def use() -> list:
+        return encode_ahead(place, Loaded(tiny_generator()), prompts)(prompts).tensors["text"].tolist()
+
+    use()
+    return place / name, use
 
 
 def rendered(folder: Path) -> tuple[Path, Use]:
@@ -115,7 +131,7 @@ def rendered(folder: Path) -> tuple[Path, Use]:
 
 def batch_of_tradeoff(folder: Path) -> tuple[Path, Use]:
     stage = BareStage(folder / "state")
-    generator = SimpleNamespace(decode=lambda x: x)
+    generator = SimpleNamespace(decode=lambda x, way: x, with_text=lambda encoder: generator)
     clips = functools.partial(lambda _, jobs, sampling: np.zeros((len(jobs), 2, 8, 8, 3), np.uint8))
     drawers = {"plain": (lambda: (generator, clips), stage.params.sampling)}
     jobs = [(f"p{n}", Job(str(n), "a red circle", n)) for n in range(stage.params.sampling.batch_size + 1)]
@@ -123,7 +139,7 @@ def batch_of_tradeoff(folder: Path) -> tuple[Path, Use]:
     scores = SimpleNamespace(score=lambda items: [Score(normalised, normalised, 0.9, "m", "plan") for _ in items])
 
     def use() -> list:
-        rows = tradeoff.draw_in_turns(stage, drawers, jobs, scores, gold=False)
+        rows = tradeoff.draw_in_turns(stage, drawers, jobs, None, scores, {})
         return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
     use()
@@ -136,10 +152,11 @@ def encoded(folder: Path) -> tuple[Path, Use]:
 
     def use() -> list:
         if (found := read_kept(kept, made_from)) is None:
-            for place, name in enumerate(("latents", "text")):
-                save_shards(torch.full((3, 1, 2), 1.0 + place), kept / name, made_from)
+            save_shards(torch.full((3, 1, 2), 1.0), kept / "latents", made_from)
+            save_conditioning([Conditioning({"text": torch.full((3, 2), 2.0)})], kept / "text", made_from)
             found = read_kept(kept, made_from)
-        return [part[range(len(part))].tolist() for part in found]
+        latents, text = (part[range(len(part))] for part in found)
+        return [latents.tolist(), text.tensors["text"].tolist()]
 
     use()
     return kept / "text/00000.safetensors", use
@@ -170,14 +187,14 @@ def reference_table(folder: Path, part: bool) -> tuple[Path, Use]:
 
 
 def frame_cache(folder: Path, name: str) -> tuple[Path, Use]:
-    clips = {f"clip{n}": np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3), np.uint8) for n in range(4)}
+    clips = {f"clip{n}": Clip(np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3), np.uint8), 8.0) for n in range(4)}
 
     def use() -> list:
         with FrameCache(folder) as cache:
             for key, clip in clips.items():
                 cache.add(key, clip)
         views = cache.views({key: key for key in clips})
-        return [np.array(views[key]).tolist() for key in clips]
+        return [(np.array(views[key].frames).tolist(), views[key].fps) for key in clips]
 
     use()
     return folder / name, use
@@ -343,12 +360,32 @@ def made(maker: Callable, *more: Any) -> Callable[[Path], tuple[Path, Use]]:
     return lambda folder: maker(folder, *more)
 
 
+def answers_of_a_model(folder: Path) -> tuple[Path, Use]:
+    """Answers that are lost are asked for again."""
+    file, answer = folder / "answers.sqlite", Answer("Overall: first", "stop", None, 1, 1)
+
+    def use() -> dict:
+        record = Record(file)
+        if "a" not in record.known(["a"]):
+            record.keep("a", answer)
+        found = record.known(["a", "b"])
+        record.close()
+        return found
+
+    use()
+    return file, use
+
+
 S3 = ("curation/s3",)
 ROWS = {
-    "checkpoint of a training": Row(("training",), checkpoint),
-    "chunk of the engine (score, measure, source)": Row(("engine", "curation/measure", "simulation/zoo"), chunk),
-    "drawn clip": Row(("generator/sampler", "generator/base"), made(drawn, lambda state, job: state / f"{job.clip}.mp4")),
+    "checkpoint of a training": Row(("runtime/training",), checkpoint),
+    "chunk of the engine (score, measure, source)": Row(("runtime/engine", "curation/measure", "simulation/zoo"), chunk),
+    "drawn clip": Row(
+        ("generator/sampler", "alignment/base_generator"), made(drawn, lambda state, job: state / f"{job.clip}.mp4")
+    ),
     "latents of a batch": Row(("generator/sampler",), made(drawn, latents_file)),
+    "encoded prompts": Row(("generator/prompts", "alignment/candidates"), made(encoded_prompts, "00000.safetensors")),
+    "which prompts these are": Row(("generator/prompts",), made(encoded_prompts, "prompts.json")),
     "rendered clip": Row(("simulation/zoo",), rendered),
     "batch of the trade-off": Row(("evaluation/tradeoff",), batch_of_tradeoff),
     "encoded clips of people's pairs": Row(("guidance/train",), encoded),
@@ -359,29 +396,36 @@ ROWS = {
     "object of a bucket": Row(S3, made(bucket, "")),
     # Without a digest the file is held to what the bucket says, and stays.
     "digest of such an object": Row(S3, made(bucket, ".sha256"), quiet=("truncated", "zeroed", "emptied")),
-    "dvc.lock": Row(("lock", "stage"), made(lock_file, lock.LOCK)),
-    "copy of dvc.lock": Row(("lock",), made(lock_file, lock.COPY), quiet=("truncated", "zeroed", "emptied")),
-    "lock entry of a run": Row(("lock_entries",), entry),
-    "dvc.lock of a stage's tree": Row(("run_stage",), lock_of_a_tree),
-    "git's HEAD of a stage's tree": Row(("work_tree",), made(work_tree, "HEAD")),
-    "git's index of a stage's tree": Row(("work_tree",), made(work_tree, "index"), quiet=("truncated",)),
-    "git's configuration of a stage's tree": Row(("work_tree",), made(work_tree, "config"), quiet=("truncated", "emptied")),
-    "what a stage took": Row(("stage", "evaluation/summary"), measured),
-    "record of a service": Row(("services",), service),
+    "dvc.lock": Row(("pipeline/lock", "pipeline/stage"), made(lock_file, lock.LOCK)),
+    "copy of dvc.lock": Row(("pipeline/lock",), made(lock_file, lock.COPY), quiet=("truncated", "zeroed", "emptied")),
+    "lock entry of a run": Row(("pipeline/lock_entries",), entry),
+    "dvc.lock of a stage's tree": Row(("pipeline/run_stage",), lock_of_a_tree),
+    "git's HEAD of a stage's tree": Row(("pipeline/work_tree",), made(work_tree, "HEAD")),
+    "git's index of a stage's tree": Row(("pipeline/work_tree",), made(work_tree, "index"), quiet=("truncated",)),
+    "git's configuration of a stage's tree": Row(
+        ("pipeline/work_tree",), made(work_tree, "config"), quiet=("truncated", "emptied")
+    ),
+    "what a stage took": Row(("pipeline/stage", "evaluation/summary"), measured),
+    "record of a service": Row(("orchestration/services",), service),
     "files of a model version": Row(("registry/versions",), version_files),
-    "MLflow's store": Row(("tracking", "mlflow_store"), mlflow_store, refused=True),
+    "MLflow's store": Row(("pipeline/tracking", "pipeline/mlflow_store"), mlflow_store, refused=True),
+    "answers of a model on record": Row(("judges/vlm_record", "judges/vlm"), answers_of_a_model, quiet=("emptied",)),
     "settings of an annotation": Row(("annotation/tasks",), made(annotation, "settings.json", read_settings), True),
     "key of an annotation": Row(("annotation/tasks",), made(annotation, "key.csv", read_key), True),
     "tasks of an annotation": Row(("annotation/studio",), made(annotation, "tasks.json", read_project), True),
     "interface of an annotation": Row(("annotation/studio",), made(annotation, "config.xml", read_project), True),
-    "study": Row(("evaluation/human_study",), made(annotation, "study.json", read_study), True),
+    "study": Row(("annotation/human_study",), made(annotation, "study.json", read_study), True),
     "versions that a server keeps loaded": Row(("serving/deploy",), made(live_repository, MODEL, loaded_by_config), True),
     "version that a server serves": Row(("serving/deploy",), made(live_repository, "video_reward", serving_version), True),
 }
 # Modules that name state but keep no file there whose content is read.
 ELSEWHERE = {
-    "pipeline_run": "a run's file is empty, its name says all",
-    "serving/commands": "the log of served requests: tests/serving/test_served_log.py",
+    "pipeline/pipeline_run": "a run's file is empty, its name says all",
+    "cli/serving": "the log of served requests: tests/serving/test_served_log.py",
+    "files/digests": "digests of large files: tests/test_digests_on_record.py",
+    "evaluation/judging": "the folder of judges' answers, as judges/protocol",
+    "judges/protocol": "answers of judges: tests/judges/test_vlm_record.py",
+    "planning/rehearsal": "what stages took: tests/planning/test_rehearsal.py",
 }
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) // 2],

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from components.errors import BadInput
-from components.tables import read_table, spread, write_table
+from components.files.tables import read_table, spread, write_table
 
 SCHEMA = pa.schema([pa.field("name", pa.string(), nullable=False), pa.field("label", pa.int8())])
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from components.config.params import load_params
 from components.errors import BadInput
-from components.mlflow_store import mlflow_client
-from components.params import load_params
-from components.tracking import KIND, ChildRun, _experiment, full_name
+from components.pipeline.mlflow_store import mlflow_client
+from components.pipeline.tracking import KIND, ChildRun, _experiment, full_name
 from tests.conftest import REPOSITORY
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import training
+from components.config.params import TrainingParams
 from components.errors import NonFinite
-from components.params import TrainingParams
-from components.training import Watch, batch_indices, fit, rate_factor
+from components.runtime.batches import WINDOW, batch_indices
+from components.runtime.training import EarlyStopping, fit, rate_factor
 
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 Y = X @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
@@ -87,6 +88,21 @@ def test_accumulation_is_a_larger_batch(bare_stage, tmp_path):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_offload_changes_no_bit_and_keeps_what_is_saved_in_host_memory(bare_stage, tmp_path, monkeypatch, precision):
+    whole, again, calls = model(), model(), []
+    AcceleratorState._reset_state()  # a process has one precision
+    rows = fit(bare_stage, whole, loss_fn, 64, settings(precision=precision))
+    saver = torch.autograd.graph.save_on_cpu
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", lambda **how: calls.append(how) or saver(**how))
+    bare_stage.folder = tmp_path / "offload"
+    assert fit(bare_stage, again, loss_fn, 64, settings(precision=precision), offload=True) == rows
+    AcceleratorState._reset_state()
+    assert calls == [{"pin_memory": torch.cuda.is_available()}] * 40
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def judged_by(figures: list[float]):
     """A validation that gives these figures in turn."""
     left = iter(figures)
@@ -98,7 +114,13 @@ def test_training_ends_early_with_the_best_weights(bare_stage, tmp_path):
     change = {"validate_every": 5, "steps": 200, "schedule": "constant"}
     early = model()
     rows = fit(
-        bare_stage, early, loss_fn, 64, settings(**change), validate=judged_by(figures), watch=Watch("right", patience=3)
+        bare_stage,
+        early,
+        loss_fn,
+        64,
+        settings(**change),
+        validate=judged_by(figures),
+        early_stopping=EarlyStopping("right", patience=3),
     )
     assert [row["validation/right"] for row in rows] == figures[:5], "0.8 again is no better"
     assert bare_stage.said[0] == "train: no better right for 3 validations, ends at step 25"
@@ -113,12 +135,14 @@ def test_a_killed_run_remembers_the_best(bare_stage, tmp_path):
     figures = [0.5, 0.8, 0.7, 0.6, 0.6, 0.9]
     whole, again = model(), model()
     change = settings(validate_every=5, steps=200)
-    watch = Watch("right", patience=3)
-    rows = fit(bare_stage, whole, loss_fn, 64, change, validate=judged_by(figures), watch=watch)
+    early_stopping = EarlyStopping("right", patience=3)
+    rows = fit(bare_stage, whole, loss_fn, 64, change, validate=judged_by(figures), early_stopping=early_stopping)
     bare_stage.folder = tmp_path / "killed"
     with pytest.raises(Killed):
-        fit(bare_stage, model(), mortal(17), 64, change, validate=judged_by(figures), watch=watch)
-    assert fit(bare_stage, again, loss_fn, 64, change, validate=judged_by(figures[3:]), watch=watch) == rows
+        fit(bare_stage, model(), mortal(17), 64, change, validate=judged_by(figures), early_stopping=early_stopping)
+    assert (
+        fit(bare_stage, again, loss_fn, 64, change, validate=judged_by(figures[3:]), early_stopping=early_stopping) == rows
+    )
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -177,7 +201,7 @@ def test_batches_of_like_lengths_go_through_epochs_and_pad_no_more(batch_size, l
     count, lengths = len(lengths), np.array(lengths)
     steps = -(-3 * count // batch_size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "WINDOW", window)
+        patch.setattr("components.runtime.batches.WINDOW", window)
         batches = batches_of(steps, batch_size, lengths, seed, bucketed=True)
     seen = [i for batch in batches for i in batch]
     assert len(seen) == steps * batch_size
@@ -196,7 +220,7 @@ def test_mixed_lengths_pad_much_less_and_come_in_no_order():
     lengths = np.random.default_rng(0).integers(100, 1000, 960)
     batches = batches_of(40, 24, lengths, 1, bucketed=True)
     assert padding(batches, lengths) < 0.1 * padding(batches_of(40, 24, lengths, 1, bucketed=False), lengths)
-    longest = [lengths[batch].max() for batch in batches[: training.WINDOW]]
+    longest = [lengths[batch].max() for batch in batches[:WINDOW]]
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.5
     # Not the same companions in each epoch: the windows are drawn anew.
     assert {frozenset(batch) for batch in batches}.isdisjoint(map(frozenset, batches_of(80, 24, lengths, 1, True)[40:]))

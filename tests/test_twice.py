@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.generator.wan import save_generator
-from components.locks import sole_writer
+from components.files.locks import sole_writer
+from components.generator.families.wan_small import save_generator
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.generator.small import tiny_generator
@@ -79,13 +79,13 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_of_two_commands_with_one_output_the_second_ends_at_once(folder, name):
     output = folder / OUTPUTS[name]
-    words = ("components.cli", *COMMANDS[name])
+    words = ("components.cli.main", *COMMANDS[name])
     with under_way(folder, *words, lock=output.with_name(f".{output.name}.lock")) as first:
         before = content(folder / "out")
         second = start(folder, *words)
         said, error = second.communicate(timeout=WAIT)
         assert second.returncode == 2 and said == ""
-        assert error.startswith(f"error: {output}: is being written by process {first.pid}, cli.py {name} "), error
+        assert error.startswith(f"error: {output}: is being written by process {first.pid}, main.py {name} "), error
         assert error.count("\n") == 1 and content(folder / "out") == before
         first.kill()
         first.wait()
@@ -95,7 +95,7 @@ def test_of_two_commands_with_one_output_the_second_ends_at_once(folder, name):
 
 def test_clips_that_another_process_has_just_drawn_are_not_overwritten(folder):
     """Whether a clip is there is looked up while no other process draws to the folder."""
-    words = ("components.cli", *COMMANDS["generate"][:-1], "out/again", "--count", "1")
+    words = ("components.cli.main", *COMMANDS["generate"][:-1], "out/again", "--count", "1")
     both = [start(folder, *words) for _ in range(2)]
     ended = sorted((process.communicate(timeout=WAIT)[1], process.returncode) for process in both)
     assert [code for _, code in ended] == [0, 2], ended

@@ -1,4 +1,4 @@
-"""Training data of alignment: cached latents and text embeddings of pairs or single candidates, read on demand."""
+"""Training data of alignment: cached latents and conditioning of pairs or single candidates, read on demand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,32 +8,30 @@ import numpy as np
 import pandas as pd
 import torch
 
-from components.alignment.candidates import FOLDER
-from components.alignment.candidates import SCHEMA as CANDIDATES
-from components.alignment.shards import Shards
+from components.contracts import ALIGNMENT_PAIRS, CANDIDATE_SCORES, CANDIDATES
 from components.errors import BadInput
-from components.tables import read_table
-
-PAIRS = Path("data/alignment_pairs.parquet")
-SCORES = Path("data/candidate_scores.parquet")
+from components.files.tables import read_table
+from components.generator.conditioning import Conditioning
+from components.generator.shards import ROWS, ConditioningShards, Shards
+from components.schemas import CANDIDATES_SCHEMA
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Normalised latents, one row [C, T', H', W'] per candidate; text embeddings, one row [L, D] per prompt, the empty
-    prompt's last; and the table of candidates."""
+    """Normalised latents, one row [C, T', H', W'] per candidate; conditioning, one row per prompt, the empty prompt's last;
+    and the table of candidates."""
 
     latents: Shards
-    prompts: Shards
+    prompts: ConditioningShards
     table: pd.DataFrame
 
-    def text(self, rows: Sequence[int]) -> torch.Tensor:
-        """Text embeddings [B, L, D] of the prompts of candidates."""
+    def text(self, rows: Sequence[int] | np.ndarray) -> Conditioning:
+        """Conditioning on the prompts of candidates."""
         return self.prompts[self.table.text_row.iloc[rows]]
 
-    def empty_text(self) -> torch.Tensor:
-        """Text embedding [L, D] of the empty prompt."""
-        return self.prompts[[len(self.prompts) - 1]][0]
+    def empty_text(self) -> Conditioning:
+        """Conditioning on the empty prompt, one row."""
+        return self.prompts[[len(self.prompts) - 1]]
 
     def rows(self, ids: pd.Series, file: Path) -> np.ndarray:
         """Row indices of candidates in the latents; BadInput names the row of `file` whose candidate has no latents."""
@@ -41,21 +39,22 @@ class Candidates:
         missing = ~ids.isin(places.index)
         if missing.any():
             row = int(missing.to_numpy().argmax())
-            raise BadInput(file, f"candidate {ids.iloc[row]} has no latents", row=row, key=ids.name)
-        return places[ids].to_numpy(copy=True)
+            raise BadInput(file, f"candidate {ids.iloc[row]} has no latents", row=row, key=str(ids.name))
+        return places.loc[ids].to_numpy(copy=True)
 
 
-def load_candidates(base: str, folder: Path = FOLDER) -> Candidates:
+def load_candidates(base: str, folder: Path = CANDIDATES) -> Candidates:
     """The candidates in `folder`; BadInput where their latents come from another base generator than the one with digest
     `base`."""
-    table = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES))
-    latents, prompts = (Shards(folder / name, {"base generator": base}) for name in ("latents", "text"))
+    table = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES_SCHEMA))
+    made_from = {"base generator": base}
+    latents, prompts = Shards(folder / "latents", made_from), ConditioningShards(folder / "text", made_from)
     if len(latents) != len(table):
         raise BadInput(folder / "latents", f"{len(latents)} latents for {len(table)} candidates")
     for place, part in enumerate(latents.parts):
-        if part.shape[1:] != latents.shape:
+        if (shape := part[ROWS].shape[1:]) != latents.shape:
             file = folder / f"latents/{place:05d}.safetensors"
-            raise BadInput(file, f"latents of shape {list(part.shape[1:])}, earlier files have {list(latents.shape)}")
+            raise BadInput(file, f"latents of shape {list(shape)}, earlier files have {list(latents.shape)}")
     return Candidates(latents, prompts, table)
 
 
@@ -73,16 +72,21 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    @property
+    def labelled_by(self) -> str:
+        """Version of the reward model that labelled the pairs."""
+        return self.table.reward_model.iloc[0]
+
     def latents(self, indices: Sequence[int]) -> torch.Tensor:
         """[2 B, C, T', H', W']: the chosen clips, then the rejected ones."""
         return self.candidates.latents[[*self.chosen[indices], *self.rejected[indices]]]
 
-    def text(self, indices: Sequence[int]) -> torch.Tensor:
-        """[B, L, D], shared by both clips of a pair."""
+    def text(self, indices: Sequence[int]) -> Conditioning:
+        """Conditioning [B], shared by both clips of a pair."""
         return self.candidates.text(self.chosen[indices])
 
 
-def load_pairs(candidates: Candidates, file: Path = PAIRS) -> Pairs:
+def load_pairs(candidates: Candidates, file: Path = ALIGNMENT_PAIRS) -> Pairs:
     table = pd.DataFrame(read_table(file))
     refuse_several(table, file)
     chosen, rejected = candidates.rows(table.chosen, file), candidates.rows(table.rejected, file)
@@ -92,12 +96,12 @@ def load_pairs(candidates: Candidates, file: Path = PAIRS) -> Pairs:
 
 def load_rewards(candidates: Candidates) -> np.ndarray:
     """The relabelled reward of each candidate, [N]."""
-    scores = pd.DataFrame(read_table(SCORES)).set_index("candidate_id")
-    refuse_several(scores, SCORES)
+    scores = pd.DataFrame(read_table(CANDIDATE_SCORES)).set_index("candidate_id")
+    refuse_several(scores, CANDIDATE_SCORES)
     missing = ~candidates.table.candidate_id.isin(scores.index)
     if missing.any():
         row = int(missing.to_numpy().argmax())
-        raise BadInput(SCORES, f"no score for candidate {candidates.table.candidate_id[row]}", key="candidate_id")
+        raise BadInput(CANDIDATE_SCORES, f"no score for candidate {candidates.table.candidate_id[row]}", key="candidate_id")
     return scores.loc[candidates.table.candidate_id, "reward"].to_numpy()
 
 

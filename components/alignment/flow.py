@@ -5,8 +5,8 @@ x_t = (1 - t) x0 + t x1,   velocity = x1 - x0,   x0 a clip's latents, x1 noise; 
 
 import torch
 
-from components.generator.wan import velocity
-from components.params import TimestepParams
+from components.config.params import TimestepParams
+from components.generator.conditioning import Conditioning
 
 
 def timesteps_at(u: torch.Tensor, params: TimestepParams) -> torch.Tensor:
@@ -33,13 +33,13 @@ def squared_errors(target: torch.Tensor, predicted: torch.Tensor, reduction: str
 
 
 def flow_errors(
-    transformer: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: torch.Tensor, reduction: str
+    model: torch.nn.Module, x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor, text: Conditioning, reduction: str
 ) -> torch.Tensor:
-    """Squared velocity errors [B], on the model's device; latents, noise [B, C, T', H', W'], t [B], text [B, L, D]."""
-    device = next(transformer.parameters()).device
-    x0, x1, t, text = (tensor.to(device) for tensor in (x0, x1, t, text))
+    """Squared velocity errors [B] of a VelocityModel, on its device; latents, noise [B, C, T', H', W'], t [B], text [B]."""
+    device = next(model.parameters()).device
+    x0, x1, t = (part.to(device) for part in (x0, x1, t))
     xt, target = noised(x0, x1, t)
-    return squared_errors(target, velocity(transformer, xt, t, text), reduction)
+    return squared_errors(target, model(xt, t, text.to(device)), reduction)
 
 
 def by_timestep(name: str, values: torch.Tensor, t: torch.Tensor, bins: int = 3) -> dict[str, torch.Tensor]:

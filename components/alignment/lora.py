@@ -1,19 +1,22 @@
-"""The LoRA that alignment trains on a Wan transformer: attach, switch off, write for WanPipeline."""
+"""The LoRA that alignment trains on a generator: attach, switch off, write for the generator's diffusers pipeline."""
 
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
+from components.config.params import AlignParams, LoraParams
 from components.errors import BadInput
+from components.files.text import Record, read_record
+from components.generator.family import Network, VelocityModel
 from components.generator.lora_file import LORA, read_lora
-from components.params import AlignParams, LoraParams
-from components.text_files import Record, read_record
 
 RECORD = "alignment.json"
 
@@ -24,33 +27,41 @@ class Facts(Record):
     base: str
 
 
-def add_lora(transformer: WanTransformer3DModel, params: LoraParams, seed: int) -> None:
+def add_lora(model: VelocityModel, params: LoraParams, seed: int) -> None:
     """Attach a float32 LoRA to the target layers; B is zero, so the model's output is unchanged."""
+    adapt(model.transformer, params, seed, model.family.lora_targets)
+
+
+def adapt(transformer: Network, params: LoraParams, seed: int, usual: Sequence[str]) -> None:
+    """add_lora for a network of diffusers, such as a latent reward model's trunk. usual: its family's lora_targets."""
     names = [name for name, _ in transformer.named_modules()]
     for target in params.targets:
         if not any(name.endswith(f".{target}") for name in names):
-            raise BadInput("params.yaml", f"'{target}' matches no layer of the transformer", key="align.lora.targets")
+            why = f"'{target}' matches no layer of the transformer; {', '.join(usual)} do"
+            raise BadInput("params.yaml", why, key="align.lora.targets")
     torch.manual_seed(seed)
-    transformer.add_adapter(LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules=params.targets))
+    alpha: Any = params.alpha  # a float, where PEFT's annotation has an integer
+    transformer.add_adapter(LoraConfig(r=params.rank, lora_alpha=alpha, target_modules=params.targets))
     for p in transformer.parameters():
         if p.requires_grad:  # the base may be in half precision, where rounding would lose Adam's small steps
             p.data = p.data.float()
 
 
-def make_lean(transformer: WanTransformer3DModel, params: AlignParams) -> None:
+def make_lean(model: VelocityModel, params: AlignParams) -> None:
     """Enable gradient checkpointing and compilation as `params` set them; each kind of layer is compiled once. A compiled
     layer fuses the operations between matrix products and keeps fewer activations for the backward pass."""
     if params.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        model.transformer.enable_gradient_checkpointing()
     if params.compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++; none was found", key="align.compile")
-        transformer.compile_repeated_blocks(fullgraph=True)
+        model.transformer.compile_repeated_blocks(fullgraph=True)
 
 
-def resume_lora(transformer: WanTransformer3DModel, path: Path) -> None:
+def resume_lora(model: VelocityModel, path: Path) -> None:
     """Load the weights at `path` into the LoRA of add_lora; BadInput where rank or layers differ."""
-    lora, own = read_lora(path, transformer), lora_layers(transformer)
+    lora = read_lora(path, model.transformer, model.family.original_name)
+    own: dict[str, Any] = lora_layers(model.transformer)
     other = {name for name, (down, _) in lora.pairs.items() if name not in own or len(down) != own[name].r["default"]}
     other |= own.keys() - lora.pairs.keys() | {name for name, _ in lora.differences}
     if other:
@@ -60,7 +71,7 @@ def resume_lora(transformer: WanTransformer3DModel, path: Path) -> None:
         own[name].lora_B["default"].weight.data.copy_(up / own[name].scaling["default"])
 
 
-def lora_layers(transformer: torch.nn.Module) -> dict[str, LoraLayer]:
+def lora_layers(transformer: nn.Module) -> dict[str, LoraLayer]:
     return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
 
 
@@ -74,8 +85,8 @@ def check_base(folder: Path, base: str) -> None:
 class adapters_off:
     """Context manager that switches the LoRA off, which leaves the base model."""
 
-    def __init__(self, transformer: WanTransformer3DModel):
-        self.transformer = transformer
+    def __init__(self, model: VelocityModel):
+        self.transformer = model.transformer
 
     def __enter__(self) -> None:
         self.transformer.disable_adapters()
@@ -84,16 +95,17 @@ class adapters_off:
         self.transformer.enable_adapters()
 
 
-def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Write the format of WanPipeline.load_lora_weights, with alpha / rank folded into B and alpha set to the rank. Tools
+def save_lora(model: VelocityModel, folder: Path) -> None:
+    """Write the format of diffusers' load_lora_weights, with alpha / rank folded into B and alpha set to the rank. Tools
     that read the header, `.alpha` tensors or the matrices alone then all apply the same strength."""
+    transformer = model.transformer
     weights = get_peft_model_state_dict(transformer)
     for name, layer in lora_layers(transformer).items():
         weights[f"{name}.lora_B.weight"] = weights[f"{name}.lora_B.weight"] * layer.scaling["default"]
     config = transformer.peft_config["default"].to_dict()
     config["lora_alpha"] = config["r"]
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order would change the file from run to run
-    WanPipeline.save_lora_weights(folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=config)
+    model.family.save_lora(folder, weights, config)
     sort_header(folder / LORA)
 
 

@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 
 from components.alignment.data import Pairs
 from components.alignment.flow import flow_errors, timesteps_at
-from components.alignment.shards import check_origin
-from components.code_digest import code_digest
-from components.files import discard, whole_file
-from components.params import TimestepParams
-from components.processes import launched_together
-from components.stage import SCRATCH, Stage
+from components.config.params import TimestepParams
+from components.files.atomic import discard, whole_file
+from components.generator.shards import check_origin
+from components.pipeline.code_digest import code_digest
+from components.pipeline.stage import SCRATCH, Stage
+from components.runtime.processes import launched_together
 
 CACHE = SCRATCH / "cache" / "reference"
-MODULES = ("components.alignment.reference",)
+MODULES = ("components.alignment.reference", "components.generator.folder")  # with the families
 BATCH = 32  # pairs a forward
 
 
@@ -61,9 +61,10 @@ def pair_errors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared velocity errors [B] of chosen and rejected clips under shared noise and t, both in one forward pass."""
     x0 = pairs.latents(indices)
-    x1 = grid.noise(indices, draws, x0.shape[1:]).repeat(2, 1, 1, 1, 1)
+    x1 = grid.noise(indices, draws, x0.shape[1:])
+    x1 = torch.cat([x1, x1])
     t = grid.t[indices, draws].repeat(2)
-    errors = flow_errors(transformer, x0, x1, t, pairs.text(indices).repeat(2, 1, 1), reduction)
+    errors = flow_errors(transformer, x0, x1, t, pairs.text(indices).repeat(2), reduction)
     chosen, rejected = errors.chunk(2)
     return chosen, rejected
 

@@ -2,47 +2,57 @@
 
 The paper relabels offline with its reward model, by the mean of the three dimensions. Scores of all candidates are kept
 beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are copied with their
-clips to data/duels, for inspection.
+clips to data/example_pairs, for inspection.
 """
 
 import shutil
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from components.alignment.candidates import FOLDER
-from components.alignment.candidates import SCHEMA as CANDIDATES
+from components.config.params import RelabelParams
+from components.contracts import ALIGNMENT_PAIRS, CANDIDATE_SCORES, CANDIDATES, EXAMPLE_PAIRS, VIDEO_REWARD
 from components.errors import BadInput
-from components.params import RelabelParams
+from components.files.tables import read_table, spread, write_table
+from components.pipeline.stage import Stage, stage_main
 from components.reward.score import RewardModel, score_table
-from components.stage import Stage, run_stage
-from components.tables import read_table, spread, write_table
+from components.schemas import CANDIDATES_SCHEMA, alignment_pairs_schema, candidate_scores_schema
+from components.video.limits import Limits
 
 
 def relabel(stage: Stage) -> None:
-    scores, pairs, dimensions = label(stage, FOLDER)
-    write_table(stage.output("data/candidate_scores.parquet"), scores, score_schema(dimensions))
-    write_table(stage.output("data/alignment_pairs.parquet"), pairs, pair_schema(dimensions))
-    paths = {row["candidate_id"]: row["path"] for row in read_table(FOLDER / "candidates.parquet", CANDIDATES)}
-    set_apart(stage.output("data/duels"), pairs, paths, stage.params.relabel.duels, dimensions)
+    """Reads data/candidates and models/video_reward. Writes data/candidate_scores.parquet, data/alignment_pairs.parquet and
+    data/example_pairs.
+
+    Fails with BadInput for a clip without a score, a dimension that the model lacks, and where no pair is left. A killed run
+    scores anew.
+    """
+    scores, pairs, dimensions = label(stage, CANDIDATES)
+    write_table(stage.output(CANDIDATE_SCORES), scores, candidate_scores_schema(dimensions))
+    write_table(stage.output(ALIGNMENT_PAIRS), pairs, alignment_pairs_schema(dimensions))
+    paths = {row["candidate_id"]: row["path"] for row in read_table(CANDIDATES / "candidates.parquet", CANDIDATES_SCHEMA)}
+    set_apart(stage.output(EXAMPLE_PAIRS), pairs, paths, stage.params.relabel.example_pairs, dimensions)
 
 
 def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]]:
     """Scores of the candidates in `folder`, the pairs they make, and the reward model's dimensions."""
     params = stage.params.relabel
-    model = RewardModel.load("models/video_reward")
+    model = RewardModel.load(VIDEO_REWARD, limits=Limits.of(stage.params.limits))
     unknown = sorted(set(params.weights) - set(model.dimensions))
     if unknown:
         why = f"the reward model has only {', '.join(model.dimensions)}"
         raise BadInput("params.yaml", why, key=f"relabel.weights.{unknown[0]}")
-    rows = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES))
+    rows = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES_SCHEMA))
     table = score_table(stage, model, rows, root=folder)
     failed = table[table.status != "ok"]
     if len(failed):
         raise BadInput(folder / failed.path.iloc[0], failed.reason.iloc[0])
 
+    clips: Iterable[Any] = rows.itertuples()
     scores = [
         {
             "candidate_id": row.candidate_id,
@@ -53,7 +63,7 @@ def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]
             "reward_model": model.version,
             "frame_plan": str(model.plan),
         }
-        for place, row in enumerate(rows.itertuples())
+        for place, row in enumerate(clips)
     ]
     pairs = choose_pairs(scores, params)
     if not pairs:
@@ -102,31 +112,18 @@ def set_apart(folder: Path, pairs: list[dict], paths: dict[str, str], wanted: in
     """Clips and a table of some pairs, evenly spaced from the narrowest margin to the widest."""
     folder.mkdir(parents=True)
     ranked = sorted(pairs, key=lambda pair: (pair["margin"], pair["chosen"], pair["rejected"]))
-    duels = []
+    example_pairs = []
     for at in spread(len(ranked), wanted):
         files = {}
         for side in ("chosen", "rejected"):
-            files[f"{side}_path"] = f"{len(duels):02d}-{side}.mp4"
-            shutil.copyfile(FOLDER / paths[ranked[at][side]], folder / files[f"{side}_path"])
-        duels.append(ranked[at] | files)
-    schema = pair_schema(dimensions)
+            files[f"{side}_path"] = f"{len(example_pairs):02d}-{side}.mp4"
+            shutil.copyfile(CANDIDATES / paths[ranked[at][side]], folder / files[f"{side}_path"])
+        example_pairs.append(ranked[at] | files)
+    schema = alignment_pairs_schema(dimensions)
     for side in ("chosen", "rejected"):
-        schema = schema.append(pa.field(f"{side}_path", pa.string()))  # below data/duels
-    write_table(folder / "duels.parquet", duels, schema)
-
-
-def score_schema(dimensions: list[str]) -> pa.Schema:
-    numbers = [(name, pa.float64()) for name in (*dimensions, "reward")]
-    text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
-    return pa.schema([*text[:3], *numbers, *text[3:]])
-
-
-def pair_schema(dimensions: list[str]) -> pa.Schema:
-    numbers = [f"{side}_{name}" for side in ("chosen", "rejected") for name in (*dimensions, "reward")] + ["margin"]
-    text = ("prompt_id", "prompt", "chosen", "rejected", "reward_model", "frame_plan")
-    fields = [(name, pa.string()) for name in text] + [(name, pa.float64()) for name in (*numbers, "weight")]
-    return pa.schema([*fields, ("tied", pa.bool_())])
+        schema = schema.append(pa.field(f"{side}_path", pa.string()))  # below data/example_pairs
+    write_table(folder / "example_pairs.parquet", example_pairs, schema)
 
 
 if __name__ == "__main__":
-    run_stage("relabel", relabel)
+    stage_main("relabel", relabel)

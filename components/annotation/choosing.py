@@ -6,7 +6,7 @@ The rule: take, one at a time, the pair with the greatest
 
 where pairs are those labelled, out for labelling, or taken before it; on equal terms the first by prompt and paths. So the
 most uncertain pair comes first where nothing is known, and no two generators and no prompt take all. The denominators are
-our own choice: the plainest ones under which the n-th pair of a kind must be n times as uncertain as a first.
+our own choice. They are the plainest ones under which the n-th pair of a kind must be n times as uncertain as a first.
 """
 
 import math
@@ -25,7 +25,7 @@ from components.annotation.tasks import read_key
 from components.errors import BadInput
 from components.preferences.schema import Pair, read_annotations
 from components.preferences.split import prompt_key
-from components.reward.score_rows import score_in, score_rows
+from components.reward.score_rows import RAW, ScoreRow, read_score_rows
 
 Generators = tuple[str, str]  # sorted
 
@@ -49,33 +49,34 @@ def read_scores(file: Path, clips: Sequence[Clip], videos: Path) -> Scores:
     raw: dict[str, np.ndarray] = {}
     rows: dict[str, int] = {}
     failed = 0
-    for row, cells in score_rows(file):
-        clip = spelt.get(cells["path"]) or spelt.get(os.path.abspath(cells["path"]))
-        if clip is None or prompt_key(cells["prompt"]) != clip.key:
+    for row in read_score_rows(file):
+        clip = spelt.get(row.path) or spelt.get(os.path.abspath(row.path))
+        if clip is None or row.prompt is None or prompt_key(row.prompt) != clip.key:
             continue
         if clip.path in rows:
-            raise BadInput(file, f"{clip.path} is in row {rows[clip.path]} already", row=row, key="path")
-        rows[clip.path] = row
-        if cells["status"] == "ok":
-            raw[clip.path] = raw_scores(file, row, cells)
+            raise BadInput(file, f"{clip.path} is in row {rows[clip.path]} already", row=row.row, key="path")
+        rows[clip.path] = row.row
+        if row.ok:
+            raw[clip.path] = raw_scores(row)
         else:
             failed += 1
     return Scores(raw, failed, absent=len(clips) - len(rows))
 
 
-def raw_scores(file: Path, row: int, cells: dict) -> np.ndarray:
-    """The raw scores [D] of one row, by name of the dimension."""
-    columns = sorted(name for name in cells if name.startswith("raw_"))
-    if not columns:
-        raise BadInput(file, "no raw scores; `reelign score --csv FILE --out TABLE` writes them", row=row, key="raw_VQ")
-    return np.array([score_in(file, row, cells, column) for column in columns])
+def raw_scores(row: ScoreRow) -> np.ndarray:
+    """The raw scores [D], by name of the dimension."""
+    if not row.dimensions:
+        why = "no raw scores; `reelign score --csv FILE --out TABLE` writes them"
+        raise BadInput(row.file, why, row=row.row, key=f"{RAW}VQ")
+    return np.array([row.score(RAW + name) for name in sorted(row.dimensions)])
 
 
 def taken_pairs(labelled: Path | None, folder: Path | None) -> dict[Pair, Generators]:
     """Pairs of an annotation CSV and of a folder of tasks, with their generators ("" where not known)."""
     views = [] if labelled is None else read_annotations(labelled)
     tasks = [] if folder is None else read_key(folder)
-    return {one.pair: tuple(sorted((one.model_A or "", one.model_B or ""))) for one in (*views, *tasks)}
+    models = {one.pair: (one.model_A or "", one.model_B or "") for one in (*views, *tasks)}
+    return {pair: (min(both), max(both)) for pair, both in models.items()}
 
 
 def uncertainty(difference: np.ndarray, theta: float) -> np.ndarray:

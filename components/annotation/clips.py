@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from components.csv_files import read_rows
 from components.errors import BadInput
+from components.files.csv_tables import read_rows
 from components.preferences.paths import clip_path, stored_file
 from components.preferences.schema import Pair, pair_of, read_prompt
 from components.preferences.split import prompt_key
@@ -71,7 +71,7 @@ def by_prompt(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
 
 
 def all_pairs(clips: Iterable[Clip]) -> Iterator[tuple[Clip, Clip]]:
-    """Every two clips of a prompt, of one generator too: a generator to be aligned is told from itself."""
+    """Every two clips of a prompt, of one generator too: a generator to be aligned is compared with itself."""
     for group in by_prompt(clips).values():
         yield from combinations(group, 2)
 

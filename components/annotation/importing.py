@@ -1,13 +1,13 @@
 """`reelign annotate import`: Label Studio's JSON export, or a CSV of VideoAlign's layout, as Reelign's annotations.
 
-What becomes of what Label Studio knows:
+What becomes of Label Studio's answers:
 
 - a submitted annotation is a row, by the key's sides; a changed one counts as it is now (Label Studio keeps no other);
 - a draft was never submitted, and a skipped task was not answered: neither is a label, both are counted aloud;
 - the interface may have more in it, such as a box for comments: what stands there is no label either, and is counted;
 - two annotations of one person on one task are one where they agree and bad input where they do not;
-- people become their numbers in Label Studio, so that no mail address travels on with the data; who reviews is said by
-  number or address, and is called "reviewer".
+- people become their numbers in Label Studio, so that no mail address travels on with the data;
+- a reviewer is given by number or address, and is called "reviewer".
 """
 
 from collections import Counter
@@ -19,11 +19,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from components.annotation.tasks import QUESTIONS, Task, read_key, read_settings
-from components.csv_files import read_header
+from components.contracts import DIMENSIONS, LABELS
 from components.errors import BadInput
+from components.files.csv_tables import read_header
+from components.files.text import read_json
 from components.preferences.agreement import ANNOTATORS_PER_PAIR, awaits, decide
 from components.preferences.schema import (
-    DIMENSIONS,
     HIGHEST,
     LOWEST,
     REVIEWER,
@@ -31,9 +32,8 @@ from components.preferences.schema import (
     group_by_pair,
     read_annotations,
 )
-from components.text_files import read_json
 
-ANSWERS = {"A": 1, "tie": 0, "B": -1}
+ANSWERS = {"A": LABELS["A"], "tie": LABELS["same"], "B": LABELS["B"]}  # the interface's words
 RATINGS = {f"rating_{side}_{question}": (side, question) for side in "AB" for question in QUESTIONS}
 
 
@@ -184,7 +184,7 @@ def as_annotation(
     """One person's answers on one task; `row` is the task's number in Label Studio. A reviewer may leave questions out.
     Answers to what is no question of ours are counted in `left_out`."""
     labels: dict[str, int | None] = dict.fromkeys(DIMENSIONS)
-    ratings = {side: dict.fromkeys(DIMENSIONS) for side in "AB"}
+    ratings: dict[str, dict[str, float | None]] = {side: dict.fromkeys(DIMENSIONS) for side in "AB"}
     answered = set()
     for result in work.result:
         name = result.from_name
@@ -226,7 +226,7 @@ def choice_of(place: str, work: Work, name: str, value: dict[str, Any]) -> int |
     if choice is None or choice == []:
         return None
     if not isinstance(choice, list) or len(choice) != 1 or choice[0] not in list(ANSWERS):
-        raise BadInput(place, f"annotation {work.id} says {choice}, not one of {', '.join(ANSWERS)}", key=name)
+        raise BadInput(place, f"annotation {work.id} has {choice}, not one of {', '.join(ANSWERS)}", key=name)
     return ANSWERS[choice[0]]
 
 

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from components.errors import BadInput
-from components.files import whole_file
+from components.files.atomic import whole_file
 from components.video.container import VideoError, file_url, open_file, video_stream
 from components.video.decode import VideoInfo, probe
 
@@ -38,7 +38,7 @@ def copy_blind(source: Path, target: Path) -> None:
     cover art, sound, which not every generator makes, and what an edit list hides behind the last frame shown. The index
     comes first, so that a browser can start at once. VideoError where MP4 cannot hold the packets.
     """
-    import av
+    import av.error
 
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     try:

@@ -7,7 +7,8 @@ from statistics import median
 import jinja2
 import numpy as np
 
-from components.annotation.figures import (
+from components.annotation.importing import StudioTask, count_waiting, read_studio
+from components.annotation.statistics import (
     ORDER,
     Annotator,
     Pairs,
@@ -19,16 +20,18 @@ from components.annotation.figures import (
     side_interval,
     votes_of,
 )
-from components.annotation.importing import StudioTask, count_waiting, read_studio
-from components.annotation.tasks import Task, read_key, replace_text
+from components.annotation.tasks import Task, read_key
+from components.contracts import LABEL_TEXT
 from components.errors import BadInput
 from components.evaluation.charts import interval_strip
 from components.evaluation.names import DIMENSION_NAMES
 from components.evaluation.sections import minus
+from components.evaluation.style import style_sheet
 from components.evaluation.win_rates import Interval
-from components.intervals import too_few
+from components.files.atomic import atomic_write
 from components.preferences.agreement import awaits, decide, krippendorff_alpha, shares
-from components.preferences.schema import LABEL_TEXT, REVIEWER, Annotation, group_by_pair, read_annotations
+from components.preferences.schema import REVIEWER, Annotation, group_by_pair, read_annotations
+from components.statistics.intervals import too_few
 
 HERE = Path(__file__).parent
 NAMES = {name: DIMENSION_NAMES[name].capitalize() for name in ("VQ", "MQ", "TA")} | {"Overall": "Overall"}
@@ -74,9 +77,8 @@ def write_report(file: Path, out: Path, folder: Path | None = None, export: Path
         "signed": lambda value: minus(f"{value:.2f}"),
         "too_few": too_few,
     }
-    css = jinja2.utils.markupsafe.Markup((HERE.parent / "evaluation/report.css").read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, environment.get_template("agreement.html.j2").render(css=css, **context))
+    atomic_write(out, environment.get_template("agreement.html.j2").render(css=style_sheet(), **context))
 
 
 def agreement_rows(file: Path, pairs: Pairs, rng: np.random.Generator) -> list[dict]:
@@ -102,8 +104,8 @@ def agreement_rows(file: Path, pairs: Pairs, rng: np.random.Generator) -> list[d
 
 def in_range(found: Interval) -> Interval:
     """For a drawing from 0 to 1: alpha may be negative."""
-    low, value, high = (end and min(max(end, 0.0), 1.0) for end in (found.low, found.value, found.high))
-    return Interval(value, low, high, found.n, found.prompts)
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    return Interval(min(max(found.value, 0.0), 1.0), low, high, found.n, found.prompts)
 
 
 def confusion_tables(person: Annotator) -> list[dict]:

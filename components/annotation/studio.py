@@ -14,8 +14,9 @@ import requests
 
 from components.annotation.tasks import VIDEOS, Settings, read_settings
 from components.errors import BadInput
+from components.files.locks import sole_writer
+from components.files.text import read_json, read_text
 from components.preferences.agreement import ANNOTATORS_PER_PAIR
-from components.text_files import read_json, read_text
 
 TOKEN = "LABEL_STUDIO_API_KEY"
 TIMEOUT = 600  # seconds; an import or export of a whole project is one request
@@ -23,7 +24,7 @@ ACCESS_SECONDS = 120  # that an access token is used; Label Studio's lives for f
 
 
 class Studio:
-    """A Label Studio server, asked in the name of the token's owner. BadInput, naming the address, when it refuses."""
+    """A Label Studio server; requests are those of the token's owner. BadInput, naming the address, when it refuses."""
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")
@@ -32,9 +33,9 @@ class Studio:
             raise BadInput(TOKEN, "not set; Label Studio shows a token under Account & Settings")
         self.access: tuple[str, float] | None = None
 
-    def ask(self, method: str, path: str, **more: Any) -> Any:
-        """The answer to a request, from JSON. `more` as requests.request takes it."""
-        return self._send(method, path, headers={"Authorization": self._authorization()}, **more)
+    def ask(self, method: str, path: str, answers: bool = True, **more: Any) -> Any:
+        """The answer to a request, from JSON; None without `answers`. `more` as requests.request takes it."""
+        return self._send(method, path, answers, headers={"Authorization": self._authorization()}, **more)
 
     def _authorization(self) -> str:
         if self.token.count(".") != 2:
@@ -45,7 +46,7 @@ class Studio:
             self.access = answer["access"], time.monotonic()
         return f"Bearer {self.access[0]}"
 
-    def _send(self, method: str, path: str, **more: Any) -> Any:
+    def _send(self, method: str, path: str, answers: bool = True, **more: Any) -> Any:
         try:
             answer = requests.request(method, self.url + path, timeout=TIMEOUT, allow_redirects=False, **more)
         except requests.RequestException as error:
@@ -54,6 +55,8 @@ class Studio:
             raise BadInput(TOKEN, f"{self.url} does not accept it: {said(answer)}")
         if not 200 <= answer.status_code < 300:
             raise BadInput(self.url, f"{method} {path} answered {answer.status_code}: {said(answer)}")
+        if not answers:
+            return None
         try:
             return answer.json()
         except requests.JSONDecodeError as error:
@@ -82,7 +85,7 @@ class Studio:
 
 
 def said(answer: requests.Response) -> str:
-    """What a refusal says, in one line."""
+    """The reason of a refusal, in one line."""
     try:
         body = answer.json()
     except requests.JSONDecodeError:
@@ -93,7 +96,7 @@ def said(answer: requests.Response) -> str:
 
 
 def mark(settings: Settings) -> str:
-    """What a project of this folder has in its description; it says nothing about the seed."""
+    """The mark in the description of this folder's project; the seed cannot be worked out from it."""
     return f"reelign-{settings.digest('project')}"
 
 
@@ -108,8 +111,15 @@ def read_project(folder: Path) -> tuple[str, str, list[dict[str, Any]]]:
 def push(folder: Path, url: str, title: str) -> tuple[dict, int]:
     """Make the folder's project, or bring it up to date, and upload tasks that it has not; the project, and how many.
 
-    `title` names a new project. Where Label Studio serves the videos itself, it is told of the folder that holds them.
+    `title` names a new project. Where Label Studio serves the videos itself, their folder becomes a storage of the project.
+    An import that a killed push began goes on in the server, and may end after this push looks: a later one removes the
+    tasks that then are there twice. BadInput where another push of the folder is under way.
     """
+    with sole_writer(folder / "push"):
+        return _push(folder, url, title)
+
+
+def _push(folder: Path, url: str, title: str) -> tuple[dict, int]:
     from markdown_it import MarkdownIt
 
     settings = read_settings(folder)
@@ -131,13 +141,28 @@ def push(folder: Path, url: str, title: str) -> tuple[dict, int]:
         project = studio.ask("PATCH", f"/api/projects/{project['id']}/", json=wanted)
     if settings.base_url is None:
         serve_videos(studio, project["id"], (folder / VIDEOS).resolve())
-    there = {task["data"].get("task") for task in studio.tasks(project["id"])}
+    uploaded = studio.tasks(project["id"])
+    for task in repeated(uploaded):
+        studio.ask("DELETE", f"/api/tasks/{task}/", answers=False)
+    there = {task["data"].get("task") for task in uploaded}
     missing = [task for task in tasks if task["data"]["task"] not in there]
     if missing:
         answer = studio.ask("POST", f"/api/projects/{project['id']}/import", json=missing)
         if answer.get("task_count") != len(missing):
             raise BadInput(url, f"took {answer.get('task_count')} of {len(missing)} tasks")
     return project, len(missing)
+
+
+def repeated(uploaded: list[dict]) -> list[int]:
+    """Ids of tasks that are there again under another id and that nobody has labelled; one of each stays."""
+    copies: dict[Any, list[dict]] = {}
+    for task in uploaded:
+        copies.setdefault(task["data"].get("task"), []).append(task)
+    spare = []
+    for name, tasks in copies.items():
+        _, *rest = sorted(tasks, key=lambda task: (not task["annotations"], task["id"]))
+        spare += [task["id"] for task in rest if name is not None and not task["annotations"]]
+    return spare
 
 
 def serve_videos(studio: Studio, project: int, videos: Path) -> None:

@@ -1,14 +1,14 @@
 """`reelign annotate export`: pairs of clips as blind tasks for Label Studio, and the key that opens them again.
 
-    FOLDER/config.xml, guidelines.md   labelling interface, and instructions, which are yours to change
-    FOLDER/tasks.json                  tasks in Label Studio's import format: a name, the prompt, two addresses of videos
-    FOLDER/media/videos/               the videos under opaque names; nothing else of FOLDER may be served
-    FOLDER/key.csv, settings.json      which clip a task shows on which side, and the secret behind the names: the owner's
+- FOLDER/config.xml, guidelines.md: labelling interface, and instructions, which are yours to change.
+- FOLDER/tasks.json: tasks in Label Studio's import format, each with a name, the prompt and two addresses of videos.
+- FOLDER/media/videos/: the videos under opaque names. Nothing else of FOLDER may be served.
+- FOLDER/key.csv, settings.json: which clip a task shows on which side, and the secret behind the names; the owner's.
 
 One pair is one task, shown to all annotators with the same sides. Label Studio's open-source edition deals tasks, not
-copies of tasks, to people; and answers about one and the same screen can be compared with each other as they are. A
-liking for one side then does not average out within a pair, but it does over pairs: of each pair of generators either
-stands on the left as often as the other, give or take one, and the report measures what liking is left.
+copies of tasks, to people. Answers about one and the same screen can be compared with each other as they are. A
+preference for one side then does not average out within a pair, but it does over pairs. Of each pair of generators,
+either stands on the left as often as the other, give or take one. The report measures what preference is left.
 """
 
 import csv
@@ -22,16 +22,16 @@ from pathlib import Path
 
 from components.annotation.clips import Clip, all_pairs, generators, name_of, read_clips, read_pairs
 from components.annotation.media import check_video, copy_blind
-from components.csv_files import read_rows
+from components.config.types import Section, read_section
 from components.errors import BadInput
-from components.files import whole_file
-from components.param_types import Section, read_section
+from components.files.atomic import atomic_write, whole_file
+from components.files.csv_tables import read_rows
 from components.preferences.schema import Pair, pair_of
 
 HERE = Path(__file__).parent
 VIDEOS = Path("media/videos")  # below FOLDER
 LOCAL = "/data/local-files/?d=videos/"  # address of VIDEOS on a server that `reelign annotate serve` started
-QUESTIONS = ("VQ", "MQ", "TA")  # always asked, and what ratings are of
+QUESTIONS = ("VQ", "MQ", "TA")  # of every pair, and of ratings
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Face:
 
 
 class Settings(Section):
-    """What all exports into one folder share. `seed` draws sides and names: whoever knows it can undo the blinding."""
+    """What all exports into one folder share. `seed` draws sides and names: whoever has it can undo the blinding."""
 
     seed: int
     ratings: bool
@@ -125,16 +125,16 @@ def export_pairs(
     if not old and not new:
         raise BadInput(clips_csv, "no two clips have the same prompt", key="prompt")
     (folder / VIDEOS).mkdir(parents=True, exist_ok=True)
-    replace_text(folder / "settings.json", settings.model_dump_json(indent=1) + "\n", private=True)
+    atomic_write(folder / "settings.json", settings.model_dump_json(indent=1) + "\n", private=True)
     for path, face in sorted(faces.items(), key=lambda item: item[1].video):  # times of files tell no order either
         if not (folder / VIDEOS / face.video).exists():
             copy_blind(videos / path, folder / VIDEOS / face.video)
     write_key(folder, [*old, *new])
-    replace_text(folder / "config.xml", interface(settings))
+    atomic_write(folder / "config.xml", interface(settings))
     if not (folder / "guidelines.md").exists():  # a team may put its own words there
-        replace_text(folder / "guidelines.md", (HERE / "guidelines.md").read_text())
+        atomic_write(folder / "guidelines.md", (HERE / "guidelines.md").read_text())
     tasks = [{"data": shown_to_annotators(task, settings)} for task in [*old, *new]]
-    replace_text(folder / "tasks.json", json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(folder / "tasks.json", json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
     return len(new), len(tasks)
 
 
@@ -145,7 +145,7 @@ def choose_settings(
     base_url: str | None = None,
     overall: bool | None = None,
 ) -> Settings:
-    """Those of the folder's first export; BadInput where something else is asked for now."""
+    """Those of the folder's first export; BadInput where the options are others now."""
     asked = {"seed": seed, "ratings": ratings, "base_url": base_url, "overall": overall}
     if not (folder / "settings.json").exists():
         chosen = secrets.randbits(63) if seed is None else seed
@@ -195,7 +195,7 @@ def check_unchanged(
 def draw_sides(
     pairs: list[tuple[Clip, Clip]], faces: dict[str, Face], old: Iterable[Task], settings: Settings, clips_csv: Path
 ) -> list[Task]:
-    """Tasks of new pairs, in an order that tells nothing: by name, which is a digest.
+    """Tasks of new pairs, in an order that gives nothing away: by name, which is a digest.
 
     Among tasks of the same two generators the first one's sides are drawn, the second has the other side's turn, and so
     on, counting those that are there already. Two clips of one generator take turns by their paths.
@@ -264,8 +264,3 @@ def write_key(folder: Path, tasks: Iterable[Task]) -> None:
         writer = csv.DictWriter(stream, [field.name for field in fields(Task)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(task) for task in tasks)
-
-
-def replace_text(path: Path, text: str, private: bool = False) -> None:
-    with whole_file(path, private=private) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What S3 says about an object's bytes, and whether a file is so.
+"""S3's checksums of an object, and the check of a file against them.
 
-An object may carry checksums that S3 or the one who uploaded it made (SHA-512, SHA-256, SHA-1, CRC-64/NVME, CRC-32C,
-CRC-32), and its ETag is the MD5 of its bytes unless a key of KMS or of a customer encrypts it. After an upload in
-parts either may be made over the digests of the parts instead, and ends in -N, the number of parts.
+An object may carry checksums of S3 or of the uploader: SHA-512, SHA-256, SHA-1, CRC-64/NVME, CRC-32C, CRC-32.
+Its ETag is the MD5 of its bytes unless a key of KMS or of a customer encrypts it. After an upload in parts either may
+be made over the digests of the parts instead, and ends in -N, the number of parts.
 """
 
 import base64
@@ -20,7 +20,7 @@ BLOCK = 1 << 20  # bytes read at a time
 
 
 class Crc:
-    """A cyclic redundancy check with the manners of hashlib; S3 writes it big-endian."""
+    """A cyclic redundancy check with the options of hashlib; S3 writes it big-endian."""
 
     def __init__(self, step: Callable[[bytes, int], int], size: int):
         self.step, self.size, self.value = step, size, 0
@@ -44,7 +44,7 @@ CHECKSUMS: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Promise:
-    """What a bucket says about an object's bytes: a digest of all of them, or of the digests of its `parts` parts."""
+    """What a bucket has on record of an object's bytes: a digest of all of them, or of the digests of its `parts` parts."""
 
     name: str
     new: Callable[[], Any]
@@ -53,7 +53,7 @@ class Promise:
 
 
 def promises(answer: dict[str, Any]) -> list[Promise]:
-    """What an answer to GetObject or HeadObject says about the object's bytes, best first."""
+    """The checksums in an answer to GetObject or HeadObject, best first."""
     found = []
     for name, new in CHECKSUMS.items():
         digest, _, parts = answer.get(f"Checksum{name}", "").partition("-")

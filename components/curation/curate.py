@@ -8,27 +8,31 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from components.config.params import Rule
+from components.contracts import CLIPS, MEASURES, SOURCE_VIDEOS
 from components.curation.duplicates import find_duplicates
-from components.curation.manifest import CLIPS_SCHEMA, MEASURES_SCHEMA, numbers
 from components.errors import BadInput
-from components.params import Rule
+from components.files.tables import read_table, write_table
+from components.pipeline.stage import Stage, stage_main, write_json
 from components.preferences.paths import clip_path
-from components.reward.score_rows import MADE_BY, score_in, score_rows
-from components.stage import Stage, run_stage, write_json
-from components.tables import read_table, write_table
-
-MEASURES = Path("data/measures.parquet")
-VIDEOS = "data/source/videos/"
-NOT_SCORES = ("path", "prompt", "status", "reason", "frame_plan", "reward_model")
+from components.reward.score_rows import read_score_rows
+from components.schemas import CLIPS_SCHEMA, MEASURES_SCHEMA
 
 
 def curate(stage: Stage) -> None:
+    """Reads data/measures.parquet and the table `curate.scores`. Writes data/clips.parquet and metrics/curate.json.
+
+    Fails with BadInput for a score that is not finite or of no clip, and for a rule on a column that there is not. It takes
+    seconds, and a killed run starts anew.
+    """
     params = stage.params.curate
     clips = read_table(MEASURES, MEASURES_SCHEMA)
     scores, columns = read_scores(Path(params.scores))
     unknown = scores.keys() - {clip["clip"] for clip in clips}
     if unknown:
-        raise BadInput(params.scores, f"{len(unknown)} scores of no clip of {VIDEOS}, the first: {min(unknown)}", key="path")
+        raise BadInput(
+            params.scores, f"{len(unknown)} scores of no clip of {SOURCE_VIDEOS}/, the first: {min(unknown)}", key="path"
+        )
     schema = pa.schema([*CLIPS_SCHEMA, *(pa.field(name, kind) for name, kind in columns.items())])
     check_rules(params.rules, numbers(schema))
 
@@ -36,11 +40,12 @@ def curate(stage: Stage) -> None:
     groups = find_duplicates([clip["phash"] for clip in clips], [clip["phash_mirrored"] for clip in clips])
     for clip, group in zip(clips, groups, strict=True):
         for key in ("duplicate_of", "mirror_of"):
-            clip[key] = None if group[key] is None else names[group[key]]
+            place = group[key]
+            clip[key] = None if place is None else names[place]
         clip["copy"] = group["copy"]
         clip |= scores.get(clip["clip"], dict.fromkeys(columns))
         clip["status"], clip["reason"] = verdict(clip, params.rules)
-    write_table(stage.output("data/clips.parquet"), clips, schema)
+    write_table(stage.output(CLIPS), clips, schema)
 
     status = Counter(clip["status"] for clip in clips)
     readable = [clip for clip in clips if clip["status"] != "broken"]
@@ -71,29 +76,32 @@ def read_scores(file: Path) -> tuple[dict[str, dict], dict[str, pa.DataType]]:
     """
     scores: dict[str, dict] = {}
     columns: dict[str, pa.DataType] = {}
-    for row, cells in score_rows(file, ("path", "status")):
-        measured = [column for column in cells if column not in NOT_SCORES]
-        if measured and "reward_model" not in cells:
-            raise BadInput(file, f"missing column; {MADE_BY}", key="reward_model")
-        columns = {f"reward_{column}": pa.float64() for column in measured}
-        if measured:
+    for row in read_score_rows(file, ("path", "status")):
+        columns = {f"reward_{column}": pa.float64() for column in row.columns}
+        if row.columns:
+            row.need("reward_model")
             columns["reward_model"] = pa.string()
         try:
-            clip = clip_path(cells["path"], VIDEOS).removeprefix(VIDEOS)
+            clip = clip_path(row.path, SOURCE_VIDEOS).removeprefix(f"{SOURCE_VIDEOS}/")
         except ValueError as error:
-            raise BadInput(file, str(error), row=row, key="path") from error
+            raise BadInput(file, str(error), row=row.row, key="path") from error
         if clip in scores:
-            raise BadInput(file, f"{clip} is scored twice", row=row, key="path")
-        if cells["status"] == "ok":
-            scores[clip] = {f"reward_{column}": score_in(file, row, cells, column) for column in measured}
-            scores[clip]["reward_model"] = cells["reward_model"]
+            raise BadInput(file, f"{clip} is scored twice", row=row.row, key="path")
+        if row.ok:
+            scores[clip] = {f"reward_{column}": row.score(column) for column in row.columns}
+            scores[clip]["reward_model"] = row.reward_model
     return scores, columns
+
+
+def numbers(schema: pa.Schema) -> list[str]:
+    """Columns that a rule can be about."""
+    return [field.name for field in schema if field.type in (pa.float64(), pa.int32(), pa.int64())]
 
 
 def check_rules(rules: dict[str, Rule], known: list[str]) -> None:
     for column in rules:
         if column not in known:
-            raise BadInput("params.yaml", f"no such measure; there are {', '.join(known)}", key=f"curate.rules.{column}")
+            raise BadInput("params.yaml", f"unknown measure; there are {', '.join(known)}", key=f"curate.rules.{column}")
 
 
 def verdict(clip: dict, rules: dict[str, Rule]) -> tuple[str, str | None]:
@@ -115,4 +123,4 @@ def verdict(clip: dict, rules: dict[str, Rule]) -> tuple[str, str | None]:
 
 
 if __name__ == "__main__":
-    run_stage("curate", curate)
+    stage_main("curate", curate)

@@ -1,17 +1,17 @@
 """Near-duplicates by perceptual hash: banded look-up, no comparison of all with all.
 
-Two clips are near-duplicates when their hashes differ in few of their 256 bits. Unrelated clips differ in half of them,
-36% at the least among 1,000 pairs; a copy re-encoded or cropped by 5% in 13% at most, by 5% off one corner in 26%. Which
-clips to compare is found by sampling bits: each of TABLES tables takes SAMPLE bits, the same of every clip, and clips
-that agree in all of them are compared in full. At 13% of bits different a pair meets in some table with a probability of
-0.9998; at 20%, 0.84.
+Two clips are near-duplicates when their hashes differ in few of their 256 bits. Unrelated clips differ in half of them, 36%
+at the least among 1,000 pairs. A copy re-encoded or cropped by 5% differs in 13% at most, cropped at one corner in 26%.
+Sampled bits select the clips to compare. Each of TABLES tables takes SAMPLE bits, the same of every clip, and clips that
+agree in all of them are compared in full. At 13% of bits different a pair meets in some table with a probability of 0.9998;
+at 20%, 0.84.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from components.groups import Groups
+from components.statistics.groups import Groups
 
 TABLES, SAMPLE = 64, 16
 NEAR = 0.25  # share of bits that may differ
@@ -25,20 +25,25 @@ def find_duplicates(phash: list[str | None], mirrored: list[str | None]) -> list
 
     Hashes are hex of BITS bits or None (no detail: in no group). Groups are transitive. A mirror image is not a duplicate.
     """
-    known = [index for index, text in enumerate(phash) if text is not None]
+    hashes = [
+        (index, text, turned)
+        for index, (text, turned) in enumerate(zip(phash, mirrored, strict=True))
+        if text is not None and turned is not None
+    ]
+    known = [index for index, _, _ in hashes]
     found: list[dict[str, int | None]] = [{"duplicate_of": None, "copy": 0, "mirror_of": None} for _ in phash]
     if not known:
         return found
     count = len(known)
-    plain, turned = (to_bits([hashes[index] for index in known]) for hashes in (phash, mirrored))
+    plain, turned = to_bits([text for _, text, _ in hashes]), to_bits([text for _, _, text in hashes])
     groups = Groups(count)
     for left, right in near_pairs(plain, lambda left, right: groups.firsts(left) != groups.firsts(right)):
         groups.join(left, right)
     group = groups.firsts(np.arange(count))
     seen: dict[int, int] = {}
     for index, first in zip(known, group.tolist(), strict=True):
-        found[index]["copy"] = seen.get(first, 0)
-        seen[first] = found[index]["copy"] + 1
+        copies = seen.get(first, 0)
+        found[index]["copy"], seen[first] = copies, copies + 1
         if known[first] != index:
             found[index]["duplicate_of"] = known[first]
 

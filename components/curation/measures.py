@@ -2,21 +2,22 @@
 stay a few numbers each.
 
 All are columns of the manifest and none is a verdict: thresholds come later, as rules in params. Luma is OpenCV's
-(BT.601 weights, 0 to 255). Measures of detail (light, grain, flicker) see whole frames; those of movement and looks see
-frames made small, where they are as good and several times cheaper.
+(BT.601 weights, 0 to 255). Measures of detail (light, grain, flicker) are taken on whole frames. Those of movement
+and looks are taken on small frames, where they are as good and several times cheaper.
 """
 
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from components.curation.manifest import MEASURES_SCHEMA
 from components.curation.thumbnails import THUMBNAIL, Thumbnails
-from components.tables import text_of
+from components.files.tables import text_of
+from components.schemas import MEASURES_SCHEMA
 from components.video.container import VideoError
 from components.video.decode import ClipReader
 from components.video.limits import LIMITS, Limits
@@ -39,6 +40,8 @@ def measure_clip(row: dict, folder: str, optical_flow: bool, limits: Limits = LI
     path, clip = Path(folder) / row["clip"], text_of(row["clip"])
     found = dict.fromkeys(MEASURES_SCHEMA.names) | {"clip": clip, "bytes": 0, "sha256": ""}
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, a device has no end
+            return found | {"broken": "unreadable: no regular file"}
         with open(path, "rb") as stream:
             found |= {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
     except OSError as error:
@@ -59,7 +62,7 @@ def measure_clip(row: dict, folder: str, optical_flow: bool, limits: Limits = LI
 
 def measure_frames(
     frames: Iterable[np.ndarray], optical_flow: bool = True, count: Callable[[], int] | None = None
-) -> dict[str, float | int | str | None]:
+) -> dict[str, Any]:
     """Measures of uint8 RGB frames [H, W, 3], at least one; `motion` is for each frame and `longest_freeze` in frames.
     `count` gives the number of frames, where they are not in memory.
 
@@ -114,7 +117,8 @@ def light_of(luma: np.ndarray) -> list[float]:
 
     `noise` is J. Immerkær, "Fast Noise Variance Estimation" (1996), over 255: what a mask that cancels planes leaves.
     """
-    dark, bright = cv2.compare(luma, DARK, cv2.CMP_LE), cv2.compare(luma, BRIGHT, cv2.CMP_GE)
+    dark = cv2.compare(luma, DARK, cv2.CMP_LE)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bright = cv2.compare(luma, BRIGHT, cv2.CMP_GE)  # pyright: ignore[reportArgumentType, reportCallIssue]
     edges = cv2.norm(cv2.Laplacian(luma, cv2.CV_16S), cv2.NORM_L2SQR) / luma.size
     rest = cv2.norm(cv2.sepFilter2D(luma, cv2.CV_16S, NOISE_MASK, NOISE_MASK), cv2.NORM_L1) / luma.size
     return [
@@ -130,7 +134,8 @@ class Movement:
     """Dense optical flow (DIS) from frame to frame of small luma, uint8 [H, W]."""
 
     def __init__(self):
-        self.flow_between = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        preset = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
+        self.flow_between = cv2.DISOpticalFlow_create(preset)  # pyright: ignore[reportAttributeAccessIssue]
         self.before = self.flow_before = None
         self.lengths = array("d")  # mean over pixels, in diagonals of the frame
         self.turned = self.moved = 0.0
@@ -162,7 +167,7 @@ class Movement:
 
 
 class Cuts:
-    """Hard cuts by PySceneDetect's AdaptiveDetector, which asks whether a change stands out from those around it.
+    """Hard cuts by PySceneDetect's AdaptiveDetector, which tests whether a change stands out from those around it.
 
     It finds none where no change reaches its MIN_CONTENT, so it is shown clips only from a little before the first such
     change on: its score of a frame costs several times what the same sum does in one call of OpenCV's for BLOCK frames.

@@ -1,16 +1,20 @@
 """Objects below a prefix of an S3 bucket, each fetched once: in parts, by several workers, resumable, verified.
 
-What boto3 does well is left to it: credentials, region and endpoint (environment, ~/.aws), listing page by page, retries
-of single requests, the checksum of an object that comes in one response. Its transfer manager throws away what a kill
+boto3 does credentials, region and endpoint (environment, ~/.aws), listing page by page, and retries of single
+requests. It also checks an object that comes in one response. Its transfer manager throws away what a kill
 leaves half-fetched, so parts are managed here. A part is one ranged read with If-Match on the ETag of the listing: a file
 never mixes two versions of an object. An object is known by key, size and ETag: a changed one is fetched, an unchanged one
 never is again. So they are kept in .reelign/cache/s3 and outlive the stage, whatever else changes. Beside each lies the
-SHA-256 of what was verified: a file that is no more so (it is linked to, and disks fail) is fetched again, by name.
+SHA-256 of what was verified. A file that has changed since (it is linked to, and disks fail) is fetched again, by name.
 
-What is verified of a fetched file: its size, and the first of these that the object has: a checksum of the whole; an ETag
-that is the MD5; the same two made over the parts of an upload, where the server tells the parts' sizes. Of an object that
-has none of them only the size can be verified; `Prefix.unverified` counts those. What was broken before it was uploaded
-arrives faithfully broken, and stage curate says so.
+A fetched file is verified by its size and by the first of these that the object has:
+
+- a checksum of the whole;
+- an ETag that is the MD5;
+- the same two made over the parts of an upload, where the server lists the parts' sizes.
+
+Of an object that has none of them only the size can be verified; `Prefix.unverified` counts those. What was broken
+before it was uploaded arrives broken, and stage curate rejects it.
 """
 
 import hashlib
@@ -30,16 +34,16 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from components.curation.checksums import BLOCK, Promise, difference, promises
-from components.engine import file_digest
 from components.errors import BadInput, Unreachable
-from components.files import discard, put_in_place, whole_file
-from components.stage import SCRATCH
+from components.files.atomic import atomic_write, discard, put_in_place
+from components.files.digests import file_digest
+from components.pipeline.stage import SCRATCH
 
 CACHE = SCRATCH / "cache" / "s3"
 PART = 8 << 20  # bytes
 DIGEST = ".sha256"  # ends the name of the file with an object's digest
-TRIES = 3  # at an object that arrives otherwise than the bucket says
-PAUSE = 2.0  # seconds before a server that does not answer is asked again
+TRIES = 3  # at an object whose bytes are not those of the bucket's checksum
+PAUSE = 2.0  # seconds before the next request to a server that does not answer
 # A request that did not arrive, or an answer that ended early.
 OUTAGES = (
     boto.EndpointConnectionError,
@@ -115,8 +119,8 @@ class Prefix:
         return self.cache / item.name
 
     def fetch(self, items: Iterable[Object], progress: Callable[[Iterable[Any], str, int], Iterator[Any]]) -> None:
-        """Bring all objects to `file`. Changed when one is not as listed any more, BadInput when one arrives otherwise
-        than the bucket says TRIES times over. Whatever ends it, finished objects and parts stay."""
+        """Bring all objects to `file`. Changed when one is not as listed any more, BadInput when one arrives with
+        other bytes than its checksum has TRIES times over. Whatever ends it, finished objects and parts stay."""
         self.cache.mkdir(parents=True, exist_ok=True)
         parts: list[Future] = []
         finishes: dict[Future, Object] = {}
@@ -157,7 +161,7 @@ class Prefix:
 
     def _has(self, item: Object) -> bool:
         """Whether an object lies here as it was verified; a damaged one is named and removed. One that has no digest, or a
-        damaged one, is held to what the bucket says."""
+        damaged one, is held to the bucket's checksum."""
         file, kept = self.file(item), self._digest(item)
         if not file.exists():
             return False
@@ -180,8 +184,7 @@ class Prefix:
         return self.cache / f"{item.name}{DIGEST}"
 
     def _keep_digest(self, item: Object, file: Path) -> None:
-        with whole_file(self._digest(item)) as partial:
-            partial.write_text(file_digest(file))
+        atomic_write(self._digest(item), file_digest(file))
 
     def _partial(self, item: Object) -> Path:
         """A file in the making: room for the object's bytes, then a byte for each part, 1 when that part is there."""
@@ -206,7 +209,7 @@ class Prefix:
             wanted = {"Bucket": self.bucket, "Key": item.key, "IfMatch": item.etag, "ChecksumMode": "ENABLED"}
             answer = self.client.get_object(**wanted, **where)
             if answer["ContentLength"] != length:
-                raise BadInput(self._name(item), f"{answer['ContentLength']} bytes came where {length} were asked for")
+                raise BadInput(self._name(item), f"{answer['ContentLength']} bytes arrived instead of {length}")
             with open(self._partial(item), "r+b") as file:
                 file.seek(start)
                 for block in answer["Body"].iter_chunks(BLOCK):
@@ -225,7 +228,7 @@ class Prefix:
         for _ in range(TRIES):
             try:
                 answers += [self._get(item, part) for part in self._missing(item)]
-                # The answer that brought the whole object tells of its checksums; one that brought a part does not.
+                # The answer that brought the whole object has its checksums; one that brought a part does not.
                 promise = self._promise(item, answers[-1] if answers and item.parts == 1 else self._head(item))
                 differs = promise and difference(self._partial(item), *promise)
             except boto.FlexibleChecksumError as error:  # boto3 has checked what came in one response
@@ -237,7 +240,7 @@ class Prefix:
                 put_in_place(self._partial(item), self.file(item))
                 return sum(answer["ContentLength"] for answer in answers), promise is not None
             self._partial(item).unlink()
-        raise BadInput(self._name(item), f"came {TRIES} times otherwise than the bucket says: {differs}")
+        raise BadInput(self._name(item), f"came {TRIES} times otherwise than in the bucket's listing: {differs}")
 
     def _promise(self, item: Object, answer: Answer) -> tuple[Promise, list[int]] | None:
         """The first promise that can be held to, and the sizes that the object's bytes fall into for it."""

@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from components.config.params import S3Source
+from components.contracts import SOURCE_ANNOTATIONS, SOURCE_METRICS, SOURCE_PROMPTS, SOURCE_VIDEOS
 from components.errors import BadInput
-from components.params import S3Source
+from components.pipeline.stage import Stage, stage_main, write_json
 from components.preferences.paths import clip_path, stored_file, stored_names
 from components.preferences.schema import (
     Annotation,
@@ -29,7 +31,6 @@ from components.preferences.schema import (
     write_annotations,
     write_prompts,
 )
-from components.stage import Stage, run_stage, write_json
 
 if TYPE_CHECKING:
     from components.curation.s3 import Object, Prefix  # brings boto3
@@ -39,7 +40,7 @@ ROUNDS = 5  # at a bucket that changes while it is read
 
 @dataclass(frozen=True)
 class Labels:
-    """What a CSV of labels says, each view once, and the row and column where each clip is first named."""
+    """The labels of a CSV, each view once, and the row and column where each clip is first named."""
 
     file: str
     annotations: list[Annotation]
@@ -49,11 +50,17 @@ class Labels:
 
 
 def source(stage: Stage) -> None:
+    """Reads `source.folder` (its CSV and the videos that this names) or makes the clips of the shapes world.
+
+    Writes data/source/videos, prompts.csv, annotations.csv and metrics/source.json. Fails with BadInput for a bad row of the
+    CSV, a missing video, or a bucket that does not settle; with Unreachable where S3 does not answer. Resumes from the clips
+    that were drawn and judged, and from verified parts of a bucket's objects.
+    """
     given = stage.params.source
     if given.kind == "shapes":
         from components.simulation.zoo import make_zoo  # brings torch and diffusers, which the others do not need
 
-        make_zoo(stage)
+        make_zoo(stage, given)
         return
     try:
         csv = clip_path(given.csv)
@@ -131,7 +138,7 @@ def fetch_named(stage: Stage, bucket: "Prefix", csv: str) -> tuple[Labels, dict[
 
 
 def read_labels(path: Path, file: str, root: str | Path, find: Callable[[str], str | None]) -> Labels:
-    """The CSV at `path`, which errors call `file`, with each clip's path below `root` as find(path) says that it is stored.
+    """The CSV at `path`, which errors call `file`, with each clip's path below `root` as stored, which find(path) gives.
     Rows of one annotator that repeat each other are dropped and counted. BadInput names a clip that is not there."""
     columns = read_columns(path, file).paths
     views = [found_clips(file, view, columns, root, find) for view in read_annotations(path, file, root)]
@@ -176,7 +183,7 @@ def write_source(
         stage.say(f"{labels.file}: {labels.dropped} rows dropped: they repeat an earlier row of the same annotator and pair")
     # VideoAlign's paths all start with videos/, and so does the place they go to: that part is not said twice.
     below = "videos/" if all(clip.startswith("videos/") for clip in files) else ""
-    videos = stage.output("data/source/videos")
+    videos = stage.output(SOURCE_VIDEOS)
     for clip in stage.progress(sorted(files), "videos"):
         target = videos / clip.removeprefix(below)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,9 +192,9 @@ def write_source(
         replace(view, path_A=view.path_A.removeprefix(below), path_B=view.path_B.removeprefix(below))
         for view in labels.annotations
     ]
-    write_annotations(stage.output("data/source/annotations.csv"), moved)
+    write_annotations(stage.output(SOURCE_ANNOTATIONS), moved)
     prompts = list(dict.fromkeys(view.prompt for view in moved))
-    write_prompts(stage.output("data/source/prompts.csv"), prompts)
+    write_prompts(stage.output(SOURCE_PROMPTS), prompts)
     counts = {
         "videos": len(files),
         "prompts": len(prompts),
@@ -196,10 +203,10 @@ def write_source(
         "duplicate_rows_dropped": labels.dropped,
     }
     report = facts | counts
-    write_json(stage.output("metrics/source.json"), report)
+    write_json(stage.output(SOURCE_METRICS), report)
     stage.log({key: value for key, value in report.items() if not isinstance(value, str)})
     stage.say(f"{len(files)} videos, {labels.pairs} pairs over {len(prompts)} prompts from {labels.file}")
 
 
 if __name__ == "__main__":
-    run_stage("source", source)
+    stage_main("source", source)

@@ -31,8 +31,10 @@ class Thumbnails:
         """The next one, uint8 [32, 32]."""
         self.number += 1
         self.luma += int(cv2.sumElems(thumbnail)[0])
-        self.black += share(cv2.compare(thumbnail, BLACK_LUMA, cv2.CMP_LT)) >= BLANK_SHARE
-        self.white += share(cv2.compare(thumbnail, WHITE_LUMA, cv2.CMP_GT)) >= BLANK_SHARE
+        black = cv2.compare(thumbnail, BLACK_LUMA, cv2.CMP_LT)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        white = cv2.compare(thumbnail, WHITE_LUMA, cv2.CMP_GT)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        self.black += share(black) >= BLANK_SHARE
+        self.white += share(white) >= BLANK_SHARE
         if self.parts is not None:
             self.parts.add(thumbnail)
             return
@@ -42,8 +44,7 @@ class Thumbnails:
 
     def measures(self) -> dict[str, float | str | None]:
         """Brightness, shares of blank frames, hashes; of one thumbnail at least."""
-        self._share_out(self.number)
-        phash, phash_mirrored = hash_parts(self.parts.means())
+        phash, phash_mirrored = hash_parts(self._share_out(self.number).means())
         return {
             "brightness": self.luma / (self.number * THUMBNAIL**2) / 255,
             "black_frames": self.black / self.number,
@@ -52,12 +53,13 @@ class Thumbnails:
             "phash_mirrored": phash_mirrored,
         }
 
-    def _share_out(self, frames: int) -> None:
+    def _share_out(self, frames: int) -> "Parts":
         if self.parts is None:
             self.parts = Parts(frames)
             for thumbnail in self.kept:
                 self.parts.add(thumbnail)
             self.kept.clear()
+        return self.parts
 
 
 class Parts:
@@ -98,7 +100,7 @@ def hash_parts(parts: list[np.ndarray]) -> tuple[str, str] | tuple[None, None]:
 
 def low_frequencies(thumbnail: np.ndarray) -> np.ndarray:
     """The 8x8 lowest DCT coefficients of luma [32, 32]."""
-    return cv2.dct(np.float32(thumbnail))[:8, :8]
+    return cv2.dct(thumbnail.astype(np.float32))[:8, :8]
 
 
 def signs(low: np.ndarray) -> str:

@@ -70,7 +70,7 @@ def front(points: list[tuple[str, str, Interval, Interval]], names: tuple[str, s
         parts.append(f'<text x="6" y="{y}">{names[1]} {share:.0%}</text>')
     for kind, label, x, y in points:
         cross = ""
-        if x.low is not None and y.low is not None:
+        if x.low is not None and x.high is not None and y.low is not None and y.high is not None:
             cross = (
                 f'<line class="whisker faint" x1="{across(x.low)}" x2="{across(x.high)}" y1="{up(y.value)}"'
                 f' y2="{up(y.value)}"/><line class="whisker faint" x1="{across(x.value)}" x2="{across(x.value)}"'

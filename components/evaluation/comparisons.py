@@ -1,13 +1,14 @@
 """Sections of the report that compare methods with base and with each other: win rates, and signals of the hacking alarm."""
 
+from components.config.params import EvaluateParams
+from components.contracts import DIMENSIONS
 from components.evaluation.charts import interval_strip
-from components.evaluation.matrix import matrix
-from components.evaluation.names import JUDGE_NAMES, METHOD_NAMES
-from components.evaluation.sections import estimate, minus
-from components.evaluation.significance import LEVEL
+from components.evaluation.names import by_judge, judge_name, mark
+from components.evaluation.pairwise import win_rate_matrix
+from components.evaluation.sections import estimate, measured, minus
 from components.evaluation.verdict import stands
-from components.evaluation.win_rates import DIMENSIONS
-from components.params import EvaluateParams
+from components.methods import METHODS
+from components.statistics.significance import LEVEL
 
 SIGNAL_NAMES = {
     "reward": "VideoReward, Overall",
@@ -24,26 +25,27 @@ SIGNAL_NAMES = {
 
 def rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
     """Win rates against base, one group of rows per method, and notes on the method."""
-    heads = [
-        {"name": JUDGE_NAMES[judge].capitalize() if judge == "gold" else JUDGE_NAMES[judge], "kind": judge}
-        for judge in judges
-    ]
+    names = {judge: judge_name(alignment, judge) for judge in judges}
+    heads = [{"name": f"{names[judge][0].upper()}{names[judge][1:]}", "kind": mark(alignment, judge)} for judge in judges]
     groups = []
     for method, entry in alignment["methods"].items():
         rows = []
         for dimension in DIMENSIONS:
-            found = [estimate(entry["win_rate"][judge][dimension]) for judge in judges]
-            kinds = [method, f"{method} second"][: len(judges)]
-            marks = list(zip(kinds, [JUDGE_NAMES[judge] for judge in judges], found, strict=True))
-            cells = [_tested(entry["win_rate"][judge][dimension]) for judge in judges]
-            rows.append({"dimension": dimension, "found": found, "cells": cells, "strip": interval_strip(marks)})
-        groups.append({"method": method, "name": METHOD_NAMES[method], "rows": rows})
-    pairs = groups[0]["rows"][0]["found"][0].n
-    widths = " and ".join(f"{getattr(params.tie_width, judge):g} ({JUDGE_NAMES[judge]})" for judge in judges)
+            cells = {judge: entry["win_rate"].get(judge, {}).get(dimension) for judge in judges}
+            drawn = [(judge, measured(cell)) for judge, cell in cells.items() if cell]
+            kinds = {judges[0]: method}  # its dot is filled, the others are not
+            strip = [(kinds.get(judge, f"{method} second"), names[judge], found) for judge, found in drawn]
+            tested = [cell and _tested(cell) for cell in cells.values()]
+            rows.append({"dimension": dimension, "cells": tested, "strip": interval_strip(strip)})
+        groups.append({"method": method, "name": METHODS[method].title, "rows": rows})
+    pairs = alignment["samples"]["compared"]
+    stated = {judge: _tie_width(alignment, params, judge) for judge in judges}
+    widths = " and ".join(f"{width:g} ({names[judge]})" for judge, width in stated.items() if width is not None)
     return {
         "judges": heads,
         "rates": groups,
         "rates_caption": f"{pairs} pairs of clips per method, same prompt and seed as base. Dashed line: no difference.",
+        "agreement": agreement(alignment),
         "method_note": f"Differences of scores up to {widths} are ties. Intervals: cluster bootstrap over prompts with"
         f" all their seeds, {params.resamples} resamples, expanded percentile. Intervals are not corrected for multiple"
         " comparisons.",
@@ -53,16 +55,33 @@ def rates(alignment: dict, judges: list[str], params: EvaluateParams) -> dict:
     }
 
 
+def _tie_width(alignment: dict, params: EvaluateParams, judge: str) -> float | None:
+    own = alignment["judges"].get(judge, {}).get("tie_width")
+    return params.tie_width.get(judge, own)
+
+
+def agreement(alignment: dict) -> list[dict]:
+    """Rows of the table of judges side by side: two judges, the share of clips on which they agree, and their correlation
+    over methods."""
+    rows = []
+    for pair, found in alignment["agreement"].items():
+        names = [by_judge(alignment, judge) for judge in pair.split("/")]
+        same = found["same"] and estimate(found["same"])
+        rows.append({"judges": " and ".join(names), "same": same, "methods": found["methods"], "n": found["n_methods"]})
+    return rows
+
+
 def between(alignment: dict, judges: list[str]) -> list[dict]:
     """One table per judge of methods against each other; none for a single method."""
     tables = []
     for judge in judges:
-        columns, rows = matrix(alignment["between"], judge)
+        columns, rows = win_rate_matrix(alignment["between"], judge)
         lines = [
-            {"method": row, "name": METHOD_NAMES[row], "cells": [c and _tested(c) for c in cells]} for row, cells in rows
+            {"method": row, "name": METHODS[row].title, "cells": [c and _tested(c) for c in cells]} for row, cells in rows
         ]
-        heads = [{"method": column, "name": METHOD_NAMES[column]} for column in columns]
-        tables.append({"judge": JUDGE_NAMES[judge], "kind": judge, "columns": heads, "rows": lines})
+        heads = [{"method": column, "name": METHODS[column].title} for column in columns]
+        names = {"judge": judge_name(alignment, judge), "kind": mark(alignment, judge)}
+        tables.append({**names, "columns": heads, "rows": lines})
     return [table for table in tables if table["rows"]]
 
 
@@ -87,6 +106,13 @@ def signals(alignment: dict, judges: list[str]) -> dict:
                 "cells": [cell and estimate(cell) for cell in found],
             }
         )
+    for judge in judges:
+        found = [entry["hacking"]["other_judges"].get(judge) for entry in methods]
+        if any(found):
+            title = f"{by_judge(alignment, judge)}, Overall"
+            cells = [cell and estimate(cell) for cell in found]
+            row = {"name": f"{title[0].upper()}{title[1:]}", "base": alignment["base"]["mean"].get(judge, {}).get("Overall")}
+            rows.append(row | {"limit": "reward up, judge down", "cells": cells})
     source = "the gold judge's fitted track" if "gold" in judges else "optical flow"
     note = (
         f"Dynamic degree is measured by {source}. The reward per additional frame is known only where base's clips differ"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from components.graph import upstream
+from components.pipeline.graph import upstream
 
 
 def upstream_outputs(lock: Path, stage: str) -> list[dict[str, str]]:

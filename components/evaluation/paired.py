@@ -13,7 +13,7 @@ import pandas as pd
 
 from components.errors import BadInput
 from components.evaluation.settings import Settings, common_settings
-from components.tables import read_table
+from components.files.tables import read_table
 
 KEY = ["prompt_id", "seed"]
 
@@ -60,7 +60,7 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
     tables = {method: _read(folder) for method, folder in folders.items()}
     files = {method: folder / "samples.parquet" for method, folder in folders.items()}
     first, *others = tables
-    keys = {method: pd.MultiIndex.from_frame(table[KEY]) for method, table in tables.items()}
+    keys = {method: pd.MultiIndex.from_frame(table.loc[:, KEY]) for method, table in tables.items()}
     shared, union = keys[first], keys[first]
     for method in others:
         for lacks, has in ((method, first), (first, method)):
@@ -68,7 +68,7 @@ def read_samples(folders: dict[str, Path], strict: bool = True) -> Samples:
             if strict and len(absent):
                 raise BadInput(files[lacks], f"no sample of a prompt and seed that {has} has", key=_key(*absent[0]))
         shared, union = shared.intersection(keys[method]), union.union(keys[method])
-    kept = {method: tables[method][keys[method].isin(shared)].reset_index(drop=True) for method in tables}
+    kept = {method: tables[method].loc[keys[method].isin(shared)].reset_index(drop=True) for method in tables}
     for method in others:
         differ = kept[method]["prompt"] != kept[first]["prompt"]
         if differ.any():

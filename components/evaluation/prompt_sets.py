@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from components.alignment.candidates import chosen_prompts
-from components.csv_files import read_rows
+from components.config.params import NO_PROMPT_SET, Params, SplitParams
+from components.contracts import SOURCE_PROMPTS
 from components.errors import BadInput
-from components.params import NO_PROMPT_SET, Params, SplitParams
+from components.files.csv_tables import read_rows
+from components.pipeline.stage import Stage
 from components.preferences.near import near_groups
+from components.preferences.prompts import sampled_prompts
 from components.preferences.schema import read_prompt, read_prompts
 from components.preferences.split import prompt_key, split_prompts
 from components.simulation.world import scene_of
-from components.stage import Stage
 
-SOURCE = "data/source/prompts.csv"
 COLUMNS = ("prompt", "prompt_shorter", "prompt_zh")
 
 
@@ -39,11 +39,11 @@ def evaluation_prompts(stage: Stage) -> list[tuple[str, str]]:
     if params.prompt_set == NO_PROMPT_SET:
         if params.column != "prompt":
             raise BadInput("params.yaml", "the source's prompts have only the column prompt", key="sample.column")
-        return chosen_prompts(stage, "test", params.prompts)
+        return sampled_prompts(stage, "test", params.prompts)
     file = Path(params.prompt_set)
     rows = read_prompt_set(file, params.column)
     refuse_seen(file, rows, stage.params.split)
-    if stage.params.evaluate.judge == "gold":  # checked before hours of sampling
+    if "gold" in stage.params.evaluate.judges:  # checked before hours of sampling
         refuse_foreign(file, rows, params.column)
     prompts: dict[str, Prompt] = {}
     for prompt in rows:
@@ -72,7 +72,7 @@ def read_prompt_set(file: Path, column: str) -> list[Prompt]:
 def refuse_seen(file: Path, prompts: list[Prompt], split: SplitParams) -> None:
     """BadInput for a prompt of which any form is a training or validation prompt of the source, or a near-duplicate of one
     by the rules of the split."""
-    sides = split_prompts(read_prompts(SOURCE), split)
+    sides = split_prompts(read_prompts(SOURCE_PROMPTS), split)
     seen = [prompt for prompt, side in sides.items() if side != "test"]
     forms = [(prompt, column, text) for prompt in prompts for column, text in prompt.forms.items()]
     groups = near_groups([prompt_key(text) for text in (*seen, *(text for *_, text in forms))])
@@ -80,7 +80,8 @@ def refuse_seen(file: Path, prompts: list[Prompt], split: SplitParams) -> None:
     for (prompt, column, _), group in zip(forms, groups[len(seen) :], strict=True):
         if group in group_of:
             known = group_of[group]
-            why = f"'{known}' is in the {sides[known]} split of {SOURCE}: it and near-duplicates cannot be evaluated on"
+            where = f"the {sides[known]} split of {SOURCE_PROMPTS}"
+            why = f"'{known}' is in {where}: it and near-duplicates cannot be evaluated on"
             raise BadInput(file, why, row=prompt.row, key=column)
 
 
@@ -90,7 +91,7 @@ def refuse_foreign(file: Path, prompts: list[Prompt], column: str) -> None:
         try:
             scene_of(prompt.text)
         except ValueError as error:
-            why = f"{error}; the gold judge cannot judge its clips: set evaluate.judge to none"
+            why = f"{error}; the gold judge cannot judge its clips: take gold out of evaluate.judges"
             raise BadInput(file, why, row=prompt.row, key=column) from error
 
 
@@ -101,4 +102,4 @@ def count_prompts(params: Params) -> int:
         return sample.prompts
     if sample.prompt_set != NO_PROMPT_SET:
         return len({prompt.prompt_id for prompt in read_prompt_set(Path(sample.prompt_set), sample.column)})
-    return list(split_prompts(read_prompts(SOURCE), params.split).values()).count("test")
+    return list(split_prompts(read_prompts(SOURCE_PROMPTS), params.split).values()).count("test")

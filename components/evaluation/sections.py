@@ -5,12 +5,20 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.contracts import (
+    DIMENSIONS,
+    EXAMPLE_PAIRS,
+    REWARD_METRICS,
+    TRADEOFF,
+    TRADEOFF_METRICS,
+)
 from components.evaluation.charts import curve, front, interval_strip
-from components.evaluation.names import BY_JUDGE, METHOD_NAMES, in_order
+from components.evaluation.names import REWARD, by_judge, in_order, judges_of
 from components.evaluation.previews import data_uri, is_shrunk
-from components.evaluation.win_rates import DIMENSIONS, Interval
-from components.tables import read_table
-from components.text_files import read_json
+from components.evaluation.win_rates import Interval
+from components.files.tables import read_table
+from components.files.text import read_json
+from components.methods import METHODS, trained
 
 # The curves shown: the loss, and metrics that show directly whether training works.
 CURVES = ("loss", "accuracy", "margin")
@@ -18,21 +26,15 @@ SETTING_KINDS = {
     "best": "best_of_n",
     "guidance": "base",
 }  # of the trade-off, by a name's first word; the others are Flow-NRG
-COUNTS = ("videos", "prompts", "pairs", "annotations", "duplicate_rows_dropped", "objects")
-TRAINING = {
-    "video_reward": "models/video_reward/training.csv",
-    "sft": "models/aligned/sft/training.csv",
-    "rwr": "models/aligned/rwr/training.csv",
-    "dpo": "models/aligned/dpo/training.csv",
-    "latent_reward": "models/latent_reward/training.csv",
-}
 
 
 def estimate(found: dict) -> Interval | None:
-    """An estimate of a metrics file; None for one over no pairs (value null). `prompts` is set where there is no interval,
-    and 0 elsewhere."""
-    if found["value"] is None:
-        return None
+    """An estimate of a metrics file; None for one over no pairs (value null)."""
+    return None if found["value"] is None else measured(found)
+
+
+def measured(found: dict) -> Interval:
+    """An estimate of a metrics file, over a pair at least. `prompts` is set where there is no interval, and 0 elsewhere."""
     return Interval(found["value"], *(found["ci95"] or (None, None)), n=found["n"], prompts=found.get("prompts", 0))
 
 
@@ -40,14 +42,11 @@ def estimate(found: dict) -> Interval | None:
 class Score:
     """One line under a clip."""
 
-    judge: str
+    key: str  # of the judge
+    judge: str  # CSS class of its figures
     dimension: str
     text: str
     change: str | None = None  # "up" or "down" against base, None for a tie or base itself
-
-    @property
-    def title(self) -> str:
-        return f"{self.dimension} by {BY_JUDGE[self.judge]}"
 
 
 def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None = None, **more) -> dict:
@@ -67,18 +66,18 @@ def film(path: str | Path, prompt: str, scores: list[Score], right: bool | None 
     }
 
 
-def duels(root: Path) -> list[dict]:
-    """Winners and losers of the preference pairs that `relabel` copied to data/duels."""
-    folder = root / "data/duels"
+def example_pairs(root: Path) -> list[dict]:
+    """Winners and losers of the preference pairs that `relabel` copied to data/example_pairs."""
+    folder = root / EXAMPLE_PAIRS
     if not folder.exists():
         return []
     shown = []
-    for pair in read_table(folder / "duels.parquet"):
+    for pair in read_table(folder / "example_pairs.parquet"):
         sides = {
             side: film(
                 folder / pair[f"{side}_path"],
                 pair["prompt"],
-                [Score("reward", "Reward", minus(f"{pair[f'{side}_reward']:.2f}"))],
+                [Score(REWARD, REWARD, "Reward", minus(f"{pair[f'{side}_reward']:.2f}"))],
             )
             for side in ("chosen", "rejected")
         }
@@ -88,7 +87,7 @@ def duels(root: Path) -> list[dict]:
 
 def bench(root: Path) -> dict | None:
     """Table of metrics/reward_bench.json."""
-    file = root / "metrics/reward_bench.json"
+    file = root / REWARD_METRICS
     if not file.exists():
         return None
     metrics = read_json(file)
@@ -97,7 +96,7 @@ def bench(root: Path) -> dict | None:
         entry = metrics["dimensions"][dimension]
         without, with_ties = (estimate(entry[f"accuracy_{kind}_ties"]) for kind in ("without", "with"))
         marks = [("base", "without ties", without), ("base second", "with ties", with_ties)]
-        marks = [mark for mark in marks if mark[2] is not None]
+        marks = [(kind, label, found) for kind, label, found in marks if found is not None]
         rows.append({"dimension": dimension, "without": without, "with_ties": with_ties, "strip": interval_strip(marks)})
     sources = sorted({metrics["dimensions"][row["dimension"]]["accuracy_with_ties"]["threshold_from"] for row in rows})
     note = (
@@ -118,27 +117,29 @@ def bench(root: Path) -> dict | None:
 def tradeoff(root: Path) -> dict | None:
     """Settings of guidance and best of N, from metrics/tradeoff.json in the order of data/tradeoff.parquet. Times are left
     out: they differ between machines, and the same inputs must give the same page."""
-    file, table = root / "metrics/tradeoff.json", root / "data/tradeoff.parquet"
+    file, table = root / TRADEOFF_METRICS, root / TRADEOFF
     if not (file.exists() and table.exists()):
         return None
     metrics = read_json(file)
     names = dict.fromkeys(row["setting"] for row in read_table(table) if row["setting"] != "plain")
-    rows, judge = [], "gold"
+    rows, judges = [], judges_of(metrics)
+    judge = next(one for one in judges if all(one in entry["win_rate"] for entry in metrics["settings"].values()))
     for number, name in enumerate(names, start=1):
         entry = metrics["settings"][name]
-        judge = "gold" if "gold" in entry["win_rate"] else "reward"
-        found = {d: estimate(entry["win_rate"][judge][d]) for d in DIMENSIONS}
+        rates = entry["win_rate"]
+        found = {d: cell and estimate(cell) for d in DIMENSIONS for cell in [rates[judge].get(d)]}
         rows.append(
             {
                 "number": number,
                 "name": name,
                 "kind": next((kind for word, kind in SETTING_KINDS.items() if name.startswith(word)), "nrg"),
                 "found": list(found.values()),
-                "reward": [estimate(entry["win_rate"]["reward"][d]) for d in DIMENSIONS] if judge == "gold" else None,
+                "reward": [estimate(rates[REWARD][d]) for d in DIMENSIONS] if judge != REWARD else None,
             }
         )
     points = [(row["kind"], str(row["number"]), row["found"][0], row["found"][2]) for row in rows]
-    names = "the gold judge" if judge == "gold" else "VideoReward"
+    points = [point for point in points if None not in point]  # a judge may have Overall alone
+    names = by_judge(metrics, judge)
     return {
         "front": front(points, ("VQ", "TA")),
         "rows": rows,
@@ -148,79 +149,18 @@ def tradeoff(root: Path) -> dict | None:
     }
 
 
-def labels(root: Path) -> tuple[list[dict], list[str]]:
-    """Tables on the labels' realism, and the files that are absent."""
-    tables, absent = [], []
-    file = root / "metrics/pairs.json"
-    if file.exists():
-        tables.append(_pairs_table(read_json(file)))
-    else:
-        absent.append("metrics/pairs.json is absent, so tie shares and agreement are unknown")
-    file = root / "metrics/source.json"
-    if file.exists():
-        tables += _source_tables(read_json(file))
-    else:
-        absent.append("metrics/source.json is absent")
-    return tables, absent
-
-
-def _source_tables(metrics: dict) -> list[dict]:
-    """Origin of the labels: realism of simulated ones and the compared generators, or counts of an imported source."""
-    file = "metrics/source.json"
-    if metrics["kind"] != "shapes":
-        counts = [[key.replace("_", " "), str(value)] for key, value in metrics.items() if key in COUNTS]
-        return [{"caption": f"Imported from a {metrics['kind']} source.", "file": file, "columns": ["", ""], "rows": counts}]
-    human = [
-        [name, *(number(found[key]) for key in ("agreement", "alpha", "tie_share"))]
-        for name, found in in_order(metrics["realism"], DIMENSIONS)
-    ]
-    zoo = sorted(metrics["gold_means"].items(), key=lambda item: -item[1]["Overall"])
-    caption = f"{metrics['pairs']} simulated pairs of {metrics['videos']} clips, {metrics['prompts']} prompts."
-    return [
-        {
-            "caption": f"{caption} One annotator against the gold judge; alpha is Krippendorff's, nominal.",
-            "file": file,
-            "columns": ["Score", "Agreement", "Alpha", "Ties"],
-            "rows": human,
-        },
-        {
-            "caption": "Mean gold scores of the generators whose clips were compared, best first.",
-            "file": file,
-            "columns": ["Generator", *DIMENSIONS],
-            "rows": [[name, *(number(found[d]) for d in DIMENSIONS)] for name, found in zoo],
-        },
-    ]
-
-
-def _pairs_table(metrics: dict) -> dict:
-    alpha = metrics["krippendorff_alpha"] or {}
-    rows = []
-    for dimension, found in in_order(metrics["dimensions"], DIMENSIONS):
-        agreed = alpha.get(dimension, {}).get("ordinal")
-        cells = [found["labelled"], found["tie_share"], found["A_share"], agreed]
-        rows.append([dimension, *("–" if cell is None else number(cell) for cell in cells)])
-    return {
-        "caption": f"{metrics['pairs']} labelled pairs of {metrics['prompts']} prompts; alpha is Krippendorff's.",
-        "file": "metrics/pairs.json",
-        "columns": ["Score", "Labels", "Ties", "A of decided", "Alpha"],
-        "rows": rows,
-    }
-
-
 def minus(text: str) -> str:
     """Replace hyphens by typographic minus signs."""
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def number(value: object) -> str:
-    """A number as a table cell."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def curves(root: Path) -> tuple[list[dict], list[str]]:
     """Training curves of every model with a log, and the files that are absent."""
     models, absent = [], []
-    for name, file in TRAINING.items():
+    folders = {name: METHODS[name].lora for name in trained()}
+    folders = {"video_reward": "models/video_reward", **folders, "latent_reward": "models/latent_reward"}
+    for name, folder in folders.items():
+        file = f"{folder}/training.csv"
         if not (root / file).exists():
             absent.append(f"{file} is absent")
             continue
@@ -239,6 +179,6 @@ def curves(root: Path) -> tuple[list[dict], list[str]]:
             # A single point is no curve: only its value is shown.
             svg = curve(steps, values, words) if len(known) > 1 else None
             lines.append({"name": words, "svg": svg, "first": first, "last": last, "step": f"{step:g}"})
-        title = METHOD_NAMES.get(name, name.replace("_", " ").capitalize())
+        title = METHODS[name].title if name in METHODS else name.replace("_", " ").capitalize()
         models.append({"name": title, "kind": name, "file": file, "lines": lines})
     return models, absent

@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.code_digest import DRAWING, JUDGING, sources_digest
+from components.config.params import Params
 from components.errors import BadInput
-from components.params import Params
-from components.stage import write_json
-from components.text_files import read_json
+from components.files.text import read_json
+from components.pipeline.code_digest import DRAWING, sources_digest
+from components.pipeline.stage import write_json
 
 RECORD = "settings.json"  # beside samples.parquet
 Settings = dict[str, Any]  # by key of params.yaml, or by a description
@@ -25,11 +25,6 @@ def drawn_with(params: Params, base: str) -> Settings:
     sampling = {f"sampling.{key}": value for key, value in params.sampling.model_dump(exclude={"batch_size"}).items()}
     other = {"seed": params.seed, "base_generator.dtype": params.base_generator.dtype}
     return sampling | other | {"base generator": base, "code that draws": sources_digest(DRAWING)}
-
-
-def judged_with(judge: str) -> Settings:
-    """Everything that a verdict depends on besides the clip and its prompt."""
-    return {"evaluate.judge": judge, "code that judges": sources_digest(JUDGING) if judge == "gold" else None}
 
 
 def write_settings(folder: Path, settings: Settings) -> None:
@@ -46,10 +41,12 @@ def common_settings(folders: dict[str, Path]) -> Settings | None:
     two differ."""
     found = {name: read_settings(folder) for name, folder in folders.items()}
     first, *others = found
+    base = found[first]
     for name in others:
-        if None not in (found[first], found[name]) and (differs := difference(found[name], found[first], first)):
+        own = found[name]
+        if own is not None and base is not None and (differs := difference(own, base, first)):
             raise BadInput(folders[name] / RECORD, f"{differs}; `dvc repro` draws both alike")
-    return None if None in found.values() else found[first]
+    return None if None in found.values() else base
 
 
 def digest_of(settings: Settings) -> str:

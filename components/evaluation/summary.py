@@ -9,17 +9,17 @@ from textwrap import wrap
 import yaml
 
 from components.errors import BadInput
-from components.evaluation.matrix import matrix
-from components.evaluation.names import LEGEND, METHOD_NAMES, in_order
+from components.evaluation.names import LEGEND, by_judge, in_order, judges_of, titles
 from components.evaluation.paired import missing_words
-from components.evaluation.significance import LEVEL
+from components.evaluation.pairwise import win_rate_matrix
 from components.evaluation.verdict import base_words, lead_judge, losses, stands
-from components.files import discard
-from components.intervals import NOTE, short
-from components.stage import MEASURED
-from components.text_files import read_json_if_there
+from components.files.atomic import discard
+from components.files.text import read_json_if_there
+from components.methods import BASE, METHODS
+from components.pipeline.stage import MEASURED
+from components.statistics.intervals import NOTE, short
+from components.statistics.significance import LEVEL
 
-NAMES = METHOD_NAMES | {"base": "base"}
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 
 
@@ -120,25 +120,28 @@ def _bench(bench: dict | None) -> list[str]:
 def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | None) -> list[str]:
     if alignment is None:
         return ["  not made: metrics/alignment.json is absent"]
-    rows, alarms = [], []
-    for method, entry in in_order(alignment["methods"], METHOD_NAMES):
-        for judge, found in entry["win_rate"].items():
-            rows.append([NAMES[method], judge, *(tested(found[dimension]) for dimension in DIMENSIONS)])
-        alarms += [f"  HACKING ALARM {NAMES[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
+    rows, alarms, names = [], [], titles() | {BASE: "base"}
+    for method, entry in in_order(alignment["methods"], METHODS):
+        for judge in judges_of(alignment):
+            if found := entry["win_rate"].get(judge):
+                cells = [tested(found[name]) if name in found else "- " for name in DIMENSIONS]
+                rows.append([names[method], judge, *cells])
+        alarms += [f"  HACKING ALARM {names[method]}: {reason}" for reason in entry["hacking"]["reasons"]]
     seeds, samples = alignment["seeds_per_prompt"], alignment["samples"]
     of = f" of {alignment['prompt_set']}" if alignment["prompt_set"] else ""
     lines = [f"  {alignment['prompts']} prompts{of} x {seeds or 'different numbers of'} seeds"]
-    if missing := missing_words(samples, NAMES):
+    if missing := missing_words(samples, names):
         lines.append(f"  {missing}")
     lines += table(["", "judge", *(f"{name} " for name in DIMENSIONS)], rows)
     family = len(alignment["methods"]) * len(DIMENSIONS)
     lines.append(f"  * differs from 50% at {LEVEL:.0%} after Holm's correction over the {family} figures of its judge")
     lines += [f"  LOSS {line}" for line in losses(alignment)] or ["  no loss is significant after Holm's correction"]
-    lines += wrap(base_words(alignment["sampling"], tradeoff), 120, initial_indent="  ", subsequent_indent="  ")
+    lines += wrap(base_words(alignment, tradeoff), 120, initial_indent="  ", subsequent_indent="  ")
     lines += _between(alignment)
-    everyone = {"base": alignment["base"], **dict(in_order(alignment["methods"], METHOD_NAMES))}
+    lines += _agreement(alignment)
+    everyone = {"base": alignment["base"], **dict(in_order(alignment["methods"], METHODS))}
     right = [
-        f"{NAMES[method]} {percent(found['prompt_right'])}" for method, found in everyone.items() if "prompt_right" in found
+        f"{names[method]} {percent(found['prompt_right'])}" for method, found in everyone.items() if "prompt_right" in found
     ]
     if right:
         lines.append(f"  prompt wholly right by the gold judge: {', '.join(right)}")
@@ -148,14 +151,27 @@ def _alignment(alignment: dict | None, generator: dict | None, tradeoff: dict | 
 
 
 def _between(alignment: dict) -> list[str]:
-    """Methods against each other, by the gold judge where there is one."""
+    """Methods against each other, by the judge that decides where there is one."""
     judge = lead_judge(alignment)
-    columns, rows = matrix(alignment["between"], judge)
+    columns, rows = win_rate_matrix(alignment["between"], judge)
     if not rows:
         return []
-    cells = [[NAMES[row], *(tested(cell) if cell else "" for cell in found)] for row, found in rows]
+    cells = [[METHODS[row].title, *(tested(cell) if cell else "" for cell in found)] for row, found in rows]
     lines = ["", f"  Overall by {judge}, row against column; * after Holm's correction over this table"]
-    return lines + table(["", *(f"{NAMES[column]} " for column in columns)], cells)
+    return lines + table(["", *(f"{METHODS[column].title} " for column in columns)], cells)
+
+
+def _agreement(alignment: dict) -> list[str]:
+    """Held-out judges with each other and with VideoReward, where there are several."""
+    if len(alignment["judges"]) < 2:
+        return []
+    rows = []
+    for pair, found in alignment["agreement"].items():
+        names = " and ".join(by_judge(alignment, judge) for judge in pair.split("/"))
+        order = "-" if found["methods"] is None else f"{found['methods']:+.2f}"
+        rows.append([names, interval(found["same"]) if found["same"] else "-", order])
+    lines = ["", "  Judges side by side: clips against base on which they prefer the same one, and order of methods"]
+    return lines + table(["", "same choice", "rank correlation"], rows)
 
 
 def _guidance(tradeoff: dict | None, took: dict | None) -> list[str]:
@@ -166,7 +182,8 @@ def _guidance(tradeoff: dict | None, took: dict | None) -> list[str]:
     seconds = {key.partition("/")[2]: value for key, value in (took or {}).items()}
     rows = []
     for name, entry in tradeoff["settings"].items():
-        found = next(iter(entry["win_rate"].values()))["Overall"]
+        rates = entry["win_rate"]
+        found = next(rates[judge] for judge in judges_of(tradeoff) if judge in rates)["Overall"]
         times = ["-", "-"]
         if {name, "plain"} <= seconds.keys():
             more = seconds[name] - seconds["plain"]

@@ -1,15 +1,23 @@
 """Sentences on the figures of an evaluation, for the head of the report and of the summary: differences that are significant
 after Holm's correction, losses as well as gains, and how base was sampled."""
 
-from components.evaluation.names import BY_JUDGE, DIMENSION_NAMES, METHOD_NAMES, in_order
-from components.evaluation.significance import LEVEL
+from components.evaluation.names import DIMENSION_NAMES, REWARD, by_judge, in_order
+from components.methods import METHODS
+from components.statistics.significance import LEVEL
 
 NO_DIFFERENCE = 0.5
 
 
 def lead_judge(alignment: dict) -> str:
-    """The gold judge, on which nothing was trained, where there is one; else VideoReward."""
-    return "gold" if alignment["judge"] == "gold" else "reward"
+    """The held-out judge that decides, where there is one; else VideoReward."""
+    return alignment["decides"] or REWARD
+
+
+def lead_rates(alignment: dict, method: str) -> tuple[str, dict[str, dict]]:
+    """The judge whose win rates of a method lead, and these: VideoReward where the one that decides has no verdict."""
+    rates, judge = alignment["methods"][method]["win_rate"], lead_judge(alignment)
+    judge = judge if judge in rates else REWARD
+    return judge, rates[judge]
 
 
 def stands(found: dict) -> bool:
@@ -43,22 +51,27 @@ def loss_words(rates: dict[str, dict]) -> str | None:
 
 def losses(alignment: dict) -> list[str]:
     """One line per method with a significant loss."""
-    judge = lead_judge(alignment)
-    found = {method: loss_words(entry["win_rate"][judge]) for method, entry in in_order(alignment["methods"], METHOD_NAMES)}
-    return [f"{METHOD_NAMES[method]} {words}, by {BY_JUDGE[judge]}" for method, words in found.items() if words]
+    lines = []
+    for method, _ in in_order(alignment["methods"], METHODS):
+        judge, rates = lead_rates(alignment, method)
+        if words := loss_words(rates):
+            lines.append(f"{METHODS[method].title} {words}, by {by_judge(alignment, judge)}")
+    return lines
 
 
-def base_words(sampling: dict, tradeoff: dict | None) -> str:
+def base_words(alignment: dict, tradeoff: dict | None) -> str:
     """Sampling settings of base, and the win rates of other scales of classifier-free guidance where tradeoff has any."""
+    sampling = alignment["sampling"]
     scale = f"{sampling['guidance_scale']:g}"
     said = f"Base is sampled with guidance scale {scale}, {sampling['steps']} steps, shift {sampling['shift']:g}."
     settings = (tradeoff or {"settings": {}})["settings"]
     others = {name: entry["win_rate"] for name, entry in settings.items() if name.startswith("guidance ")}
-    if not others:
+    if tradeoff is None or not others:
         return f"{said} It was sampled at no other scale: the gain from more guidance alone is unknown."
     for name, rates in others.items():
-        judge = "gold" if "gold" in rates else "reward"
-        found = ", ".join(f"{dimension} {percent(rates[judge][dimension])}" for dimension in DIMENSION_NAMES)
-        said += f" Its win rates at {name.removeprefix('guidance ')} against {scale}, by {BY_JUDGE[judge]} on"
+        judge = lead_judge(alignment) if lead_judge(alignment) in rates else REWARD
+        known = [dimension for dimension in DIMENSION_NAMES if dimension in rates[judge]]
+        found = ", ".join(f"{dimension} {percent(rates[judge][dimension])}" for dimension in known)
+        said += f" Its win rates at {name.removeprefix('guidance ')} against {scale}, by {by_judge(alignment, judge)} on"
         said += f" {tradeoff['clips']} clips: {found}."
     return f"{said} Methods are compared with base at {scale} only."

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from components import intervals
-from components.intervals import MIN_PROMPTS
+from components.statistics import intervals
+from components.statistics.intervals import MIN_PROMPTS
 
-DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 AT_ONCE = 1 << 22  # bootstrap counts in memory at once: 32 MB
 
 
@@ -22,7 +21,7 @@ AT_ONCE = 1 << 22  # bootstrap counts in memory at once: 32 MB
 class Interval:
     """An estimate with its 95% interval; `n` counts paired clips, `prompts` their clusters.
 
-    `low` and `high` are None with too few prompts for an interval (components/intervals.py)."""
+    `low` and `high` are None with too few prompts for an interval (components/statistics/intervals.py)."""
 
     value: float
     low: float | None
@@ -103,7 +102,7 @@ def mean_interval(values: np.ndarray, prompts: np.ndarray, resamples: int, rng: 
     values = np.asarray(values, dtype=np.float64)
     prompts = np.asarray(prompts)
     if values.ndim != 1 or values.shape != prompts.shape or not len(values):
-        raise ValueError(f"values {values.shape} and prompts {prompts.shape} must be two lists of one length, not empty")
+        raise ValueError(f"values {values.shape} and prompts {prompts.shape} must have the same length, not empty")
     if not np.isfinite(values).all():
         raise ValueError("a value is not finite")
     clusters = len(np.unique(prompts))

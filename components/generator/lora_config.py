@@ -4,16 +4,19 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import BadInput
-from components.generator.lora_names import wan_name
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 HEADER, OURS = "lora_adapter_metadata", "transformer."  # diffusers' key, and its prefix of each field
 # Initialisations that leave the base unchanged. Others (PiSSA, OLoRA, CorDA, LoftQ) modify the base weights.
 PLAIN = {True, False, "gaussian", "eva", "orthogonal", "default"}
+
+
+Value = TypeVar("Value", int, float)
 
 
 class AdapterConfig(BaseModel):
@@ -30,18 +33,18 @@ class AdapterConfig(BaseModel):
     peft_type: str | None = None
     init_lora_weights: bool | str | None = None
 
-    def rank(self, layer: str) -> int | None:
-        return by_pattern(self.rank_pattern, layer, self.r)
+    def rank(self, names: list[str]) -> int | None:
+        """names: those of one layer, diffusers' and the authors'."""
+        return by_pattern(self.rank_pattern, names, self.r)
 
-    def scale(self, layer: str, rank: int) -> float | None:
+    def scale(self, names: list[str], rank: int) -> float | None:
         """The factor of B A: alpha / rank, alpha / sqrt(rank) for rsLoRA; None where alpha is not stated."""
-        alpha = by_pattern(self.alpha_pattern, layer, self.alpha if self.lora_alpha is None else self.lora_alpha)
+        alpha = by_pattern(self.alpha_pattern, names, self.alpha if self.lora_alpha is None else self.lora_alpha)
         return None if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def by_pattern(patterns: dict[str, float] | None, layer: str, default: float | None) -> float | None:
-    """The value of the first pattern that matches the end of a layer's name, diffusers' or Wan's own, as in PEFT."""
-    names = [layer, wan_name(layer) or layer]
+def by_pattern(patterns: dict[str, Value] | None, names: list[str], default: Value | None) -> Value | None:
+    """The value of the first pattern that matches the end of one of a layer's names, as in PEFT."""
     found = (value for key, value in (patterns or {}).items() for name in names if re.match(rf"(.*\.)?({key})$", name))
     return next(found, default)
 

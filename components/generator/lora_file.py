@@ -1,6 +1,7 @@
 """Reads a LoRA file of any format in components/generator/lora.py into updates of a transformer's parameters."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +12,13 @@ from safetensors import SafetensorError, safe_open
 
 from components.errors import BadInput
 from components.generator.lora_config import PEFT_WEIGHTS, AdapterConfig, read_config, stated_alpha
-from components.generator.lora_names import layer_names, own_parameters, parse, partner
+from components.generator.lora_names import OriginalName, layer_names, own_parameters, parse, partner
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 # Method by kind of tensor: the part of its name before _w1.
 METHODS = dict.fromkeys(("down", "up", "up_bias", "magnitude"), "LoRA") | {"lokr": "LoKr", "hada": "LoHa"}
+PART = re.compile(r"-0*(\d+)-of-0*(\d+)\.safetensors")  # of a name that large files are divided under
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 Difference = Callable[[], torch.Tensor]
 
 
@@ -31,16 +34,16 @@ class Lora:
     differences: list[tuple[str, Difference]]
 
 
-def read_lora(path: str | Path, transformer: torch.nn.Module) -> Lora:
-    """The LoRA at `path`, a file or a folder with one, for this transformer.
+def read_lora(path: str | Path, transformer: torch.nn.Module, original_name: OriginalName) -> Lora:
+    """The LoRA at `path`, a file or a folder with one, for this transformer. original_name: that of its family.
 
     BadInput names the file and the tensor that fits no layer, has no partner, has a wrong shape or kind, or is not finite.
     """
     file = find_file(Path(path))
     tensors, header = read_tensors(file)
     parameters = own_parameters(transformer)
-    keys = sort_keys(file, list(tensors), parameters)
-    reader = Reader(file, tensors, header, read_config(file, header), parameters)
+    keys = sort_keys(file, list(tensors), parameters, original_name)
+    reader = Reader(file, tensors, header, read_config(file, header), parameters, original_name)
     lora = Lora({}, [])
     for layer, own in keys.items():
         methods = {METHODS[name]: key for kind, key in own.items() if (name := kind.split("_w")[0]) in METHODS}
@@ -67,20 +70,34 @@ def read_lora(path: str | Path, transformer: torch.nn.Module) -> Lora:
 
 
 def find_file(path: Path) -> Path:
-    """The LoRA file at `path`: itself, or in a folder the one with diffusers' or PEFT's name, or its only safetensors."""
-    if not path.is_dir():
-        if not path.exists():
-            raise BadInput(path, "no such file")
-        return path
+    """The LoRA file at `path`: itself, or in a folder the one with diffusers' or PEFT's name, or its only safetensors.
+    BadInput where it is a pickle, or one of several parts, whose layers alone would be a part of the change."""
+    file = file_of_folder(path) if path.is_dir() else path
+    if not file.exists():
+        raise BadInput(file, "no such file")
+    if file.suffix in PICKLES and not is_safetensors(file):
+        raise BadInput(file, "a pickle, which may run code: save its tensors as safetensors")
+    part = PART.search(file.name)
+    if part and part[2] != "1":
+        raise BadInput(file, f"is part {part[1]} of {part[2]}: save the LoRA as one file")
+    return file
+
+
+def file_of_folder(folder: Path) -> Path:
     for name in (LORA, PEFT_WEIGHTS):
-        if (path / name).exists():
-            return path / name
-    found = sorted(path.glob("*.safetensors"))
-    if not found:
-        raise BadInput(path / LORA, "no such file")
-    if len(found) > 1:
-        raise BadInput(path, f"holds {len(found)} files, {found[0].name} and others: name the file")
-    return found[0]
+        if (folder / name).exists():
+            return folder / name
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) > 1 and not PART.search(found[0].name):
+        raise BadInput(folder, f"holds {len(found)} files, {found[0].name} and others: name the file")
+    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
+    return next(iter([*found, *pickles]), folder / LORA)
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file of any name begins as safetensors does, which some programs save under names of pickles."""
+    with open(file, "rb") as stream:
+        return stream.read(9)[8:] == b"{"
 
 
 def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -104,17 +121,19 @@ def read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, header
 
 
-def sort_keys(file: Path, keys: list[str], parameters: dict[str, torch.nn.Parameter]) -> dict[str, dict[str, str]]:
-    """Keys by layer of the transformer and kind. A whole file uses one of the two naming schemes, as `norm2` is a different
-    layer in each."""
-    parsed = {key: parse(key) for key in keys}
-    layers = max(layer_names(parameters), key=lambda names: sum(bool(own) and own[0] in names for own in parsed.values()))
+def sort_keys(
+    file: Path, keys: list[str], parameters: dict[str, torch.nn.Parameter], original_name: OriginalName
+) -> dict[str, dict[str, str]]:
+    """Keys by layer of the transformer and kind. A whole file uses one of the two naming schemes, as one name (Wan's
+    `norm2`) may be a different layer in each."""
+    parsed, schemes = {key: parse(key) for key in keys}, layer_names(parameters, original_name)
+    layers = max(schemes, key=lambda names: sum(bool(own) and own[0] in names for own in parsed.values()))
     if not any(own and own[0] in layers for own in parsed.values()):
-        raise BadInput(file, "no LoRA for a Wan transformer: no tensor belongs to a layer of it", key=keys[0])
+        raise BadInput(file, "no LoRA for this transformer: no tensor belongs to a layer of it", key=keys[0])
     found: dict[str, dict[str, str]] = {}
     for key, own in parsed.items():
         if own is None:
-            raise BadInput(file, "is none of LoRA, LoKr, LoHa, .diff, .diff_b, .diff_m: not applied", key=key)
+            raise BadInput(file, "is not a tensor of LoRA, LoKr, LoHa, .diff, .diff_b or .diff_m: not applied", key=key)
         name, kind = own
         if name not in layers:
             raise BadInput(file, "this model has no layer for this tensor", key=key)
@@ -134,6 +153,7 @@ class Reader:
     header: dict[str, str]
     config: AdapterConfig
     parameters: dict[str, torch.nn.Parameter]
+    original_name: OriginalName
 
     def pair(self, layer: str, keys: dict[str, str]) -> tuple[torch.Tensor, torch.Tensor]:
         """A, and alpha / rank B."""
@@ -179,7 +199,7 @@ class Reader:
             else:
                 factors.append(self._part(keys, kind))
         if self.config.peft_type == "LOKR":  # PEFT always applies alpha
-            rank = self.config.rank(layer)
+            rank = self.config.rank(self._names(layer))
         one, two = factors
         one = one.reshape(*one.shape, *[1] * (two.ndim - one.ndim))
         if one.ndim != two.ndim or tuple(a * b for a, b in zip(one.shape, two.shape, strict=True)) != weight.shape:
@@ -229,9 +249,10 @@ class Reader:
     def _scale(self, layer: str, keys: dict[str, str], rank: int) -> float:
         """alpha / rank: from the alpha tensor, else from PEFT's configuration, else 1."""
         key = next(key for kind, key in keys.items() if kind != "alpha")
-        if self.config.rank(layer) not in (None, rank):
-            raise BadInput(self.file, f"has rank {rank}, the configuration has {self.config.rank(layer)}", key=key)
-        scale = self.config.scale(layer, rank)
+        names = self._names(layer)
+        if self.config.rank(names) not in (None, rank):
+            raise BadInput(self.file, f"has rank {rank}, the configuration has {self.config.rank(names)}", key=key)
+        scale = self.config.scale(names, rank)
         if "alpha" in keys:
             key, alpha = keys["alpha"], self.tensors[keys["alpha"]]
             if alpha.numel() != 1:
@@ -248,6 +269,9 @@ class Reader:
         if not 0 < scale < math.inf:
             raise BadInput(self.file, f"alpha / rank is {scale:g}, not a strength above 0", key=key)
         return scale
+
+    def _names(self, layer: str) -> list[str]:
+        return [layer, self.original_name(layer) or layer]
 
     def _misfit(self, key: str, shape: tuple[int | str, ...]) -> BadInput:
         wanted = ", ".join(map(str, shape))

@@ -1,30 +1,44 @@
-"""Sampling a rectified flow: Euler steps from t = 1 (noise) to t = 0 (clip), classifier-free guidance, seeded noise.
+"""Sampling a rectified flow: classifier-free guidance, seeded noise, integration from noise to clip (integration.py).
 
-Every stage samples clips with `draw`: finished chunks survive a kill, and a clip's noise depends on its seed alone.
+Every stage samples clips with `draw`: prompts are encoded first (prompts.py), finished chunks survive a kill, and a clip's
+noise depends on its seed alone.
 """
 
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.cores import in_parts
-from components.engine import Engine, Row, file_digest, map_chunks
-from components.generator.wan import Generator, velocity
-from components.params import SamplingParams
-from components.processes import launched_together
-from components.stage import Stage
+from components.config.params import SamplingParams
+from components.files.digests import file_digest
+from components.generator.conditioning import Conditioning
+from components.generator.family import Generator, TextEncoder, VelocityModel
+from components.generator.integration import Velocity, integration
+from components.generator.prompts import TEXT, EncodedPrompts, encode_ahead
+from components.pipeline.stage import Stage
+from components.runtime.engine import Engine, Row, map_chunks
+from components.runtime.microbatches import in_microbatches
+from components.runtime.processes import launched_together
 from components.video.encode import write_video
 
-Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
 Solver = Callable[[Generator, list["Job"], SamplingParams], torch.Tensor]  # -> normalised latents of a batch, as solve's
-Loader = Callable[[], tuple[Generator, Solver]]  # generator and solver; loaded once per process
+
+
+class Loader(Protocol):
+    """What samples clips; one of files and settings can be sent to a worker."""
+
+    def __call__(self) -> tuple[Generator, Solver]:
+        """Loaded once per process, without a text encoder."""
+        ...
+
+    def text_encoder(self) -> TextEncoder:
+        """The generator's, alone; loaded by each call."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,46 +51,34 @@ class Job:
     weights: dict[str, float] | None = None  # of Flow-NRG's dimensions; None uses those of params.yaml
 
 
-def timesteps(steps: int, shift: float) -> list[float]:
-    """steps + 1 values from 1 to 0; shift > 1 puts more of them at high noise: s t / (1 + (s - 1) t)."""
-    return [shift * t / (1 + (shift - 1) * t) for t in np.linspace(1, 0, steps + 1).tolist()]
-
-
 @dataclass(frozen=True)
 class ClassifierFree:
     """The velocity v(empty) + scale (v(text) - v(empty)); scale 1 is the conditional velocity.
 
-    text [B, L, E]: the prompts' embeddings; empty [1, L, E]: the empty prompt's.
+    text: the prompts' conditioning, B rows; empty: that of the empty or the negative prompt, one row.
     """
 
-    transformer: torch.nn.Module
-    text: torch.Tensor
-    empty: torch.Tensor
+    model: VelocityModel
+    text: Conditioning
+    empty: Conditioning
     scale: float
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """Velocity [B, C, T', H', W'], both passes in one forward."""
-        times, flow = x.new_full((len(x),), t), partial(velocity, self.transformer)
+        times = x.new_full((len(x),), t)
         if self.scale == 1:
-            return in_parts(flow, x, times, self.text)
-        text = torch.cat([self.empty.expand_as(self.text), self.text])
-        without, with_text = in_parts(flow, x.repeat(2, 1, 1, 1, 1), times.repeat(2), text).chunk(2)
+            return in_microbatches(self.model, x, times, self.text)
+        both = Conditioning.cat([self.empty.expand(len(self.text)), self.text])
+        twice = x.repeat(2, *[1] * (x.ndim - 1))
+        without, with_text = in_microbatches(self.model, twice, times.repeat(2), both).chunk(2)
         return without + self.scale * (with_text - without)
 
     def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
         """The same from a v(text) that is already computed."""
         if self.scale == 1:
             return with_text
-        without = in_parts(partial(velocity, self.transformer), x, times, self.empty.expand_as(self.text))
+        without = in_microbatches(self.model, x, times, self.empty.expand(len(self.text)))
         return without + self.scale * (with_text - without)
-
-
-def euler(flow: Velocity, noise: torch.Tensor, times: list[float]) -> torch.Tensor:
-    """Integrate dx/dt = v from t = 1 to t = 0."""
-    x = noise
-    for t, after in pairwise(times):
-        x = x + (after - t) * flow(x, t)
-    return x
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -85,10 +87,11 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -> tuple[ClassifierFree, torch.Tensor]:
     """The classifier-free velocity of a batch of jobs, and their noise [B, C, T', H', W']."""
-    shape = generator.latent_shape(sampling.frames, sampling.height, sampling.width)
-    text = generator.encode_text([job.prompt for job in jobs])
-    noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(generator.transformer.device)
-    return ClassifierFree(generator.transformer, text, generator.encode_text([""]), sampling.guidance_scale), noise
+    shape, device = generator.latent_shape(sampling.frames, sampling.height, sampling.width), generator.model.device
+    text = generator.encode_text([job.prompt for job in jobs]).to(device)
+    noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(device)
+    empty = generator.encode_text([sampling.negative_prompt]).to(device)
+    return ClassifierFree(generator.model, text, empty, sampling.guidance_scale), noise
 
 
 @torch.no_grad()
@@ -100,12 +103,21 @@ def solve(
 ) -> torch.Tensor:
     """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: adds guidance (Flow-NRG) to the velocity."""
     flow, noise = beginning(generator, jobs, sampling)
-    return euler(around(flow, jobs) if around else flow, noise, timesteps(sampling.steps, sampling.shift))
+    return integration(generator, sampling).run(around(flow, jobs) if around else flow, noise, sampling.steps)
 
 
-def loaded(generator: Generator, solver: Solver = solve) -> Loader:
-    """A loader for a generator already in this process; it cannot be sent to a worker process."""
-    return lambda: (generator, solver)
+@dataclass(frozen=True)
+class Loaded:
+    """Loader of a generator that is in this process already, all of it; it cannot be sent to a worker process."""
+
+    generator: Generator
+    solver: Solver = solve
+
+    def __call__(self) -> tuple[Generator, Solver]:
+        return self.generator, self.solver
+
+    def text_encoder(self) -> TextEncoder:
+        return self.generator.encode_text
 
 
 def draw(
@@ -121,15 +133,17 @@ def draw(
     """Sample all jobs, write `folder/<clip>.mp4`, return normalised latents [n, C, T', H', W'] of each batch in the order of
     `jobs`, memory-mapped.
 
+    All prompts are encoded before the generator is loaded: at no time are text encoder and transformer both in memory.
     Finished batches are kept in the stage's state folder and are not drawn again after a kill. Processes that accelerate
-    launched together share the batches. Otherwise `workers` of components/engine.py do, each loading its own generator
-    (Drawer of components/guidance/solvers.py). Every worker has as many threads as this process: the number of threads
-    affects the last bits, so clips are the same for any number of workers. Workers that share cores need OMP_NUM_THREADS
-    set to their share.
+    launched together share the batches. Otherwise `workers` of components/runtime/engine.py do, each loading its own
+    generator (SamplerSpec of components/generator/spec.py). Every worker has as many threads as this process: the number
+    of threads affects the last bits, so clips are the same for any number of workers. Workers that share cores need
+    OMP_NUM_THREADS set to their share.
     """
     state = stage.state() / what
     state.mkdir(exist_ok=True)
     processes = launched_together()
+    encode_ahead(state / TEXT, load, prompts_of(jobs, sampling))
     op = partial(draw_batch, load=load, sampling=sampling, state=state, threads=torch.get_num_threads())
     rows, share = [asdict(job) for job in jobs], (processes.process_index, processes.num_processes)
     map_chunks(op, rows, workers, sampling.batch_size, state, stage.progress, what, engine, gpu=True, share=share)
@@ -140,14 +154,21 @@ def draw(
     return [load_file(latents_file(state, job))["latents"] for job in jobs[:: sampling.batch_size]]
 
 
+def prompts_of(jobs: list[Job], sampling: SamplingParams) -> list[str]:
+    """What is to be encoded before these jobs are drawn."""
+    return [*(job.prompt for job in jobs), sampling.negative_prompt]
+
+
 @torch.no_grad()
 def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: Path, threads: int) -> list[Row]:
-    """Sample jobs given as dicts and write their clips and latents to `state`; returns the digests of both."""
+    """Sample jobs given as dicts and write their clips and latents to `state`, which has their encoded prompts; returns the
+    digests of both."""
     torch.set_num_threads(threads)
-    generator, solver = load()
+    loaded, solver = load()
+    generator = loaded.with_text(EncodedPrompts(state / TEXT))
     jobs = [Job(**row) for row in rows]
     x0 = solver(generator, jobs, sampling)
-    for job, clip in zip(jobs, generator.decode(x0), strict=True):
+    for job, clip in zip(jobs, generator.decode(x0, sampling.decoding), strict=True):
         write_video(state / f"{job.clip}.mp4", clip, sampling.fps)
     save_file({"latents": x0.cpu().contiguous()}, latents_file(state, jobs[0]))
     made = [[state / f"{job.clip}.mp4"] for job in jobs]

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.param_types import Count
-from components.text_files import Record, read_record
+from components.config.types import Count
+from components.files.text import Record, read_record
 
 FACTS = "latent_reward.json"
 

@@ -4,55 +4,82 @@ The target is p(x0 | y) exp(r(x0, y))^w. For a rectified flow its velocity is
 
     v~ = v - w t / (1 - t) grad_x r(x_t, t, y)
 
-with r a reward model that reads noisy latents. It applies after classifier-free guidance. t = 1 is skipped: the factor is
-infinite there and x_t is pure noise.
+with r a reward model that reads noisy latents. It applies after classifier-free guidance. Pure noise is skipped: the factor
+is infinite at t = 1, and 999 where a scheduler cuts that to 0.999.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from components.cores import in_parts
-from components.errors import BadInput, NonFinite
-from components.generator.sampler import ClassifierFree, Velocity
-from components.generator.wan import velocity
-from components.guidance.latent_reward import LatentReward
-from components.params import NrgParams
+from components.config.params import NrgParams
+from components.errors import NonFinite
+from components.generator.conditioning import Conditioning
+from components.generator.family import Generator, TextEncoder
+from components.generator.integration import PURE_NOISE, Velocity
+from components.generator.sampler import ClassifierFree, Solver, solve
+from components.generator.spec import SamplerSpec
+from components.guidance.latent_reward import LatentReward, dimension_weights, latent_reward_once
+from components.runtime.microbatches import in_microbatches
+
+
+@dataclass(frozen=True)
+class NrgSpec:
+    """A generator guided by the latent reward model in the folder `reward`; weights of a job replace `guidance.weights`."""
+
+    sampler: SamplerSpec
+    guidance: NrgParams
+    reward: str
+
+    def __call__(self) -> tuple[Generator, Solver]:
+        generator, _ = self.sampler()
+        reward, params = latent_reward_once(self.sampler, self.reward), self.guidance
+        if params.gradient_checkpointing:  # of the network whose passes have gradients
+            (generator.model.transformer if reward.frozen else reward.trunk).enable_gradient_checkpointing()
+        return generator, partial(
+            solve, around=lambda flow, jobs: flow_nrg(flow, reward, flow.text, params, [job.weights for job in jobs])
+        )
+
+    def text_encoder(self) -> TextEncoder:
+        return self.sampler.text_encoder()
 
 
 def flow_nrg(
     flow: Velocity,
     reward: LatentReward,
-    text: torch.Tensor,
+    text: Conditioning,
     params: NrgParams,
     weights: Sequence[Mapping[str, float] | None] | None = None,
     shared: bool = True,
 ) -> Velocity:
     """`flow` (classifier-free guidance included) minus the gradient of the weighted reward.
 
-    text [B, L, E]: the prompts' embeddings. weights [B]: those of each clip; None uses params.weights. Active for
-    start <= t <= stop, t < 1. `max_norm` bounds the norm of the guidance term, in units of the velocity's norm, per clip;
-    null is the paper's formula. With all weights 0 the flow is returned unchanged.
+    text: the prompts' conditioning, B rows. weights [B]: those of each clip; None uses params.weights. Active for
+    start <= t <= stop, t < PURE_NOISE. `max_norm` bounds the norm of the guidance term, in units of the velocity's norm, per
+    clip; null is the paper's formula. With all weights 0 the flow is returned unchanged.
 
     A reward model with a frozen trunk reads the tokens of the velocity's forward pass. Beyond plain sampling it costs its
     head and the backward pass through its blocks. `flow` must then be a ClassifierFree of the generator that it was trained
     on; with any other flow, set `shared` to False.
     """
     chosen = [params.weights if own is None else own for own in weights or [None] * len(text)]
-    each = torch.stack([dimension_weights(reward, own, text) for own in chosen])
+    each = torch.stack([dimension_weights(reward, own, text.device) for own in chosen])
     if not each.any():
         return flow
+    shareable: Any = flow  # a ClassifierFree, where `shared` is true
 
     def guided(x: torch.Tensor, t: float) -> torch.Tensor:
-        if t == 1 or not params.start <= t <= params.stop:
+        if t >= PURE_NOISE or not params.start <= t <= params.stop:
             return flow(x, t)
         if shared and reward.frozen:
-            v, gradient = velocity_and_gradient(flow, reward, x, t, each)
+            v, gradient = velocity_and_gradient(shareable, reward, x, t, each)
         else:
             v = flow(x, t)
-            gradient = in_parts(lambda x, text, each: reward_gradient(reward, x, t, text, each), x, text, each)
+            gradient = in_microbatches(lambda x, text, each: reward_gradient(reward, x, t, text, each), x, text, each)
         return v - bounded(params.scale * t / (1 - t) * gradient, v, params.max_norm)
 
     return guided
@@ -64,11 +91,11 @@ def bounded(push: torch.Tensor, v: torch.Tensor, max_norm: float | None) -> torc
         return push
     length = push.flatten(1).norm(dim=1)
     most = max_norm * v.flatten(1).norm(dim=1)
-    return push * (most / length.clamp(min=1e-12)).clamp(max=1).view(-1, 1, 1, 1, 1)
+    return push * (most / length.clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (push.ndim - 1))
 
 
 def reward_gradient(
-    reward: LatentReward, x: torch.Tensor, t: float, text: torch.Tensor, weights: torch.Tensor
+    reward: LatentReward, x: torch.Tensor, t: float, text: Conditioning, weights: torch.Tensor
 ) -> torch.Tensor:
     """grad_x [B, C, T', H', W'] of the sum of rewards weighted by `weights` [B, D]; NonFinite when it is not finite."""
     with torch.enable_grad():
@@ -88,18 +115,20 @@ def velocity_and_gradient(
         kept.tokens = tokens
         return tokens.detach()
 
-    def part(x: torch.Tensor, text: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def part(x: torch.Tensor, text: Conditioning, weights: torch.Tensor) -> torch.Tensor:
         times = x.new_full((len(x),), t)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            with_text = velocity(flow.transformer, leaf, times, text)
+            with_text = flow.model(leaf, times, text)
             total = (reward.read(kept.tokens) * weights).sum()
             gradient = finite(torch.autograd.grad(total, leaf)[0], t)
         return torch.stack([replace(flow, text=text).guided(x, times, with_text), gradient], dim=1)
 
-    hook = flow.transformer.blocks[len(reward.trunk.blocks) - 1].register_forward_hook(keep)
+    last = flow.model.family.blocks(flow.model.transformer)[reward.blocks - 1]
+    hook = last.register_forward_hook(keep)
     try:
-        return in_parts(part, x, flow.text, weights).unbind(1)
+        v, gradient = in_microbatches(part, x, flow.text, weights).unbind(1)
+        return v, gradient
     finally:
         hook.remove()
 
@@ -108,14 +137,3 @@ def finite(gradient: torch.Tensor, t: float) -> torch.Tensor:
     if not torch.isfinite(gradient).all():
         raise NonFinite(f"reward gradient at t = {t:.3f}")
     return gradient
-
-
-def dimension_weights(reward: LatentReward, weights: Mapping[str, float], like: torch.Tensor) -> torch.Tensor:
-    """Weights [D] in float32, on the device of `like`, in the order of the model's dimensions; 0 for unlisted ones."""
-    for name in weights:
-        if name not in reward.dimensions:
-            raise BadInput(
-                "params.yaml", f"the latent reward model has only {', '.join(reward.dimensions)}", key=f"weights.{name}"
-            )
-    values = [weights.get(name, 0.0) for name in reward.dimensions]
-    return torch.tensor(values, dtype=torch.float32, device=like.device)  # text may be in half precision

@@ -9,45 +9,62 @@ the generator's weights: guidance then reads the tokens of the generator's veloc
 """
 
 import copy
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
 from components.errors import BadInput
-from components.generator.wan import TIMESTEPS, input_dtype, load_transformer
+from components.generator.conditioning import Conditioning
+from components.generator.family import Family, Network, VelocityModel, check_blocks
+from components.generator.spec import SamplerSpec, generator_once
 from components.guidance.facts import FACTS, read_facts
-from components.param_types import Dtype
-from components.stage import write_json
-from components.text_files import read_json
-from components.weights import check_tensors, load_tensors
+from components.pipeline.stage import folder_digest, write_json
+from components.runtime.weights import check_tensors, load_tensors
 
 WEIGHTS = "model.safetensors"
 
 
 class LatentReward(nn.Module):
-    """Scores [B, D] in float32 of noisy latents [B, C, T', H', W'] at t [B] under text [B, L, E].
+    """Scores [B, D] in float32 of noisy latents [B, C, T', H', W'] at t [B] under a conditioning of B rows.
 
-    frozen: the trunk's weights are the generator's, unchanged. The trunk may be in half precision; pooling and head are in
-    float32.
+    trunk: first blocks of a transformer of `family`. frozen: its weights are the generator's, unchanged. It may be in half
+    precision; pooling and head are in float32. clips_at_once: read together with gradients; None is all of a batch.
     """
 
-    def __init__(self, trunk: WanTransformer3DModel, dimensions: list[str], frozen: bool = False):
+    def __init__(
+        self,
+        family: Family,
+        trunk: Network,
+        dimensions: list[str],
+        frozen: bool = False,
+        clips_at_once: int | None = None,
+    ):
         super().__init__()
-        self.frozen = frozen
-        width = trunk.config.num_attention_heads * trunk.config.attention_head_dim
-        self.dimensions = dimensions
+        self.family, self.frozen, self.dimensions, self.clips_at_once = family, frozen, dimensions, clips_at_once
+        heads, head_width = family.attention(trunk)
+        width = heads * head_width
         self.trunk = trunk
         self.norm = nn.LayerNorm(width)
         self.query = nn.Parameter(torch.randn(len(dimensions), width) * width**-0.5)
-        self.pool = nn.MultiheadAttention(width, trunk.config.num_attention_heads, batch_first=True)
+        self.pool = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.head = nn.Parameter(torch.zeros(len(dimensions), width))
 
-    def forward(self, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        return self.read(trunk_tokens(self.trunk, latents, t, text))
+    @property
+    def blocks(self) -> int:
+        """How many blocks of the generator the trunk has."""
+        return len(self.family.blocks(self.trunk))
+
+    def forward(self, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        rows = self.clips_at_once if torch.is_grad_enabled() else None
+        if rows is None:
+            return self.read(self.family.tokens(self.trunk, latents, t, conditioning))
+        parts = zip(latents.split(rows), t.split(rows), conditioning.split(rows), strict=True)
+        return torch.cat([self.read(self.family.tokens(self.trunk, *part)) for part in parts])
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Scores [B, D] of the trunk's last tokens [B, N, width]."""
@@ -57,55 +74,19 @@ class LatentReward(nn.Module):
         return (self.mlp(pooled) * self.head).sum(-1)
 
 
-def load_trunk(folder: str | Path, blocks: int, dtype: Dtype) -> WanTransformer3DModel:
-    """The first `blocks` blocks of the transformer of a WanPipeline folder, without gradients, on the CPU; the other blocks
-    are not read."""
-    check_blocks(blocks, read_json(Path(folder) / "transformer/config.json", "num_layers")["num_layers"])
-    later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
-    return cut(load_transformer(folder, dtype, unread=later, num_layers=blocks), blocks)
-
-
-def first_blocks(transformer: WanTransformer3DModel, blocks: int, shared: bool = False) -> WanTransformer3DModel:
+def first_blocks(generator: VelocityModel, blocks: int, shared: bool = False) -> Network:
     """The first `blocks` blocks of the generator's transformer, without a LoRA: a copy, or with `shared` the same weights
     in memory."""
-    check_blocks(blocks, len(transformer.blocks))
+    family, transformer = generator.family, generator.transformer
+    check_blocks(blocks, len(family.blocks(transformer)))
     part = copy.copy(transformer)
     part._modules, part._parameters = dict(transformer._modules), dict(transformer._parameters)
-    part = cut(part, blocks)
+    family.cut(part, blocks)
     weights = [*part.parameters(), *part.buffers()] if shared else []
     trunk = copy.deepcopy(part, memo={id(weight): weight for weight in weights})
     if hasattr(trunk, "peft_config"):
         trunk.unload_lora()
     return trunk
-
-
-def check_blocks(blocks: int, there: int) -> None:
-    if blocks > there:
-        raise BadInput("params.yaml", f"the generator has {there} blocks", key="latent_reward.blocks")
-
-
-def cut(transformer: WanTransformer3DModel, blocks: int) -> WanTransformer3DModel:
-    """Remove the later blocks and the output layer from the transformer, in place."""
-    transformer.blocks = transformer.blocks[:blocks]
-    del transformer.norm_out, transformer.proj_out
-    transformer.scale_shift_table = None  # of the output layer
-    return transformer
-
-
-def trunk_tokens(trunk: WanTransformer3DModel, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, width] after the trunk's last block, in its own precision: the transformer's forward without its output
-    layer."""
-    latents, text = latents.to(input_dtype(trunk)), text.to(input_dtype(trunk))
-    rotary = trunk.rope(latents)
-    tokens = trunk.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
-    _, modulation, context, _ = trunk.condition_embedder(t * TIMESTEPS, text, None)
-    modulation = modulation.unflatten(1, (6, -1))
-    for block in trunk.blocks:
-        if torch.is_grad_enabled() and trunk.gradient_checkpointing:
-            tokens = trunk._gradient_checkpointing_func(block, tokens, context, modulation, rotary)
-        else:
-            tokens = block(tokens, context, modulation, rotary)
-    return tokens
 
 
 def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
@@ -116,12 +97,12 @@ def save_latent_reward(model: LatentReward, folder: Path, facts: dict) -> None:
     if model.frozen:
         weights = {key: value for key, value in weights.items() if not key.startswith("trunk.")}
     save_file(weights, folder / WEIGHTS)
-    shape = {"dimensions": model.dimensions, "blocks": len(model.trunk.blocks), "frozen": model.frozen}
+    shape = {"dimensions": model.dimensions, "blocks": model.blocks, "frozen": model.frozen}
     write_json(folder / FACTS, {**facts, **shape})
 
 
-def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, generator_digest: str) -> LatentReward:
-    """Rebuild the model on `transformer`, the generator's without an adapter; a frozen trunk shares its layers.
+def load_latent_reward(folder: str | Path, generator: VelocityModel, generator_digest: str) -> LatentReward:
+    """Rebuild the model on the generator's transformer without an adapter; a frozen trunk shares its layers.
 
     Raises BadInput when it was trained for another generator, and where a weight is missing, unexpected, of another shape
     or not finite.
@@ -131,12 +112,35 @@ def load_latent_reward(folder: str | Path, transformer: WanTransformer3DModel, g
     if facts.generator != generator_digest:
         why = f"trained for generator {facts.generator}, not for {generator_digest}"
         raise BadInput(folder / FACTS, why, key="generator")
-    if facts.blocks > len(transformer.blocks):
-        raise BadInput(folder / FACTS, f"the generator has {len(transformer.blocks)} blocks", key="blocks")
-    model = LatentReward(first_blocks(transformer, facts.blocks, facts.frozen), facts.dimensions, facts.frozen)
+    family, there = generator.family, len(generator.family.blocks(generator.transformer))
+    if facts.blocks > there:
+        raise BadInput(folder / FACTS, f"the generator has {there} blocks", key="blocks")
+    trunk = first_blocks(generator, facts.blocks, facts.frozen)
+    model = LatentReward(family, trunk, facts.dimensions, facts.frozen)
     weights, own = load_tensors(folder / WEIGHTS), model.state_dict()
     if model.frozen:
         own = {key: value for key, value in own.items() if not key.startswith("trunk.")}
     check_tensors(folder / WEIGHTS, weights, {key: value.shape for key, value in own.items()})
     model.load_state_dict(weights, strict=not model.frozen)
-    return model.requires_grad_(False).eval().to(transformer.device)
+    return model.requires_grad_(False).eval().to(generator.device)
+
+
+@functools.cache
+def latent_reward_once(spec: SamplerSpec, folder: str) -> LatentReward:
+    """The model for the generator of `spec`, loaded once per process. BadInput where it reads the base generator's blocks,
+    which the LoRA of `spec` changes."""
+    reward = load_latent_reward(folder, generator_once(spec).model, folder_digest(spec.base))
+    if reward.frozen and spec.lora is not None:
+        raise BadInput(folder, "reads the base generator's blocks (trunk: frozen), which --lora changes", key="frozen")
+    return reward
+
+
+def dimension_weights(reward: LatentReward, weights: Mapping[str, float], device: torch.device) -> torch.Tensor:
+    """Weights [D] in float32, in the order of the model's dimensions; 0 for unlisted ones."""
+    for name in weights:
+        if name not in reward.dimensions:
+            raise BadInput(
+                "params.yaml", f"the latent reward model has only {', '.join(reward.dimensions)}", key=f"weights.{name}"
+            )
+    values = [weights.get(name, 0.0) for name in reward.dimensions]
+    return torch.tensor(values, dtype=torch.float32, device=device)

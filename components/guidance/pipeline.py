@@ -1,28 +1,41 @@
-"""Flow-NRG for sampling with diffusers: a WanPipeline with a latent reward model and weights. Text is padded to the length
-that the generator was trained on (components/generator/pipeline.py).
+"""Flow-NRG for sampling with diffusers: the pipeline of a generator's folder with a latent reward model and weights.
 
     pipeline = FlowNRGPipeline.from_pretrained("models/base_generator")
-    reward = load_latent_reward("models/latent_reward", pipeline.transformer, folder_digest("models/base_generator"))
+    reward = load_latent_reward("models/latent_reward", pipeline.model, folder_digest("models/base_generator"))
     pipeline("a red circle moving up", reward=reward, nrg=NrgParams(...), height=32, width=32, num_frames=9)
 
-Any scheduler that steps along a flow's velocity works. All else is WanPipeline's.
+Any scheduler that steps along a flow's velocity works. Text is padded to the length that the generator was trained on.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.wan.pipeline_output import WanPipelineOutput
 
-from components.generator.pipeline import ShortTextWanPipeline
-from components.generator.wan import TIMESTEPS
+from components.config.params import NrgParams
+from components.generator.family import Pipeline, VelocityModel
+from components.generator.folder import family_of
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward
-from components.params import NrgParams
 
 
-class FlowNRGPipeline(ShortTextWanPipeline):
-    """WanPipeline with reward guidance after classifier-free guidance."""
+@dataclass(frozen=True)
+class FlowNRGPipeline:
+    """A diffusers pipeline with reward guidance after classifier-free guidance. `pipeline` may get another scheduler, a
+    device, a LoRA; model: the velocity of its transformer."""
+
+    pipeline: Pipeline
+    model: VelocityModel
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **settings: Any) -> "FlowNRGPipeline":
+        """The pipeline of a generator's folder; `settings` are those of diffusers' from_pretrained. BadInput where no family
+        has the folder's class."""
+        family = family_of(folder)
+        pipeline = family.load_pipeline(Path(folder), **settings)
+        return cls(pipeline, VelocityModel(family, pipeline.transformer))
 
     @torch.no_grad()
     def __call__(
@@ -33,37 +46,25 @@ class FlowNRGPipeline(ShortTextWanPipeline):
         nrg: NrgParams,
         weights: Sequence[Mapping[str, float] | None] | None = None,
         num_videos_per_prompt: int = 1,
-        max_sequence_length: int = 512,
         **settings: Any,
-    ) -> WanPipelineOutput | tuple:
-        """As WanPipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py)."""
-        text, _ = self.encode_prompt(
-            prompt,
-            do_classifier_free_guidance=False,
-            num_videos_per_prompt=num_videos_per_prompt,
-            max_sequence_length=max_sequence_length,
-            device=self._execution_device,
-        )
-        text = text.to(self.transformer.dtype)  # as the pipeline does
-        step, said = self.scheduler.step, None
+    ) -> Any:
+        """As the pipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py)."""
+        family, scheduler = self.model.family, self.pipeline.scheduler
+        conditioning = family.pipeline_conditioning(self.pipeline, prompt, num_videos_per_prompt, **settings)
+        step = scheduler.step
+        predicted: Any = None  # the velocity, once the pipeline has computed one
 
-        def guided_step(
-            velocity: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *more: Any, **named: Any
-        ) -> Any:
-            nonlocal said
-            said = velocity
+        def guided_step(output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *more: Any, **named: Any) -> Any:
+            nonlocal predicted
+            predicted = family.pipeline_velocity(output)
             # Latents take the velocity's dtype in the scheduler; half precision would round the noise level as well.
-            return step(flow(sample.float(), float(timestep) / TIMESTEPS), timestep, sample, *more, **named)
+            guided = flow(sample.float(), family.pipeline_time(timestep))
+            return step(family.pipeline_velocity(guided), timestep, sample, *more, **named)
 
         # The pipeline computes the velocity before each call of the scheduler's step.
-        flow = flow_nrg(lambda x, t: said, reward, text, nrg, weights, shared=False)
-        self.scheduler.step = guided_step
+        flow = flow_nrg(lambda x, t: predicted, reward, conditioning, nrg, weights, shared=False)
+        scheduler.step = guided_step
         try:
-            return super().__call__(
-                prompt,
-                num_videos_per_prompt=num_videos_per_prompt,
-                max_sequence_length=max_sequence_length,
-                **settings,
-            )
+            return self.pipeline(prompt, num_videos_per_prompt=num_videos_per_prompt, **settings)
         finally:
-            del self.scheduler.step
+            del scheduler.step

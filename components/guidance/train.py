@@ -14,33 +14,35 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import init_empty_weights
-from diffusers import WanTransformer3DModel
 
-from components.alignment.data import SCORES, Candidates, load_candidates
+from components.alignment.data import Candidates, load_candidates
 from components.alignment.flow import noised
-from components.alignment.lora import add_lora
-from components.alignment.shards import Shards, save_shards
+from components.alignment.lora import adapt
+from components.config.params import Dtype, LatentRewardParams
+from components.contracts import BASE_GENERATOR, CANDIDATE_SCORES, LATENT_REWARD, SOURCE_VIDEOS
 from components.errors import BadInput
-from components.files import discard, whole_folder
-from components.generator.wan import load_generator
-from components.guidance.latent_reward import LatentReward, load_trunk, save_latent_reward
-from components.params import Dtype, LatentRewardParams
-from components.preferences.split import held_out
-from components.reward.figures import calibration
+from components.files.atomic import discard, whole_folder
+from components.files.tables import read_table
+from components.generator.folder import family_of
+from components.generator.prompts import encode_ahead
+from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
+from components.generator.spec import SamplerSpec
+from components.guidance.latent_reward import LatentReward, save_latent_reward
+from components.pipeline.stage import Stage, folder_digest, stage_main, write_json
+from components.preferences.held_out import held_out
 from components.reward.losses import bradley_terry, bradley_terry_ties
-from components.reward.pairs import VIDEOS, Pairs, read_pairs
-from components.stage import Stage, folder_digest, run_stage, write_json
-from components.tables import read_table
-from components.training import fit, write_rows
+from components.reward.metrics import calibration
+from components.reward.pairs import Pairs, read_pairs
+from components.runtime.training import fit, write_rows
 from components.video.decode import VideoInfo, read_chosen
 from components.video.limits import Limits
 
-BASE = "models/base_generator"
 BINS = 10  # of t
 ENCODE_BATCH = 32  # clips
 VALIDATION_BATCH = 16  # prompts
@@ -49,12 +51,12 @@ VALIDATION_SHARE = 0.15  # of the candidates' prompts
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Clips as M rows of latents [C, T', H', W'], with text, one row [L, E] per prompt, and the row of each clip's prompt
-    [M]. Pairs of clips: row indices of both [N], labels [N, D + 1] (Overall last) of 1, -1, 0 (same) or NO_LABEL, and the
-    prompt of each pair."""
+    """Clips as M rows of latents [C, T', H', W'], with text, one row of conditioning per prompt, and the row of each clip's
+    prompt [M]. Pairs of clips: row indices of both [N], labels [N, D + 1] (Overall last) of 1, -1, 0 (same) or NO_LABEL, and
+    the prompt of each pair."""
 
     latents: Shards
-    text: Shards
+    text: ConditioningShards
     text_row: np.ndarray
     first: np.ndarray
     second: np.ndarray
@@ -80,7 +82,8 @@ class Comparisons:
         found = net(xt.to(device), t[prompt].to(device), self.text[self.text_row[rows]].to(device))
         place = {row: at for at, row in enumerate(rows)}
         pairs = np.concatenate(groups)
-        return tuple(found[[place[row] for row in side[pairs]]] for side in (self.first, self.second))
+        a, b = (found[[place[row] for row in side[pairs]]] for side in (self.first, self.second))
+        return a, b
 
     def differences(
         self, net: torch.nn.Module, groups: list[np.ndarray], t: torch.Tensor, draw: torch.Generator
@@ -109,15 +112,21 @@ class Comparisons:
 
 
 def latent_reward(stage: Stage) -> None:
+    """Reads models/base_generator, data/candidates with scores and, with `labelled_pairs`, data/pairs with videos. Writes
+    models/latent_reward and metrics/latent_reward.json.
+
+    Fails with BadInput for latents of another generator, and NonFinite for a loss. Resumes from encoded clips and the last
+    checkpoint of `fit`.
+    """
     params = stage.params.latent_reward
-    base = folder_digest(BASE)
+    base = folder_digest(BASE_GENERATOR)
     data = relabelled(load_candidates(base), params.dimensions, params.min_margin)
     sources = np.repeat(["candidates"], len(data.prompts))
     if params.labelled_pairs:
         data += human_labelled(stage, params.dimensions, base)
         sources = np.append(sources, np.repeat(["people"], len(data.prompts) - len(sources)))
-    held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), SCORES)
-    model = build(BASE, params, stage.params.base_generator.dtype, stage.seed)
+    held = held_out(data.prompts, VALIDATION_SHARE, stage.rng("held out"), CANDIDATE_SCORES)
+    model = build(BASE_GENERATOR, params, stage.params.base_generator.dtype, stage.seed)
     names = list(dict.fromkeys([*params.dimensions, "Overall"]))
     train, validation = (data.by_prompt(np.flatnonzero(side)) for side in (~held, held))
     count = {"train": int((~held).sum()), "validation": int(held.sum())}
@@ -144,13 +153,14 @@ def latent_reward(stage: Stage) -> None:
     rest = [p for name, p in model.named_parameters() if not name.startswith("trunk.")]
     groups = [{"params": rest, "lr": params.training.learning_rate}]
     groups += [{"params": trunk, "lr": params.trunk_learning_rate}] if trunk else []
-    rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, validate=validate)
+    settings, offload = params.training, params.offload
+    rows = fit(stage, model, loss_fn, len(train), settings, groups=groups, validate=validate, offload=offload)
     if params.trunk == "lora":
         model.trunk.float().fuse_lora()
         model.trunk.unload_lora()
 
-    folder = stage.output("models/latent_reward")
-    version = pd.DataFrame(read_table(SCORES)).reward_model.iloc[0]
+    folder = stage.output(LATENT_REWARD)
+    version = pd.DataFrame(read_table(CANDIDATE_SCORES)).reward_model.iloc[0]
     save_latent_reward(model, folder, {"generator": base, "reward_model": version})
     write_rows(folder / "training.csv", rows)
     found, pairs = by_noise(model, data, validation, stage.seed("by noise")), np.concatenate(validation)
@@ -165,14 +175,15 @@ def latent_reward(stage: Stage) -> None:
 
 def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
     """An untrained model on the generator in `folder` with dtype `dtype`. seed: gives the seeds of "weights" and "lora"."""
-    trunk = load_trunk(folder, params.blocks, "float32" if params.trunk == "full" else dtype)
+    family = family_of(folder)
+    trunk = family.load_trunk(Path(folder), params.blocks, "float32" if params.trunk == "full" else dtype)
     torch.manual_seed(seed("weights"))
     with init_empty_weights():  # draws a whole transformer's random numbers: results of earlier runs stay
-        WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(f"{folder}/transformer"))
-    model = LatentReward(trunk, params.dimensions, params.trunk == "frozen")
+        family.untrained("transformer", family.read_configs(Path(folder)))
+    model = LatentReward(family, trunk, params.dimensions, params.trunk == "frozen", params.clips_at_once)
     model.trunk.requires_grad_(params.trunk == "full")
     if params.trunk == "lora":
-        add_lora(model.trunk, params.lora, seed("lora"))
+        adapt(model.trunk, params.lora, seed("lora"), family.lora_targets)
     if params.gradient_checkpointing:
         model.trunk.enable_gradient_checkpointing()
     return model
@@ -188,7 +199,7 @@ def by_noise(model: LatentReward, data: Comparisons, groups: list[np.ndarray], s
 
 def figures(labels: np.ndarray, found: np.ndarray, names: list[str]) -> dict:
     """Metrics of score differences [BINS, n, D + 1] against labels [n, D + 1], per bin of t and dimension: accuracy without
-    ties, and slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/figures.py)."""
+    ties, and slope k and error of P(A is better) = sigma(k (r_a - r_b)) (components/reward/metrics.py)."""
     right, slopes, errors = ({name: [] for name in names} for _ in range(3))
     for differences in found:
         for d, name in enumerate(names):
@@ -219,12 +230,13 @@ def accuracy(labels: np.ndarray, differences: np.ndarray) -> float:
 
 def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float) -> Comparisons:
     """All pairs of candidates within prompts, labelled by VideoReward's scores."""
-    scores = pd.DataFrame(read_table(SCORES)).set_index("candidate_id")
+    scores = pd.DataFrame(read_table(CANDIDATE_SCORES)).set_index("candidate_id")
     for name in dimensions:
         if name not in scores:
-            raise BadInput(SCORES, "no such score", key=name)
-    spread = scores[dimensions].std(ddof=0)
-    margins = min_margin * np.append(np.ones(len(dimensions)), scores[dimensions].sum(axis=1).std(ddof=0) / spread.mean())
+            raise BadInput(CANDIDATE_SCORES, "no such score", key=name)
+    wanted: Any = scores[dimensions]
+    spread = wanted.std(ddof=0)
+    margins = min_margin * np.append(np.ones(len(dimensions)), wanted.sum(axis=1).std(ddof=0) / spread.mean())
     couples, labels, prompts = [], [], []
     for prompt, group in candidates.table.groupby("prompt", sort=True):
         values = scores.loc[group.candidate_id, dimensions].to_numpy()
@@ -237,7 +249,9 @@ def relabelled(candidates: Candidates, dimensions: list[str], min_margin: float)
                 labels.append(label)
                 prompts.append(prompt)
     if not couples:
-        raise BadInput(SCORES, "no two candidates of a prompt differ by the margin", key="latent_reward.min_margin")
+        raise BadInput(
+            CANDIDATE_SCORES, "no two candidates of a prompt differ by the margin", key="latent_reward.min_margin"
+        )
     first, second = np.array(couples).T
     signs = np.array(labels, np.float32)
     text_row = candidates.table.text_row.to_numpy()
@@ -253,7 +267,7 @@ def human_labelled(stage: Stage, dimensions: list[str], base: str) -> Comparison
     folder, made_from = stage.state() / "people", {"base generator": base}
     if (kept := read_kept(folder, made_from)) is None:
         encode_sides(stage, pairs, sides, prompts, folder, made_from)
-        kept = read_kept(folder, made_from)
+        kept = open_kept(folder, made_from)
     latents, text = kept
     number = {prompt: row for row, prompt in enumerate(prompts)}
     text_row = np.array([number[prompt] for _, prompt in sides])
@@ -263,12 +277,16 @@ def human_labelled(stage: Stage, dimensions: list[str], base: str) -> Comparison
     return Comparisons(latents, text, text_row, first, second, labels, np.array(pairs.prompts))
 
 
-def read_kept(folder: Path, made_from: dict[str, str]) -> tuple[Shards, Shards] | None:
+def open_kept(folder: Path, made_from: dict[str, str]) -> tuple[Shards, ConditioningShards]:
+    return Shards(folder / "latents", made_from), ConditioningShards(folder / "text", made_from)
+
+
+def read_kept(folder: Path, made_from: dict[str, str]) -> tuple[Shards, ConditioningShards] | None:
     """Latents and text that a run which was killed has left; None where there are none, or damaged ones, which go."""
     if not folder.exists():
         return None
     try:
-        return Shards(folder / "latents", made_from), Shards(folder / "text", made_from)
+        return open_kept(folder, made_from)
     except BadInput as error:
         discard(folder, error)
         return None
@@ -285,20 +303,22 @@ def encode_sides(
 ) -> None:
     """Write latents of the clips of `sides` and text of `prompts` to `folder`, complete or not at all; at most ENCODE_BATCH
     clips are in memory."""
-    generator = load_generator(BASE, dtype=stage.params.base_generator.dtype)
+    base, dtype = Path(BASE_GENERATOR), stage.params.base_generator.dtype
+    encoded = encode_ahead(stage.state() / "people.prompts", SamplerSpec(BASE_GENERATOR, dtype=dtype), prompts)
+    generator = family_of(base).load(base, None, dtype)  # not kept, as training comes next
     parts = range(0, len(sides), ENCODE_BATCH)
     clips = (clips_of(stage, pairs.file, sides[i : i + ENCODE_BATCH]) for i in stage.progress(parts, "encode"))
     texts = (prompts[i : i + ENCODE_BATCH] for i in range(0, len(prompts), ENCODE_BATCH))
     with whole_folder(folder) as partial:
-        save_shards((generator.encode_video(part).cpu() for part in clips), partial / "latents", made_from)
-        save_shards((generator.encode_text(part).cpu() for part in texts), partial / "text", made_from)
+        save_shards((generator.encode_video(part) for part in clips), partial / "latents", made_from)
+        save_conditioning((encoded(part) for part in texts), partial / "text", made_from)
 
 
 def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarray:
     """Clips uint8 [B, T, H, W, 3]; BadInput names a clip of `file` whose size is not that of the generator's clips."""
     sampling = stage.params.sampling
     size = (sampling.frames, sampling.height, sampling.width, 3)
-    limits = Limits(**stage.params.limits.model_dump())
+    limits = Limits.of(stage.params.limits)
 
     def read(path: str) -> np.ndarray:
         def all_of_size(info: VideoInfo) -> range:
@@ -307,10 +327,10 @@ def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarr
                 raise BadInput(file, f"{path} is {found}, the generator's clips are {size}", key="path_A")
             return range(info.frames)
 
-        return read_chosen(VIDEOS / path, all_of_size, limits=limits)
+        return read_chosen(SOURCE_VIDEOS / path, all_of_size, limits=limits)
 
     return np.stack([read(path) for path, _ in sides])
 
 
 if __name__ == "__main__":
-    run_stage("latent_reward", latent_reward)
+    stage_main("latent_reward", latent_reward)

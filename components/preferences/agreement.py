@@ -10,11 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from components.contracts import DIMENSIONS
 from components.errors import BadInput
-from components.preferences.schema import DIMENSIONS, GIVEN, REVIEWER, Annotation
+from components.preferences.schema import GIVEN, REVIEWER, Annotation
 
 ANNOTATORS_PER_PAIR = 3
 LEVELS = (-1, 0, 1)  # labels, in order
+Level = Literal["ordinal", "nominal"]  # of measurement, for alpha
 
 
 def majority(votes: Sequence[int]) -> int | None:
@@ -46,7 +48,7 @@ def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int
             continue
         if None in given:
             raise BadInput(file, "some annotators left it empty", row=votes[given.index(None)].row, key=dimension)
-        labels[dimension] = majority(given)
+        labels[dimension] = majority([label for label in given if label is not None])
         if labels[dimension] is None:
             if reviewer is None or reviewer.labels[dimension] is None:
                 raise BadInput(file, "all three differ and no reviewer decides", row=views[0].row, key=dimension)
@@ -62,7 +64,8 @@ def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | N
     votes = [view for view in views if view.annotator != REVIEWER]
     if len(votes) < ANNOTATORS_PER_PAIR:
         return "annotators"
-    reviewer = next((view.labels for view in views if view.annotator == REVIEWER), dict.fromkeys(DIMENSIONS))
+    nothing: dict[str, int | None] = dict.fromkeys(DIMENSIONS)
+    reviewer = next((view.labels for view in views if view.annotator == REVIEWER), nothing)
     return "reviewer" if any(reviewer[dimension] is None for dimension in disputed(votes)) else None
 
 
@@ -72,7 +75,7 @@ def disputed(votes: Sequence[Annotation]) -> list[str]:
     return [name for name, given in answers.items() if None not in given and len(given) == ANNOTATORS_PER_PAIR]
 
 
-def krippendorff_alpha(votes: np.ndarray, level: str = "ordinal") -> float | None:
+def krippendorff_alpha(votes: np.ndarray, level: Level = "ordinal") -> float | None:
     """Krippendorff's alpha of votes [annotators, pairs] in {-1, 0, 1}, NaN where missing.
 
     The three labels are ordered (B, same, A), so `ordinal` is the right level; `nominal` counts a tie against A as
@@ -86,7 +89,7 @@ def count_votes(votes: np.ndarray) -> np.ndarray:
     return np.stack([np.sum(votes == level, axis=0) for level in LEVELS], axis=1)
 
 
-def alpha_of_counts(counts: np.ndarray, level: str = "ordinal") -> float | None:
+def alpha_of_counts(counts: np.ndarray, level: Level = "ordinal") -> float | None:
     """As krippendorff_alpha, from the counts of count_votes, which alpha depends on."""
     import krippendorff
 

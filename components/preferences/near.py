@@ -11,9 +11,10 @@ Two prompts are near-duplicates by either of two rules.
    match their singulars (the S stemmer of Harman 1991, "How effective is suffixing?"). A run of UNSPACED characters is one
    word here; such prompts also match if they differ only in punctuation and spaces.
 
-Texts are compared in form NFKC, without case, emoji variation marks and invisible characters. Groups are transitive: a chain
-of near-duplicates is one group. The rules do not detect paraphrases, simplified against traditional characters, kanji
-against kana, or spacing in Korean. "A dog chases a cat" and "a cat chases a dog" differ, but rule 2 groups them.
+Texts are compared without INVISIBLE characters (format characters, variation selectors, fillers), which are removed first,
+without case and in form NFKC. Groups are transitive: a chain of near-duplicates is one group. The rules do not detect
+paraphrases, simplified against traditional characters, kanji against kana, or spacing in Korean. "A dog chases a cat" and
+"a cat chases a dog" differ, but rule 2 groups them.
 """
 
 import re
@@ -25,8 +26,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from components.groups import Groups
 from components.preferences.similarity import SimilarityJoin
+from components.statistics.groups import Groups
 
 ARTICLES = ("a", "an", "the")
 # Blocks of scripts without spaces between words: classes ID, CJ and SA of Unicode Standard Annex 14, and Balinese, Javanese.
@@ -48,7 +49,12 @@ UNSPACED = (
     (0xF900, 0xFAFF),  # Han
     (0x20000, 0x3FFFF),  # Han
 )
-INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufe00-\ufe0f\ufeff]")
+# Characters of category Cf or with property Default_Ignorable_Code_Point (Unicode 15.1, DerivedCoreProperties.txt).
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 ASCII_WORD = re.compile(r"\w+")
 
 
@@ -97,8 +103,8 @@ def singular(word: str) -> str:
 def _plain(key: str) -> str:
     if key.isascii():
         return key
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
-    return INVISIBLE.sub("", text)
+    visible = unicodedata.normalize("NFKC", INVISIBLE.sub("", key))
+    return unicodedata.normalize("NFKC", visible.casefold())
 
 
 def _same_words(text: str, in_order: list[str]) -> Iterator[bytes]:

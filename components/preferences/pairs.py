@@ -2,47 +2,46 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-
-from components.curation.manifest import CLIPS_SCHEMA
+from components.contracts import CLIPS, DIMENSIONS, JUDGE, PAIRS, PAIRS_METRICS, SOURCE_ANNOTATIONS, SOURCE_PROMPTS
 from components.errors import BadInput
+from components.files.tables import read_table, write_table
+from components.pipeline.stage import Stage, stage_main, write_json
 from components.preferences.agreement import agreement, decide, shares
-from components.preferences.schema import DIMENSIONS, PAIRS_SCHEMA, Annotation, group_by_pair, read_annotations, read_prompts
-from components.preferences.split import SPLITS, split_prompts
-from components.stage import Stage, run_stage, write_json
-from components.tables import read_table, write_table
-
-ANNOTATIONS = Path("data/source/annotations.csv")
-PROMPTS = Path("data/source/prompts.csv")
-CLIPS = Path("data/clips.parquet")
-VERDICTS = pa.schema([CLIPS_SCHEMA.field(name) for name in ("clip", "status", "reason")])
+from components.preferences.judge_half import judge_prompts
+from components.preferences.schema import Annotation, group_by_pair, read_annotations, read_prompts
+from components.preferences.split import SPLITS, Split, split_prompts
+from components.schemas import PAIRS_SCHEMA, VERDICTS_SCHEMA
 
 
 def pairs(stage: Stage) -> None:
-    annotations = read_annotations(ANNOTATIONS)
+    """Reads data/source/annotations.csv, prompts.csv and data/clips.parquet. Writes data/pairs, a table a split, and
+    metrics/pairs.json. With `judge_reward.held_out`, pairs of a share of the prompts are in data/pairs/judge alone.
+
+    Fails with BadInput for an annotation of a missing or broken clip, annotators who contradict themselves, a dimension
+    without labels, and a split without pairs. It takes seconds, and a killed run starts anew.
+    """
+    annotations = read_annotations(SOURCE_ANNOTATIONS)
     need_labels(annotations, stage.params.reward.dimensions)
-    views, dropped = group_by_pair(ANNOTATIONS, annotations)
+    views, dropped = group_by_pair(SOURCE_ANNOTATIONS, annotations)
     if dropped:
         stage.say(f"{dropped} rows dropped: they repeat an earlier row of the same annotator and pair")
-    clips = {clip["clip"]: clip for clip in read_table(CLIPS, VERDICTS)}
+    clips = {clip["clip"]: clip for clip in read_table(CLIPS, VERDICTS_SCHEMA)}
     usable = [pair for pair in views if usable_clips(clips, pair)]
     if len(usable) < len(views):
         stage.say(f"{len(views) - len(usable)} of {len(views)} pairs have a clip that the rules of curate rejected")
     rows = [labelled_pair(pair) for pair in usable]
-    folder = stage.output("data/pairs")
+    folder = stage.output(PAIRS)
     folder.mkdir()
     # The split covers all prompts of the source, so that prompts of later stages fall on the same sides.
-    split = split_prompts([*read_prompts(PROMPTS), *(row["prompt"] for row in rows)], stage.params.split)
-    counts = {}
-    for name in SPLITS:
-        chosen = [row for row in rows if split[row["prompt"]] == name]
-        if not chosen:  # later stages would compute metrics over nothing
-            raise BadInput(ANNOTATIONS, f"no pair falls into split '{name}' (of {len(rows)})", key=name)
-        write_table(folder / f"{name}.parquet", chosen, PAIRS_SCHEMA)
-        counts[name] = {"pairs": len(chosen), "prompts": len({row["prompt"] for row in chosen})}
-    report = {
+    split = split_prompts([*read_prompts(SOURCE_PROMPTS), *(row["prompt"] for row in rows)], stage.params.split)
+    share = stage.params.judge_reward.held_out.get("prompts")
+    aside = judge_prompts(split, stage.params.split, share) if share else set()
+    counts = write_splits(folder, [row for row in rows if row["prompt"] not in aside], split)
+    report: dict[str, Any] = {
         "splits": counts,
         "pairs": len(rows),
         "prompts": len({row["prompt"] for row in rows}),
@@ -53,10 +52,31 @@ def pairs(stage: Stage) -> None:
         "generators": by_generator(rows),
         "krippendorff_alpha": agreement(usable),
     }
-    write_json(stage.output("metrics/pairs.json"), report)
+    if share:
+        (folder / JUDGE).mkdir()
+        report["judge_splits"] = write_splits(folder / JUDGE, [row for row in rows if row["prompt"] in aside], split)
+    write_json(stage.output(PAIRS_METRICS), report)
     stage.log({"pairs": len(rows)} | {f"tie_share/{key}": value["tie_share"] for key, value in known(report).items()})
-    sizes = ", ".join(f"{name} {count['pairs']}" for name, count in counts.items())
-    stage.say(f"{len(rows)} pairs over {report['prompts']} prompts: {sizes}")
+    stage.say(f"{len(rows)} pairs over {report['prompts']} prompts: {sizes(counts)}")
+    if share:
+        stage.say(f"the judge's alone: {sizes(report['judge_splits'])}")
+
+
+def write_splits(folder: Path, rows: list[dict], split: Mapping[str, Split]) -> dict[str, dict[str, int]]:
+    """Write rows of PAIRS_SCHEMA to a table a split; by split, numbers of pairs and prompts. BadInput for an empty one."""
+    counts = {}
+    for name in SPLITS:
+        chosen = [row for row in rows if split[row["prompt"]] == name]
+        if not chosen:  # later stages would compute metrics over nothing
+            whose = " for the judge (judge_reward.held_out)" if folder.name == JUDGE else ""
+            raise BadInput(SOURCE_ANNOTATIONS, f"no pair falls into split '{name}'{whose} (of {len(rows)})", key=name)
+        write_table(folder / f"{name}.parquet", chosen, PAIRS_SCHEMA)
+        counts[name] = {"pairs": len(chosen), "prompts": len({row["prompt"] for row in chosen})}
+    return counts
+
+
+def sizes(counts: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{name} {count['pairs']}" for name, count in counts.items())
 
 
 def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
@@ -67,7 +87,7 @@ def need_labels(annotations: list[Annotation], dimensions: list[str]) -> None:
         if dimension not in there | rated:
             labelled = ", ".join(name for name in DIMENSIONS if name in there)
             why = f"no labels of this dimension of reward.dimensions; there are labels of {labelled}"
-            raise BadInput(ANNOTATIONS, why, key=dimension)
+            raise BadInput(SOURCE_ANNOTATIONS, why, key=dimension)
 
 
 def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
@@ -75,16 +95,16 @@ def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
     first = views[0]
     for column, path in (("path_A", first.path_A), ("path_B", first.path_B)):
         if path not in clips:
-            raise BadInput(ANNOTATIONS, f"no such video: {path}", row=first.row, key=column)
+            raise BadInput(SOURCE_ANNOTATIONS, f"no such video: {path}", row=first.row, key=column)
         if clips[path]["status"] == "broken":
-            raise BadInput(ANNOTATIONS, f"video {path}: {clips[path]['reason']}", row=first.row, key=column)
+            raise BadInput(SOURCE_ANNOTATIONS, f"video {path}: {clips[path]['reason']}", row=first.row, key=column)
     return all(clips[path]["status"] == "ok" for path in (first.path_A, first.path_B))
 
 
 def labelled_pair(views: list[Annotation]) -> dict:
     """A row of PAIRS_SCHEMA from the annotations of one pair."""
     first = views[0]
-    labels, decided_by = decide(ANNOTATIONS, views)
+    labels, decided_by = decide(SOURCE_ANNOTATIONS, views)
     return {
         # The id does not depend on which side each clip is on.
         "pair_id": hashlib.sha256("\n".join(first.pair).encode()).hexdigest()[:16],
@@ -106,7 +126,7 @@ def mean_ratings(views: list[Annotation]) -> dict[str, float | None]:
     means = {}
     ratings = [view.ratings for view in views]
     for column in ratings[0]:
-        given = [rated[column] for rated in ratings if rated[column] is not None]
+        given = [rating for rated in ratings if (rating := rated[column]) is not None]
         means[column] = sum(given) / len(given) if given else None
     return means
 
@@ -132,4 +152,4 @@ def known(report: dict) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    run_stage("pairs", pairs)
+    stage_main("pairs", pairs)

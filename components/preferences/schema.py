@@ -13,45 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import pyarrow as pa
-
-from components.csv_files import read_header, read_rows
+from components.contracts import DIMENSIONS, LABEL_TEXT, LABELS, rating_columns
 from components.errors import BadInput
+from components.files.csv_tables import read_header, read_rows
 from components.preferences.paths import clip_path
 from components.preferences.split import prompt_key
 
-DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
-LABELS = {"A": 1, "B": -1, "same": 0}
-LABEL_TEXT = {value: text for text, value in LABELS.items()}
 GIVEN = "given"
 REVIEWER = "reviewer"
 SIDES = ("path_A", "path_B")
 CHOSEN = ("chosen", "rejected")
 LOWEST, HIGHEST = 1, 5  # of a rating
+RATINGS = {side: dict(zip(DIMENSIONS, rating_columns(side), strict=True)) for side in "AB"}
+UNRATED: dict[str, float | None] = dict.fromkeys(DIMENSIONS)  # one for all: nobody changes an annotation's ratings
 ALIASES = {"A_model": "model_A", "B_model": "model_B", "chosen_model": "model_A", "rejected_model": "model_B"}
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")  # of Qwen2-VL's tokenizer, <|im_end|>, and of the reward model, <|VQ_reward|>
-
-
-def rating_columns(side: str) -> list[str]:
-    """Columns of the ratings of a side, in the order of DIMENSIONS."""
-    return [f"MOS_{side}_{dimension}" for dimension in DIMENSIONS]
-
-
-PAIRS_SCHEMA = pa.schema(
-    [
-        pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("path_A", pa.string(), nullable=False),  # relative to data/source/videos
-        pa.field("path_B", pa.string(), nullable=False),
-        pa.field("model_A", pa.string()),
-        pa.field("model_B", pa.string()),
-        *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
-        *(pa.field(name, pa.float64()) for side in "AB" for name in rating_columns(side)),  # mean rating, null unrated
-        pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
-        pa.field("annotators", pa.list_(pa.string()), nullable=False),  # names of its annotators
-        pa.field("rows", pa.list_(pa.int32()), nullable=False),  # their lines of data/source/annotations.csv
-    ]
-)
 
 
 Pair = tuple[str, str, str]
@@ -59,7 +35,7 @@ Pair = tuple[str, str, str]
 
 def pair_of(prompt: str, one: str, other: str) -> Pair:
     """Key of a pair of clips of a prompt, independent of the sides."""
-    return (prompt_key(prompt), *sorted((one, other)))
+    return prompt_key(prompt), min(one, other), max(one, other)
 
 
 @dataclass(frozen=True)
@@ -160,7 +136,7 @@ def write_annotations(file: str | Path, annotations: Iterable[Annotation]) -> No
         for annotation in annotations:
             values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
             for dimension, label in annotation.labels.items():
-                values[dimension] = LABEL_TEXT.get(label, "")
+                values[dimension] = "" if label is None else LABEL_TEXT.get(label, "")
             values |= annotation.ratings
             writer.writerow(["" if values[column] is None else values[column] for column in ANNOTATION_COLUMNS])
 
@@ -255,27 +231,27 @@ def _label(
     if column is None:
         return None
     text = cells[column]
+    if text in LABELS:
+        return LABELS[text]
     # Overall is optional, and a reviewer may answer only disputed dimensions.
     if _absent(text) and (dimension == "Overall" or annotator == REVIEWER):
         return None
-    if text not in LABELS:
-        raise BadInput(file, f"label '{text}' is not A, B or same", row=line, key=column)
-    return LABELS[text]
+    raise BadInput(file, f"label '{text}' is not A, B or same", row=line, key=column)
 
 
 def _ratings(file: str | Path, line: int, cells: dict[str, str], side: str) -> dict[str, float | None]:
-    ratings: dict[str, float | None] = {}
-    for dimension, column in zip(DIMENSIONS, rating_columns(side), strict=True):
-        text = cells.get(column, "")
-        ratings[dimension] = None
-        if _absent(text):
+    ratings = UNRATED
+    for dimension, column in RATINGS[side].items():
+        text = cells.get(column)
+        if not text or _absent(text):
             continue
         try:
-            value = ratings[dimension] = float(text)
+            value = float(text)
         except ValueError as error:
             raise BadInput(file, f"'{text}' is not a number", row=line, key=column) from error
         if not LOWEST <= value <= HIGHEST:
             raise BadInput(file, f"rating '{text}' is not from {LOWEST} to {HIGHEST}", row=line, key=column)
+        ratings = ratings | {dimension: value}
     return ratings
 
 

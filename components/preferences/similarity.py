@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.groups import Groups
+from components.statistics.groups import Groups
 
 NEAR = 4 / 5  # Jaccard similarity from which on two sets are alike
 SHORT = 32  # lists of up to this many sets are compared pairwise

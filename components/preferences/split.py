@@ -8,13 +8,9 @@ import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from components.errors import BadInput
-from components.params import SplitParams
+from components.config.params import SplitParams
 from components.preferences.near import near_groups
 
 SPLITS = ("train", "validation", "test")
@@ -23,6 +19,8 @@ Split = Literal["train", "validation", "test"]
 
 def prompt_key(prompt: str) -> str:
     """The key by which two prompts are the same: canonical caseless form (Unicode 3.13, D145), white space folded, NFC."""
+    if prompt.isascii():  # the same, at once
+        return " ".join(prompt.lower().split())
     text = unicodedata.normalize("NFD", unicodedata.normalize("NFD", prompt).casefold())
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -64,15 +62,6 @@ def split_prompts(prompts: Iterable[str], split: SplitParams) -> dict[str, Split
             side = SPLITS[turn % len(SPLITS)]
         sides |= dict.fromkeys(groups[first], side)
     return {prompt: sides[prompt_key(prompt)] for prompt in prompts}
-
-
-def held_out(prompts: np.ndarray, share: float, rng: np.random.Generator, file: str | Path) -> np.ndarray:
-    """Mask [N] of rows whose prompt is held out of training, at least one prompt. BadInput names `file` where there is a
-    single prompt."""
-    names = np.unique(prompts)
-    if len(names) < 2:
-        raise BadInput(file, "a single prompt cannot be split into training and validation")
-    return np.isin(prompts, rng.choice(names, max(1, round(share * len(names))), replace=False))
 
 
 def _digest(key: str, split: SplitParams) -> bytes:

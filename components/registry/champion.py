@@ -1,9 +1,11 @@
-"""Take the alias `champion` off a version that was rolled back on the server: what is deployed by default, and what a new
-version is weighed against, is then the one that serves."""
+"""Take the alias `champion` off a version that was rolled back on the server.
+
+The version that serves is then the default of a deployment, and the one that a new version is compared with."""
 
 from typing import Any
 
-from components.registry.versions import CHAMPION, aliases, versions_with
+from components.contracts import CHAMPION
+from components.registry.versions import aliases, versions_with
 
 ROLLED_BACK = "rolled_back"  # tag: when the version was taken off the server
 

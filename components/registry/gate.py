@@ -1,37 +1,38 @@
 """The gate for reward models: is the challenger better than the champion on pairs that neither learnt from?
 
-Both score the same test pairs, and each dimension's accuracy is compared pair by pair: an interval of the difference by
-bootstrap over prompts, an exact test by sign flips of whole prompts, Holm's correction over all cells. A champion falls to a
-challenger that loses nothing (no interval lies below zero) and gains something real (an interval above zero that
-stands after the correction). Without a champion the challenger must only be good enough by itself.
+Both score the same test pairs, and each dimension's accuracy is compared pair by pair. The difference has an interval by
+bootstrap over prompts and an exact test by sign flips of whole prompts, with Holm's correction over all cells. A
+challenger wins if it loses nothing and gains something. No interval lies below zero, and one lies above zero and is
+significant after the correction. Without a champion the challenger must only be good enough by itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from components.config.operation import PromotionParams
+from components.contracts import PAIRS, SOURCE_VIDEOS
 from components.errors import BadInput
-from components.evaluation.significance import correct_family, sign_flip_p
 from components.evaluation.win_rates import mean_interval
-from components.intervals import as_text, is_above, is_below
-from components.operation_params import PromotionParams
-from components.registry.versions import FILES, PAIRS, Version, learnt_from, refuse_seen
-from components.reward.accuracy import correct
+from components.files.tables import spread
+from components.pipeline.stage import folder_digest
+from components.registry.versions import FILES, Version, learnt_from, refuse_seen
 from components.reward.bench import pair_table
+from components.reward.card import read_card
 from components.reward.check import check_reward, load_items
-from components.reward.facts import read_facts
-from components.reward.figures import figures
+from components.reward.metrics import pair_metrics
 from components.reward.model_files import ModelFiles
-from components.reward.pairs import VIDEOS, Pairs, read_pairs
+from components.reward.pairs import Pairs, read_pairs
 from components.reward.published import LATEST
 from components.reward.score import RewardModel
 from components.reward.score_files import score_files, state_folder
 from components.reward.scores import OVERALL, Unscored, score_names
-from components.stage import folder_digest
-from components.tables import spread
+from components.statistics.accuracy import correct
+from components.statistics.intervals import as_text, is_above, is_below
+from components.statistics.significance import correct_family, sign_flip_p
 
 CHUNK = 64
 KINDS = ("accuracy_without_ties", "accuracy_with_ties")
@@ -42,10 +43,10 @@ def compare_rewards(
     client: Any, challenger: Version, champion: Version | None, params: PromotionParams, progress: Progress
 ) -> tuple[dict[str, Any], list[str], pd.DataFrame]:
     """Evidence about two VideoRewards, the reasons against the challenger, and a row a pair with the scores of both."""
-    facts = {version.digest: read_facts(version.folder) for version in (challenger, champion) if version}
-    dimensions = facts[challenger.digest]["dimensions"]
-    if champion and facts[champion.digest]["dimensions"] != dimensions:
-        other = ", ".join(facts[champion.digest]["dimensions"])
+    cards = {version.digest: read_card(version.folder) for version in (challenger, champion) if version}
+    dimensions = cards[challenger.digest].dimensions
+    if champion and cards[champion.digest].dimensions != dimensions:
+        other = ", ".join(cards[champion.digest].dimensions)
         raise BadInput(str(challenger), f"scores {', '.join(dimensions)}, {champion} {other}: they cannot be compared")
     questions = score_names(dimensions)
     pairs = read_pairs("test", questions)
@@ -59,8 +60,8 @@ def compare_rewards(
             continue
         if version.digest not in tables:
             tables[version.digest] = pair_table(pairs, questions, score_pairs(version, pairs, questions, progress))
-        thresholds = facts[version.digest]["tie_thresholds"]
-        found[str(version)] = figures(tables[version.digest], questions, thresholds, "validation", params.resamples)
+        thresholds = cards[version.digest].tie_thresholds
+        found[str(version)] = pair_metrics(tables[version.digest], questions, thresholds, "validation", params.resamples)
 
     model = RewardModel.load(challenger.folder)
     contracts = [asdict(finding) for finding in check_reward(model, some_clips(pairs, params, model))]
@@ -70,7 +71,7 @@ def compare_rewards(
             "file": str(pairs.file),
             "digest": folder_digest(pairs.file),
             "split_digest": folder_digest(PAIRS),
-            "videos_digest": folder_digest(VIDEOS),
+            "videos_digest": folder_digest(SOURCE_VIDEOS),
             "count": len(pairs),
             "prompts": len(set(pairs.prompts)),
         },
@@ -80,7 +81,7 @@ def compare_rewards(
     }
     table = tables[challenger.digest]
     if champion:
-        sides = [(tables[v.digest], facts[v.digest]["tie_thresholds"]) for v in (challenger, champion)]
+        sides = [(tables[v.digest], cards[v.digest].tie_thresholds) for v in (challenger, champion)]
         evidence["differences"] = differences(sides, questions, params.resamples)
         reasons += verdict_reasons(evidence["differences"], 0.0, params.level)
         others = {f"{q}_score_{side}": f"champion_{q}_score_{side}" for q in questions for side in "AB"}
@@ -91,14 +92,15 @@ def compare_rewards(
 def score_pairs(version: Version, pairs: Pairs, questions: list[str], progress: Progress) -> np.ndarray:
     """Normalised scores of A and B, [2, N, questions]. What is scored is kept: the next comparison on these pairs
     scores its challenger alone. BadInput where a video has no score."""
-    items = [(VIDEOS / path, prompt) for path, prompt in pairs.sides()]
+    items = [(SOURCE_VIDEOS / path, prompt) for path, prompt in pairs.sides()]
     files = ModelFiles(str(version.folder), None, LATEST)
     scores = score_files(items, files, "local", 1, CHUNK, state_folder(FILES / "scores", items, files, CHUNK), progress)
+    rows = []
     for place, score in enumerate(scores):
         if isinstance(score, Unscored):
             key = "path_A" if place < len(pairs) else "path_B"
             raise pairs.refusal(place % len(pairs), f"{version}: {score.reason}", key)
-    rows = [{**score.normalised, OVERALL: score.overall} for score in scores]
+        rows.append({**score.normalised, OVERALL: score.overall})
     return np.array([[row[name] for name in questions] for row in rows]).reshape(2, len(pairs), -1)
 
 
@@ -107,7 +109,7 @@ def some_clips(pairs: Pairs, params: PromotionParams, model: RewardModel) -> lis
     return [
         item
         for row in spread(len(pairs), params.contract_clips)
-        for item in load_items([VIDEOS / pairs.paths_a[row]], pairs.prompts[row], model)
+        for item in load_items([SOURCE_VIDEOS / pairs.paths_a[row]], pairs.prompts[row], model)
     ]
 
 
@@ -143,8 +145,9 @@ def differences(
         cells[question] = {}
         for kind in KINDS:
             counted = labels != 0 if kind == KINDS[0] else np.ones(len(labels), bool)
-            thresholds = [0.0 if kind == KINDS[0] else own.get(question) for _, own in sides]
-            if None in thresholds or not counted.any():
+            stated = [0.0 if kind == KINDS[0] else own.get(question) for _, own in sides]
+            thresholds = [threshold for threshold in stated if threshold is not None]
+            if len(thresholds) < len(stated) or not counted.any():
                 cells[question][kind] = None
                 continue
             hits = []
@@ -158,7 +161,7 @@ def differences(
     return cells
 
 
-def verdict_reasons(cells: dict[str, dict[str, dict | None]], null: float, level: float) -> list[str]:
+def verdict_reasons(cells: Mapping[str, Mapping[str, dict | None]], null: float, level: float) -> list[str]:
     """What speaks against a challenger beside the champion: each loss, and that there is no gain. `null` is the value of no
     difference."""
     flat = {f"{name} {kind}".strip(): cell for name, kinds in cells.items() for kind, cell in kinds.items() if cell}
@@ -170,7 +173,7 @@ def verdict_reasons(cells: dict[str, dict[str, dict | None]], null: float, level
     return reasons
 
 
-def gains(cells: dict[str, dict[str, dict | None]], null: float, level: float) -> list[str]:
+def gains(cells: Mapping[str, Mapping[str, dict | None]], null: float, level: float) -> list[str]:
     """Every real gain, in words."""
     flat = [(f"{name} {kind}".strip(), cell) for name, kinds in cells.items() for kind, cell in kinds.items() if cell]
     return [f"{name} {as_text(cell)}" for name, cell in flat if is_above(cell, null) and cell["p_holm"] <= level]

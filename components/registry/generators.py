@@ -1,8 +1,8 @@
 """The gate for generators: does the challenger draw better clips than the champion by a judge that nothing was trained on?
 
 The figures are those of the stage evaluate, and this file makes sure that they are of this very version. Champion and
-challenger drew the same prompts from the same seeds with the same settings, and one judge saw both; where there is no
-champion, base is beaten instead. A hacking alarm is a veto, whatever the win rates are.
+challenger drew the same prompts from the same seeds with the same settings, and one judge scored both. Without a
+champion the challenger is compared with base. A hacking alarm is a veto, whatever the win rates are.
 """
 
 import json
@@ -14,21 +14,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.config.params import Params
+from components.contracts import ALIGNMENT_METRICS, SAMPLE_SCORES, SAMPLES
 from components.errors import BadInput
 from components.evaluation.settings import Settings, difference, digest_of
-from components.evaluation.significance import correct_family, sign_flip_p
-from components.evaluation.win_rates import DIMENSIONS, points, win_rate
-from components.files import whole_file
-from components.mlflow_store import artifacts_of
-from components.params import Params
+from components.evaluation.win_rates import mean_interval, points
+from components.files.atomic import whole_file
+from components.files.tables import read_table
+from components.files.text import read_json
+from components.methods import METHODS
+from components.pipeline.mlflow_store import artifacts_of
+from components.pipeline.stage import folder_digest
 from components.registry.gate import Progress, verdict_reasons
+from components.registry.judge_cards import judge_reasons
 from components.registry.lineage import Runs
 from components.registry.versions import FILES, Version, learnt_from, refuse_seen
-from components.stage import folder_digest
-from components.tables import read_table
-from components.text_files import read_json
+from components.statistics.significance import correct_family, sign_flip_p
 
-METRICS, SCORES = Path("metrics/alignment.json"), Path("data/sample_scores.parquet")
 CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored clips, for later challengers
 KEY = ["prompt_id", "seed"]
 NO_DIFFERENCE = 0.5
@@ -42,39 +44,48 @@ def compare_generators(
     """Evidence about an aligned generator, the reasons against it, and its scored clips. anew: the champion's clips are
     drawn and judged once more, with the challenger's settings. BadInput for that where no held-out judge was at work."""
     method = challenger.tags["method"]
-    metrics = read_json(METRICS)
+    metrics = read_json(ALIGNMENT_METRICS)
     if method not in metrics["methods"]:
-        raise BadInput(METRICS, f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}", key=method)
-    judged = metrics["judge"] != "none"
-    if anew and not judged:
-        raise BadInput("--remeasure", f"{METRICS} has no gold judge (evaluate.judge is none): nothing judges clips anew")
+        raise BadInput(
+            ALIGNMENT_METRICS, f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}", key=method
+        )
+    key = metrics["decides"]
+    if anew and key is None:
+        why = f"{ALIGNMENT_METRICS} has no judge that decides (evaluate.decides is null): nothing judges clips anew"
+        raise BadInput("--remeasure", why)
+    if key and metrics["judges"][key]["identity"] == challenger.tags.get("reward_model"):
+        why = f"{metrics['judges'][key]['name']} is the reward model whose labels aligned it: it cannot decide"
+        raise BadInput(str(challenger), why)
     of_this_version(client, challenger, method)
-    table = pd.DataFrame(read_table(SCORES)).sort_values(KEY, ignore_index=True)
-    refuse_seen(SCORES, table["prompt"], challenger, learnt_from(client, challenger))
-    clips = {name: table[table["method"] == name].reset_index(drop=True) for name in (method, "base")}
+    table = pd.DataFrame(read_table(SAMPLE_SCORES)).sort_values(KEY, ignore_index=True)
+    refuse_seen(SAMPLE_SCORES, table["prompt"], challenger, learnt_from(client, challenger))
+    clips = {name: table.loc[table["method"] == name].reset_index(drop=True) for name in (method, "base")}
+    ours = clips[method]
     other, rows, settings, measured_anew = "base", clips["base"], settings_of(metrics), False
     if champion:
         other = str(champion)
-        need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
+        settings = need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
         if anew:
             from components.registry.remeasure import remeasure  # brings diffusers
 
-            rows = remeasure(champion, clips[method], settings, params, progress)
+            rows, ours = remeasure(champion, clips[method], settings, params, progress)
             measured_anew = True
         else:
-            way = ANEW if judged else "a gold judge, which could draw and judge them anew, was not at work"
+            way = ANEW if key else "a held-out judge, which could draw and judge them anew, was not at work"
             rows, theirs = champions_clips(client, champion)
-            need_settings(champion, theirs, f"it was promoted before there were any; {way}")
+            theirs = need_settings(champion, theirs, f"it was promoted before there were any; {way}")
             if differs := difference(settings, theirs, f"the clips that {champion} was promoted on"):
                 raise BadInput(str(challenger), f"{differs}; set it back, or {way}")
+            if key and not metrics["judges"][key]["pointwise"]:
+                raise BadInput(str(challenger), f"{key} compares clips, of which the champion's are not kept: {ANEW}")
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
-            raise BadInput(SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
+            raise BadInput(SAMPLE_SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
 
     evidence = {
         "clips": {
-            "file": str(SCORES),
-            "digest": folder_digest(SCORES),
-            "metrics_digest": folder_digest(METRICS),
+            "file": str(SAMPLE_SCORES),
+            "digest": folder_digest(SAMPLE_SCORES),
+            "metrics_digest": folder_digest(ALIGNMENT_METRICS),
             "count": len(clips[method]),
             "prompts": int(clips[method]["prompt_id"].nunique()),
             "settings": settings,
@@ -82,26 +93,46 @@ def compare_generators(
         },
         "against": other,
         "champion_measured_anew": measured_anew,
-        "judge": metrics["judge"],
+        "decides": key,
+        "judges": metrics["judges"],
+        "judge_card": None,
         "figures": {str(challenger): metrics["methods"][method]},
         "differences": None,
+        "other_judges": {},
     }
     reasons = [f"hacking: {reason}" for reason in metrics["methods"][method]["hacking"]["reasons"]]
-    if not judged:
+    if key is None:
         return evidence, [*reasons, "no_judge: no judge but the reward model it was trained to please"], clips[method]
-    evidence["differences"] = win_rates(clips[method], rows, params)
-    reasons += verdict_reasons(evidence["differences"], NO_DIFFERENCE, params.promotion.level)
+    judge = metrics["judges"][key]
+    against, evidence["judge_card"] = judge_reasons(judge, params.promotion.judge)
+    by_judge = {
+        name: win_rates(ours, rows, one, params)
+        for name, one in metrics["judges"].items()
+        if name == key or champion is None or measured_anew  # a champion's kept clips may be by another version of it
+    }
+    evidence["differences"] = by_judge.pop(key)
+    evidence["other_judges"] = {name: cells for name, cells in by_judge.items() if cells}
+    if not evidence["differences"]:
+        return evidence, [*reasons, *against, f"no_verdict: {judge['name']} has none on these clips"], clips[method]
+    reasons += against + verdict_reasons(evidence["differences"], NO_DIFFERENCE, params.promotion.level)
     return evidence, reasons, clips[method]
 
 
-def win_rates(ours: pd.DataFrame, theirs: pd.DataFrame, params: Params) -> dict[str, dict[str, dict]]:
-    """Win rates by the held-out judge, {dimension: {"win rate": cell}}, as components/registry/gate.py has them."""
-    width, cells = params.evaluate.tie_width.gold, {}
-    prompts = ours["prompt_id"].to_numpy()
-    for dimension in DIMENSIONS:
-        both = [side[f"gold_{dimension}"].to_numpy(float) for side in (ours, theirs)]
-        found = win_rate(*both, prompts, width, params.promotion.resamples, np.random.default_rng(0))
-        cells[dimension] = {"win rate": found.as_json() | {"p": sign_flip_p(points(*both, width), prompts)}}
+def win_rates(ours: pd.DataFrame, theirs: pd.DataFrame, judge: dict[str, Any], params: Params) -> dict[str, dict[str, dict]]:
+    """Win rates by a held-out judge, {dimension: {"win rate": cell}}, as components/registry/gate.py has them; empty where
+    it has no verdict on the two. A judge of pairs has its points on our side, against theirs."""
+    width, cells = params.evaluate.tie_width.get(judge["key"], judge["tie_width"] or 0.0), {}
+    for dimension in judge["dimensions"]:
+        column = f"{judge['key']}_{dimension}"
+        if column not in ours or (judge["pointwise"] and column not in theirs):
+            continue
+        own = ours[column].to_numpy(float)
+        found = points(own, theirs[column].to_numpy(float), width) if judge["pointwise"] else own
+        if not (known := np.isfinite(found)).any():
+            continue
+        found, prompts = found[known], ours["prompt_id"].to_numpy()[known]
+        rate = mean_interval(found, prompts, params.promotion.resamples, np.random.default_rng(0))
+        cells[dimension] = {"win rate": rate.as_json() | {"p": sign_flip_p(found, prompts)}}
     correct_family([cell for kinds in cells.values() for cell in kinds.values()])
     return cells
 
@@ -113,12 +144,13 @@ def of_this_version(client: Any, version: Version, method: str) -> None:
         raise BadInput(str(version), "no stage evaluate has measured it (`dvc repro evaluate`)")
     tags = client.get_run(run_id).data.tags
     made, read = (json.loads(tags[f"data.{kind}"]) for kind in ("outputs", "inputs"))
-    for file in (METRICS, SCORES):
+    for file in (ALIGNMENT_METRICS, SAMPLE_SCORES):
         if folder_digest(file) != made[str(file)]:
             raise BadInput(file, f"is not what run {run_id} made, which measured {version} (`dvc repro evaluate`)")
-    samples = f"data/samples/{method}"
+    samples = str(SAMPLES / method)
     drawn = Runs.load(client).maker(read[samples])
-    if drawn is None or drawn.inputs.get(f"models/aligned/{method}") != version.digest:
+    lora = METHODS[method].lora
+    if drawn is None or lora is None or drawn.inputs.get(lora) != version.digest:
         raise BadInput(samples, f"no record that {version} drew the clips measured in run {run_id}")
 
 
@@ -128,10 +160,11 @@ def settings_of(metrics: dict[str, Any]) -> Settings | None:
     return drawn and {**drawn, **metrics["judged_with"]}
 
 
-def need_settings(version: Version, settings: Settings | None, way: str) -> None:
-    """BadInput where it is not on record how a version's clips were drawn and judged."""
+def need_settings(version: Version, settings: Settings | None, way: str) -> Settings:
+    """The settings; BadInput where it is not on record how a version's clips were drawn and judged."""
     if settings is None:
         raise BadInput(str(version), f"no record of the settings that its clips were drawn and judged with: {way}")
+    return settings
 
 
 def write_clips(table: pd.DataFrame, settings: Settings | None, file: Path) -> None:

@@ -1,7 +1,8 @@
 """Where a model, a score, a table or a report came from: `reelign lineage ID`.
 
-Each run of a stage names what it read and what it made by digest (components/tracking.py). From any digest the way back is
-to the run that made it, then to those that made what it read, to inputs that no run made: what is checked in.
+Each run of a stage names what it read and what it made by digest (components/pipeline/tracking.py). A digest
+leads to the run that made it, then to the runs that made its inputs. The trace ends at inputs that no run made: files
+that are checked in.
 """
 
 import json
@@ -12,10 +13,10 @@ from typing import Any
 
 from components.errors import BadInput
 from components.evaluation.lineage import locked_outputs
-from components.mlflow_store import all_pages
+from components.files.tables import read_table
+from components.pipeline.mlflow_store import all_pages
+from components.pipeline.stage import folder_digest
 from components.registry.versions import aliases, find, registered_name, versions_with
-from components.stage import folder_digest
-from components.tables import read_table
 
 DIGEST, RUN_OR_MD5 = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{32}(\.dir)?")
 

@@ -1,9 +1,9 @@
 """`reelign promote`: weigh the challenger, write the evidence, and move the alias `champion` where it won.
 
 The order of writing makes every moment safe. The evidence is stored first. Then one tag of the registered model,
-`promotion.pending`, says what is about to happen; from there on the promotion is decided, and `finish` does the rest, each
-step of it once or again with the same result: the alias moves in one write, the rest follows, the tag goes last. Where a
-process or a server dies before the tag, nothing has moved; after it, the next call finishes.
+`promotion.pending`, records what is about to happen. From there on the promotion is decided, and `finish` does the rest.
+Each of its steps may run twice with the same result: the alias moves in one write, the rest follows, the tag goes last.
+Where a process or a server dies before the tag, nothing has moved; after it, the next call finishes.
 """
 
 import json
@@ -14,15 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.config.params import Params
+from components.contracts import CHALLENGER, CHAMPION
 from components.errors import BadInput
-from components.intervals import as_text, counted
-from components.locks import sole_writer
-from components.mlflow_store import ARTIFACTS, artifacts_of, embedded_store
-from components.params import Params
+from components.files.locks import sole_writer
+from components.pipeline.mlflow_store import ARTIFACTS, artifacts_of, embedded_store
+from components.pipeline.stage import write_json
+from components.pipeline.tracking import FACTS, git_commit
 from components.registry import gate, generators
 from components.registry.stale import mark_stale
 from components.registry.versions import (
-    CHAMPION,
     FILES,
     Version,
     aliases,
@@ -31,8 +32,7 @@ from components.registry.versions import (
     refuse_other_profile,
     registered_name,
 )
-from components.stage import write_json
-from components.tracking import CHALLENGER, FACTS, git_commit
+from components.statistics.intervals import as_text, counted
 
 PENDING = "promotion.pending"
 FOLDER = Path("registry")
@@ -113,44 +113,80 @@ def promote_alone(
     say: Callable[[str], None],
     anew: bool,
 ) -> Outcome:
-    """As promote, which sees to it that no other is at work."""
-    model, stale = registered_name(client, name), None
-    if PENDING in client.get_registered_model(model).tags:
-        if dry_run:
-            raise BadInput(model, "a promotion was interrupted: call without --dry-run to finish it first")
-        stale = finish(client, model, say)
-    named = aliases(client, model)
-    if challenger is None and named.get(CHALLENGER) in (None, named.get(CHAMPION)):
-        say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
+    """As promote, under its lock."""
+    model = registered_name(client, name)
+    stale = finish_interrupted(client, model, dry_run, say)
+    sides = choose(client, model, challenger, champion, params.profile, dry_run, say)
+    if sides is None:
         return Outcome(None, None, stale)
-    new = find(client, model, challenger or CHALLENGER)
-    refuse_other_profile(new, params.profile)
-    if champion is None and str(new.version) == named.get(CHAMPION):
-        say(f"{model}/{new.version} is champion already")
-        return Outcome(None, None, stale)
-    old = find(client, model, champion or CHAMPION) if champion or CHAMPION in named else None
-    if old and str(old.version) != named.get(CHAMPION) and not dry_run:
-        raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
-    if old and str(new.version) == str(old.version):
-        raise BadInput(f"{model}/{new.version}", "is the champion itself")
-    if old:
-        refuse_other_profile(old, params.profile)
-
+    new, old = sides
     evidence, table = weigh(client, fetch(new), fetch(old) if old else None, params, progress, anew)
     if dry_run:
         if out:
             write_json(out, evidence)
         return Outcome(evidence, out, None)
-    stamp = evidence["made"].replace("-", "").replace(":", "").removesuffix("+0000")
-    file = out or FOLDER / f"evidence-{model}-{new.version}-{stamp}.json"
+    file = out or evidence_file(new, evidence)
     write_json(file, evidence)
     store(client, new, file, table, evidence)
     if evidence["verdict"]["promote"]:
-        refuse_moved(client, model, old and str(old.version))
-        pending = {"to": str(new.version), "from": old and str(old.version), "made": evidence["made"]}
-        client.set_registered_model_tag(model, PENDING, json.dumps(pending))
-        stale = finish(client, model, say)
+        stale = decide(client, new, old, evidence, say)
     return Outcome(evidence, file, stale)
+
+
+def finish_interrupted(client: Any, model: str, dry_run: bool, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """As finish, where a decided promotion was interrupted; BadInput in a dry run, which changes nothing."""
+    if PENDING not in client.get_registered_model(model).tags:
+        return None
+    if dry_run:
+        raise BadInput(model, "a promotion was interrupted: run the command without --dry-run to finish it first")
+    return finish(client, model, say)
+
+
+def choose(
+    client: Any,
+    model: str,
+    challenger: str | None,
+    champion: str | None,
+    profile: str,
+    dry_run: bool,
+    say: Callable[[str], None],
+) -> tuple[Any, Any | None] | None:
+    """The registered versions to compare, the champion None where there is none. None, with a line, where there is nothing
+    to promote; BadInput for versions that cannot be compared."""
+    named = aliases(client, model)
+    if challenger is None and named.get(CHALLENGER) in (None, named.get(CHAMPION)):
+        say(f"{model} has no challenger; champion is {named.get(CHAMPION, 'none')}")
+        return None
+    new = find(client, model, challenger or CHALLENGER)
+    refuse_other_profile(new, profile)
+    if champion is None and str(new.version) == named.get(CHAMPION):
+        say(f"{model}/{new.version} is champion already")
+        return None
+    if champion is None and CHAMPION not in named:
+        return new, None
+    old = find(client, model, champion or CHAMPION)
+    if str(old.version) != named.get(CHAMPION) and not dry_run:
+        raise BadInput(f"{model}/{champion}", "is not the champion: comparing with it needs --dry-run")
+    if str(new.version) == str(old.version):
+        raise BadInput(f"{model}/{new.version}", "is the champion itself")
+    refuse_other_profile(old, profile)
+    return new, old
+
+
+def evidence_file(version: Any, evidence: dict[str, Any]) -> Path:
+    stamp = evidence["made"].replace("-", "").replace(":", "").removesuffix("+0000")
+    return FOLDER / f"evidence-{version.name}-{version.version}-{stamp}.json"
+
+
+def decide(
+    client: Any, new: Any, old: Any | None, evidence: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Set the tag that decides the promotion, and finish it. BadInput where the champion was moved meanwhile."""
+    before = old and str(old.version)
+    refuse_moved(client, new.name, before)
+    pending = {"to": str(new.version), "from": before, "made": evidence["made"]}
+    client.set_registered_model_tag(new.name, PENDING, json.dumps(pending))
+    return finish(client, new.name, say)
 
 
 def refuse_moved(client: Any, model: str, champion: str | None) -> None:
@@ -176,7 +212,7 @@ def store(client: Any, version: Any, file: Path, table: Any, evidence: dict[str,
 
 
 def finish(client: Any, model: str, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Do what is left of the promotion that `promotion.pending` tells of; mark_stale's record for a reward model."""
+    """Do what is left of the promotion on record in `promotion.pending`; mark_stale's record for a reward model."""
     pending = json.loads(client.get_registered_model(model).tags[PENDING])
     number, named, stale = pending["to"], aliases(client, model), None
     if named.get(CHAMPION) not in (pending["from"], number):

@@ -1,8 +1,8 @@
 """What was labelled by another reward model than the champion.
 
 Tables of scores and pairs carry the model version that labelled them, and so do registered generators. When a reward model
-is promoted, those of any other are stale: their tables are listed with the stages that make and use them in
-registry/stale.json, generators' versions of its profile get the tag `stale`. Nothing is deleted; relabelling ends it.
+is promoted, those of any other are stale. registry/stale.json lists their tables with the stages that make and use them.
+Generators' versions of its profile get the tag `stale`. Nothing is deleted; relabelling ends it.
 """
 
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from components.evaluation.compare import REWARD_MODEL
-from components.graph import edges, stage_definition, stage_names
-from components.mlflow_store import all_pages
-from components.stage import folder_digest, write_json
-from components.tracking import profile_of
+from components.contracts import ALIGNMENT_PAIRS, CANDIDATE_SCORES, VIDEO_REWARD
+from components.pipeline.graph import edges, stage_definition, stage_names
+from components.pipeline.mlflow_store import all_pages
+from components.pipeline.stage import folder_digest, write_json
+from components.pipeline.tracking import profile_of
 
 RECORD = Path("registry/stale.json")
-TABLES = ("data/candidate_scores.parquet", "data/alignment_pairs.parquet", "data/rounds/*/pairs.parquet")
+TABLES = (str(CANDIDATE_SCORES), str(ALIGNMENT_PAIRS), "data/rounds/*/pairs.parquet")
 GENERATORS = "name LIKE 'reelign-%-aligned-%'"
 
 
@@ -50,7 +50,7 @@ def mark_stale(client: Any, champion: Any, digest: str) -> dict[str, Any]:
     """Write the record and the tags for the champion (MLflow's record of the version) with this digest, and return the
     record. Doing it again changes nothing."""
     tables = stale_tables(digest)
-    here = folder_digest(REWARD_MODEL) if REWARD_MODEL.exists() else None
+    here = folder_digest(VIDEO_REWARD) if Path(VIDEO_REWARD).exists() else None
     versions = []
     for version in all_pages(client.search_model_versions, GENERATORS):
         if profile_of(version) != profile_of(champion):
@@ -82,5 +82,5 @@ def as_lines(record: dict[str, Any]) -> list[str]:
         if record["work_tree_digest"] == record["champion_digest"]:
             lines.append("`dvc repro` labels anew with the champion")
         else:
-            lines.append(f"{REWARD_MODEL} is not the champion, which `dvc repro` would have to label with")
+            lines.append(f"{VIDEO_REWARD} is not the champion, which `dvc repro` would have to label with")
     return lines

@@ -14,19 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.config.params import load_params
+from components.contracts import CHAMPION, PAIRS
 from components.errors import BadInput, disk_error
-from components.files import discard, put_in_place
-from components.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
-from components.params import load_params
+from components.files.atomic import discard, put_in_place
+from components.files.text import read_json
+from components.pipeline.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
+from components.pipeline.stage import SCRATCH, folder_digest
+from components.pipeline.tracking import (
+    FACTS,
+    GENERATOR,
+    LEARNT_FROM,
+    REWARD,
+    SEEN,
+    full_name,
+    profile_of,
+    prompts_learnt_from,
+)
 from components.preferences.near import near_groups
 from components.preferences.split import prompt_key
-from components.stage import SCRATCH, folder_digest
-from components.text_files import read_json
-from components.tracking import FACTS, GENERATOR, LEARNT_FROM, REWARD, SEEN, full_name, profile_of, prompts_learnt_from
 
-CHAMPION = "champion"
 FILES = SCRATCH / "registry"
-PAIRS = "data/pairs"
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ def find(client: Any, model: str, which: str) -> Any:
     if (number := named.get(which, which)) in versions:
         return versions[number]
     have = [*sorted(versions, key=int), *sorted(named)]
+    if which == CHAMPION and versions:
+        raise BadInput(f"{model}/{which}", f"no version is champion yet; `reelign promote --model {model}` tries for one")
     raise BadInput(f"{model}/{which}", f"no such version; there are {', '.join(have) or 'none'}")
 
 
@@ -138,8 +148,8 @@ def learnt_from(client: Any, version: Version) -> list[str]:
     """All prompts that a version was trained or tuned on; of a VideoReward that was trained on from another, the other's
     too. BadInput where that is not on record: it cannot be compared on any test pairs then."""
     provenance = read_json(version.folder / FACTS).get("provenance", {}) if (version.folder / FACTS).exists() else {}
-    if "pairs_digest" in provenance and Path(PAIRS).exists() and provenance["pairs_digest"] == folder_digest(PAIRS):
-        prompts = prompts_learnt_from([PAIRS])  # the pairs that lie here are those
+    if "pairs_digest" in provenance and PAIRS.exists() and provenance["pairs_digest"] == folder_digest(PAIRS):
+        prompts = prompts_learnt_from([str(PAIRS)])  # the pairs that lie here are those
     elif any(item.path == SEEN for item in artifacts_of(client, version.run_id).list_artifacts()):
         prompts = client_json(client, version.run_id, SEEN)
     else:

@@ -17,10 +17,10 @@ def ahead(
     weigh: Callable[[Any], int],
     room: int = HELD,
 ) -> Iterator[Any]:
-    """map(function, items), in order, with at most `most` results worked out before they are asked for.
+    """map(function, items), in order, with at most `most` results worked out ahead of the reader.
 
-    While results that wait weigh `room` or more, nothing is begun but what is asked for next: in memory are at most `room`
-    and as many results as `pool` has threads.
+    While results that wait weigh `room` or more, only the next one is begun. Memory holds at most `room` and one result for
+    each thread of `pool`.
     """
     waiting: deque = deque()
     change = Condition()

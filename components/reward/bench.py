@@ -1,31 +1,33 @@
 """Stage `reward_bench`: how often VideoReward agrees with people on pairs whose prompts it has never seen."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from components.intervals import as_scalars
-from components.reward.figures import figures, summary
-from components.reward.pairs import NO_LABEL, VIDEOS, Pairs, read_pairs
+from components.contracts import REWARD_METRICS, SOURCE_VIDEOS, VIDEO_REWARD
+from components.pipeline.stage import Stage, stage_main, write_json
+from components.reward.metrics import pair_metrics, summary
+from components.reward.pairs import Pairs, label_column, read_pairs
 from components.reward.score import RewardModel, score_table
 from components.reward.scores import OVERALL, score_names
-from components.stage import Stage, run_stage, write_json
+from components.statistics.intervals import as_scalars
 from components.video.limits import Limits
-
-MODEL = Path("models/video_reward")
 
 
 def reward_bench(stage: Stage) -> None:
+    """Reads models/video_reward, data/pairs and their videos. Writes metrics/reward_bench.json and reward_headline.json, and
+    plots.
+
+    Fails with BadInput for a video without a score, and a test split without labels. A killed run scores anew.
+    """
     params = stage.params.reward_bench
-    model = RewardModel.load(MODEL, limits=Limits(**stage.params.limits.model_dump()))
+    model = RewardModel.load(VIDEO_REWARD, limits=Limits.of(stage.params.limits))
     names = score_names(model.dimensions)
     pairs = read_pairs("test", names)
     scores = pair_scores(stage, model, pairs)  # [2, N, D + 1]
     table = pair_table(pairs, names, scores)
-    thresholds = model.facts["tie_thresholds"] if params.threshold_from == "validation" else {}
-    found = figures(table, names, thresholds, params.threshold_from, params.bootstrap)
-    write_json(stage.output("metrics/reward_bench.json"), {"model_version": model.version} | found)
+    thresholds = model.card.tie_thresholds if params.threshold_from == "validation" else {}
+    found = pair_metrics(table, names, thresholds, params.threshold_from, params.bootstrap)
+    write_json(stage.output(REWARD_METRICS), {"model_version": model.version} | found)
     write_json(stage.output("metrics/reward_headline.json"), headline(found))
     table.to_csv(stage.output("plots/reward_bench.csv"), index=False)
     calibration_table(found).to_csv(stage.output("plots/calibration.csv"), index=False)
@@ -60,8 +62,8 @@ def pair_scores(stage: Stage, model: RewardModel, pairs: Pairs) -> np.ndarray:
     """Normalised scores of A and B, [2, N, names], of score_names; BadInput when a video cannot be scored: a
     benchmark over fewer pairs would be another benchmark."""
     sides = pairs.sides()
-    table = score_table(stage, model, pd.DataFrame(sides, columns=["path", "prompt"]), VIDEOS)
-    failed = table[table["status"] != "ok"]
+    table = score_table(stage, model, pd.DataFrame(sides, columns=["path", "prompt"]), SOURCE_VIDEOS)
+    failed = table.loc[table["status"] != "ok"]
     if len(failed):
         place = int(failed.index[0])
         key = "path_A" if place < len(pairs) else "path_B"
@@ -74,11 +76,10 @@ def pair_table(pairs: Pairs, names: list[str], scores: np.ndarray) -> pd.DataFra
     table = pd.DataFrame({"pair_id": pairs.pair_ids, "prompt": pairs.prompts})
     table["model_A"], table["model_B"] = pairs.models_a, pairs.models_b
     for column, name in enumerate(names):
-        labels = pd.Series(pairs.labels[:, column], dtype="Int64")
-        table[f"{name}_label"] = labels.mask(labels == NO_LABEL)
+        table[f"{name}_label"] = label_column(pairs.labels[:, column])
         table[f"{name}_score_A"], table[f"{name}_score_B"] = scores[0, :, column], scores[1, :, column]
     return table
 
 
 if __name__ == "__main__":
-    run_stage("reward_bench", reward_bench)
+    stage_main("reward_bench", reward_bench)

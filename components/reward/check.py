@@ -23,7 +23,7 @@ from components.video.frames import resize_frame
 # Raw scores of one input in unlike batches: float32 sums in another order. Measured: 4e-6 (the published model's layout).
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.3}
 OTHER_PROMPTS = ("nothing of the kind", "a very different scene, told at length, " * 8)
-SECONDS, FRAMES = 8.0, 512  # of a video at most: the reactions need its frames in memory, at the size that the model sees
+SECONDS, FRAMES = 8.0, 512  # largest video: the reactions hold its frames in memory, at the size that the model reads
 
 Item = tuple[Clip, str]
 
@@ -57,16 +57,17 @@ def load_items(videos: Sequence[Path], prompt: str, model: RewardModel) -> list[
     return items
 
 
-def check_reward(model: RewardModel, items: list[Item]) -> list[Finding]:
-    """All contracts, then all reactions. BadInput where a clip cannot be scored at all."""
-    alone = np.concatenate([scores(model, [item], "raw") for item in items])
+def check_reward(model: RewardModel, items: list[Item], videos: Sequence[Path] | None = None) -> list[Finding]:
+    """All contracts, then all reactions. BadInput names the clip, by its file in `videos`, that cannot be scored at all."""
+    names = videos or [f"video {number}" for number in range(1, len(items) + 1)]
+    alone = np.concatenate([scores(model, [item], "raw", [name]) for item, name in zip(items, names, strict=True)])
     return [*contracts(model, items, alone), *reactions(model, items)]
 
 
 def contracts(model: RewardModel, items: list[Item], alone: np.ndarray) -> list[Finding]:
     """`alone` [N, D]: raw scores of batches of one."""
     found = []
-    limit = TOLERANCE[str(next(model.model.backbone.parameters()).dtype).removeprefix("torch.")]
+    limit = TOLERANCE[str(next(model.model.network.parameters()).dtype).removeprefix("torch.")]
 
     def same(name: str, others: np.ndarray, dimensions: Sequence[str] = tuple(model.dimensions)) -> None:
         gap = np.abs(others - alone).max(0)
@@ -122,12 +123,12 @@ def noisy(frames: np.ndarray, rng: np.random.Generator, sigma: float = 25.0) -> 
     return spoiled
 
 
-def scores(model: RewardModel, items: list[Item], kind: str) -> np.ndarray:
+def scores(model: RewardModel, items: list[Item], kind: str, names: Sequence[str | Path] | None = None) -> np.ndarray:
     """Scores [N, D], "raw" or "normalised"; BadInput names the clip that has none."""
     rows = []
     for place, result in enumerate(model.score(items)):
         if not isinstance(result, Score):
-            raise BadInput(f"video {place + 1}", result.reason)
+            raise BadInput(names[place] if names else f"video {place + 1}", result.reason)
         rows.append([getattr(result, kind)[name] for name in model.dimensions])
     return np.array(rows)
 

@@ -2,39 +2,44 @@
 
 A cache belongs to one frame plan and one version of the code that decodes: its folder is named by their digest. In it lie
 `frames.u8`, the frames of all clips end to end, and `index.jsonl`, a line a clip: {"clip": digest of the video file,
-"offset": of its first byte, "shape": [T, H, W, 3], "frames": XXH3 of its bytes}.
+"offset": of its first byte, "shape": [T, H, W, 3], "fps": planned frames a second, "frames": XXH3 of its bytes}.
 
-It outlives the stage, so that another loss or learning rate decodes
-nothing again, and may be deleted whenever no training runs.
+It outlives the stage, so that another loss or learning rate decodes nothing again, and may be deleted whenever no training
+runs. Caches beside the one in use hold KEPT_BYTES at most: the least recently used are emptied.
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest as xxh3
 
-from components.code_digest import DECODING, code_digest
+from components.contracts import SOURCE_VIDEOS
+from components.errors import BadInput
+from components.files.locks import sole_writer
+from components.pipeline.code_digest import DECODING, code_digest
+from components.pipeline.stage import SCRATCH, Stage, folder_digest
 from components.reward.ahead import ahead
-from components.reward.pairs import VIDEOS, Pairs
-from components.reward.score import bytes_of, planned_frames
+from components.reward.inputs import Clip
+from components.reward.pairs import Pairs
+from components.reward.score import bytes_of, planned_clip
 from components.reward.scores import Unscored
-from components.stage import SCRATCH, Stage, folder_digest
 from components.video.frames import FramePlan
 from components.video.limits import Limits
 
 CACHE = SCRATCH / "cache" / "frames"
+KEPT_BYTES = 64 << 30  # of frames in caches beside the one in use
 UNWRITTEN = 1 << 26  # bytes of frames that a kill may cost
 
 
-def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, np.ndarray]:
-    """Each distinct clip of the pairs as the frame plan wants it, by path: read-only np.memmap [T, H, W, 3] uint8. What
+def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int) -> dict[str, Clip]:
+    """Each distinct clip of the pairs by the frame plan, by path; its frames are a read-only np.memmap. What
     the cache lacks is decoded first. BadInput when a clip cannot be read; what came before it stays in the cache."""
     first: dict[str, tuple[Pairs, int, str]] = {}
     for part in pairs:
@@ -42,13 +47,14 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
             for place, path in enumerate(paths):
                 first.setdefault(path, (part, place, key))
     digests = {}
-    limits = Limits(**stage.params.limits.model_dump())
+    limits = Limits.of(stage.params.limits)
     with FrameCache(cache_folder(plan)) as cache, ThreadPoolExecutor(threads) as pool:
+        evict(cache.folder, KEPT_BYTES)
 
-        def read(path: str) -> tuple[str, np.ndarray | Unscored | None]:
-            video = VIDEOS / path
+        def read(path: str) -> tuple[str, Clip | Unscored | None]:
+            video = SOURCE_VIDEOS / path
             digest = folder_digest(video) if video.is_file() else ""
-            return digest, None if digest in cache.places else planned_frames(video, plan, limits)
+            return digest, None if digest in cache.places else planned_clip(video, plan, limits)
 
         found = ahead(pool, read, first, 4 * threads, lambda one: 0 if one[1] is None else bytes_of(one[1]))
         for path, (digest, clip) in zip(first, stage.progress(found, "decoding", total=len(first)), strict=True):
@@ -58,7 +64,23 @@ def cached_clips(stage: Stage, pairs: list[Pairs], plan: FramePlan, threads: int
             if clip is not None:
                 cache.add(digest, clip)
             digests[path] = digest
-    return cache.views(digests)
+        cache.flush()
+        return cache.views(digests)  # under the lock: another process cannot empty the cache before the files are mapped
+
+
+def evict(used: Path, most: int) -> None:
+    """Empty the least recently used caches beside `used`, until the others hold at most `most` bytes of frames. One that a
+    process fills is left alone, and who has mapped a file keeps its frames."""
+    folders = [file.parent for file in used.parent.glob("*/index.jsonl") if file.parent != used]
+    held = 0
+    for folder in sorted(folders, key=lambda folder: (folder / "index.jsonl").stat().st_mtime, reverse=True):
+        frames = folder / "frames.u8"
+        held += frames.stat().st_size if frames.exists() else 0
+        if held <= most:
+            continue
+        with suppress(BadInput), sole_writer(folder):
+            for file in (folder / "index.jsonl", frames):
+                file.unlink(missing_ok=True)
 
 
 def cache_folder(plan: FramePlan) -> Path:
@@ -76,17 +98,18 @@ class FrameCache:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}  # offset and shape by clip digest
+        self.places: dict[str, tuple[int, tuple[int, ...], float]] = {}  # offset, shape and rate by clip digest
         self._end = 0
         self._pending: list[str] = []  # index lines of frames that may not be on disk yet
         self._unwritten = 0
+        self._lock = ExitStack()
 
     def __enter__(self) -> "FrameCache":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock.enter_context(sole_writer(self.folder, waits=lambda holder: None))
         self._frames = open(self.folder / "frames.u8", "ab")
         self._index = open(self.folder / "index.jsonl", "ab")
+        os.utime(self._index.name)  # of use, by which evict chooses
         sizes = [os.path.getsize(file.name) for file in (self._frames, self._index)]
         sound = self._read_index()
         if sizes != [self._end, sound]:
@@ -97,31 +120,32 @@ class FrameCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._flush()
-        for file in (self._frames, self._index, self._lock):
+        self.flush()
+        for file in (self._frames, self._index, self._lock):  # the lock last
             file.close()
 
-    def add(self, digest: str, clip: np.ndarray) -> None:
+    def add(self, digest: str, clip: Clip) -> None:
         """Append a clip, unless one of the same bytes came before."""
         if digest in self.places:
             return
-        data = np.ascontiguousarray(clip).data
+        data = np.ascontiguousarray(clip.frames).data
         self._frames.write(data)
-        entry = {"clip": digest, "offset": self._end, "shape": clip.shape, "frames": xxh3(data)}
+        shape = clip.frames.shape
+        entry = {"clip": digest, "offset": self._end, "shape": shape, "fps": clip.fps, "frames": xxh3(data)}
         self._pending.append(json.dumps(entry) + "\n")
-        self.places[digest] = (self._end, clip.shape)
-        self._end += clip.nbytes
-        self._unwritten += clip.nbytes
+        self.places[digest] = (self._end, shape, clip.fps)
+        self._end += clip.frames.nbytes
+        self._unwritten += clip.frames.nbytes
         if self._unwritten > UNWRITTEN:
-            self._flush()
+            self.flush()
 
-    def views(self, digests: dict[str, str]) -> dict[str, np.ndarray]:
+    def views(self, digests: dict[str, str]) -> dict[str, Clip]:
         """The clips of these digests, under the same keys, once all is written."""
         everything = np.memmap(self.folder / "frames.u8", np.uint8, "r")
         views = {}
         for key, digest in digests.items():
-            offset, shape = self.places[digest]
-            views[key] = everything[offset : offset + math.prod(shape)].reshape(shape)
+            offset, shape, fps = self.places[digest]
+            views[key] = Clip(everything[offset : offset + math.prod(shape)].reshape(shape), fps)
         return views
 
     def _read_index(self) -> int:
@@ -136,12 +160,13 @@ class FrameCache:
                 data = frames.read(math.prod(entry["shape"]))
                 if not line.endswith(b"\n") or entry["offset"] != self._end or entry.get("frames") != xxh3(data):
                     break
-                self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]))
+                self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]), entry["fps"])
                 self._end += len(data)
                 length += len(line)
         return length
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Put all clips on disk, then the lines that name them."""
         self._frames.flush()
         os.fsync(self._frames.fileno())
         self._index.write("".join(self._pending).encode())

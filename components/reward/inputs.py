@@ -1,6 +1,6 @@
-"""From decoded frames to what Qwen2-VL's vision tower reads, the same in training, scoring and serving.
+"""From decoded frames to what a backbone's vision tower reads, the same in training, scoring and serving.
 
-Equal to transformers' Qwen2VLVideoProcessor, which cannot be used here: it needs torchvision, which has no CPU build.
+Equal to transformers' video processor of Qwen2-VL, which cannot be used here: it needs torchvision, which has no CPU build.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,29 @@ from itertools import groupby
 import numpy as np
 import torch
 
-# Of CLIP, as in Qwen2-VL's preprocessor_config.json.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+
+@dataclass(frozen=True)
+class Clip:
+    """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second."""
+
+    frames: np.ndarray
+    fps: float
+
+
+Input = tuple[list[int], Clip]  # token ids, planned frames
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Mean and standard deviation of red, green and blue in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class PatchShape:
-    """How a Qwen2-VL cuts videos up: patches of `temporal` x `size` x `size`, `merge` x `merge` of them to a token."""
+    """How a backbone cuts videos up: patches of `temporal` x `size` x `size`, `merge` x `merge` of them to a token."""
 
     size: int
     temporal: int
@@ -33,7 +48,7 @@ class PatchShape:
         return -(-frames // self.temporal) * (height // self.factor) * (width // self.factor)
 
 
-def patches(clips: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[int, int, int]]:
+def patches(clips: np.ndarray, shape: PatchShape, pixels: PixelStatistics) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Patches of clips of one fitting size: [B, T, H, W, 3] uint8 -> ([B * N, 3 * temporal * size * size], (t, h, w)).
 
     Within a patch the order is channel, frame, row, column; patches of one merged token stand together. The last frame
@@ -43,7 +58,7 @@ def patches(clips: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[i
     if height % shape.factor or width % shape.factor:
         raise ValueError(f"frames of {width} x {height} px are no multiple of {shape.factor}")
     video = torch.from_numpy(clips).permute(0, 1, 4, 2, 3).float()
-    video.mul_(1 / 255).sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    video.mul_(1 / 255).sub_(torch.tensor(pixels.mean).view(3, 1, 1)).div_(torch.tensor(pixels.std).view(3, 1, 1))
     if missing := -frames % shape.temporal:
         video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
     t, h, w = video.shape[1] // shape.temporal, height // shape.size, width // shape.size
@@ -53,32 +68,37 @@ def patches(clips: np.ndarray, shape: PatchShape) -> tuple[torch.Tensor, tuple[i
     return cut.reshape(count * t * h * w, -1), (t, h, w)
 
 
-def joined_patches(videos: Sequence[np.ndarray], shape: PatchShape) -> tuple[torch.Tensor, torch.Tensor]:
+def joined_patches(
+    videos: Sequence[np.ndarray], shape: PatchShape, pixels: PixelStatistics
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches of videos [T, H, W, 3] of any length and size, one after the other, and the grid [B, 3] of each."""
-    pixels, grid = [], []
+    parts, grid = [], []
     for _, like in groupby(videos, key=np.shape):
         clips = np.stack(list(like))  # also a copy: torch warns of arrays that may not be written to, as of a memory map
-        some, size = patches(clips, shape)
-        pixels.append(some)
+        some, size = patches(clips, shape, pixels)
+        parts.append(some)
         grid += [size] * len(clips)
-    return torch.cat(pixels), torch.tensor(grid)
+    return torch.cat(parts), torch.tensor(grid)
 
 
 @dataclass
 class Batch:
-    """Inputs of a forward pass. input_ids [B, L], padded on the right; pixels [sum of N, dim]; grid [B, 3]."""
+    """Inputs of a forward pass. input_ids [B, L], padded on the right; pixels [sum of N, dim]; grid [B, 3], patches of each
+    clip in time, height and width; fps [B] float64, planned frames a second."""
 
     input_ids: torch.Tensor
     pixels: torch.Tensor
     grid: torch.Tensor
+    fps: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.input_ids.to(device), self.pixels.to(device), self.grid.to(device))
+        return Batch(*(tensor.to(device) for tensor in (self.input_ids, self.pixels, self.grid, self.fps)))
 
 
-def collate(ids: list[list[int]], videos: list[np.ndarray], shape: PatchShape, pad_id: int) -> Batch:
+def collate(inputs: Sequence[Input], shape: PatchShape, pixels: PixelStatistics, pad_id: int) -> Batch:
     """Join inputs of any length and size. No attention mask is made: attention is causal and the padding comes last,
     so nothing that is read out ever sees it."""
-    length = max(map(len, ids))
-    input_ids = torch.tensor([row + [pad_id] * (length - len(row)) for row in ids])
-    return Batch(input_ids, *joined_patches(videos, shape))
+    length = max(len(ids) for ids, _ in inputs)
+    input_ids = torch.tensor([ids + [pad_id] * (length - len(ids)) for ids, _ in inputs])
+    fps = torch.tensor([clip.fps for _, clip in inputs], dtype=torch.float64)
+    return Batch(input_ids, *joined_patches([clip.frames for _, clip in inputs], shape, pixels), fps)

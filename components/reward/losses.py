@@ -30,7 +30,7 @@ def bradley_terry_ties(a: torch.Tensor, b: torch.Tensor, labels: torch.Tensor, t
 
 
 def rao_kupper(difference: torch.Tensor, labels: torch.Tensor, theta: float) -> torch.Tensor:
-    """The terms of bradley_terry_ties, from a - b; with `theta` 1 Bradley-Terry's, which knows no ties."""
+    """The terms of bradley_terry_ties, from a - b; with `theta` 1 Bradley-Terry's, which has no ties."""
     k = math.log(theta)
     decided = -F.logsigmoid(labels * difference - k)
     if theta == 1:

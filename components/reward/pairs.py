@@ -4,13 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from components.contracts import NO_LABEL, PAIRS, SOURCE_ANNOTATIONS, label_codes
 from components.errors import BadInput
-from components.tables import read_table
-
-VIDEOS = Path("data/source/videos")
-ANNOTATIONS = Path("data/source/annotations.csv")
-NO_LABEL = 22  # the reference's code for "not labelled"; any number but 1, -1 and 0 would do
+from components.files.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Pairs:
     models_b: list[str]
     labels: np.ndarray
     ratings: np.ndarray
-    rows: list[int]  # of ANNOTATIONS, the first of each pair
+    rows: list[int]  # of SOURCE_ANNOTATIONS, the first of each pair
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -38,12 +36,12 @@ class Pairs:
 
     def refusal(self, place: int, why: str, key: str) -> BadInput:
         """The error that names the pair at `place` by the row that people know."""
-        return BadInput(ANNOTATIONS, why, row=self.rows[place], key=key)
+        return BadInput(SOURCE_ANNOTATIONS, why, row=self.rows[place], key=key)
 
 
 def read_pairs(split: str, dimensions: list[str]) -> Pairs:
     """Pairs of data/pairs/<split>.parquet; BadInput when there are none, or a dimension has no column."""
-    file = Path(f"data/pairs/{split}.parquet")
+    file = PAIRS / f"{split}.parquet"
     rows = read_table(file)
     if not rows:
         raise BadInput(file, "no pairs")
@@ -52,11 +50,18 @@ def read_pairs(split: str, dimensions: list[str]) -> Pairs:
             raise BadInput(file, "no labels of this dimension", key=dimension)
     # A table of other dimensions than the annotation file's has no columns of ratings.
     ratings = [[[row.get(rating_column(side, name)) or 0 for name in dimensions] for row in rows] for side in "AB"]
-    labels = [[NO_LABEL if row[name] is None else row[name] for name in dimensions] for row in rows]
-    column = {name: [row[name] for row in rows] for name in ("pair_id", "prompt", "path_A", "path_B")}
-    models = [[row[name] or "unknown" for row in rows] for name in ("model_A", "model_B")]
+    labels = [label_codes(row[name] for name in dimensions) for row in rows]
     return Pairs(
-        file, *column.values(), *models, np.array(labels), np.array(ratings, np.float32), [row["rows"][0] for row in rows]
+        file=file,
+        pair_ids=[row["pair_id"] for row in rows],
+        prompts=[row["prompt"] for row in rows],
+        paths_a=[row["path_A"] for row in rows],
+        paths_b=[row["path_B"] for row in rows],
+        models_a=[row["model_A"] or "unknown" for row in rows],
+        models_b=[row["model_B"] or "unknown" for row in rows],
+        labels=np.array(labels),
+        ratings=np.array(ratings, np.float32),
+        rows=[row["rows"][0] for row in rows],
     )
 
 
@@ -70,6 +75,11 @@ def shuffled(pairs: Pairs, rng: np.random.Generator) -> Pairs:
             decided = np.abs(column) == 1
             column[decided] *= rng.choice([1, -1], decided.sum())
     return replace(pairs, labels=labels, ratings=ratings)
+
+
+def label_column(labels: np.ndarray) -> pd.Series:
+    """Codes [N] as a table has them, NA where there is no label."""
+    return pd.Series(labels, dtype="Int64").mask(labels == NO_LABEL)
 
 
 def rating_column(side: str, dimension: str) -> str:

@@ -21,10 +21,10 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from components.errors import BadInput
-from components.text_files import read_text
+from components.files.text import read_text
 
+TEMPLATES = Path(__file__).parent / "templates"
 PROMPT = "{text_prompt}"
-VIDEO = "<|video_pad|>"
 SINGLE_TOKEN = "<|reward|>"
 KEPT = 1024  # prompts whose token ids are kept, as each comes with many clips,
 LONGEST_KEPT = 2000  # if they have no more characters: a server's memory is not for strangers to fill
@@ -67,20 +67,21 @@ def check_template(path: Path, template: str, dimensions: list[str], readout: Re
 class PromptBuilder:
     """Token ids of a whole input: chat frame, video placeholder repeated, template with the user's prompt.
 
-    Adds the template's reward tokens to `tokenizer` (a Qwen2-VL one) where it lacks them; `reward_ids` are their ids.
+    Adds the template's reward tokens to `tokenizer`, the backbone's, where it lacks them; `reward_ids` are their ids.
+    `video_token` is the backbone's placeholder of a video.
     """
 
-    def __init__(self, tokenizer: Any, template: str, dimensions: list[str], readout: Readout):
+    def __init__(self, tokenizer: Any, video_token: str, template: str, dimensions: list[str], readout: Readout):
         self.tokenizer = tokenizer
         self.template = template
         self.dimensions = dimensions
-        self.readout = readout
+        self.readout: Readout = readout
         held = [token for token in map(reward_token, dimensions) if token in template]
         tokens = list(dict.fromkeys(tokens_read(dimensions, readout) or held))
         tokenizer.add_tokens(tokens, special_tokens=True)
         self.special = set(tokenizer.get_added_vocab())
         self.reward_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
-        self.video_id: int = tokenizer.convert_tokens_to_ids(VIDEO)
+        self.video_id: int = tokenizer.convert_tokens_to_ids(video_token)
         self._text_ids = lru_cache(maxsize=KEPT)(self._encode)
 
     def ids(self, prompt: str, video_tokens: int) -> list[int]:
@@ -114,14 +115,18 @@ def chat_text(tokenizer: Any, text: str) -> str:
     return tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
 
 
-def check_chat(folder: str | Path, tokenizer: Any) -> None:
-    """BadInput where the chat template that came with a tokenizer cannot be filled in, or loses the video or the text."""
+def check_chat(folder: str | Path, tokenizer: Any, video_token: str) -> None:
+    """BadInput where the chat template that came with a tokenizer cannot be filled in, or loses the video or the text, and
+    where the tokenizer has no such placeholder: without its files transformers makes an empty one."""
     try:
         chat = chat_text(tokenizer, PROMPT)
     except (TemplateError, ValueError, TypeError) as error:  # what a damaged template raises, and none at all
         (first, *_) = str(error).splitlines() or [type(error).__name__]
         raise BadInput(folder, f"no chat template of use: {first}", key="chat_template") from error
-    for mark in (VIDEO, PROMPT):
+    for mark in (video_token, PROMPT):
         if chat.count(mark) != 1:
             why = f"gives {chat.count(mark)} {mark} for a turn of one video and one text"
             raise BadInput(folder, why, key="chat_template")
+    known = tokenizer(chat, add_special_tokens=False)["input_ids"].count(tokenizer.convert_tokens_to_ids(video_token))
+    if known != 1:
+        raise BadInput(folder, f"its tokenizer has no token {video_token}: is tokenizer.json missing, or another model's?")

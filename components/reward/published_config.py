@@ -7,9 +7,9 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, ValidationError
 
+from components.config.types import Count, Positive
 from components.errors import BadInput
-from components.param_types import Count, Positive
-from components.text_files import read_json
+from components.files.text import read_json
 from components.video.frames import FRAME_FACTOR
 
 CONFIG = "model_config.json"
@@ -39,6 +39,7 @@ class ModelConfig(Published):
     loss_type: Text
     reward_token: Text
     use_special_tokens: StrictBool
+    torch_dtype: str | None = None
 
 
 class RunConfig(Published):
@@ -72,7 +73,7 @@ def read_config(file: Path) -> RunConfig:
     if len(set(data.eval_dim)) < len(data.eval_dim):
         raise BadInput(file, "names a dimension twice", key="data_config.eval_dim")
     if data.fps is None and data.num_frames is None:
-        raise BadInput(file, "null, and num_frames too: frames are chosen by one of them", key="data_config.fps")
+        raise BadInput(file, "null, and num_frames too: one of them must choose the frames", key="data_config.fps")
     for name in data.eval_dim if norms else []:
         for of in ("mean", "std"):
             if f"{name}_{of}" not in norms:
@@ -102,4 +103,7 @@ def find_base(file: Path, name: str) -> str | Path:
 
 def base_folder(base: str | Path) -> Path:
     """The folder of a base model that find_base has found; of a hub id, its snapshot in the hub's cache."""
-    return base if isinstance(base, Path) else Path(try_to_load_from_cache(base, "config.json")).parent
+    if isinstance(base, Path):
+        return base
+    file: Any = try_to_load_from_cache(base, "config.json")
+    return Path(file).parent

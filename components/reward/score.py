@@ -5,21 +5,22 @@ A video that cannot be scored gives an `Unscored` with the reason; no score is e
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from components.config.types import Dtype
 from components.errors import BadInput
+from components.files.tables import text_of
+from components.pipeline.stage import Stage, folder_digest
 from components.reward.ahead import HELD, ahead
-from components.reward.inputs import collate
+from components.reward.card import RewardCard
+from components.reward.inputs import Clip, Input
 from components.reward.model import VideoReward, load_video_reward
 from components.reward.published import LATEST, is_published, load_published
-from components.reward.scores import OVERALL, Score, Unscored, score_names
-from components.stage import Stage, folder_digest
-from components.tables import text_of
+from components.reward.scores import OVERALL, Score, Unscored, score_names, version_in
 from components.video.container import VideoError
 from components.video.decode import VideoInfo, read_chosen
 from components.video.frames import FramePlan, resize_frame
@@ -45,17 +46,8 @@ def with_overall(normalised: np.ndarray, dimensions: Sequence[str]) -> np.ndarra
     return np.concatenate([normalised, normalised.sum(-1, keepdims=True)], -1)
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second."""
-
-    frames: np.ndarray
-    fps: float
-
-
 Video = str | Path | Clip
-Input = tuple[list[int], np.ndarray]  # token ids, planned frames
-Watch = Callable[[Iterable[Any]], Iterable[Any]]  # as Stage.progress
+ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # as Stage.progress
 Note = Callable[[Video, VideoInfo], None]
 
 
@@ -65,23 +57,23 @@ class RewardModel:
     def __init__(
         self,
         model: VideoReward,
-        facts: dict[str, Any],
+        card: RewardCard,
         version: str,
         token_budget: int = 8192,
         threads: int = 2,
         limits: Limits = LIMITS,
     ):
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.facts = facts
+        self.card = card
         self.version = version
-        self.dimensions: list[str] = facts["dimensions"]
-        self.plan = FramePlan(**facts["frame_plan"])
+        self.dimensions = card.dimensions
+        self.plan = card.frame_plan.plan()
         self.token_budget = token_budget
         self.limits = limits
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads)  # kept, as each new thread gets new threads of OpenMP
-        self.mean = np.array([facts["normalisation"][name]["mean"] for name in self.dimensions])
-        self.std = np.array([facts["normalisation"][name]["std"] for name in self.dimensions])
+        self.mean = np.array([card.normalisation[name].mean for name in self.dimensions])
+        self.std = np.array([card.normalisation[name].std for name in self.dimensions])
 
     @classmethod
     def load(
@@ -92,23 +84,31 @@ class RewardModel:
         template: str | Path | None = None,
         step: int = LATEST,
         limits: Limits = LIMITS,
+        dtype: Dtype | None = None,
     ) -> "RewardModel":
         """Read a model folder, ours or one in the published layout, which needs the file of its prompt template and may
-        hold several steps. BadInput where it is none, is damaged, or has a head that was never trained."""
+        hold several steps. Weights are in `dtype`, by default the model card's; another one is part of the version. BadInput
+        where it is none, is damaged, or has a head that was never trained."""
         if is_published(Path(folder)):
-            model, facts = load_published(Path(folder), template, step)
-            return cls(model, facts, facts["provenance"]["digest"], token_budget, threads, limits)
-        model, facts = load_video_reward(folder)
-        return cls(model, facts, folder_digest(folder), token_budget, threads, limits)
+            model, card = load_published(Path(folder), template, step, dtype)
+            digest = card.provenance["digest"]
+        else:
+            model, card = load_video_reward(folder, dtype)
+            digest = folder_digest(folder)
+        return cls(model, card, version_in(digest, card.dtype, dtype), token_budget, threads, limits)
 
     def score(
-        self, items: Sequence[tuple[Video, str]], watch: Watch = iter, window: int = WINDOW, note: Note | None = None
+        self,
+        items: Sequence[tuple[Video, str]],
+        progress: ProgressBar = iter,
+        window: int = WINDOW,
+        note: Note | None = None,
     ) -> list[Score | Unscored]:
         """A score or a reason for each (video, prompt), in order. Videos that are paths are decoded once each, however
-        often they come. `watch` wraps the iteration over distinct videos, for progress; `note` is told what each file is
+        often they come. `progress` wraps the iteration over distinct videos, for progress; `note` receives what each file is
         like, from the threads that read them. Of prompts that are too long nothing is read."""
         refused = {place: why for place, (_, prompt) in enumerate(items) if (why := self.limits.refuse_prompt(prompt))}
-        results: list[Score | Unscored | None] = [None] * len(items)
+        results: list[Any] = [None] * len(items)
         for place, why in refused.items():
             results[place] = Unscored(why)
         videos = distinct_videos(items, refused)
@@ -116,8 +116,8 @@ class RewardModel:
         places: list[list[int]] = []
         held = 0
 
-        def read(entry: tuple[Video, dict[str, list[int]]]) -> np.ndarray | Unscored:
-            return planned_frames(entry[0], self.plan, self.limits, note, self._check_tokens)
+        def read(entry: tuple[Video, dict[str, list[int]]]) -> Clip | Unscored:
+            return planned_clip(entry[0], self.plan, self.limits, note, self._check_tokens)
 
         def flush() -> None:
             for raw, where in zip(raw_scores(self.model, inputs, self.token_budget), places, strict=True):
@@ -128,10 +128,10 @@ class RewardModel:
             places.clear()
 
         clips = ahead(self.pool, read, videos, window, bytes_of)
-        for frames, (_, prompts) in watch(zip(clips, videos, strict=True)):
-            held += bytes_of(frames)
+        for clip, (_, prompts) in progress(zip(clips, videos, strict=True)):
+            held += bytes_of(clip)
             for prompt, where in prompts.items():
-                made = frames if isinstance(frames, Unscored) else make_input(self.model, frames, prompt)
+                made = clip if isinstance(clip, Unscored) else make_input(self.model, clip, prompt)
                 if isinstance(made, Unscored):
                     for place in where:
                         results[place] = made
@@ -146,7 +146,7 @@ class RewardModel:
 
     def _check_tokens(self, frames: int, height: int, width: int) -> None:
         """ValueError for planned frames that the model cannot read, whatever the prompt."""
-        tokens, most = self.model.patch_shape.tokens(frames, height, width), most_tokens(self.model)
+        tokens, most = self.model.patch_shape.tokens(frames, height, width), self.model.backbone.max_tokens
         if tokens > most:
             raise ValueError(f"{frames} frames of {width}x{height} take {tokens} tokens; the model reads at most {most}")
 
@@ -177,18 +177,21 @@ def distinct_videos(
     return list(videos.values())
 
 
-def planned_frames(
+def planned_clip(
     video: Video,
     plan: FramePlan,
     limits: Limits = LIMITS,
     note: Note | None = None,
     check: Callable[[int, int, int], None] | None = None,
-) -> np.ndarray | Unscored:
-    """The frames of the plan at its size, [T, H, W, 3] uint8, or why there are none. Each is made smaller when it is
+) -> Clip | Unscored:
+    """The frames of the plan, at its size and their own rate, or why there are none. Each is made smaller when it is
     decoded: at its own size one is in memory. `check` may refuse a number of frames of a height and width by ValueError."""
+    rate = float("nan")
 
     def choose(frames: int, fps: float, height: int, width: int) -> list[int]:
+        nonlocal rate
         indices, size = plan.indices(frames, fps), plan.resize(height, width)
+        rate = plan.rate(len(indices), frames, fps)
         if check is not None:
             check(len(indices), *size)
         return indices
@@ -203,34 +206,29 @@ def planned_frames(
 
     try:
         if not isinstance(video, Clip):
-            return read_chosen(video, of_file, fit, limits)
+            return Clip(read_chosen(video, of_file, fit, limits), rate)
         frames, height, width = video.frames.shape[:3]
         if why := limits.refuse_count(frames) or limits.refuse_frame(width, height):
             return Unscored(why)
-        return np.stack([fit(video.frames[index]) for index in choose(frames, video.fps, height, width)])
+        return Clip(np.stack([fit(video.frames[index]) for index in choose(frames, video.fps, height, width)]), rate)
     except (VideoError, ValueError) as error:
         return Unscored(str(error))
 
 
-def bytes_of(frames: np.ndarray | Unscored) -> int:
-    return 0 if isinstance(frames, Unscored) else frames.nbytes
+def bytes_of(clip: Clip | Unscored) -> int:
+    return 0 if isinstance(clip, Unscored) else clip.frames.nbytes
 
 
-def make_input(model: VideoReward, frames: np.ndarray, prompt: str) -> Input | Unscored:
-    """Token ids and frames, or why the prompt cannot be used."""
+def make_input(model: VideoReward, clip: Clip, prompt: str) -> Input | Unscored:
+    """Token ids and planned frames, or why the prompt cannot be used."""
     try:
-        ids = model.prompts.ids(prompt, model.patch_shape.tokens(*frames.shape[:3]))
+        ids = model.prompts.ids(prompt, model.patch_shape.tokens(*clip.frames.shape[:3]))
     except ValueError as error:
         return Unscored(str(error))
-    most = most_tokens(model)
+    most = model.backbone.max_tokens
     if len(ids) > most:
         return Unscored(f"prompt and video take {len(ids)} tokens; the model reads at most {most}")
-    return ids, frames
-
-
-def most_tokens(model: VideoReward) -> int:
-    """Of an input, prompt and video together."""
-    return model.qwen.config.text_config.max_position_embeddings
+    return ids, clip
 
 
 def raw_scores(model: VideoReward, inputs: list[Input], token_budget: int) -> np.ndarray:
@@ -239,9 +237,7 @@ def raw_scores(model: VideoReward, inputs: list[Input], token_budget: int) -> np
     device = next(model.parameters()).device
     with torch.inference_mode():
         for batch in token_batches([len(ids) for ids, _ in inputs], token_budget):
-            ids, frames = zip(*(inputs[place] for place in batch), strict=True)
-            joined = collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
-            scores[batch] = model(joined.to(device)).cpu().numpy()
+            scores[batch] = model(model.batch([inputs[place] for place in batch]).to(device)).cpu().numpy()
     return scores
 
 

@@ -9,43 +9,24 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from components.code_digest import SCORING, code_digest
-from components.csv_files import read_rows
-from components.digests import file_digest
-from components.engine import Engine, Row, map_chunks
-from components.errors import BadInput
-from components.files import partial_folder, whole_file
-from components.preferences.paths import check_name, stored_file
+from components.files.atomic import partial_folder, whole_file
+from components.files.digests import file_digest
+from components.pipeline.code_digest import SCORING, code_digest
 from components.reward.model_files import ModelFiles
 from components.reward.score import RewardModel, as_table, distinct_videos
 from components.reward.scores import Score, Unscored
+from components.runtime.engine import Engine, Row, map_chunks
 
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 WINDOW = 16  # videos of a chunk that are decoded ahead and batched together: while they are scored, the next are decoded
-
-
-def read_list(csv: Path) -> list[tuple[Path, str]]:
-    """(video, prompt) of a CSV with the columns path, relative to its folder, and prompt; BadInput names row and key."""
-    items = []
-    for row, cells in read_rows(csv, ["path", "prompt"]):
-        for column in ("path", "prompt"):
-            if not cells[column]:
-                raise BadInput(csv, "empty", row=row, key=column)
-        try:
-            check_name(cells["path"])
-        except ValueError as error:
-            raise BadInput(csv, str(error), row=row, key="path") from error
-        # A file that is not there stays as it is written: its line of the result says so.
-        found = stored_file(csv.parent, cells["path"]) or cells["path"]
-        items.append((csv.parent / found, cells["prompt"]))
-    if not items:
-        raise BadInput(csv, "no videos")
-    return items
 
 
 def score_files(
@@ -55,20 +36,20 @@ def score_files(
     workers: int,
     chunk: int,
     state_dir: Path,
-    progress: Callable[[Iterable[Any], str, int], Iterable[Any]],
+    progress: Progress,
 ) -> list[Score | Unscored]:
     """A score or a reason for each (file, prompt), in order; each distinct file is decoded once.
 
-    `chunk` counts distinct files. The workers of components/engine.py load the model once each and share out this
+    `chunk` counts distinct files. The workers of components/runtime/engine.py load the model once each and share out this
     machine's threads: with as many workers the scores are the same to the last bit in either engine, with another number
     of them to float32's rounding. On a GPU two workers overlap the decoding of one with the scoring of the other; several
     GPUs are for the engine ray, which gives each worker its share. BadInput where the model cannot be loaded.
     """
     videos = distinct_videos(items)
     rows = [{"path": str(path), "prompts": list(prompts)} for path, prompts in videos]
-    op = functools.partial(score_rows, model=model, threads=max(1, torch.get_num_threads() // workers))
+    op = functools.partial(score_chunk, model=model, threads=max(1, torch.get_num_threads() // workers))
     scored = map_chunks(op, rows, workers, chunk, state_dir, progress, "scoring", engine, gpu=True)
-    results: list[Score | Unscored | None] = [None] * len(items)
+    results: list[Any] = [None] * len(items)
     for row, (_, prompts) in zip(scored, videos, strict=True):
         for found, places in zip(row["scores"], prompts.values(), strict=True):
             for place in places:
@@ -76,7 +57,28 @@ def score_files(
     return results
 
 
-def score_rows(rows: list[Row], model: ModelFiles, threads: int) -> list[Row]:
+@dataclass(frozen=True)
+class Workers:
+    """Who scores: processes of this machine or of Ray, `count` of them; `chunk` is of distinct files."""
+
+    engine: Engine
+    count: int
+    chunk: int
+
+
+def score_to(
+    out: Path | None, items: Sequence[tuple[Path, str]], model: ModelFiles, workers: Workers, progress: Progress
+) -> list[Score | Unscored]:
+    """As score_files; what a killed run has scored lies beside the table `out`, where one is to be written."""
+    with ExitStack() as passing:
+        if out is None:
+            folder = Path(passing.enter_context(TemporaryDirectory()))
+        else:
+            folder = state_folder(out, items, model, workers.chunk)
+        return score_files(items, model, workers.engine, workers.count, workers.chunk, folder, progress)
+
+
+def score_chunk(rows: list[Row], model: ModelFiles, threads: int) -> list[Row]:
     """Rows with `path` and `prompts` to rows with `scores`: a Score or Unscored as a dict for each prompt."""
     torch.set_num_threads(threads)
     items = [(row["path"], prompt) for row in rows for prompt in row["prompts"]]
@@ -86,7 +88,7 @@ def score_rows(rows: list[Row], model: ModelFiles, threads: int) -> list[Row]:
 
 @functools.cache
 def load_once(model: ModelFiles) -> RewardModel:
-    return RewardModel.load(model.folder, template=model.template, step=model.step)
+    return RewardModel.load(model.folder, template=model.template, step=model.step, dtype=model.dtype)
 
 
 def state_folder(out: Path, items: Sequence[tuple[Path, str]], model: ModelFiles, chunk: int) -> Path:
@@ -102,7 +104,7 @@ def state_folder(out: Path, items: Sequence[tuple[Path, str]], model: ModelFiles
     return folder
 
 
-def write_scores(out: Path, items: list[tuple[Path, str]], scores: list) -> None:
+def write_scores(out: Path, items: Sequence[tuple[str | Path, str]], scores: list) -> None:
     """The table of components/reward/score.py, whole or not at all. What a killed run goes on from is the caller's to
     remove."""
     dimensions = next((list(score.raw) for score in scores if hasattr(score, "raw")), [])

@@ -2,18 +2,23 @@
 
 import math
 import os
+import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from components.errors import BadInput
+from components.files.tables import read_columns
 from components.reward.layouts import Item, Labelled, refuse
-from components.reward.score_rows import MADE_BY, score_in, score_rows
+from components.reward.score_rows import RAW, read_score_rows
 from components.reward.scores import OVERALL, Score, Unscored, score_names
+
+# Relative paths without a part that is empty or begins with a dot, for which os.path.abspath is a join.
+PLAIN = re.compile(r"[^./][^/]*(?:/[^./][^/]*)*").fullmatch
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ class Scored:
         origin = (first.model_version, first.frame_plan) if first else ("", "")
         return cls(dict(zip(items, range(len(items)), strict=True)), values, reasons, *origin)
 
-    def of_side(self, pairs: Labelled, side: int, name: str) -> np.ndarray:
-        """The score `name` of each pair's video on a side (0 A, 1 B), [N]."""
-        return self.values[name][[self.places[item] for item in zip(pairs.paths[side], pairs.prompts, strict=True)]]
+    def positions(self, pairs: Labelled, side: int) -> np.ndarray:
+        """The positions of each pair's video on a side (0 A, 1 B), [N]."""
+        return np.array([self.places[item] for item in zip(pairs.paths[side], pairs.prompts, strict=True)], int)
 
     def refuse_unscored(self, pairs: Labelled) -> None:
         """BadInput for the line of the first pair with a video that could not be scored."""
@@ -50,55 +55,90 @@ class Scored:
 def read_scores(file: Path) -> Scored:
     """Scores of a table that `reelign score --out` wrote (.parquet or .csv), by absolute path and prompt.
 
-    BadInput names a score that is no finite number, a video with two scores for one prompt, and (score_rows) a row of
+    BadInput names a score that is no finite number, a video with two scores for one prompt, and (read_score_rows) a row of
     another model or of other frames than the first: scores of two models are not compared.
     """
+    if (found := read_whole(file)) is not None:
+        return found
+    absolute = absolute_paths()
     places: dict[Item, int] = {}
     rows, reasons = array("q"), {}
-    values: dict[str, array] = {}  # from the first score on
-    raw: list[str] = []
+    names, raw = [], []  # from the first score on
+    values = array("d")  # of a row after the other
     origin = ("", "")
-    for row, cells in score_rows(file):
+    for row in read_score_rows(file):
         found = None
-        if cells["status"] == "ok":
-            if not values:
-                dimensions = _dimensions(file, cells)
-                raw = [f"raw_{name}" for name in dimensions]
-                values = {name: array("d", [math.nan] * len(rows)) for name in score_names(dimensions)}
-                origin = cells["reward_model"], cells["frame_plan"]
-            for name in raw:
-                score_in(file, row, cells, name)
-            found = [score_in(file, row, cells, name) for name in values]
-        place = places.setdefault((os.path.abspath(cells["path"]), cells["prompt"]), len(rows))
+        if row.ok:
+            if not names:
+                row.need(OVERALL, "reward_model", "frame_plan", *row.dimensions)
+                names, raw = score_names(row.dimensions), [RAW + name for name in row.dimensions]
+                values.extend([math.nan] * len(names) * len(rows))
+                origin = row.reward_model or "", row.frame_plan or ""
+            row.scores(raw)
+            found = row.scores(names)
+        place = places.setdefault((absolute(row.path or ""), row.prompt or ""), len(rows))
         if place == len(rows):
-            rows.append(row)
+            rows.append(row.row)
             if found is None:
-                reasons[place] = f"failed in {file}, row {row}: {cells['reason']}"
-            for column, value in zip(values.values(), found or [math.nan] * len(values), strict=True):
-                column.append(value)
-        elif (None if place in reasons else [column[place] for column in values.values()]) != found:
-            raise BadInput(file, f"has another score for this prompt in row {rows[place]}", row=row, key="path")
-    if not values:
+                reasons[place] = f"failed in {file}, row {row.row}: {row.reason}"
+            values.extend(found or [math.nan] * len(names))
+        elif (None if place in reasons else values[place * len(names) : (place + 1) * len(names)].tolist()) != found:
+            raise BadInput(file, f"has another score for this prompt in row {rows[place]}", row=row.row, key="path")
+    if not names:
         raise BadInput(file, "no row has a score")
-    return Scored(places, {name: np.array(column) for name, column in values.items()}, reasons, *origin)
+    columns = np.frombuffer(values).reshape(-1, len(names)).T
+    return Scored(places, dict(zip(names, columns, strict=True)), reasons, *origin)
 
 
-def _dimensions(file: Path, cells: Mapping[str, Any]) -> list[str]:
-    dimensions = [name.removeprefix("raw_") for name in cells if name.startswith("raw_")]
-    for column in (OVERALL, "reward_model", "frame_plan", *dimensions):
-        if column not in cells:
-            raise BadInput(file, f"missing column; {MADE_BY}", key=column)
-    return dimensions
+def read_whole(file: Path) -> Scored | None:
+    """As read_scores, by columns, for a .parquet of which each row has its scores and no two are of one video and prompt;
+    None for all others, which are read row by row."""
+    if file.suffix.lower() != ".parquet":
+        return None
+    table = read_columns(file)
+    columns = dict(zip(table.schema.names, table.columns, strict=True))
+    dimensions = [name.removeprefix(RAW) for name in columns if name.startswith(RAW)]
+    names = score_names(dimensions)
+    texts, numbers = ("path", "prompt", "status", "reward_model", "frame_plan"), [*names, *map(RAW.__add__, dimensions)]
+    if not {*texts, *numbers, "reason"} <= columns.keys() or not len(table) or not dimensions:
+        return None
+    if any(columns[name].null_count for name in (*texts, *numbers)):
+        return None
+    if any(columns[name].type != pa.float64() or not np.isfinite(columns[name]).all() for name in numbers):
+        return None
+    origin = [columns[name].unique().to_pylist() for name in ("status", "reward_model", "frame_plan")]
+    if origin[0] != ["ok"] or any(len(found) != 1 for found in origin):
+        return None
+    paths, prompts = (columns[name].to_pylist() for name in ("path", "prompt"))
+    if not all(isinstance(one, str) for one in (paths[0], prompts[0], origin[1][0], origin[2][0])):
+        return None
+    places = dict(zip(zip(map(absolute_paths(), paths), prompts, strict=True), range(len(paths)), strict=True))
+    if len(places) < len(paths):
+        return None
+    return Scored(places, {name: columns[name].to_numpy() for name in names}, {}, origin[1][0], origin[2][0])
+
+
+def absolute_paths() -> Callable[[str | Path], str]:
+    """Returns os.path.abspath of now: it looks up the working directory once."""
+    here = os.getcwd()
+    start = os.path.join(here, "")
+
+    def absolute(path: str | Path) -> str:
+        path = os.fspath(path)
+        return start + path if PLAIN(path) else os.path.normpath(os.path.join(here, path))
+
+    return absolute
 
 
 def find_scores(pairs: Labelled, table: Path, known: Scored, videos: Path | None) -> Scored:
     """The scores of the pairs' videos from `known`, which `table` holds: a video's path there is that of the file below
     `videos`, or the one of the CSV. BadInput names a pair whose video is not in it with the pair's prompt."""
+    absolute = absolute_paths()
     found: dict[Item, int] = {}
     absent: dict[Item, str] = {}
     for path, prompt in pairs.items():
         for place in (path,) if videos is None else (videos / path, path):
-            if (position := known.places.get((os.path.abspath(place), prompt))) is not None:
+            if (position := known.places.get((absolute(place), prompt))) is not None:
                 found[path, prompt] = position
                 break
         else:

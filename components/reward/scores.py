@@ -11,6 +11,12 @@ def score_names(dimensions: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*dimensions, OVERALL]))
 
 
+def version_in(digest: str, own: str, chosen: str | None) -> str:
+    """What scores are stamped with: the digest of the model's bytes, which name its own dtype, and another one that was
+    chosen for scoring."""
+    return digest if chosen in (None, own) else f"{digest}-{chosen}"
+
+
 @dataclass(frozen=True)
 class Score:
     """Scores of one video under one prompt, by dimension. `normalised` is (raw - mean) / std of the validation set;

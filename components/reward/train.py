@@ -12,25 +12,32 @@ import numpy as np
 import torch
 from torch import nn
 
+from components.config.params import RewardParams
+from components.contracts import NO_LABEL, PAIRS, VIDEO_REWARD
 from components.errors import BadInput
-from components.params import RewardParams
-from components.reward.accuracy import fit_tie_threshold, without_ties
-from components.reward.facts import FACTS
+from components.pipeline.stage import Stage, folder_digest, how_to_get, stage_main
+from components.reward.backbones.registry import load_backbone
+from components.reward.card import CARD, STEPS, Norm, PlanCard, Reference, RewardCard
 from components.reward.frame_cache import cached_clips
-from components.reward.inputs import collate
+from components.reward.inputs import Clip, Input
 from components.reward.losses import NEED_RATINGS, pair_loss
-from components.reward.model import VideoReward, load_backbone, load_chat, load_video_reward
-from components.reward.pairs import NO_LABEL, Pairs, need_ratings, read_pairs, shuffled
+from components.reward.model import VideoReward, load_chat, load_video_reward
+from components.reward.pairs import Pairs, need_ratings, read_pairs, shuffled
 from components.reward.prompt import PromptBuilder, read_template
 from components.reward.published import is_published, load_published
-from components.reward.score import Input, make_input, raw_scores, with_overall
+from components.reward.score import make_input, raw_scores, with_overall
 from components.reward.scores import Unscored, score_names
-from components.stage import Stage, folder_digest, how_to_get, run_stage
-from components.training import LossFn, fit, gathered, write_rows
+from components.runtime.training import LossFn, fit, gathered, write_rows
+from components.statistics.accuracy import fit_tie_threshold, without_ties
 from components.video.frames import FramePlan
 
 
 def reward(stage: Stage) -> None:
+    """Reads the backbone `reward.base`, data/pairs and their videos. Writes models/video_reward.
+
+    Fails with BadInput for a folder without a known backbone, a video that cannot be read and pairs without labels, and with
+    NonFinite for a loss. Resumes from the frame cache and the last checkpoint of `fit`.
+    """
     params: RewardParams = stage.params.reward
     torch.manual_seed(stage.seed("weights") % 2**32)  # of LoRA
     model = build(params)
@@ -40,15 +47,16 @@ def reward(stage: Stage) -> None:
     if params.loss in NEED_RATINGS:
         need_ratings(train, params.dimensions)
     clips = cached_clips(stage, [train, validation], plan, params.decode_threads)
-    if params.shuffle_labels:  # the control: with these nothing can be learnt
+    if params.shuffle_labels:  # the control: shuffled labels teach nothing
         train = shuffled(train, stage.rng("shuffle labels"))
 
     prepare(model, params)
     inputs = pair_inputs(model, train, clips)
     loss_fn = pair_loss_fn(model, inputs, train, params)
     groups = parameter_groups(model, params)
-    rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, lengths=pair_lengths(inputs))
-    model.merge()
+    lengths, offload = pair_lengths(inputs), params.offload
+    rows = fit(stage, model, loss_fn, len(train), params.training, groups=groups, lengths=lengths, offload=offload)
+    model.merge(params.dtype)
 
     scores = score_pairs(model, validation, clips, params.token_budget)  # [2, N, D]
     distinct = distinct_scores(scores, validation)
@@ -65,36 +73,38 @@ def reward(stage: Stage) -> None:
     stage.log(accuracies, params.training.steps)
     stage.say(", ".join(f"{key} {value:.3f}" for key, value in accuracies.items()))
 
-    folder = stage.output("models/video_reward")
-    facts = {
-        "dimensions": params.dimensions,
-        "readout": params.readout,
-        "head": params.head,
-        "head_trained": True,
-        "loss": params.loss,
-        "theta": params.theta,
-        "positions": params.positions,
-        "template": model.prompts.template,
-        "frame_plan": {**params.frames.model_dump(), "factor": plan.factor},
-        "normalisation": {
-            name: {"mean": float(m), "std": float(s)} for name, m, s in zip(params.dimensions, mean, std, strict=True)
-        },
-        "reference": reference((distinct - mean) / std, params.dimensions),
-        "tie_thresholds": thresholds,
-        "provenance": {
-            "base": params.base,
-            "base_digest": folder_digest(params.base) if Path(params.base).exists() else None,
-            "pairs_digest": folder_digest("data/pairs"),
-            "train_pairs": len(train),
-            "validation_pairs": len(validation),
-            "steps": params.training.steps,
-            "shuffled_labels": params.shuffle_labels,
-            "stage_digest": stage.digest,
-        },
+    folder = stage.output(VIDEO_REWARD)
+    provenance = {
+        "base": params.base,
+        "base_digest": folder_digest(params.base) if Path(params.base).exists() else None,
+        "pairs_digest": folder_digest(PAIRS),
+        "train_pairs": len(train),
+        "validation_pairs": len(validation),
+        "steps": params.training.steps,
+        "shuffled_labels": params.shuffle_labels,
+        "stage_digest": stage.digest,
     }
-    model.save(folder, facts)
+    card = RewardCard(
+        dimensions=params.dimensions,
+        readout=params.readout,
+        head=params.head,
+        head_trained=True,
+        loss=params.loss,
+        theta=params.theta,
+        positions=params.positions,
+        template=model.prompts.template,
+        dtype=params.dtype,
+        frame_plan=PlanCard(**params.frames.model_dump(), factor=plan.factor),
+        normalisation={
+            name: Norm(mean=float(m), std=float(s)) for name, m, s in zip(params.dimensions, mean, std, strict=True)
+        },
+        reference=reference((distinct - mean) / std, params.dimensions),
+        tie_thresholds=thresholds,
+        provenance=provenance,
+    )
+    model.save(folder, card)
     write_rows(folder / "training.csv", rows)
-    stage.register("video_reward", Path("models/video_reward"), {"pairs_digest": facts["provenance"]["pairs_digest"]})
+    stage.register("video_reward", Path(VIDEO_REWARD), {"pairs_digest": provenance["pairs_digest"]})
 
 
 def build(params: RewardParams) -> VideoReward:
@@ -102,33 +112,35 @@ def build(params: RewardParams) -> VideoReward:
     published layout, to be trained on."""
     template = read_template(params.template, params.dimensions, params.readout)
     base = Path(params.base)
-    if is_published(base) or (base / FACTS).exists():
-        model, facts = load_published(base, params.template) if is_published(base) else load_video_reward(base)
+    if is_published(base) or (base / CARD).exists():
+        published = is_published(base)
+        dtype = params.dtype
+        model, card = load_published(base, params.template, dtype=dtype) if published else load_video_reward(base, dtype)
         wanted = params.model_dump() | {"template": template}
         for key in ("dimensions", "readout", "head", "positions", "template"):
-            if facts[key] != wanted[key]:
-                raise BadInput("params.yaml", f"{base} was trained with {facts[key]!r}", key=f"reward.{key}")
+            if (found := getattr(card, key)) != wanted[key]:
+                raise BadInput("params.yaml", f"{base} was trained with {found!r}", key=f"reward.{key}")
         return model.train()
     if not any(base.glob("*")):
         raise BadInput(base, f"not there; {how_to_get(base)}", key="reward.base")
-    prompts = PromptBuilder(load_chat(base), template, params.dimensions, params.readout)
-    return VideoReward(load_backbone(base), prompts, params.head, params.positions)
+    backbone = load_backbone(base, params.dtype)
+    tokenizer = load_chat(base, backbone)
+    prompts = PromptBuilder(tokenizer, backbone.video_token, template, params.dimensions, params.readout)
+    return VideoReward(backbone, prompts, params.head, params.positions)
 
 
 def prepare(model: VideoReward, params: RewardParams) -> None:
     """Make ready for `fit`: what trains, and whether activations are kept for the backward pass or worked out again."""
     model.prepare_training(params.lora)
     if params.gradient_checkpointing:
-        model.qwen.activation_checkpointing_enable({"use_reentrant": False})
+        model.backbone.network.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def parameter_groups(model: VideoReward, params: RewardParams) -> list[dict[str, Any]]:
     """Three rates: the vision tower's, LoRA's, and that of what starts from nothing (head and reward tokens)."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    vision = [p for name, p in named if ".visual." in name]
-    lora = [p for name, p in named if "lora_" in name]
+    lora = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" in name]
     return [
-        {"params": vision, "lr": params.vision_learning_rate},
+        {"params": model.vision_parameters(), "lr": params.vision_learning_rate},
         {"params": lora, "lr": params.training.learning_rate},
         {"params": [model.head.weight, model.reward_tokens], "lr": params.head_learning_rate, "weight_decay": 0.0},
     ]
@@ -138,11 +150,10 @@ def pair_loss_fn(model: VideoReward, inputs: list[Input], pairs: Pairs, params: 
     """The loss of a batch of pairs, for `fit`; `inputs` as pair_inputs gives them."""
     loss_of = pair_loss(params.loss, params.theta)
     labels, ratings = torch.from_numpy(pairs.labels), torch.from_numpy(pairs.ratings)
-    shape, pad = model.patch_shape, model.prompts.tokenizer.pad_token_id
+    batch_of = model.batch  # `fit` may give a wrapper of the model to the loss
 
     def loss_fn(model: nn.Module, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
-        ids, frames = zip(*(inputs[i] for i in [*indices, *(len(labels) + i for i in indices)]), strict=True)
-        batch = collate(list(ids), list(frames), shape, pad)
+        batch = batch_of([inputs[i] for i in [*indices, *(len(labels) + i for i in indices)]])
         device = next(model.parameters()).device
         a, b = map(gathered, model(batch.to(device)).chunk(2))  # the loss is a mean over the labels that a batch has
         label = gathered(labels[indices].to(device))
@@ -154,7 +165,7 @@ def pair_loss_fn(model: VideoReward, inputs: list[Input], pairs: Pairs, params: 
     return loss_fn
 
 
-def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray]) -> list[Input]:
+def pair_inputs(model: VideoReward, pairs: Pairs, clips: dict[str, Clip]) -> list[Input]:
     """Model inputs of all A, then of all B; BadInput for a prompt that cannot be used."""
     inputs = []
     for place, (path, prompt) in enumerate(pairs.sides()):
@@ -171,7 +182,7 @@ def pair_lengths(inputs: list[Input]) -> list[int]:
     return [max(len(a), len(b)) for (a, _), (b, _) in zip(inputs[:count], inputs[count:], strict=True)]
 
 
-def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, np.ndarray], token_budget: int) -> np.ndarray:
+def score_pairs(model: VideoReward, pairs: Pairs, clips: dict[str, Clip], token_budget: int) -> np.ndarray:
     """Raw scores of A and of B, [2, N, D]; each distinct clip and prompt is scored once."""
     inputs, sides = pair_inputs(model, pairs, clips), pairs.sides()
     place = {side: number for number, side in enumerate(dict.fromkeys(sides))}
@@ -193,13 +204,14 @@ def normalisation(scores: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndar
     return mean, std
 
 
-def reference(normalised: np.ndarray, dimensions: list[str]) -> dict[str, Any]:
-    """How normalised scores [C, D] and Overall, their sum, are distributed: 0%, 1%, ... 100%. What is served is compared
-    with it (components/serving/monitor.py)."""
+def reference(normalised: np.ndarray, dimensions: list[str]) -> Reference:
+    """How normalised scores [C, D] and Overall, their sum, are distributed. What is served is compared with it
+    (components/serving/monitor.py)."""
     columns = with_overall(normalised, dimensions)
-    quantiles = np.quantile(columns, np.linspace(0, 1, 101), axis=0).round(4) + 0.0  # no -0.0
-    return {"clips": len(columns), "quantiles": dict(zip(score_names(dimensions), quantiles.T.tolist(), strict=True))}
+    quantiles = np.quantile(columns, np.linspace(0, 1, STEPS + 1), axis=0).round(4) + 0.0  # no -0.0
+    names = score_names(dimensions)
+    return Reference(clips=len(columns), quantiles=dict(zip(names, quantiles.T.tolist(), strict=True)))
 
 
 if __name__ == "__main__":
-    run_stage("reward", reward)
+    stage_main("reward", reward)

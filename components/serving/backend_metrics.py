@@ -1,8 +1,8 @@
 """Figures of the backend on Triton's own /metrics, beside Triton's: requests by outcome, scores, frames, lost log lines.
 
-Each series has a label `process` that no other process ever has: two of the same labels in one server, as of two loaded
-versions or of one that was loaded again, would share a counter that goes with the first of them, and the server with it at
-the next count (https://github.com/triton-inference-server/server/issues/8663).
+Each series has a label `process` that no other process ever has. Two of the same labels in one server, as of two loaded
+versions or of one that was loaded again, would share a counter. It is freed with the first of them, and the next count
+ends the server (https://github.com/triton-inference-server/server/issues/8663).
 """
 
 import os
@@ -14,7 +14,7 @@ from components.reward.score import OVERALL, RewardModel, score_names
 
 REQUESTS, SCORES = "reelign_requests_total", "reelign_score"
 FRAMES, LOST = "reelign_frames_total", "reelign_served_log_lost_total"
-MOST_OBSERVED = 4  # requests of a batch whose scores are told: each is a message to the server and back; the log has all
+MOST_OBSERVED = 4  # requests of a batch whose scores are counted: each is a message to the server and back; the log has all
 # Of normalised scores: 0 is the mean of the validation clips, 1 their standard deviation.
 BUCKETS = [-6.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 

@@ -3,19 +3,20 @@
     async with RewardClient("grpc://127.0.0.1:8001") as client:
         score = await client.score("clip.mp4", "a red circle moving up")
 
-A video goes to the server as the bytes of its file, or as all of its frames with their rate: in both cases the server
-applies the frame plan of its own model, so that a client cannot choose other frames than the model was trained with.
+A video goes to the server as the bytes of its file, or as all of its frames with their rate. In both cases the server
+applies the frame plan of its own model: a client cannot choose other frames than the model was trained with.
 """
 
 import asyncio
 import importlib
+import importlib.util
 import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,12 +24,16 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from components.errors import BadInput, Unreachable
-from components.reward.score import Clip, Score, Unscored, Video
-from components.video.container import VideoError
-from components.video.decode import VideoInfo, read_chosen
+from components.reward.scores import Score, Unscored
 
+if TYPE_CHECKING:
+    from components.reward.score import Clip, Video
+    from components.video.decode import VideoInfo
+
+# Decoding is imported where frames are sent alone: `pip install reelign[client]` has no decoder and no torch.
 FRAMES_MODEL, FILE_MODEL = "video_reward", "video_reward_file"
 CHECK_SECONDS = 20.0  # that a server may take to say what it serves
+READY_SECONDS = 4.0  # the same, of a probe
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between attempts, doubled each time
 # Triton was not reached or has no room just now; the request itself was not judged.
 UNAVAILABLE = {"502", "503", "504", "StatusCode.UNAVAILABLE"}
@@ -49,9 +54,13 @@ class Unanswered(Unscored):
     """No score because no server answered in time, not because of the video."""
 
 
+class Unsendable(Exception):
+    """A video that no request can carry. The text is the reason why there is no score."""
+
+
 @dataclass(frozen=True)
-class Manners:
-    """How a server is asked.
+class ClientOptions:
+    """How requests are sent to a server.
 
     send: what of a video file, its bytes or its frames (a Clip always goes as frames). in_flight: requests under way at a
     time, which the server scores together; as many videos are in memory. deadline: seconds for one video, all attempts
@@ -74,21 +83,23 @@ class RewardClient:
     answers or has no such model.
     """
 
-    def __init__(self, url: str, manners: Manners | None = None):
+    def __init__(self, url: str, options: ClientOptions | None = None):
         self.url = url
-        self.manners = manners or Manners()
+        self.options = options or ClientOptions()
         self.protocol, self.address = split_url(url)
+        if self.options.send == "frames" and importlib.util.find_spec("av") is None:
+            raise BadInput(url, "this installation has no decoder: send files, or install reelign[ml]", key="--send")
         self.api: ModuleType = importlib.import_module(f"tritonclient.{self.protocol}")
         self.lost = False  # the server did not answer the last request at all: the next ones are not worth much waiting
 
     async def __aenter__(self) -> "RewardClient":
         aio = importlib.import_module(f"tritonclient.{self.protocol}.aio")
-        self.slots = asyncio.Semaphore(self.manners.in_flight)
+        self.slots = asyncio.Semaphore(self.options.in_flight)
         if self.protocol == "grpc":
             self.client = aio.InferenceServerClient(self.address, channel_args=GRPC_CHANNEL)
         else:
             # Time is limited where it is spent; the client's own limit would hold for all attempts alike.
-            self.client = aio.InferenceServerClient(self.address, conn_limit=self.manners.in_flight, conn_timeout=None)
+            self.client = aio.InferenceServerClient(self.address, conn_limit=self.options.in_flight, conn_timeout=None)
         try:
             await self._check()
         except BaseException:
@@ -100,11 +111,19 @@ class RewardClient:
         await self.client.close()
 
     async def facts(self) -> dict[str, str]:
-        """What the server says of the model that scores now: model_version, frame_plan."""
+        """The server's record of the model that scores now: model_version, frame_plan."""
         options = {"as_json": True} if self.protocol == "grpc" else {}
         config = await self.client.get_model_config(FILE_MODEL, **options)
         parameters = config.get("config", config).get("parameters", {})
         return {name: value["string_value"] for name, value in parameters.items()}
+
+    async def ready(self) -> bool:
+        """Whether both models are ready now; False where no server answers within seconds."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                return all([await self.client.is_model_ready(model) for model in (FRAMES_MODEL, FILE_MODEL)])
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, InferenceServerException):
+            return False
 
     async def _check(self) -> None:
         what = "server"
@@ -118,13 +137,13 @@ class RewardClient:
             raise Unreachable(self.url, f"no Triton {what} was ready within {CHECK_SECONDS:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError, InferenceServerException) as error:
             raise Unreachable(self.url, f"no Triton server answers: {error}") from error
-        if self.manners.plan not in (None, facts["frame_plan"]):
+        if self.options.plan not in (None, facts["frame_plan"]):
             raise BadInput(self.url, self._other_plan(facts["frame_plan"]))
 
     def _other_plan(self, plan: str) -> str:
-        return f"its model has the frame plan {plan}, not {self.manners.plan}"
+        return f"its model has the frame plan {plan}, not {self.options.plan}"
 
-    async def score_many(self, items: Iterable[tuple[Video | bytes, str]]) -> list[Score | Unscored]:
+    async def score_many(self, items: "Iterable[tuple[Video | bytes, str]]") -> list[Score | Unscored]:
         """A score or a reason for each (video, prompt), in order. `items` is read no faster than they are scored."""
         results: dict[int, Score | Unscored] = {}
         numbered = enumerate(items)
@@ -134,16 +153,16 @@ class RewardClient:
                 results[place] = await self.score(video, prompt)
 
         async with asyncio.TaskGroup() as workers:
-            for _ in range(self.manners.in_flight):
+            for _ in range(self.options.in_flight):
                 workers.create_task(work())
         return [results[place] for place in range(len(results))]
 
-    async def score(self, video: Video | bytes, prompt: str) -> Score | Unscored:
+    async def score(self, video: "Video | bytes", prompt: str) -> Score | Unscored:
         """The score of a video file, of the bytes of one, or of a clip; or the reason why there is none."""
         async with self.slots:
             try:
                 model, tensors = await self._request(video, prompt)
-            except VideoError as error:
+            except Unsendable as error:
                 return Unscored(str(error))
             except OSError as error:
                 return Unscored(f"{video}: {error.strerror}")
@@ -153,24 +172,25 @@ class RewardClient:
                 return Unscored(error.message())
             return await self._ask(model, tensors)
 
-    async def _request(self, video: Video | bytes, prompt: str) -> tuple[str, list[Any]]:
+    async def _request(self, video: "Video | bytes", prompt: str) -> tuple[str, list[Any]]:
         if isinstance(video, bytes):
             return FILE_MODEL, file_tensors(self.api, video, prompt)
-        if isinstance(video, Clip):
+        if not isinstance(video, str | Path):
             return FRAMES_MODEL, frame_tensors(self.api, video, prompt)
         if not os.path.isfile(video):
-            raise VideoError(video, "no such file")
-        if self.manners.send == "file":
+            raise Unsendable(f"{video}: no such file")
+        if self.options.send == "file":
             if (size := os.path.getsize(video)) > MOST_BYTES:
-                raise VideoError(video, f"a file of {size / 2**30:.1f} GiB, and a request carries {MOST_BYTES / 2**30:g}")
+                most = MOST_BYTES / 2**30
+                raise Unsendable(f"{video}: a file of {size / 2**30:.1f} GiB, and a request carries {most:g}")
             return FILE_MODEL, file_tensors(self.api, await asyncio.to_thread(Path(video).read_bytes), prompt)
         return FRAMES_MODEL, frame_tensors(self.api, await asyncio.to_thread(whole_clip, video), prompt)
 
     async def _ask(self, model: str, tensors: list[Any]) -> Score | Unscored:
         """Send a request and wait for its answer. Scoring changes nothing on the server, so a request may go out again;
         one that the server has judged does not, as the judgement would be the same."""
-        until = asyncio.get_running_loop().time() + self.manners.deadline
-        attempts = 1 if self.lost else self.manners.attempts
+        until = asyncio.get_running_loop().time() + self.options.deadline
+        attempts = 1 if self.lost else self.options.attempts
         for attempt in range(attempts):
             try:
                 async with asyncio.timeout_at(until):
@@ -180,7 +200,7 @@ class RewardClient:
                         await asyncio.sleep(wait * random.uniform(0.5, 1))
                     score = read_score(await self.client.infer(model, tensors))
             except TimeoutError:
-                return Unanswered(f"no answer from the server within {self.manners.deadline:g} s")
+                return Unanswered(f"no answer from the server within {self.options.deadline:g} s")
             except InferenceServerException as error:
                 if not may_go_again(error):
                     self.lost = False
@@ -190,18 +210,18 @@ class RewardClient:
                 why, answered = f"{type(error).__name__}: {error}", False
             else:
                 self.lost = False
-                if self.manners.plan not in (None, score.frame_plan):  # deployed since we asked for it
+                if self.options.plan not in (None, score.frame_plan):  # deployed since its plan was read
                     return Unscored(self._other_plan(score.frame_plan))
                 return score
         self.lost = not answered
         return Unanswered(f"no answer from the server in {attempts} attempt(s): {why}")
 
 
-def score_remote(url: str, items: Sequence[tuple[Video | bytes, str]], **manners: Any) -> list[Score | Unscored]:
-    """RewardClient.score_many for callers without an event loop; `manners` are the fields of Manners."""
+def score_remote(url: str, items: "Sequence[tuple[Video | bytes, str]]", **options: Any) -> list[Score | Unscored]:
+    """RewardClient.score_many for callers without an event loop; `options` are the fields of ClientOptions."""
 
     async def run() -> list[Score | Unscored]:
-        async with RewardClient(url, Manners(**manners)) as client:
+        async with RewardClient(url, ClientOptions(**options)) as client:
             return await client.score_many(items)
 
     return asyncio.run(run())
@@ -224,12 +244,16 @@ def split_url(url: str) -> tuple[Literal["http", "grpc"], str]:
     return protocol, address
 
 
-def whole_clip(video: str | Path) -> Clip:
-    """All frames of a file, decoded here into the one array that holds them. VideoError for a file that cannot be read, or
+def whole_clip(video: str | Path) -> "Clip":
+    """All frames of a file, decoded here into the one array that holds them. Unsendable for a file that cannot be read, or
     that a request cannot carry: that is found before its frames take the memory."""
+    from components.reward.inputs import Clip
+    from components.video.container import VideoError
+    from components.video.decode import read_chosen
+
     rate = 0.0
 
-    def all_frames(info: VideoInfo) -> range:
+    def all_frames(info: "VideoInfo") -> range:
         nonlocal rate
         size = info.frames * info.height * info.width * 3
         if size > MOST_BYTES:
@@ -237,7 +261,10 @@ def whole_clip(video: str | Path) -> Clip:
         rate = info.fps
         return range(info.frames)
 
-    frames = read_chosen(video, all_frames)
+    try:
+        frames = read_chosen(video, all_frames)
+    except VideoError as error:
+        raise Unsendable(str(error)) from error
     return Clip(frames, rate)
 
 
@@ -245,7 +272,7 @@ def too_large(size: int) -> str:
     return f"its frames take {size / 2**30:.1f} GiB, and a request carries {MOST_BYTES / 2**30:g}; send the file"
 
 
-def frame_tensors(api: ModuleType, clip: Clip, prompt: str) -> list[Any]:
+def frame_tensors(api: ModuleType, clip: "Clip", prompt: str) -> list[Any]:
     """The inputs of video_reward. InferenceServerException if the frames are not uint8, or more than a request carries.
     api: tritonclient.http or .grpc."""
     if clip.frames.nbytes > MOST_BYTES:
@@ -299,7 +326,7 @@ def may_go_again(error: InferenceServerException) -> bool:
 
 
 def is_answer(error: InferenceServerException) -> bool:
-    """Whether Triton itself says that it has no model for the moment, and not the way to it that it is closed."""
+    """Whether Triton itself has no model for the moment, and the way to it is open."""
     return any(words in error.message() for words in (DEAD_BACKEND, LOADING, FULL))
 
 

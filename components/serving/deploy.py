@@ -1,13 +1,13 @@
 """Bring a new VideoReward to a running Triton server without a request lost, and back.
 
-The new version is loaded beside the one that serves, by a configuration that the repository does not hold, and asked for
-scores of a sample. Only if they are the scores of the same model offline, and come as fast as the serving one's, does the
-repository name it: the reward model's configuration, then the record (record.py), then the two ensembles that clients ask,
-two small files loaded one by one. The old version stays loaded for a rollback, which goes there and nowhere else. A version
-that fails, or is interrupted by an error or a signal, leaves no trace; after a kill the next command sees to that.
+The new version is loaded beside the one that serves, by a configuration that the repository does not hold, and scores a
+sample. The repository names it only if these are the scores of the same model offline, and come as fast as the serving
+one's. The reward model's configuration is written first, then the record (record.py), then the two ensembles that clients
+call, two small files loaded one by one. The old version stays loaded for a rollback, which goes there and nowhere else. A
+version that fails, or is interrupted by an error or a signal, leaves no trace; after a kill the next command sees to that.
 
-The repository is the server's own (a copy of stage package's), and says at any time what the server is to serve: one that is
-started again serves what was deployed.
+The repository is the server's own (a copy of stage package's), and names at any time what the server is to serve. A
+server that is started again serves what was deployed.
 """
 
 import shutil
@@ -22,12 +22,14 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from components.ending import HeldSignals
+from components.config.params import PackageParams
 from components.errors import BadInput
-from components.locks import sole_writer
-from components.params import PackageParams
+from components.files.locks import sole_writer
+from components.pipeline.stage import folder_digest
 from components.reward.score import RewardModel, Score, Unscored
+from components.runtime.termination import HeldSignals
 from components.serving.client import FILE_MODEL, file_tensors, read_score, reason_of
+from components.serving.layout import check_layout
 from components.serving.management import Management, asking, managing
 from components.serving.record import (
     DEPLOYMENT,
@@ -39,6 +41,7 @@ from components.serving.record import (
     model_folder_of,
     read_deployment,
     repair,
+    unnamed,
     version_folder,
     versions_there,
     write_config,
@@ -46,7 +49,6 @@ from components.serving.record import (
 )
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config, write_version
 from components.serving.served_log import SHADOW
-from components.stage import folder_digest
 from components.video.limits import Limits
 
 TOLERANCE = 1e-5  # of normalised scores: float32 in batches of another make-up
@@ -75,15 +77,15 @@ def deploy(
     model: Path,
     sample: Sequence[tuple[Path, str]],
     params: PackageParams,
-    slowest: float = 2.0,
+    max_latency_ratio: float = 2.0,
     keep: int = KEEP,
 ) -> int:
     """Deploy the model folder; the number of its version.
 
-    sample: videos and prompts to compare on. slowest: most time that a request of the sample may take, over what it takes
-    the serving version (medians). keep: verified versions that stay on disk, at least the two that are loaded. Rejected if
-    the version does not load, scores otherwise than offline or is too slow, or clients cannot be sent to it. BadInput where
-    another deployment is under way; Unreachable where no server answers.
+    sample: videos and prompts to compare on. max_latency_ratio: most time that a request of the sample may take, over what
+    it takes the serving version (medians). keep: verified versions that stay on disk, at least the two that are loaded.
+    Rejected if the version does not load, scores otherwise than offline or is too slow, or clients cannot be sent to it.
+    BadInput where another deployment is under way; Unreachable where no server answers.
     """
     with working_on(url, repository), managing(url, repository) as server, HeldSignals() as held:
         record, _ = settle(server, repository, params)
@@ -94,7 +96,7 @@ def deploy(
                 with held.interruptible():
                     write_version(repository, model, new)
                     server.load(MODEL, as_json(backend_config(repository, params, [record.serving, new])))
-                    compare(server.client, model, sample, params, record.serving, new, slowest)
+                    compare(server.client, model, sample, params, record.serving, new, max_latency_ratio)
             except (InferenceServerException, Rejected, BadInput) as error:
                 raise Rejected(f"version {new} of {model}: {error}") from error
             # Verified: from here on files may name it.
@@ -110,8 +112,10 @@ def deploy(
 
 @contextmanager
 def working_on(url: str, repository: Path) -> Iterator[None]:
-    """One command at a time; Rejected where the server refuses a call."""
+    """One command at a time; Rejected where the server refuses a call. BadInput, before anything changes, where a version
+    that serves, or would by a roll-back, was packaged in an older layout."""
     with sole_writer(repository / DEPLOYMENT), refusals(f"{url} refuses a call"):
+        check_layout(repository, read_deployment(repository).loaded)
         yield
 
 
@@ -133,7 +137,7 @@ def verify(url: str, model: Path, sample: Sequence[tuple[Path, str]], params: Pa
 
 def offline_scores(model: Path, sample: Sequence[tuple[Path, str]], params: PackageParams) -> list[Score | Unscored]:
     """What a server of the model folder should answer."""
-    limits = Limits(**params.limits.model_dump())
+    limits = Limits.of(params.limits)
     return RewardModel.load(model, token_budget=params.token_budget, limits=limits).score(sample)
 
 
@@ -164,9 +168,15 @@ def rollback(url: str, repository: Path, params: PackageParams, model: Path | No
 
 
 def settle(server: Management, repository: Path, params: PackageParams) -> tuple[Deployment, bool]:
-    """Bring files and server to what the record says; the record, and whether clients were sent elsewhere."""
+    """Bring files and server to the state on record; the record, and whether clients were sent elsewhere.
+
+    A load that a killed command began goes on in the server, and may end after this command looks. The server does one load
+    of a model at a time, so another load waits for it.
+    """
     record = read_deployment(repository)
     mended = not is_consistent(repository, record)
+    if unnamed(repository, record):
+        server.load(MODEL)
     repair(repository, record, params)
     if server.served() != {record.serving}:
         mended = True
@@ -207,9 +217,8 @@ def remove_old(repository: Path, keep: int) -> None:
 
 def as_json(config: str) -> str:
     """A configuration as Triton's load call takes it."""
-    return json_format.MessageToJson(
-        text_format.Parse(config, model_config_pb2.ModelConfig()), preserving_proto_field_name=True
-    )
+    empty = model_config_pb2.ModelConfig()  # pyright: ignore[reportAttributeAccessIssue]
+    return json_format.MessageToJson(text_format.Parse(config, empty), preserving_proto_field_name=True)
 
 
 def compare(
@@ -219,7 +228,7 @@ def compare(
     params: PackageParams,
     old: int,
     new: int,
-    slowest: float,
+    max_latency_ratio: float,
 ) -> None:
     """Rejected where the new version's answers are not the offline scores of the model, or come late."""
     offline = offline_scores(model, sample, params)
@@ -231,7 +240,7 @@ def compare(
             seconds[version].append(time.perf_counter() - start)
         check(video, expected, answer)
     middle = {version: statistics.median(values) for version, values in seconds.items()}
-    if middle[new] > slowest * middle[old]:
+    if middle[new] > max_latency_ratio * middle[old]:
         raise Rejected(f"{middle[new]:.3f} s a request, the serving version takes {middle[old]:.3f} s")
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from components.errors import BadInput
-from components.files import put_in_place
+from components.files.atomic import put_in_place
 
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".triton"

@@ -1,4 +1,4 @@
-"""The calls that manage a Triton server, with the key that it wants of them (access.py)."""
+"""The calls that manage a Triton server, with the key that these need (access.py)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 from socket import gaierror
 from typing import Any
 
+import gevent
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -69,12 +70,19 @@ def asking(url: str) -> Iterator[triton.InferenceServerClient]:
     protocol, address = split_url(url)
     if protocol != "http":
         raise BadInput(url, "deploying goes over HTTP: http://host:port")
+    quiet_on_interrupt()
     with triton.InferenceServerClient(address, network_timeout=LOAD_SECONDS) as client:
         check_triton(client, url)
         try:
             yield client
         except LOST as error:
             raise Unreachable(url, f"no Triton server answers: {error}") from error
+
+
+def quiet_on_interrupt() -> None:
+    """Let gevent, which waits for Triton's answers, raise a KeyboardInterrupt without printing it as an error first."""
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
 
 
 def check_triton(client: triton.InferenceServerClient, url: str) -> None:

@@ -1,10 +1,10 @@
 """Have served scores drifted? Those of the last hours beside the scores of the validation clips that fixed the model's
 normalisation (`reference` in video_reward.json, made by stage `reward`).
 
-Other scores than those mean other clips or prompts than the model was measured on: what it says of them is less sure. Drift
-is a Kolmogorov-Smirnov distance, the largest difference of the two distribution functions, that is both large and no chance;
-with many requests the smallest difference is no chance. Each request counts as a clip of its own: where clients send the
-same ones over and over, only the distance says something.
+Other scores than those mean other clips or prompts than the model was measured on: its scores of them are less sure. Drift
+is a Kolmogorov-Smirnov distance, the largest difference of the two distribution functions, that is both large and
+significant. With many requests the smallest difference is significant. Each request counts as a clip of its own: where
+clients send the same ones over and over, only the distance has a meaning.
 """
 
 import re
@@ -13,57 +13,31 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, FiniteFloat, field_validator
 
+from components.config.operation import MonitoringParams
 from components.errors import BadInput
-from components.evaluation.significance import correct_family
-from components.operation_params import MonitoringParams
-from components.param_types import Count
+from components.pipeline.stage import folder_digest
+from components.reward.card import CARD, STEPS, Reference, read_card
 from components.serving.served_log import read_served
-from components.stage import folder_digest
-from components.text_files import Record, check_record, read_json
-from components.tracking import FACTS
+from components.statistics.significance import correct_family
 
 OVERALL = "Overall"  # of components/reward/score.py, whose import takes seconds
-STEPS = 100  # of the reference: 0%, 1%, ... 100%
 QUARTILES = (0.25, 0.5, 0.75)
 CLOCKS_APART = timedelta(minutes=5)  # of the machines that serve and that look
 INPUTS = ("frames", "height", "width", "fps", "words")
 
 
-class Reference(Record):
-    """The distribution of normalised scores and Overall on the validation clips."""
-
-    clips: Count
-    quantiles: dict[str, Annotated[list[FiniteFloat], Field(min_length=STEPS + 1, max_length=STEPS + 1)]]
-
-    @field_validator("quantiles")
-    @classmethod
-    def quantiles_rise(cls, quantiles: dict[str, list[float]]) -> dict[str, list[float]]:
-        for name, values in quantiles.items():
-            if values != sorted(values):
-                raise ValueError(f"those of {name} do not rise")
-        return quantiles
-
-
-class Monitored(Record):
-    """What monitoring reads of video_reward.json."""
-
-    dimensions: list[str]
-    reference: Reference
-
-
 @dataclass
 class Found:
-    """What the log says of one model version; `scores` and `inputs` by name, of scored requests."""
+    """The log's entries of one model version; `scores` and `inputs` by name, of scored requests."""
 
     scores: dict[str, array] = field(default_factory=lambda: defaultdict(lambda: array("d")))
     inputs: dict[str, array] = field(default_factory=lambda: defaultdict(lambda: array("d")))
-    videos: Counter[str] = field(default_factory=Counter)
-    prompts: set[str] = field(default_factory=set)
+    videos: Counter[str | None] = field(default_factory=Counter)
+    prompts: set[str | None] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)  # requests by the version that answered them
     future: int = 0  # lines of a clock that was ahead
@@ -74,18 +48,16 @@ class Found:
 
 
 def read_reference(model: Path) -> Reference:
-    """BadInput where the model has none."""
-    facts = read_json(model / FACTS)
-    if not isinstance(facts, dict) or "reference" not in facts:
+    """In the order of the dimensions, as JSON of models is sorted; BadInput where the model has none."""
+    card = read_card(model)
+    reference = card.reference
+    if reference is None:
         why = "none: this model was trained before scores were monitored; stage `reward` makes it"
-        raise BadInput(model / FACTS, why, key="reference")
-    known = check_record(model / FACTS, facts, Monitored)
-    reference = known.reference
-    # In the order of the dimensions: JSON of models is sorted.
-    order = list(dict.fromkeys([*known.dimensions, OVERALL]))
+        raise BadInput(model / CARD, why, key="reference")
+    order = list(dict.fromkeys([*card.dimensions, OVERALL]))
     if reference.quantiles.keys() != set(order):
         raise BadInput(
-            model / FACTS, f"has {', '.join(reference.quantiles)}, not {', '.join(order)}", key="reference.quantiles"
+            model / CARD, f"has {', '.join(reference.quantiles)}, not {', '.join(order)}", key="reference.quantiles"
         )
     return reference.model_copy(update={"quantiles": {name: reference.quantiles[name] for name in order}})
 
@@ -98,9 +70,9 @@ def collect(served: Path, version: str, names: list[str], since: datetime, until
             found.future += 1
         elif row.model_version != version:
             found.others[row.model_version] += 1
-        elif row.reason is not None:
-            # Numbers are of the one request: "5 frames; the plan wants 8".
-            found.refused[re.sub(r"\d+(\.\d+)?", "N", row.reason)] += 1
+        elif row.normalised is None or row.overall is None:
+            # Numbers are of the one request: "5 frames; the plan has 8".
+            found.refused[re.sub(r"\d+(\.\d+)?", "N", row.reason or "")] += 1
         else:
             scores = {**row.normalised, OVERALL: row.overall}
             if scores.keys() != set(names):
@@ -172,7 +144,7 @@ def ks_distance(served: np.ndarray, quantiles: np.ndarray) -> float:
     return worst
 
 
-def reference_share(quantiles: np.ndarray, places: np.ndarray, side: str) -> np.ndarray:
+def reference_share(quantiles: np.ndarray, places: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
     """Share of the reference up to each place ("right"), or below it ("left")."""
     before = np.searchsorted(quantiles, places, side)  # quantiles up to the place, or below it
     low, high = (np.clip(before + step, 0, STEPS) for step in (-1, 0))

@@ -2,17 +2,22 @@
 
 from pathlib import Path
 
+from components.contracts import MODEL_REPOSITORY, VIDEO_REWARD
+from components.pipeline.stage import Stage, folder_digest, stage_main
 from components.reward.model import load_video_reward
 from components.serving.repository import write_repository
-from components.stage import Stage, folder_digest, run_stage
 
 
 def package(stage: Stage) -> None:
-    model = Path("models/video_reward")
+    """Reads models/video_reward. Writes serving/model_repository.
+
+    Fails with BadInput for a model that does not load. It takes seconds, and a killed run starts anew.
+    """
+    model = Path(VIDEO_REWARD)
     load_video_reward(model)  # one that cannot score is not packaged
-    write_repository(stage.output("serving/model_repository"), model, stage.params.package)
+    write_repository(stage.output(MODEL_REPOSITORY), model, stage.params.package)
     stage.say(f"video_reward version {folder_digest(model)}")
 
 
 if __name__ == "__main__":
-    run_stage("package", package)
+    stage_main("package", package)

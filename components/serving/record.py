@@ -2,8 +2,11 @@
 
 The record is the word on which version serves, which served before it, and which were verified. A version is written there
 only after its scores were compared, and Triton's configurations follow the record. So a killed command leaves one of three
-things, which the next one mends (`repair`): a version that nothing names, which goes; a configuration of the reward model
-that names one more version than the record, likewise; or configurations that are behind the record, which are finished.
+things, which the next one mends (`repair`):
+
+- a version that nothing names, which is removed;
+- a configuration of the reward model that names one more version than the record, likewise;
+- configurations that are behind the record, which are finished.
 
 One command at a time works on a repository: `sole_writer` of the record.
 """
@@ -12,11 +15,11 @@ import re
 import shutil
 from pathlib import Path
 
+from components.config.params import PackageParams
 from components.errors import BadInput
-from components.files import whole_file
-from components.params import PackageParams
+from components.files.atomic import atomic_write
+from components.files.text import Record, read_record, read_text
 from components.serving.repository import FRONTS, MODEL, backend_config, front_config
-from components.text_files import Record, read_record, read_text
 
 DEPLOYMENT = "deployment.json"
 
@@ -37,7 +40,7 @@ class Deployment(Record):
 
 
 def read_deployment(repository: Path) -> Deployment:
-    """The record; before the first deployment, what the configurations say. BadInput where a version is named that is not
+    """The record; before the first deployment, that of the configurations. BadInput where a version is named that is not
     there."""
     file = repository / DEPLOYMENT
     if file.exists():
@@ -53,12 +56,11 @@ def read_deployment(repository: Path) -> Deployment:
 
 
 def write_deployment(repository: Path, record: Deployment) -> None:
-    with whole_file(repository / DEPLOYMENT) as partial:
-        partial.write_text(record.model_dump_json(indent=1) + "\n")
+    atomic_write(repository / DEPLOYMENT, record.model_dump_json(indent=1) + "\n")
 
 
 def is_consistent(repository: Path, record: Deployment) -> bool:
-    """Whether a server that starts now serves what the record says, and loads nothing that is not verified."""
+    """Whether a server that starts now serves the version on record, and loads nothing that is not verified."""
     fronts = {front_version(repository, name) for name in FRONTS}
     return fronts == {record.serving} and loads_verified(repository, record)
 
@@ -79,15 +81,18 @@ def repair(repository: Path, record: Deployment, params: PackageParams) -> None:
 
 
 def remove_unnamed(repository: Path, record: Deployment) -> None:
-    """Remove the versions that neither the record nor a configuration names."""
-    named = {*record.verified, *loaded_by_config(repository)} | {front_version(repository, name) for name in FRONTS}
-    for version in set(versions_there(repository)) - named:
+    for version in unnamed(repository, record):
         shutil.rmtree(version_folder(repository, version))
 
 
+def unnamed(repository: Path, record: Deployment) -> set[int]:
+    """Versions on disk that neither the record nor a configuration names: what a killed command left."""
+    named = {*record.verified, *loaded_by_config(repository)} | {front_version(repository, name) for name in FRONTS}
+    return set(versions_there(repository)) - named
+
+
 def write_config(repository: Path, name: str, config: str) -> None:
-    with whole_file(repository / name / "config.pbtxt") as partial:
-        partial.write_text(config)
+    atomic_write(repository / name / "config.pbtxt", config)
 
 
 def version_folder(repository: Path, version: int) -> Path:
@@ -126,5 +131,5 @@ def _only(file: Path, pattern: str) -> str:
         raise BadInput(file, "missing, so this is no model repository; stage `package` and `reelign serve --live` make one")
     found = re.search(pattern, read_text(file))
     if found is None:
-        raise BadInput(file, "is no configuration of stage package")
+        raise BadInput(file, "is not a configuration of stage package")
     return found[1]

@@ -1,35 +1,38 @@
 """VideoReward as a Triton model repository: what lies where, and the configurations.
 
-    serving/model_repository/
-        video_reward_model/    the backend: frames and rate, or an encoded video; one loaded model for both
-            config.pbtxt
-            1/model.py         backend/model.py of this folder
-            1/video_reward/    the model folder, byte for byte: same version, same scores
-            warmup/            one small request that each version answers before it is ready
-        video_reward/          what clients ask: frames, prompt, fps
-        video_reward_file/     what clients ask: an encoded video and a prompt
+- video_reward_model/: the backend, for frames and rate or an encoded video; one loaded model for both
+    - config.pbtxt
+    - 1/model.py: backend/model.py of this folder, which imports backend/entry.py
+    - 1/video_reward/: the model folder, byte for byte; same version, same scores
+    - warmup/: one small request that each version answers before it is ready
+- video_reward/: called by clients with frames, prompt and fps
+- video_reward_file/: called by clients with an encoded video and a prompt
 
-The two that clients ask are ensembles of one step. They name the version of video_reward_model that serves, so a new version
-can be loaded and tried beside the old one before an atomic change of two small files sends requests to it (deploy.py). An
+The last two are ensembles of one step. They name the version of video_reward_model that serves. So a new version is
+loaded and tried beside the old one, before an atomic change of two small files sends requests to it (deploy.py). An
 ensemble costs no process: a decoder of its own in front of the model would be a second Python with torch in it.
 
 The Python of the server needs this project's environment with the project itself installed in it. Started by `reelign serve`
-it is the environment that started it. On NVIDIA's image (a Triton of the same release, 24.10, as backend and stub talk by
-shared memory) it is the one that `package.environment` names, an absolute path inside the container; as the image has no
-stub for Python 3.11, put the one of nvidia-pytriton (components/serving/install.py) into /opt/tritonserver/backends/python.
+it is the environment that started it. On NVIDIA's image it is the one that `package.environment` names, an absolute path
+inside the container. The image must be a Triton of the same release, 24.10: backend and stub communicate by shared
+memory. It has no stub for Python 3.11: put the one of nvidia-pytriton (components/serving/install.py) into
+/opt/tritonserver/backends/python.
 """
 
 import shutil
 import struct
 from pathlib import Path
 
-from components.files import whole_file
-from components.params import PackageParams
-from components.reward.facts import plan_of
-from components.stage import folder_digest
+from components.config.params import PackageParams
+from components.files.atomic import atomic_write
+from components.files.links import share
+from components.pipeline.stage import folder_digest
+from components.reward.card import plan_of
 from components.video.frames import FramePlan
 
+LAYOUT = 2  # of a repository (layout.py)
 MODEL = "video_reward_model"
+BACKEND_FILE = Path(__file__).with_name("backend") / "model.py"
 FRONTS = {"video_reward": ("frames", "prompt", "fps"), "video_reward_file": ("video", "prompt")}
 OUTPUTS = ("raw", "normalised", "overall", "dimensions", "model_version", "frame_plan")
 WARMUP_PROMPT = "[reelign: is the model there?]"  # nobody's own: the answer is not logged
@@ -80,6 +83,7 @@ model_warmup [{{
   inputs {{ key: "fps" value {{ data_type: TYPE_FP64 dims: [1] input_data_file: "fps" }} }}
   inputs {{ key: "prompt" value {{ data_type: TYPE_UINT8 dims: [{warmup_prompt}] input_data_file: "prompt" }} }}
 }}]
+parameters {{ key: "layout" value {{ string_value: "{layout}" }} }}
 parameters {{ key: "token_budget" value {{ string_value: "{token_budget}" }} }}
 {limits}
 """
@@ -110,7 +114,7 @@ def write_repository(repository: Path, model: Path, params: PackageParams) -> No
     write_version(repository, model, 1)
     (repository / MODEL / "config.pbtxt").write_text(backend_config(repository, params, [1]))
     for name in FRONTS:
-        # Triton wants a version folder for an ensemble too, and DVC keeps no empty folder.
+        # Triton needs a version folder for an ensemble too, and DVC keeps no empty folder.
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "1/about.txt").write_text("An ensemble has no files; see ../config.pbtxt.\n")
         (repository / name / "config.pbtxt").write_text(front_config(repository, name, params, 1))
@@ -120,8 +124,8 @@ def write_version(repository: Path, model: Path, version: int) -> None:
     """Put the model folder into the repository, with the code that serves it; loads nothing."""
     folder = repository / MODEL / str(version)
     folder.mkdir(parents=True)
-    shutil.copytree(model, folder / "video_reward")
-    shutil.copyfile(Path(__file__).with_name("backend") / "model.py", folder / "model.py")
+    shutil.copytree(model, folder / "video_reward", copy_function=share)
+    shutil.copyfile(BACKEND_FILE, folder / "model.py")
 
 
 def backend_config(repository: Path, params: PackageParams, versions: list[int]) -> str:
@@ -131,11 +135,11 @@ def backend_config(repository: Path, params: PackageParams, versions: list[int])
     warmup.mkdir(exist_ok=True)
     for name, value in {"fps": struct.pack("<d", WARMUP_FPS), "prompt": prompt}.items():
         if not (warmup / name).exists() or (warmup / name).read_bytes() != value:  # a server may be reading them
-            with whole_file(warmup / name) as partial:
-                partial.write_bytes(value)
+            atomic_write(warmup / name, value)
     config = BACKEND.format(
         **INPUTS,
         outputs=OUTPUT_TYPES,
+        layout=LAYOUT,
         versions=", ".join(map(str, versions)),
         warmup_dims=", ".join(map(str, warmup_shape(repository, versions[-1]))),
         warmup_prompt=len(prompt),
@@ -147,7 +151,7 @@ def backend_config(repository: Path, params: PackageParams, versions: list[int])
 
 
 def front_config(repository: Path, name: str, params: PackageParams, version: int) -> str:
-    """config.pbtxt of an ensemble that sends requests to `version`, and says whose scores they are."""
+    """config.pbtxt of an ensemble that sends requests to `version`, and names the model whose scores they are."""
     inputs = FRONTS[name]
     ragged = [f'  {{ name: "{key}" {INPUTS[key]} }}' for key in inputs]
     maps = [f'  input_map {{ key: "{key}" value: "{key}" }}' for key in inputs]

@@ -1,7 +1,7 @@
 """The log of what was served: a JSON line for each request, which `reelign monitor` reads.
 
-Each process of the model writes files of its own, one a day, so that no two share one; a batch is one write, without fsync.
-Prompts are people's own words: a line has their number and a short digest, which tells prompts apart and no more. A log that
+Each process of the model writes files of its own, one a day, so that no two share one. A batch is one write, without fsync.
+Prompts are people's own words: a line has their number and a short digest, which separates prompts and no more. A log that
 cannot be written never fails a request: the lines are lost, and counted.
 """
 
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import AwareDatetime, FiniteFloat, ValidationError, model_validator
 
+from components.config.types import Section
 from components.errors import BadInput
-from components.param_types import Section
 
 if TYPE_CHECKING:
     from components.reward.score import Clip, Score, Unscored
@@ -29,7 +29,7 @@ FOLDER = "REELIGN_SERVED_LOG"  # environment variable; without it there is no lo
 SHADOW = "reelign-shadow"  # id of requests that deploy makes to compare versions
 KEEP_DAYS = 30  # with requests, counted by names of files: a clock that jumps ahead makes one day old, not all of them
 FILE_BYTES, MOST_BYTES = 64 * 2**20, 4 * 2**30  # of one file; of all, the oldest go first
-RETRY_SECONDS = 60.0  # after a write that failed: a full disk is not asked again for each request
+RETRY_SECONDS = 60.0  # after a write that failed: a full disk is not tried again with each request
 MOST_REASON = 200
 FILES = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-*.jsonl"
 
@@ -64,7 +64,7 @@ class Served(Section):
 def describe(
     request: "tuple[Clip | str, str] | Unscored", answer: "Score | Unscored", info: "VideoInfo | None"
 ) -> dict[str, Any]:
-    """The line of a request, but for what the log itself knows. request: what was read of it; info: of its video file."""
+    """The line of a request, without what the log adds. request: what was read of it; info: of its video file."""
     video, prompt = request if isinstance(request, tuple) else (None, None)
     kind = frames = height = width = fps = None
     if isinstance(video, str):
@@ -83,8 +83,8 @@ def describe(
         "fps": fps,
         "words": None if prompt is None else len(prompt.split()),
         "prompt": None if prompt is None else hashlib.sha256(prompt.encode()).hexdigest()[:12],
-        "normalised": None if refused else answer.normalised,
-        "overall": None if refused else answer.overall,
+        "normalised": getattr(answer, "normalised", None),
+        "overall": getattr(answer, "overall", None),
         # The path of a file is the server's own, and another one each time.
         "reason": refused and refused.removeprefix(f"{video}: " if kind == "file" else "")[:MOST_REASON],
     }
@@ -110,14 +110,15 @@ class ServedLog:
             return len(lines)
         now = datetime.now(UTC)
         try:
-            if self.file is None or self.day != now.date().isoformat() or self.size >= FILE_BYTES:
-                self.begin(now)
+            file = self.file
+            if file is None or self.day != now.date().isoformat() or self.size >= FILE_BYTES:
+                file = self.begin(self.folder, now)
             rows = [
                 Served(log=self.name, number=self.number + place, time=now, model_version=self.model_version, **line)
                 for place, line in enumerate(lines)
             ]
             text = "".join(f"{row.model_dump_json()}\n" for row in rows).encode()
-            if os.write(self.file, text) < len(text):
+            if os.write(file, text) < len(text):
                 raise OSError("written in part")
         except OSError as error:
             self.close()
@@ -129,17 +130,18 @@ class ServedLog:
         self.size += len(text)
         return 0
 
-    def begin(self, now: datetime) -> None:
+    def begin(self, folder: Path, now: datetime) -> int:
         """Open a new file, and remove the oldest where there are too many."""
         self.close()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.day, self.number, self.size = now.date().isoformat(), 0, 0
         # The process id alone would come again, in a container that was started anew soonest.
         self.name = f"{self.day}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.file = os.open(self.folder / f"{self.name}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        for path in too_many(self.folder):
+        self.file = file = os.open(folder / f"{self.name}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        for path in too_many(folder):
             with contextlib.suppress(OSError):  # another process may be at it
                 path.unlink()
+        return file
 
     def close(self) -> None:
         if self.file is not None:

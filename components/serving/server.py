@@ -25,7 +25,9 @@ import psutil
 from components.errors import BadInput
 from components.serving.access import VARIABLE, make_key, options
 from components.serving.install import SERVER, TRITON
+from components.serving.layout import check_layout
 from components.serving.ports import free_ports
+from components.serving.record import loaded_by_config
 from components.serving.repository import FRONTS, MODEL
 from components.serving.served_log import FOLDER
 
@@ -122,7 +124,7 @@ def start_triton(
 
     log: file for all that server and model print. folder: where install_triton put Triton. ports: for HTTP, gRPC and
     metrics; a free one for each None. served: folder for the log of served requests. BadInput where Triton or a model is
-    missing, or a port is taken.
+    missing, the repository is of an older layout, or a port is taken.
     """
     server = folder / SERVER
     if not server.exists():
@@ -133,6 +135,7 @@ def start_triton(
     for port in filter(None, ports):
         if not is_free(port):
             raise BadInput(f"127.0.0.1:{port}", "something listens there already")
+    check_layout(repository, loaded_by_config(repository))
     key = make_key(repository)
     http, grpc, metrics = (port or free for port, free in zip(ports, free_ports(3), strict=True))
     prefix = f"reelign-{os.getpid()}-{http}-"
@@ -181,7 +184,7 @@ def serving(
     start_seconds: float = START_SECONDS,
     served: Path | None = None,
 ) -> Iterator[Triton]:
-    """A server that is ready to be asked, stopped at the end of the `with` block."""
+    """A server that is ready for requests, stopped at the end of the `with` block."""
     triton = start_triton(repository, log, folder, ports, served)
     try:
         triton.wait(start_seconds)

@@ -1,8 +1,8 @@
 """Notice a backend process that died, or a model that is no longer loaded, and put things right.
 
-Triton goes on calling server and model ready when a Python process behind a model is gone (killed for memory, or by a
-decoder that broke), and answers every request that goes there with an error until the model is loaded again. So the
-processes of each loaded version are counted from time to time, and one is asked for a score, the small clip of its warm-up.
+Triton still reports server and model as ready when a Python process behind a model is gone, killed for memory or by a
+broken decoder. Every request that goes there ends in an error until the model is loaded again. So the processes of
+each loaded version are counted from time to time, and one scores the small clip of its warm-up.
 Versions that the repository does not name are being tried by a deployment, and are its business alone.
 """
 
@@ -30,7 +30,7 @@ ANSWER_SECONDS = 30.0  # a busy server may take long: silence alone is no reason
 
 
 def watch(server: Triton, repository: Path, say: Callable[[str], None]) -> NoReturn:
-    """Probe and heal until a signal; ServingError if the server itself ends. What happens is told to `say`."""
+    """Probe and heal until a signal; ServingError if the server itself ends. `say` receives a line on what happens."""
     missing: set[str] = set()
     while True:
         time.sleep(PROBE_SECONDS)
@@ -79,7 +79,7 @@ def heal(server: Triton, repository: Path, version: str, say: Callable[[str], No
 
 
 def is_dead(server: Triton, repository: Path, version: str) -> bool:
-    """Whether a process of a loaded version is gone, or what it leaves unanswered says so."""
+    """Whether a process of a loaded version is gone, or a request to it fails for that reason."""
     if len(server.backends(version)) < wanted_processes(server, version):
         return version in loaded_versions(server)  # otherwise it went in order, since it was listed
     try:

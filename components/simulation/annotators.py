@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 
+from components.contracts import LABELS
+
 QUESTIONS = ("VQ", "MQ", "TA", "Overall")
-LABELS = ("A", "B", "same")
 REVIEWER = "reviewer"
 LOWEST, HIGHEST = 1, 5  # of a rating
 
@@ -129,7 +130,7 @@ def realism(
     for question in QUESTIONS:
         signs = np.sign([a[question] - b[question] for a, b in gold])
         voters = [name for name in annotations[0] if name != REVIEWER]
-        codes = np.array([[LABELS.index(answers[name][question]) for answers in annotations] for name in voters])
+        codes = np.array([[list(LABELS).index(answers[name][question]) for answers in annotations] for name in voters])
         choice = np.where(codes == 0, 1, np.where(codes == 1, -1, 0))  # [annotators, pairs]
         decided = (choice != 0) & (signs != 0)
         if not decided.any():

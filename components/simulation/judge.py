@@ -11,6 +11,7 @@ in full get the same TA.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -63,6 +64,16 @@ class Fit:
     error: float  # sum of squared residuals of the opacity
 
 
+def track(frames: np.ndarray) -> np.ndarray | None:
+    """Centres [T, 2] (px, y downwards) of the best-fitting shape in a clip [T, H, W, 3] uint8 (H = W); None where most
+    frames show no shape."""
+    clip = frames.astype(np.float32)
+    _, stands_out, opacity, fits = _fit_shapes(clip)
+    fit = min(fits.values(), key=lambda found: found.error)
+    present = _presence(opacity, fit.cover, _project(stands_out, fit.cover))
+    return fit.centres if present.mean() > 0.5 else None
+
+
 def judge(frames: np.ndarray, prompt: str) -> Verdict:
     """Judges a clip [T, H, W, 3] uint8 (H = W, T >= 3) for a prompt of the world.
 
@@ -72,10 +83,7 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
         raise ValueError(f"a square clip [T >= 3, H, W, 3] was expected, got {frames.shape}")
     clip = frames.astype(np.float32)
     unit = clip.shape[1] / REFERENCE_SIZE
-    backgrounds = np.median(clip, axis=(1, 2))  # [T, 3]; no shape covers half of a frame
-    stands_out = clip - backgrounds[:, None, None]
-    opacity, spots = _opacity(stands_out @ SEEN, unit)
-    fits = {shape: _fit(opacity, shape, spots, unit) for shape in SHAPES}
+    backgrounds, stands_out, opacity, fits = _fit_shapes(clip)
     shape = min(SHAPES, key=lambda name: fits[name].error)
     fit = fits[shape]
     contrast = _project(stands_out, fit.cover)  # [T, 3], object minus background
@@ -117,11 +125,20 @@ def judge(frames: np.ndarray, prompt: str) -> Verdict:
         prompt_right=there > 0.5 and min(scores.values()) > 0.5,
         dynamic_degree=speed,
         speed_error=abs(speed - unit * SPEEDS[scene.speed]),
-        colour=min(distances["colour"], key=distances["colour"].get),
+        colour=min(distances["colour"], key=lambda name: distances["colour"][name]),
         shape=shape,
         velocity=(float(velocity[0]), float(velocity[1])),
-        background=min(distances["background"], key=distances["background"].get),
+        background=min(distances["background"], key=lambda name: distances["background"][name]),
     )
+
+
+def _fit_shapes(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Fit]]:
+    """Of a clip [T, H, W, 3]: its background colours [T, 3], the difference from them, the opacity, and each shape's fit."""
+    unit = clip.shape[1] / REFERENCE_SIZE
+    backgrounds = np.median(clip, axis=(1, 2))  # no shape covers half of a frame
+    stands_out = clip - backgrounds[:, None, None]
+    opacity, spots = _opacity(stands_out @ SEEN, unit)
+    return backgrounds, stands_out, opacity, {shape: _fit(opacity, shape, spots, unit) for shape in SHAPES}
 
 
 def _opacity(stands_out: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +148,7 @@ def _opacity(stands_out: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarra
     is projected, which removes noise orthogonal to that axis.
     """
     salience = np.linalg.norm(stands_out, axis=-1)
-    smooth = ndimage.gaussian_filter(salience, (0, 2.5 * unit, 2.5 * unit), mode="constant", truncate=2.0)
+    smooth: Any = ndimage.gaussian_filter(salience, (0, 2.5 * unit, 2.5 * unit), mode="constant", truncate=2.0)
     rows, columns = np.unravel_index(smooth.reshape(len(smooth), -1).argmax(1), smooth.shape[1:])
     spots = np.stack([columns, rows], axis=1) + 0.5
     inside = coverage("circle", 2.0 * unit, spots, smooth.shape[1])
@@ -236,7 +253,8 @@ def _visual_quality(
     """Closeness of each frame [T] to its best clean render, near the object and away from it."""
     residual = (clip - backgrounds[:, None, None] - fit.cover[..., None] * contrast[:, None, None]) @ SEEN
     # Losses of 4:2:0 are no flaw of the picture: colour differences are compared at half the resolution.
-    colour = ndimage.uniform_filter(residual[..., 1:], (0, 2, 2, 0), mode="nearest")
+    sizes: Any = (0, 2, 2, 0)
+    colour = ndimage.uniform_filter(residual[..., 1:], sizes, mode="nearest")
     squared = residual[..., 0] ** 2 + (colour**2).sum(-1)
     near = _cover(shape, fit.radii + 2.5 * unit, fit.centres, clip.shape[1])
     near_rms = np.sqrt((squared * near).sum((1, 2)) / np.maximum(near.sum((1, 2)), 1.0))

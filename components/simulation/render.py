@@ -49,7 +49,8 @@ def concrete(scene: Scene, rng: np.random.Generator, size: int = REFERENCE_SIZE,
     scale = size / REFERENCE_SIZE
     radius = scale * (RADIUS + RADIUS_SPREAD * rng.uniform(-1, 1))
     speed = scale * SPEEDS[scene.speed] * (1 + SPEED_SPREAD * rng.uniform(-1, 1))
-    velocity = tuple(speed * axis for axis in DIRECTIONS[scene.direction])
+    right, down = DIRECTIONS[scene.direction]
+    velocity = speed * right, speed * down
     start = _start(scene.shape, radius, velocity, rng, size, frames)
     return Render(COLOURS[scene.colour], scene.shape, radius, start, velocity, BACKGROUNDS[background])
 
@@ -67,7 +68,12 @@ def draw(r: Render, centres: np.ndarray, size: int) -> np.ndarray:
 
 
 def coverage(
-    shape: str, radius: float, centres: np.ndarray, size: int, second_shape: str | None = None, blend: float = 0.0
+    shape: str,
+    radius: float | np.ndarray,
+    centres: np.ndarray,
+    size: int,
+    second_shape: str | None = None,
+    blend: float = 0.0,
 ) -> np.ndarray:
     """How much of each pixel the object covers, [T, H, W] float32 in [0, 1]."""
     x, y = offsets(centres, size)
@@ -84,7 +90,7 @@ def offsets(centres: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return at[None, None, :] - centres[:, 0], at[None, :, None] - centres[:, 1]
 
 
-def signed_distance(shape: str, radius: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def signed_distance(shape: str, radius: float | np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance (px) from the outline for points relative to the centre, negative inside; corners stay sharp."""
     width, height = radius * EXTENTS[shape][0], radius * EXTENTS[shape][1]
     if shape == "circle":

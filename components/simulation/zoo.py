@@ -6,7 +6,6 @@ files, and the gold judge scores the decoded file, as a viewer would see it.
 """
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -14,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from components.engine import file_digest, map_rows
-from components.preferences.schema import DIMENSIONS, LABELS, Annotation, write_annotations, write_prompts
+from components.config.params import ShapesSource
+from components.contracts import DIMENSIONS, LABELS, SOURCE_ANNOTATIONS, SOURCE_METRICS, SOURCE_PROMPTS, SOURCE_VIDEOS
+from components.files.digests import file_digest
+from components.pipeline.stage import Stage, rounded, write_json
+from components.preferences.schema import Annotation, write_annotations, write_prompts
+from components.runtime.engine import map_rows
 from components.simulation.annotators import Ratings, label_pair, panel, realism
 from components.simulation.judge import judge
 from components.simulation.render import concrete, spoiled
 from components.simulation.world import all_scenes, prompt_of, scene_of
-from components.stage import Stage, rounded, write_json
 from components.video.decode import read_frames
 from components.video.encode import write_video
 
@@ -37,16 +39,15 @@ RENDERERS: dict[str, tuple[str, ...]] = {
 MODELS = (*GENERATORS, *RENDERERS)
 
 
-def make_zoo(stage: Stage) -> None:
+def make_zoo(stage: Stage, params: ShapesSource) -> None:
     """Write data/source (videos by model, prompts.csv, annotations.csv), and metrics/source.json with their realism."""
-    params = stage.params.source
-    clips = cast(stage)
-    videos = stage.output("data/source/videos")
+    clips = plan_clips(stage, params)
+    videos = stage.output(SOURCE_VIDEOS)
     rendered = [clip for clip in clips if clip["model"] in RENDERERS]
     generated = [clip for clip in clips if clip["model"] in GENERATORS]
     stage.say(f"{len(clips)} clips by {len(MODELS)} models: {len(rendered)} rendered, {len(generated)} generated")
     world = stage.params.world
-    draw_all(stage, generated, videos)
+    draw_all(stage, params.folder, generated, videos)
 
     # What is rendered is kept with its scores: outputs that a killed run began are thrown away.
     state = stage.state() / "judged"
@@ -72,8 +73,8 @@ def make_zoo(stage: Stage) -> None:
             answers.append(labels)
             golds.append((a["gold"], b["gold"]))
             annotations += [view_of(prompt, a, b, name, given, ratings.get(name, {})) for name, given in labels.items()]
-    write_annotations(stage.output("data/source/annotations.csv"), annotations)
-    write_prompts(stage.output("data/source/prompts.csv"), [prompt_of(scene) for scene in all_scenes()])
+    write_annotations(stage.output(SOURCE_ANNOTATIONS), annotations)
+    write_prompts(stage.output(SOURCE_PROMPTS), [prompt_of(scene) for scene in all_scenes()])
     human = realism(answers, golds)
     report = {
         "kind": "shapes",
@@ -90,47 +91,47 @@ def make_zoo(stage: Stage) -> None:
             for model in MODELS
         },
     }
-    write_json(stage.output("metrics/source.json"), rounded(report))
+    write_json(stage.output(SOURCE_METRICS), rounded(report))
     for name, figures in human.items():
         stage.log({f"{name}/{key}": value for key, value in figures.items()})
         stage.say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
 
 
-def cast(stage: Stage) -> list[dict[str, Any]]:
-    """The clips to make for each of `prompts` scenes: `own_clips` of the generator that will be aligned, and one of each of
-    `clips_per_prompt` other models."""
-    params = stage.params.source
+def plan_clips(stage: Stage, params: ShapesSource) -> list[dict[str, Any]]:
+    """The clips to make for each of `prompts` scenes: `base_clips_per_prompt` of the generator that will be
+    aligned, and one of each of `clips_per_prompt` other models."""
     rng = stage.rng("cast")
     scenes = all_scenes()
     chosen = sorted(rng.choice(len(scenes), min(params.prompts, len(scenes)), replace=False))
     clips = []
     for place in chosen:
         others = rng.choice(MODELS[1:], params.clips_per_prompt, replace=False)
-        for take, model in enumerate([MODELS[0]] * params.own_clips + list(others)):
+        for take, model in enumerate([MODELS[0]] * params.base_clips_per_prompt + list(others)):
             seed = int(rng.integers(2**62))
             path = f"{model}/{place:05d}-{take}.mp4"
             clips.append({"path": path, "prompt": prompt_of(scenes[place]), "model": str(model), "seed": seed})
     return clips
 
 
-def draw_all(stage: Stage, clips: list[dict[str, Any]], videos: Path) -> None:
-    """Sample the generators' clips, model by model."""
-    from components.generator.sampler import Job, draw, loaded
-    from components.generator.wan import load_early, load_generator
+def draw_all(stage: Stage, folder: str, clips: list[dict[str, Any]], videos: Path) -> None:
+    """Sample the generators' clips, model by model, with the generator in `folder`."""
+    from components.generator.families.wan_small import load_early
+    from components.generator.folder import load_generator
+    from components.generator.sampler import Job, Loaded, draw
 
-    base = load_generator(stage.params.source.folder)
+    base: Any = load_generator(folder)  # of the family of load_early
     plain = stage.params.sampling
     settings = {
         "wan": (base, plain),
         "wan-few-steps": (base, plain.model_copy(update={"steps": 3})),
         "wan-unguided": (base, plain.model_copy(update={"guidance_scale": 1.0})),
         "wan-overguided": (base, plain.model_copy(update={"guidance_scale": 3 * plain.guidance_scale})),
-        "wan-early": (replace(base, **load_early(stage.params.source.folder)), plain),
+        "wan-early": (load_early(base, folder), plain),
     }
     for model, (generator, sampling) in settings.items():
         jobs = [Job(Path(clip["path"]).stem, clip["prompt"], clip["seed"]) for clip in clips if clip["model"] == model]
         if jobs:
-            draw(stage, loaded(generator), jobs, sampling, videos / model, what=model)
+            draw(stage, Loaded(generator), jobs, sampling, videos / model, what=model)
 
 
 def make_and_judge(

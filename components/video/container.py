@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-import av
+import av.container
+import av.error
 from av.stream import Disposition
 
 from components.video.limits import LIMITS, Limits
@@ -43,7 +44,7 @@ def file_url(path: str | Path) -> str:
 def open_file(path: str | Path, limits: Limits = LIMITS) -> av.container.InputContainer:
     """VideoError for what is no file, a larger one than `limits` has it, or no video in one of CONTAINERS."""
     if not os.path.isfile(path):
-        raise VideoError(path, "no such file")
+        raise VideoError(path, "is a folder" if os.path.isdir(path) else "no such file")
     if why := limits.refuse_file(os.path.getsize(path)):
         raise VideoError(path, why)
     # FFmpeg decodes first frames of some formats to know them: larger ones than these it leaves alone.

@@ -1,15 +1,16 @@
-"""Read clips with PyAV, and say by name why one cannot be read. Frames are RGB as FFmpeg converts them by default.
+"""Read clips with PyAV; an error names the clip and the reason. Frames are RGB as FFmpeg converts them by default.
 
-What counts as a frame is what a player shows, here and in all that reads clips by this module: not what an edit list hides,
-nor what can only be decoded with a part that was cut off. One frame is in memory at its own size; those that are kept may be
+A frame is what a player shows, here and in all that reads clips by this module. What an edit list hides is none, nor what
+can only be decoded with a part that was cut off. One frame is in memory at its own size; those that are kept may be
 made smaller as they come.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import av
+import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -33,14 +34,15 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PresentedFrames:
     """Number of frames, and place of each packet's time stamp in the order in which frames are shown; no places where
     only decoding tells which packets are frames."""
 
     frames: int
-    places: dict[int, int]
+    places: dict[int | None, int]
 
 
+GROWTH = 16  # frames, the least by which an array of frames grows
 Change = Callable[[np.ndarray], np.ndarray]  # of one frame [H, W, 3]; all of a clip are given one shape
 
 
@@ -62,7 +64,7 @@ class ClipReader:
         self.path = path
         self.limits = limits
         self.counted: int | None = None
-        self.facts: dict[str, str | int | float | None] = {}
+        self.facts: dict[str, Any] = {}
         self.interlaced = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -112,8 +114,7 @@ def read_frames(
     last one wanted.
     """
     if indices is None:
-        frames = ClipReader(path, limits)
-        return np.stack([frame if change is None else change(frame) for frame in frames])
+        return _joined(frame if change is None else change(frame) for frame in ClipReader(path, limits))
     return _decode(path, indices, _look(path, limits)[1], change, limits)
 
 
@@ -129,7 +130,22 @@ def read_chosen(
     return _decode(path, choose(info), shown, change, limits)
 
 
-def _look(path: str | Path, limits: Limits) -> tuple[VideoInfo, Shown]:
+def _joined(frames: Iterator[np.ndarray]) -> np.ndarray:
+    """np.stack of one frame or more, whose number is unknown: they fill an array that grows in place, so that the clip is in
+    memory once."""
+    first = next(frames)
+    kept, count = np.empty((GROWTH, *first.shape), first.dtype), 1
+    kept[0] = first
+    for frame in frames:
+        if count == len(kept):
+            kept.resize((count + max(GROWTH, count // 8), *first.shape), refcheck=False)
+        kept[count] = frame
+        count += 1
+    kept.resize((count, *first.shape), refcheck=False)
+    return kept
+
+
+def _look(path: str | Path, limits: Limits) -> tuple[VideoInfo, PresentedFrames]:
     with open_file(path, limits) as container:
         # For one frame, starting threads takes longer than decoding.
         stream = _single_threaded(video_stream(path, container, limits))
@@ -147,13 +163,13 @@ def _look(path: str | Path, limits: Limits) -> tuple[VideoInfo, Shown]:
         _check_frame(path, first, None)
         if scan.counts(first):
             times, durations = scan.shown()
-            places = {time: place for place, time in enumerate(times)}
+            places: dict[int | None, int] = {time: place for place, time in enumerate(times)}
         else:
             (times, durations), places = _times_of_frames(path, limits), {}
         timing = _timing(path, container, stream, times, durations)
         facts = _facts_of_container(container, stream)  # the decoder may know better, once it has seen a frame
         info = VideoInfo(**facts, fps=timing.fps, frames=timing.frames, duration=timing.duration)
-        return info, Shown(timing.frames, places)
+        return info, PresentedFrames(timing.frames, places)
 
 
 def _times_of_frames(path: str | Path, limits: Limits) -> tuple[list[int | None], list[int]]:
@@ -172,11 +188,13 @@ def _times_of_frames(path: str | Path, limits: Limits) -> tuple[list[int | None]
     return times, durations
 
 
-def _decode(path: str | Path, indices: Sequence[int], shown: Shown, change: Change | None, limits: Limits) -> np.ndarray:
+def _decode(
+    path: str | Path, indices: Sequence[int], shown: PresentedFrames, change: Change | None, limits: Limits
+) -> np.ndarray:
     if not len(indices) or min(indices) < 0:
         raise ValueError(f"indices {list(indices)} are not frame numbers")
     if max(indices) >= shown.frames:
-        raise VideoError(path, f"truncated: {shown.frames} frames, frame {max(indices)} was wanted")
+        raise VideoError(path, f"truncated: {shown.frames} frames, no frame {max(indices)}")
     places: dict[int, list[int]] = {}  # in the result, by frame
     for place, index in enumerate(indices):
         places.setdefault(index, []).append(place)
@@ -206,7 +224,7 @@ def _decode(path: str | Path, indices: Sequence[int], shown: Shown, change: Chan
         except av.error.FFmpegError as error:
             after = f" after {len(places) - len(missing)} wanted frames"
             raise _failure(path, stream, limits, error, after) from error
-    if missing:
+    if missing or kept is None:
         raise VideoError(path, f"truncated or corrupt: frame {min(missing)} cannot be decoded")
     return kept
 
@@ -248,7 +266,7 @@ def _single_threaded(stream: av.VideoStream) -> av.VideoStream:
     return stream
 
 
-def _timing(path: str | Path, container, stream, times: list[int | None], durations: list[int]) -> Timing:
+def _timing(path: str | Path, container, stream, times: Sequence[int | None], durations: list[int]) -> Timing:
     if not times:
         raise VideoError(path, "no frames")
     timing = timing_of(times, durations, stream.time_base, stream.average_rate, container_name(container))
@@ -257,7 +275,7 @@ def _timing(path: str | Path, container, stream, times: list[int | None], durati
     return timing
 
 
-def _facts_of_container(container, stream) -> dict[str, str | int]:
+def _facts_of_container(container, stream) -> dict[str, Any]:
     codec = stream.codec_context
     return {
         "container": container_name(container),
@@ -272,7 +290,7 @@ def _rgb(frame, reformatter: VideoReformatter) -> np.ndarray:
     """uint8 [H, W, 3]. A `reformatter` that stays for the clip, and no copy where rows have no padding: together a third
     less time than frame.to_ndarray()."""
     # Left to itself FFmpeg starts threads for each frame: on a busy machine that costs many times the conversion.
-    plane = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+    plane: Any = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
     return np.ascontiguousarray(rows[:, : 3 * plane.width]).reshape(plane.height, plane.width, 3)
 

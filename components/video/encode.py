@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.files import whole_file
+from components.files.atomic import whole_file
 from components.video.container import VideoError, file_url
 
 
@@ -18,7 +18,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, crf:
     `crf` is x264's constant quality: 0 lossless but for the colour format, 8 hard to tell from the source, 23 its
     default. VideoError when the frames cannot be written so.
     """
-    import av  # here, as the module is named in light places
+    import av.codec.context  # here, as the module is named in light places
 
     frames = iter(frames)
     first = next(frames, None)

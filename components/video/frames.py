@@ -1,7 +1,7 @@
 """Which frames of a clip a model sees, and at what size: one plan for curation, training, scoring and serving.
 
-The rules are those of Qwen2-VL's video preprocessing as VideoReward uses it (vision_process.py of VideoAlign): a reward
-model read from a published checkpoint sees the same pixels here as there.
+The rules are those of Qwen2-VL's video preprocessing as VideoReward uses it (vision_process.py of VideoAlign). A reward
+model of a published checkpoint gets the same pixels here as there.
 """
 
 import math
@@ -59,8 +59,9 @@ class FramePlan:
         if self.frames is not None:
             wanted = _round_to(self.frames, FRAME_FACTOR)
             if wanted > total_frames:
-                raise ValueError(f"{total_frames} frames; the plan wants {wanted}")
+                raise ValueError(f"{total_frames} frames; the plan has {wanted}")
             return wanted
+        assert self.fps is not None  # where `frames` is None
         if not source_fps > 0:
             raise ValueError(f"frame rate {source_fps} is not positive")
         most = min(MAX_FRAMES, total_frames) // FRAME_FACTOR * FRAME_FACTOR
@@ -77,6 +78,10 @@ class FramePlan:
             return _moments(total_frames, source_fps)
         count = self.count(total_frames, source_fps)
         return [int(index) for index in np.rint(np.linspace(0, total_frames - 1, count))]
+
+    def rate(self, kept: int, total_frames: int, source_fps: float) -> float:
+        """Frames a second of the `kept` ones of a clip, as backbones count time; of moments, within each."""
+        return float(MOMENT_FPS) if self.sampling == "multi_pts" else kept / total_frames * source_fps
 
     def resize(self, height: int, width: int) -> tuple[int, int]:
         """Size (height, width) to give a frame; see smart_resize."""

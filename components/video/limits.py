@@ -1,7 +1,11 @@
 """How much of a clip and of a prompt is read at most. Pictures compress a thousandfold, so a small file can hold frames that
-fill a machine's memory: what is too large is refused by its header, before anything is decoded."""
+fill a machine's memory. What is too large is refused by its header, before anything is decoded."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.config.params import LimitParams
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,11 @@ class Limits:
     frames: int
     bytes: int
     prompt: int
+
+    @classmethod
+    def of(cls, params: "LimitParams") -> "Limits":
+        """Those of section `limits`, or `package.limits`, of params.yaml."""
+        return cls(**params.model_dump())
 
     def refuse_frame(self, width: int, height: int) -> str | None:
         if width * height <= self.pixels:

@@ -1,6 +1,6 @@
 """When the frames of a clip are shown: how many there are, their rate and the clip's duration, from packets and time stamps.
 
-Headers are wrong in many files: a browser's recording has no rate, a recording of variable rate has the highest one, an AVI
+Headers are wrong in many files. A browser's recording has no rate, a recording of variable rate has the highest one, an AVI
 counts a frame too many. Time stamps are what a player follows, and they win where the two contradict each other.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import av
 
@@ -35,11 +36,12 @@ class Timing:
 @dataclass
 class PacketScan:
     """What the packets of a video stream say of its frames. `times` and `durations` (ticks of the stream's clock, in the
-    order of packets) are of packets that are shown; `all_count` is false where their number need not be that of frames."""
+    order of packets) are of packets that are shown; `all_count` is false where their number need not be that of frames, or
+    one of `times` is None."""
 
     codec: str
     read: int = 0
-    times: list[int | None] = field(default_factory=list)
+    times: list[Any] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     all_count: bool = True
     _first: int | None = None
@@ -55,8 +57,10 @@ class PacketScan:
             self._first = pts
             self.all_count &= packet.is_keyframe  # a stream cut anywhere starts with frames that cannot be decoded
         self.read += 1
-        if None in (pts, dts, self._first) or pts < self._first or (self._before is not None and dts < self._before):
-            self.all_count = False  # no time stamps, frames that lean on what was cut off, or two recordings joined
+        if pts is None or dts is None or self._first is None:
+            self.all_count = False  # no time stamps
+        elif pts < self._first or (self._before is not None and dts < self._before):
+            self.all_count = False  # frames that lean on what was cut off, or two recordings joined
         self._before = dts
         if not (packet.is_discard or is_hidden(self.codec, packet)):
             self.times.append(pts)
@@ -66,7 +70,7 @@ class PacketScan:
         """Whether each packet that is shown is one frame, at its time. `first`: the stream's first frame."""
         return self.all_count and not first.interlaced_frame and len(set(self.times)) == len(self.times)
 
-    def shown(self) -> tuple[list[int | None], list[int]]:
+    def shown(self) -> tuple[list[int], list[int]]:
         """Times and durations in the order in which frames are shown, where `counts`."""
         order = sorted(range(len(self.times)), key=self.times.__getitem__)
         return [self.times[at] for at in order], [self.durations[at] for at in order]
@@ -92,13 +96,14 @@ def timing_of(
     """The timing of frames shown at `times` for `durations` (both in ticks of `tick` seconds, in the order in which they
     are shown), or None where nothing says how fast. The header's rate stays where it does not contradict the time stamps."""
     frames, fps = len(times), float(header_rate or 0)
-    stamped = None not in times
-    gaps = [after - before for before, after in pairwise(times)] if stamped else []
+    stamps = [time for time in times if time is not None]
+    stamped = len(stamps) == len(times)
+    gaps = [after - before for before, after in pairwise(stamps)] if stamped else []
     if stamped and min(gaps, default=0) >= 0:
         ticks = sum(gaps) + _last_duration(gaps, durations, container)
         if ticks and not (header_rate and _agrees(frames, ticks, tick, header_rate)):
             fps = float(frames / (ticks * tick))
-    return Timing(frames, fps, frames / fps, _variation(times) if stamped else None) if fps else None
+    return Timing(frames, fps, frames / fps, _variation(stamps) if stamped else None) if fps else None
 
 
 def _last_duration(gaps: Sequence[int], durations: Sequence[int], container: str) -> int | Fraction:

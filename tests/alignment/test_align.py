@@ -13,16 +13,19 @@ from safetensors.torch import save_file
 
 from components.alignment import reference
 from components.alignment.data import Candidates, Pairs
-from components.alignment.flow_dpo import flow_dpo_loss
 from components.alignment.lora import adapters_off, add_lora, make_lean, save_lora, sort_header
+from components.alignment.methods.flow_dpo import flow_dpo_loss
 from components.alignment.reference import make_grid, pair_errors, reference_errors
+from components.alignment.regression import regression
 from components.alignment.relabel import choose_pairs
-from components.alignment.shards import Shards, save_shards
-from components.alignment.stage import regression
+from components.config.params import LoraParams, RelabelParams, TimestepParams, load_params
 from components.errors import BadInput
-from components.generator.wan import load_generator, load_transformer, save_generator, velocity
-from components.params import LoraParams, RelabelParams, TimestepParams, load_params
-from tests.generator.small import tiny_generator
+from components.generator.conditioning import Conditioning
+from components.generator.families.wan_small import save_generator
+from components.generator.family import VelocityModel
+from components.generator.folder import load_generator, load_transformer
+from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
+from tests.generator.small import conditioning, tiny_generator
 
 UNIFORM = TimestepParams(distribution="uniform", shift=1.0)
 LORA = LoraParams(rank=2, alpha=4, targets=["to_q", "to_k", "to_v", "to_out.0"])
@@ -30,7 +33,7 @@ LORA = LoraParams(rank=2, alpha=4, targets=["to_q", "to_k", "to_v", "to_out.0"])
 
 @pytest.fixture
 def transformer():
-    model = tiny_generator().transformer
+    model = tiny_generator().model
     add_lora(model, LORA, seed=1)
     return model
 
@@ -39,13 +42,14 @@ def transformer():
 def pairs(tmp_path):
     """Six pairs of twelve candidates of four prompts."""
     draw = torch.Generator().manual_seed(4)
-    return pairs_of(tmp_path, torch.randn(12, 4, 3, 4, 4, generator=draw), torch.randn(5, 16, 16, generator=draw))
+    return pairs_of(tmp_path, torch.randn(12, 4, 3, 4, 4, generator=draw), conditioning(5, 16, 16, draw=draw))
 
 
-def pairs_of(folder, latents: torch.Tensor, text: torch.Tensor) -> Pairs:
+def pairs_of(folder, latents: torch.Tensor, text: Conditioning) -> Pairs:
     save_shards([latents[:5], latents[5:]], folder / "latents", {"base generator": "x"})
-    save_shards([text], folder / "text", {"base generator": "x"})
-    shards = [Shards(folder / name, {"base generator": "x"}) for name in ("latents", "text")]
+    save_conditioning([text], folder / "text", {"base generator": "x"})
+    made_from = {"base generator": "x"}
+    shards = Shards(folder / "latents", made_from), ConditioningShards(folder / "text", made_from)
     table = pd.DataFrame({"row": range(12), "text_row": [n // 3 for n in range(12)]})
     prompts = pd.DataFrame({"prompt": [f"p{n // 3}" for n in range(0, 12, 2)]})
     chosen, rejected = np.arange(0, 12, 2), np.arange(1, 12, 2)
@@ -165,26 +169,26 @@ def test_lora_round_trip_through_diffusers(transformer, tmp_path):
     save_generator(tiny_generator(), tmp_path / "base")
     model = load_transformer(tmp_path / "base")
     add_lora(model, LORA, seed=1)
-    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.2, 0.9]), torch.randn(2, 16, 16)
+    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.2, 0.9]), conditioning(2, 16, 16)
     with torch.no_grad():
-        base = velocity(model, x, t, text)
-        assert torch.equal(base, velocity(load_transformer(tmp_path / "base"), x, t, text)), "B is zero at first"
+        base = model(x, t, text)
+        assert torch.equal(base, load_transformer(tmp_path / "base")(x, t, text)), "B is zero at first"
         disturb(model)
-        tuned = velocity(model, x, t, text)
+        tuned = model(x, t, text)
         assert (tuned - base).abs().max() > 1e-3
         with adapters_off(model):
-            assert torch.equal(velocity(model, x, t, text), base)
+            assert torch.equal(model(x, t, text), base)
         save_lora(model, tmp_path / "lora")
         pipeline = WanPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
         pipeline.load_lora_weights(tmp_path / "lora")
-        torch.testing.assert_close(velocity(pipeline.transformer, x, t, text), tuned)
-        merged = load_generator(tmp_path / "base", tmp_path / "lora").transformer
-        torch.testing.assert_close(velocity(merged, x, t, text), tuned, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(VelocityModel(model.family, pipeline.transformer)(x, t, text), tuned)
+        merged = load_generator(tmp_path / "base", tmp_path / "lora").model
+        torch.testing.assert_close(merged(x, t, text), tuned, rtol=1e-4, atol=1e-5)
 
 
 def test_a_target_that_matches_nothing_is_named():
-    with pytest.raises(BadInput, match=r"'q_proj' matches no layer.*|align\.lora\.targets"):
-        add_lora(tiny_generator().transformer, LoraParams(rank=2, alpha=4, targets=["q_proj"]), seed=1)
+    with pytest.raises(BadInput, match=r"align\.lora\.targets': 'q_proj' matches no layer of the transformer; to_q, to_k"):
+        add_lora(tiny_generator().model, LoraParams(rank=2, alpha=4, targets=["q_proj"]), seed=1)
 
 
 def scores(*rewards: float) -> list[dict]:
@@ -193,7 +197,7 @@ def scores(*rewards: float) -> list[dict]:
 
 
 def test_pairs_are_best_against_worst_or_all():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", duels=2)
+    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", example_pairs=2)
     (pair,) = choose_pairs(scores(0.5, 2.0, -1.0), params)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("c1", "c2", 3.0)
     assert (pair["chosen_VQ"], pair["rejected_reward"]) == (2.0, -1.0)
@@ -205,7 +209,7 @@ def test_pairs_are_best_against_worst_or_all():
 
 
 def test_ties_are_kept_when_asked_for_and_margins_weigh():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, ties="keep", duels=2)
+    params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, ties="keep", example_pairs=2)
     pairs = {(p["chosen"], p["rejected"]): p for p in choose_pairs(scores(0.5, 3.0, -0.5), params)}
     assert {key: (p["tied"], p["weight"]) for key, p in pairs.items()} == {
         ("c1", "c0"): (False, pytest.approx(2.5 / 3)),
@@ -218,7 +222,7 @@ def test_ties_are_kept_when_asked_for_and_margins_weigh():
 def test_rewards_weigh_dimensions():
     from components.alignment.relabel import reward
 
-    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", duels=2)
+    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", example_pairs=2)
     assert reward({"VQ": 1.0, "TA": -1.0, "MQ": np.nan}, params) == 0.5
 
 

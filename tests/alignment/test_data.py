@@ -5,15 +5,16 @@ import json
 import pytest
 import torch
 
-from components.alignment import shards
-from components.alignment.candidates import SCHEMA
 from components.alignment.data import load_candidates, load_pairs
 from components.alignment.lora import add_lora, check_base, resume_lora, save_lora
-from components.alignment.relabel import pair_of, pair_schema
-from components.alignment.shards import save_shards
+from components.alignment.relabel import pair_of
+from components.config.params import load_params
 from components.errors import BadInput
-from components.params import load_params
-from components.tables import write_table
+from components.files.tables import write_table
+from components.generator import shards
+from components.generator.conditioning import Conditioning
+from components.generator.shards import save_conditioning, save_shards
+from components.schemas import CANDIDATES_SCHEMA, alignment_pairs_schema
 from tests.alignment.test_align import LORA, disturb, scores
 from tests.generator.small import tiny_generator
 
@@ -35,16 +36,16 @@ def folder(tmp_path):
         }
         for n in range(4)
     ]
-    write_table(tmp_path / "candidates.parquet", rows, SCHEMA)
+    write_table(tmp_path / "candidates.parquet", rows, CANDIDATES_SCHEMA)
     save_shards([torch.arange(4.0).view(4, 1, 1, 1, 1)], tmp_path / "latents", MADE_FROM)
-    save_shards([torch.arange(3.0).view(3, 1, 1)], tmp_path / "text", MADE_FROM)
+    save_conditioning([Conditioning({"text": torch.arange(3.0).view(3, 1, 1)})], tmp_path / "text", MADE_FROM)
     return tmp_path
 
 
 def write_pairs(folder, chosen: str, rejected: str):
     better, worse = scores(1.0, 0.0)
     pair = pair_of(better | {"candidate_id": chosen}, worse | {"candidate_id": rejected})
-    write_table(folder / "pairs.parquet", [pair | {"weight": 1.0, "tied": False}], pair_schema(["VQ"]))
+    write_table(folder / "pairs.parquet", [pair | {"weight": 1.0, "tied": False}], alignment_pairs_schema(["VQ"]))
     return folder / "pairs.parquet"
 
 
@@ -52,7 +53,8 @@ def test_pairs_are_rows_of_the_candidates(folder):
     candidates = load_candidates("abc", folder)
     pairs = load_pairs(candidates, write_pairs(folder, "c3", "c2"))
     assert pairs.latents([0]).flatten().tolist() == [3.0, 2.0]
-    assert pairs.text([0]).flatten().tolist() == [1.0] and candidates.empty_text().flatten().tolist() == [2.0]
+    told, empty = pairs.text([0]), candidates.empty_text()
+    assert told.tensors["text"].flatten().tolist() == [1.0] and empty.tensors["text"].flatten().tolist() == [2.0]
 
 
 def test_latents_of_another_generator(folder):
@@ -87,7 +89,7 @@ def test_an_adapter_of_another_base(tmp_path):
 
 
 def test_a_round_goes_on_from_the_weights_before_and_from_no_others(tmp_path):
-    before, after = tiny_generator().transformer, tiny_generator().transformer
+    before, after = tiny_generator().model, tiny_generator().model
     add_lora(before, LORA, seed=1)
     disturb(before)
     save_lora(before, tmp_path)
@@ -96,7 +98,7 @@ def test_a_round_goes_on_from_the_weights_before_and_from_no_others(tmp_path):
     for (name, one), two in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.equal(one, two), name
         assert one.requires_grad == two.requires_grad
-    narrower = tiny_generator().transformer
+    narrower = tiny_generator().model
     add_lora(narrower, LORA.model_copy(update={"rank": 1}), seed=2)
     with pytest.raises(BadInput, match=r"key 'align.lora': is no LoRA of align.lora's rank and targets"):
         resume_lora(narrower, tmp_path)

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from components.alignment.flow import by_timestep, noised, squared_errors, timesteps_at
-from components.alignment.flow_dpo import beta_at, flow_dpo_loss
-from components.params import DpoParams, TimestepParams, load_params
+from components.alignment.methods.flow_dpo import beta_at, flow_dpo_loss
+from components.config.params import DpoParams, TimestepParams, load_params
 
 VARIANTS = {
     "the paper's": {},
     "squared beta": {"schedule": "squared"},
     "summed": {"reduction": "sum", "beta": 0.02},
     "ties": {"theta": 1.7},
-    "anchored": {"anchor": 0.3},
-    "all at once": {"schedule": "squared", "reduction": "sum", "beta": 0.05, "theta": 3.0, "anchor": 0.01},
+    "anchored": {"sft_weight": 0.3},
+    "all at once": {"schedule": "squared", "reduction": "sum", "beta": 0.05, "theta": 3.0, "sft_weight": 0.01},
 }
 
 
@@ -65,7 +65,7 @@ def plain(batch: dict[str, torch.Tensor], p: DpoParams) -> float:
         else:
             chance = e / (e + p.theta)
         total -= arrays["weights"][i] * math.log(chance)
-        anchor += p.anchor * error("policy", "chosen")
+        anchor += p.sft_weight * error("policy", "chosen")
     return (total + anchor) / pairs
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.alignment.flow import squared_errors
-from components.alignment.flow_rwr import flow_rwr_loss, reward_weights
-from components.alignment.sft import sft_loss
-from components.params import RwrParams, load_params
+from components.alignment.methods.flow_rwr import flow_rwr_loss, reward_weights
+from components.alignment.methods.sft import sft_loss
+from components.config.params import RwrParams, load_params
 
 rewards = st.lists(st.floats(-50, 50), min_size=2, max_size=40).map(np.array)
 

@@ -10,12 +10,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from components.alignment.lora import add_lora, resume_lora, save_lora
+from components.config.params import LoraParams
 from components.errors import BadInput
-from components.generator.lora import apply_lora
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_transformer
 from components.generator.lora_file import LORA
-from components.generator.wan import load_transformer, save_generator
-from components.params import LoraParams
 from tests.alignment.test_align import disturb
+from tests.generator.lora_files import apply_lora
 from tests.generator.small import tiny_generator
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -50,7 +51,7 @@ def by_diffusers(folder):
 
 def by_peft(folder):
     tensors, fields = tensors_of(folder)
-    model = get_peft_model(load_transformer(folder / "base"), LoraConfig(**fields))
+    model = get_peft_model(load_transformer(folder / "base").transformer, LoraConfig(**fields))
     set_peft_model_state_dict(
         model, {key.replace("transformer.", "base_model.model."): value for key, value in tensors.items()}
     )
@@ -59,7 +60,7 @@ def by_peft(folder):
 
 def by_matrices(folder):
     """A tool that reads the state dict and `.alpha` tensors: none is there, so that alpha is the rank."""
-    transformer, (tensors, _) = load_transformer(folder / "base"), tensors_of(folder)
+    transformer, (tensors, _) = load_transformer(folder / "base").transformer, tensors_of(folder)
     assert not [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
     for key in tensors:
         if key.endswith(".lora_A.weight"):
@@ -71,7 +72,7 @@ def by_matrices(folder):
 
 def by_header(folder):
     """A tool that takes alpha from the header."""
-    transformer, (tensors, fields) = load_transformer(folder / "base"), tensors_of(folder)
+    transformer, (tensors, fields) = load_transformer(folder / "base").transformer, tensors_of(folder)
     for key, down in tensors.items():
         if key.endswith(".lora_A.weight"):
             change = tensors[key.replace("lora_A", "lora_B")] @ down * fields["lora_alpha"] / fields["r"]
@@ -80,7 +81,7 @@ def by_header(folder):
 
 
 def by_us(folder):
-    transformer = load_transformer(folder / "base")
+    transformer = load_transformer(folder / "base").transformer
     apply_lora(transformer, folder / "lora", merge=True)
     return transformer
 
@@ -88,15 +89,15 @@ def by_us(folder):
 @pytest.mark.parametrize("reader", [by_diffusers, by_peft, by_matrices, by_header, by_us])
 def test_every_reader_finds_the_same_strength(saved, reader):
     folder, _, wanted = saved
-    base, read = load_transformer(folder / "base"), reader(folder)
+    base, read = load_transformer(folder / "base").transformer, reader(folder)
     for name, parameter in base.named_parameters():
         change = wanted.get(name.removesuffix(".weight"), torch.zeros(()))
         torch.testing.assert_close(read.get_parameter(name) - parameter, change.expand_as(parameter), rtol=0, atol=1e-6)
     assert min(float(change.abs().max()) for change in wanted.values()) > 1e-3
 
 
-def change_of(transformer) -> dict[str, torch.Tensor]:
-    layers = {name: module for name, module in transformer.named_modules() if hasattr(module, "lora_A")}
+def change_of(model) -> dict[str, torch.Tensor]:
+    layers = {name: module for name, module in model.transformer.named_modules() if hasattr(module, "lora_A")}
     return {name: layer.get_delta_weight("default").detach() for name, layer in layers.items()}
 
 

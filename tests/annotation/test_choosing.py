@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from components.annotation.choosing import choose_next, read_scores, taken_pairs, uncertainty
 from components.annotation.clips import Clip, generators, name_of
-from components.cli import app
+from components.cli.main import app
 from components.errors import BadInput
 from components.preferences.schema import write_annotations
 from components.reward.losses import bradley_terry_ties

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from components.annotation.importing import count_waiting, import_csv, import_studio, merge
 from components.annotation.tasks import export, read_key
-from components.cli import app
+from components.cli.main import app
 from components.curation.source import read_labels
 from components.errors import BadInput
-from components.locks import sole_writer
+from components.files.locks import sole_writer
 from components.preferences.pairs import labelled_pair
 from components.preferences.paths import stored_file
 from components.preferences.schema import group_by_pair, read_annotations, write_annotations
@@ -125,14 +125,14 @@ def changed(tasks: list[dict], at: str, value: object) -> list[dict]:
         (
             "0.annotations.0.result.1.value.choices",
             ["C"],
-            "task 100, key 'MQ': annotation 7011 says ['C'], not one of A, tie",
+            "task 100, key 'MQ': annotation 7011 has ['C'], not one of A, tie",
         ),
-        ("0.annotations.0.result.1.value.choices", ["A", "B"], "key 'MQ': annotation 7011 says ['A', 'B']"),
+        ("0.annotations.0.result.1.value.choices", ["A", "B"], "key 'MQ': annotation 7011 has ['A', 'B']"),
         ("0.annotations.0.result.1.value.choices", [], "key 'MQ': annotation 7011 of '11' has no answer"),
         ("0.annotations.0.result.1.value.choices", None, "key 'MQ': annotation 7011 of '11' has no answer"),
-        ("0.annotations.0.result.1.value.choices", [["A"]], "key 'MQ': annotation 7011 says [['A']]"),
-        ("0.annotations.0.result.1.value", {"text": "A"}, "key 'MQ': annotation 7011 says nothing"),
-        ("0.annotations.0.result.1.value", None, "key 'MQ': annotation 7011 says nothing"),
+        ("0.annotations.0.result.1.value.choices", [["A"]], "key 'MQ': annotation 7011 has [['A']]"),
+        ("0.annotations.0.result.1.value", {"text": "A"}, "key 'MQ': annotation 7011 has nothing"),
+        ("0.annotations.0.result.1.value", None, "key 'MQ': annotation 7011 has nothing"),
         ("0.annotations.0.result", None, "key 'VQ': annotation 7011 of '11' has no answer"),
         ("0.annotations.0.result.1.from_name", "VQ", "key 'VQ': answered twice in annotation 7011"),
         ("0.annotations.0.result.1.from_name", "beauty", "key 'MQ': annotation 7011 of '11' has no answer"),

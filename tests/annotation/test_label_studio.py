@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from components.annotation import studio
 from components.annotation.server import command, environment
 from components.annotation.tasks import read_key
-from components.cli import app
+from components.cli.main import app
 from components.errors import BadInput
 from components.preferences.agreement import awaits, decide
 from components.preferences.schema import group_by_pair, read_annotations
@@ -260,6 +260,9 @@ def test_a_study(tmp_path, monkeypatch):
     with started(folder, monkeypatch) as server:
         assert "4 tasks uploaded" in run("push", folder, "--url", server.url)
         (project,) = studio.Studio(server.url).ask("GET", "/api/projects/")["results"]
+        again = json.loads((folder / "tasks.json").read_text())[:2]  # as an import that a killed push began
+        studio.Studio(server.url).ask("POST", f"/api/projects/{project['id']}/import", json=again)
+        assert "0 tasks uploaded" in run("push", folder, "--url", server.url)
         tasks = studio.Studio(server.url).tasks(project["id"])
         for task in tasks[1:]:  # one is left to nobody
             straight = 1 if key[task["data"]["task"]].model_A == "dpo" else -1

@@ -7,11 +7,12 @@ import krippendorff
 import numpy as np
 import pytest
 
-from components.annotation.figures import alpha_interval, figures_by_annotator, side_interval, votes_of
 from components.annotation.importing import import_studio
 from components.annotation.report import write_report
+from components.annotation.statistics import alpha_interval, figures_by_annotator, side_interval, votes_of
+from components.contracts import DIMENSIONS
 from components.errors import BadInput
-from components.preferences.schema import DIMENSIONS, Annotation, group_by_pair, write_annotations
+from components.preferences.schema import Annotation, group_by_pair, write_annotations
 from tests.annotation.browser import browser
 from tests.annotation.conftest import QUESTIONS, work
 

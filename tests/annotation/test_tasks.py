@@ -243,7 +243,17 @@ def test_the_order_of_rows_does_not_count(clips):
 
 def test_the_command_says_what_is_wrong_in_one_line(clips, tmp_path):
     clips.write([*clips.rows, clips.rows[0]])
-    command = [sys.executable, "-m", "components.cli", "annotate", "export", "--clips", clips.csv, "--out", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "components.cli.main",
+        "annotate",
+        "export",
+        "--clips",
+        clips.csv,
+        "--out",
+        tmp_path / "out",
+    ]
     outcome = subprocess.run([*command, "--videos", clips.videos], capture_output=True, text=True)
     assert outcome.returncode == 2
     assert outcome.stderr == f"error: {clips.csv}, row 8, key 'path': alpha/0.mp4 is in row 2 already\n"

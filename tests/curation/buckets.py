@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from components.config.params import S3Source
 from components.curation.s3 import PART
 from components.curation.source import source
-from components.params import S3Source
-from components.stage import MEASURED
+from components.pipeline.stage import MEASURED
 from tests.curation.s3_server import Server
 from tests.curation.test_stages import HEADER, PlainStage
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.curation.duplicates import BITS, NEAR, find_duplicates, near_pairs
-from components.groups import Groups
+from components.statistics.groups import Groups
 
 
 def hex_of(bits: np.ndarray) -> str:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.curation import thumbnails
-from components.curation.manifest import MEASURES_SCHEMA, numbers
+from components.curation.curate import numbers
 from components.curation.measures import Cuts, Freezes, measure_clip, measure_frames
 from components.curation.thumbnails import Thumbnails, low_frequencies, signs
-from components.tables import read_table, write_table
+from components.files.tables import read_table, write_table
+from components.schemas import MEASURES_SCHEMA
 from components.video.decode import read_frames
 from components.video.encode import write_video
 
@@ -271,15 +272,22 @@ def test_without_optical_flow(tmp_path):
 
 
 def test_one_bad_file_is_a_row_with_a_reason(tmp_path):
-    """A file that went away or may not be read, and one whose name no table can hold."""
+    """A file that went away or may not be read, a pipe, a device, and one whose name no table can hold."""
     name = os.fsdecode(b"caf\xe9.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    (tmp_path / "folder.mp4").mkdir()
+    clips = ("gone.mp4", "pipe.mp4", "device.mp4", "folder.mp4", name, "Style: a.mp4")
     write_video(tmp_path / name, scene(), 8)
     write_video(tmp_path / "Style: a.mp4", scene(), 8)
-    rows = [measure_clip({"clip": clip}, str(tmp_path), True) for clip in ("gone.mp4", name, "Style: a.mp4")]
+    rows = [measure_clip({"clip": clip}, str(tmp_path), True) for clip in clips]
     assert [row["broken"] for row in rows] == [
         "unreadable: No such file or directory",
+        "unreadable: no regular file",
+        "unreadable: no regular file",
+        "unreadable: Is a directory",
         "the name of its file is not UTF-8",
         None,
     ]
     write_table(tmp_path / "a.parquet", rows, MEASURES_SCHEMA)
-    assert [row["clip"] for row in read_table(tmp_path / "a.parquet")] == ["gone.mp4", r"caf\xe9.mp4", "Style: a.mp4"]
+    assert [row["clip"] for row in read_table(tmp_path / "a.parquet")] == [*clips[:4], r"caf\xe9.mp4", clips[5]]

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from boto3.s3.transfer import TransferConfig
 
+from components.cli.doctor import inputs
 from components.curation.curate import curate
 from components.curation.measure import measure
 from components.curation.s3 import PART, Prefix
 from components.curation.source import source
-from components.doctor import inputs
 from components.errors import BadInput, Unreachable
+from components.files.tables import read_table
 from components.preferences.pairs import pairs
-from components.tables import read_table
 from tests.curation.buckets import LARGE, WORKERS, assert_fetched, fetch, metrics, random_bytes, stage_for
 
 pytestmark = pytest.mark.s3
@@ -148,7 +148,9 @@ def test_spoilt_bytes_are_never_put_in_place(server, bucket, proxy, how, size):
         return piece
 
     proxy.answers = spoil
-    with pytest.raises(BadInput, match=rf"^s3://{bucket.name}/set/a.mp4: came 3 times otherwise than the bucket says: "):
+    with pytest.raises(
+        BadInput, match=rf"^s3://{bucket.name}/set/a.mp4: came 3 times otherwise than in the bucket's listing: "
+    ):
         fetch(bucket)
     assert spoils[0] == 96
     assert not Path("data/source/videos").exists() and not partials()

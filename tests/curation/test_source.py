@@ -7,8 +7,8 @@ import pytest
 
 from components.curation.source import source
 from components.errors import BadInput
-from components.preferences.schema import PAIRS_SCHEMA
-from components.tables import read_table
+from components.files.tables import read_table
+from components.schemas import PAIRS_SCHEMA
 from tests.curation.test_stages import PlainStage, labels, rows_of, run
 
 

@@ -9,17 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from components.config.params import CurateParams, FolderSource, JudgeRewardParams, MeasureParams, Rule, SplitParams
 from components.curation.curate import curate, verdict
-from components.curation.manifest import CLIPS_SCHEMA
 from components.curation.measure import measure
 from components.curation.source import source
 from components.errors import BadInput
-from components.params import CurateParams, FolderSource, MeasureParams, Rule, SplitParams
+from components.files.tables import read_table
+from components.pipeline.stage import MEASURED, write_json
 from components.preferences.pairs import pairs
-from components.preferences.schema import PAIRS_SCHEMA
 from components.preferences.split import SPLITS
-from components.stage import MEASURED, write_json
-from components.tables import read_table
+from components.schemas import CLIPS_SCHEMA, PAIRS_SCHEMA
 from tests.limits import LIMIT_PARAMS
 
 NO_SCORES = Path(__file__).parents[2] / "infra/no_scores.csv"
@@ -38,6 +37,7 @@ class PlainStage:
         engine: str = "local",
         workers: int = 1,
         dimensions: tuple[str, ...] = ("VQ", "MQ", "TA"),
+        judge: float | None = None,
     ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
@@ -46,6 +46,7 @@ class PlainStage:
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             reward=SimpleNamespace(dimensions=dimensions),
+            judge_reward=JudgeRewardParams(held_out={} if judge is None else {"prompts": judge}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 
@@ -102,6 +103,33 @@ def test_from_a_folder_to_pairs(folder):
     assert report["splits"]["test"] == {"pairs": 1, "prompts": 1}
     assert report["dimensions"]["MQ"]["tie_share"] == 1 and report["dimensions"]["Overall"]["labelled"] == 0
     assert report["krippendorff_alpha"] is None
+
+
+def test_pairs_of_a_share_of_the_prompts_are_the_judges_alone(folder):
+    """Every prompt comes a second time with its words in another order, and each such pair of prompts is one group."""
+    prompts = [text for n in range(12) for text in (f"dog number {n} runs", f"runs number {n} dog")]
+    row = "videos/{}_A.mp4,videos/{}_B.mp4,{},A,same,B,8.0,8.0,8.0,8.0"
+    labels(folder, [row.format(n % 3, n % 3, prompt) for n, prompt in enumerate(prompts)])
+    whole = run(PlainStage(folder))
+    before = {name: read_table(f"data/pairs/{name}.parquet") for name in SPLITS}
+    assert not Path("data/pairs/judge").exists() and "judge_splits" not in whole
+    shutil.rmtree("data/pairs")
+    stage = PlainStage(folder, judge=0.5)
+    report = run(stage)
+    seen = {}
+    for part in ("", "judge/"):
+        for name in SPLITS:
+            rows = read_table(f"data/pairs/{part}{name}.parquet", PAIRS_SCHEMA)
+            seen[part, name] = {" ".join(sorted(row["prompt"].split())) for row in rows}
+            counts = report["judge_splits" if part else "splits"][name]
+            assert len(rows) == counts["pairs"] == counts["prompts"] == 2 * len(seen[part, name]) == 4
+            assert all(row in before[name] for row in rows), "a prompt's split is the same with and without a judge"
+    assert sum(map(len, seen.values())) == len(set().union(*seen.values())) == 12, "no group in both parts"
+    assert whole == {key: report[key] for key in whole if key != "splits"} | {"splits": whole["splits"]}
+    assert stage.said[-1] == "the judge's alone: train 4, validation 4, test 4"
+    shutil.rmtree("data/pairs")
+    with pytest.raises(BadInput, match=r"into split 'train' for the judge \(judge_reward.held_out\) \(of 0\)"):
+        pairs(PlainStage(folder, judge=0.05))
 
 
 def test_a_missing_video_is_named_by_source(folder):
@@ -240,7 +268,7 @@ def test_rules_over_unknown_measures(folder):
     stage = PlainStage(folder, {"beauty": Rule(min=0.5, max=None)})
     source(stage)
     measure(stage)
-    with pytest.raises(BadInput, match=r"params.yaml, key 'curate.rules.beauty': no such measure"):
+    with pytest.raises(BadInput, match=r"params.yaml, key 'curate.rules.beauty': unknown measure"):
         curate(stage)
 
 

@@ -6,10 +6,14 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from tests import planted
+from tests.dags import behind_password
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = REPOSITORY / ".venv-orchestrator/bin"
@@ -40,9 +44,15 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
+# Passwords of the addresses of the remote and of MLflow, beside the secrets of variables. No file has them, these tests' own
+# neither, as the checkout has the tests too.
+SECRETS = planted.SECRETS | {name: f"hush-{name.lower()}" for name in ("REELIGN_REMOTE", "MLFLOW_TRACKING_URI")}
+
+
 @pytest.fixture(scope="session")
-def environ(checkout) -> dict[str, str]:
-    """Of an Airflow with its own database."""
+def environ(checkout) -> Iterator[dict[str, str]]:
+    """Of an Airflow with its own database, a DVC remote and an MLflow server whose addresses have passwords, and all other
+    secrets that a machine may have."""
     home = checkout.parent / "airflow"
     settings = {
         "AIRFLOW_HOME": home,
@@ -52,14 +62,26 @@ def environ(checkout) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",  # by default 5 s
         "PYTHONPATH": checkout,
     }
-    environ = os.environ | {key: str(value) for key, value in settings.items()}
+    environ = os.environ | planted.SECRETS | {key: str(value) for key, value in settings.items()}
     environ.setdefault("OMP_NUM_THREADS", "1")  # two stages at a time
-    for name in ("REELIGN_REMOTE", "REELIGN_WORK", "MLFLOW_TRACKING_URI"):
-        environ.pop(name, None)
+    environ.pop("REELIGN_WORK", None)
     run(checkout, BIN / "airflow", "db", "migrate", env=environ)
     with closing(sqlite3.connect(home / "airflow.db")) as database:  # a write does not lock out who reads
         database.execute("pragma journal_mode = wal")
-    return environ
+    log = checkout.parent / "mlflow.log"
+    with (
+        behind_password.files(checkout.parent / "remote", SECRETS["REELIGN_REMOTE"]) as remote,
+        behind_password.mlflow(
+            checkout, SECRETS["MLFLOW_TRACKING_URI"], REPOSITORY / ".venv-ml/bin/mlflow", log
+        ) as tracking,
+    ):
+        yield environ | {"REELIGN_REMOTE": remote, "MLFLOW_TRACKING_URI": tracking}
+
+
+def leaks(checkout: Path) -> list[str]:
+    """Files with a secret in all that the runs have left: trees, caches, remote, MLflow's store, Airflow's database and
+    logs. DVC keeps the remote's address for its owner alone."""
+    return planted.leaks(checkout.parent, SECRETS, private=(".dvc/config.local",))
 
 
 RUN = """

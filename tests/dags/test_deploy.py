@@ -14,13 +14,13 @@ import pytest
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
 from components.serving.ports import free_ports
-from tests.dags.conftest import run, run_dag, tasks
+from tests.dags.conftest import leaks, run, run_dag, tasks
 
 MODEL = "video_reward_model"
 # Between roll_over and verify: a disk that changes a byte or two, and a server that reads it.
 DAMAGE = """
-import json, pathlib, urllib.request
-key = pathlib.Path("{live}.key").read_text().strip()
+import json, os, pathlib, urllib.request
+key = os.environ["REELIGN_TRITON_KEY"]
 facts = max(pathlib.Path("{live}/video_reward_model").glob("[0-9]*")) / "video_reward/video_reward.json"
 values = json.loads(facts.read_text())
 values["normalisation"]["VQ"]["mean"] += 1
@@ -37,7 +37,7 @@ connect().set_registered_model_alias("reelign-smoke-video-reward", "champion", "
 
 
 def reelign(checkout: Path, environ: dict[str, str], *words: str) -> str:
-    return run(checkout, ".venv-ml/bin/python", "-m", "components.cli", *words, env=environ)
+    return run(checkout, ".venv-ml/bin/python", "-m", "components.cli.main", *words, env=environ)
 
 
 def train(checkout: Path, environ: dict[str, str], rate: str, *stages: str) -> None:
@@ -53,7 +53,7 @@ def server(checkout, environ):
     """Triton with the first model trained here; the second one is the registry's challenger. Nobody is champion."""
     params, port = checkout / "params.yaml", free_ports(1)[0]
     url, live = f"http://127.0.0.1:{port}", checkout / "serving/live"
-    text = params.read_text().replace("http://127.0.0.1:8000", url).replace("slowest: 2.0", "slowest: 50")
+    text = params.read_text().replace("http://127.0.0.1:8000", url).replace("latency_ratio: 2.0", "latency_ratio: 50")
     # After a dozen steps no model earns it.
     params.write_text(
         text.replace("min_accuracy: 0.5, max_calibration_error: 0.1", "min_accuracy: 0, max_calibration_error: 1")
@@ -63,7 +63,7 @@ def server(checkout, environ):
     train(checkout, environ, "0.0004", "reward", "reward_bench")
     with open(checkout.parent / "serve.log", "w") as log:
         process = subprocess.Popen(
-            [".venv-ml/bin/python", "-m", "components.cli", "serve", "--live", str(live), "--http-port", str(port)],
+            [".venv-ml/bin/python", "-m", "components.cli.main", "serve", "--live", str(live), "--http-port", str(port)],
             cwd=checkout, env=environ, stdout=log, stderr=log,
         )  # fmt: skip
     try:
@@ -172,3 +172,8 @@ def test_a_server_that_is_away_ends_red_and_nothing_goes_back(server, checkout, 
     found = states(environ)
     assert (found["promote"], found["roll_over"]) == ("success", "failed")
     assert found["verify"] == found["roll_back"] == found["deployed"] == "upstream_failed"
+
+
+def test_secrets_of_serving_are_written_nowhere(server, checkout):
+    """Triton's log and model repository, the log of what was served, promotions."""
+    assert (checkout.parent / "serve.log").exists() and leaks(checkout) == []

@@ -13,9 +13,9 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 import pendulum
 from airflow.sdk import DAG
 
-from components.images import own_commit
-from components.operation_params import OrchestrationParams
-from components.params import Params, load_params
+from components.config.operation import OrchestrationParams
+from components.config.params import Params, load_params
+from components.orchestration.images import own_commit
 from dags import deploy, monitor
 from dags.runners import REPOSITORY, make_stage
 

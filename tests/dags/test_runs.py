@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
-from tests.dags.conftest import run_dag, tasks
+from tests import planted
+from tests.dags.conftest import SECRETS, leaks, run_dag, tasks
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,15 @@ def test_a_failing_stage_turns_the_dag_red_with_its_own_message(whole, checkout,
     assert states["source"] == "failed" and states["base_generator"] == "success"
     assert {states[name] for name in ("measure", "reward", "align.dpo", "evaluate")} == {"upstream_failed"}
     assert states["new_reward_model"] == "upstream_failed", "no event of a new model"
+
+
+def test_secrets_of_a_whole_retraining_are_written_nowhere(whole, checkout):
+    """After whole, forced and failing runs: logs of tasks, Airflow's database, MLflow's store and log, metrics, models."""
+    base = checkout.parent
+    there = {path.name for path in base.rglob("*") if path.is_file()}
+    assert {"retrain-None.log", "retrain-broken.log", "airflow.db", "mlflow.db", "mlflow.log", "reward_bench.json"} <= there
+    assert list((base / "remote").rglob("executions/*/evaluate.yaml")), "the remote was used"
+    assert leaks(checkout) == []
+    assert planted.open_to_all(base) == []
+    private = [path for path in base.rglob(".dvc/config.local") if SECRETS["REELIGN_REMOTE"] in path.read_text()]
+    assert len(private) > 20, "the search sees what it looks for"

@@ -20,7 +20,7 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 import httpx
 import psutil
 
-from components.ending import end
+from components.runtime.termination import end
 from components.serving.ports import free_ports
 from tests.dags.conftest import BIN
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.planted import SECRETS
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -24,11 +26,6 @@ def checkout(tmp_path_factory) -> Path:
     shutil.copyfile(REPOSITORY / "infra/profiles/smoke.yaml", folder / "params.yaml")
     run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
-
-
-# What a run may use and never write down.
-KEYS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "LABEL_STUDIO_API_KEY", "HF_TOKEN")
-SECRETS = {key: f"hush-{key.lower()}" for key in KEYS}
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -15,9 +15,13 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from components.graph import stage_definition, stage_names, upstream
-from components.guidance import solvers
+from components.generator.spec import generator_once
+from components.guidance.best_of_n import video_reward_once
+from components.guidance.latent_reward import latent_reward_once
+from components.pipeline.graph import stage_definition, stage_names, upstream
 from tests.conftest import REPOSITORY
+
+LOADED_ONCE = (generator_once, video_reward_once, latent_reward_once)
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16"}  # of frozen weights, and of training's passes
 WITHOUT = ("source", "measure", "curate", "pairs")
@@ -45,7 +49,7 @@ def in_tree(trees, monkeypatch):
     def enter(dtype: str, **latent_reward: Any) -> None:
         tree = trees[dtype]
         if not (tree / "dvc.yaml").exists():
-            for name in ("components", "infra", "pretrained", "dvc.yaml"):
+            for name in ("components", "infra", "judges", "pretrained", "dvc.yaml"):
                 (tree / name).symlink_to(REPOSITORY / name)
             for path in ("data/source", "data/pairs", "metrics"):
                 if dtype != "float32":
@@ -53,17 +57,18 @@ def in_tree(trees, monkeypatch):
         (tree / "params.yaml").write_text(yaml.safe_dump(small_params(dtype, latent_reward)))
         monkeypatch.chdir(tree)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trees['float32']}/mlflow.db")
-        for once in (solvers.generator_once, solvers.video_reward_once, solvers.latent_reward_once):
+        for once in LOADED_ONCE:
             once.cache_clear()  # by paths, which are the same in another tree
 
     yield enter
-    for once in (solvers.generator_once, solvers.video_reward_once, solvers.latent_reward_once):
+    for once in LOADED_ONCE:
         once.cache_clear()
 
 
 def small_params(dtype: str, latent_reward: dict[str, Any]) -> dict[str, Any]:
     params = yaml.safe_load((REPOSITORY / "infra/profiles/smoke.yaml").read_text())
     params["base_generator"] |= {"dtype": dtype, "probe_prompts": 1}
+    params["reward"]["dtype"] = dtype
     params["align"]["rounds"] = {"2": "models/aligned/dpo"}
     params["latent_reward"] |= latent_reward
     params["source"] |= {"workers": 1, "prompts": 40}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.graph import stage_names
+from components.pipeline.graph import stage_names
 from tests.end_to_end.conftest import environment, run
 
 pytestmark = pytest.mark.kill
@@ -40,7 +40,7 @@ def test_killed_and_run_again_it_makes_the_same(finished, stage):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode in (0, -signal.SIGKILL), f"{stage} failed by itself before {moment:.2f} s"
     said = f"{stage} killed after {moment:.2f} s" if process.returncode else f"{stage} was done before {moment:.2f} s"
-    run(finished, sys.executable, "-m", "components.lock")  # the kill may have come while DVC wrote dvc.lock
+    run(finished, sys.executable, "-m", "components.pipeline.lock")  # the kill may have come while DVC wrote dvc.lock
     run(finished, "dvc", "repro", "--single-item", "--force", "--no-run-cache", stage)
     assert outputs(finished, stage) == unbroken, said
     lock.write_bytes(whole)  # a lock that was cut just at a line's end has lost other stages

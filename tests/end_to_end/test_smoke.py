@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.end_to_end.conftest import SECRETS, environment, run
+from tests.end_to_end.conftest import environment, run
+from tests.planted import SECRETS, leaks, open_to_all
 
 METRICS = ("source", "pairs", "reward_bench", "base_generator", "latent_reward", "alignment")
 
@@ -46,17 +47,10 @@ def test_every_stage_makes_what_it_promises(finished):
 
 def test_secrets_of_the_environment_are_written_nowhere(finished):
     """Neither to logs, MLflow's store, metrics, models nor pages; and nothing is for everybody to write."""
-    files = [path for path in sorted(finished.rglob("*")) if path.is_file() and not path.is_symlink()]
-    assert {"repro.log", "mlflow.db", "reward_bench.json", "index.html"} <= {path.name for path in files}
-    found = [
-        f"{path.relative_to(finished)}: {name}"
-        for path in files
-        for name, secret in SECRETS.items()
-        if secret.encode() in path.read_bytes()
-    ]
-    assert found == []
-    open_to_all = [str(path.relative_to(finished)) for path in finished.rglob("*") if path.lstat().st_mode & 0o002]
-    assert [path for path in open_to_all if not (finished / path).is_symlink()] == []
+    there = {path.name for path in finished.rglob("*") if path.is_file()}
+    assert {"repro.log", "mlflow.db", "reward_bench.json", "index.html"} <= there
+    assert leaks(finished, SECRETS) == []
+    assert open_to_all(finished) == []
 
 
 def test_no_prompt_is_on_two_sides(finished):
@@ -75,12 +69,12 @@ def test_duels_show_clips_of_the_pairs_that_alignment_learns_from(finished):
 
     pairs = pd.read_parquet(finished / "data/alignment_pairs.parquet")
     paths = pd.read_parquet(finished / "data/candidates/candidates.parquet").set_index("candidate_id").path
-    duels = pd.read_parquet(finished / "data/duels/duels.parquet")
-    assert len(duels) == 2 and duels.margin.tolist() == [pairs.margin.min(), pairs.margin.max()]
-    for duel in duels.itertuples():
-        for candidate, path in ((duel.chosen, duel.chosen_path), (duel.rejected, duel.rejected_path)):
+    example_pairs = pd.read_parquet(finished / "data/example_pairs/example_pairs.parquet")
+    assert len(example_pairs) == 2 and example_pairs.margin.tolist() == [pairs.margin.min(), pairs.margin.max()]
+    for pair in example_pairs.itertuples():
+        for candidate, path in ((pair.chosen, pair.chosen_path), (pair.rejected, pair.rejected_path)):
             clip = finished / "data/candidates" / paths[candidate]
-            assert (finished / "data/duels" / path).read_bytes() == clip.read_bytes()
+            assert (finished / "data/example_pairs" / path).read_bytes() == clip.read_bytes()
 
 
 def test_all_methods_are_sampled_alike(finished):

@@ -10,23 +10,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.evaluation.signals import measure
-from components.params import EvaluateParams, HackingParams, TieWidthParams
-from components.stage import MEASURED, folder_digest
+from components.config.params import EvaluateParams, HackingParams
+from components.evaluation.drift_signals import measure
+from components.evaluation.judging import Panel
+from components.judges.judges import load_judge
+from components.judges.protocol import Context
+from components.pipeline.stage import MEASURED, folder_digest
+from components.simulation.world import Scene, prompt_of
 from components.video.encode import write_video
 
 METHODS = ["sft", "rwr", "dpo", "nrg"]
 PARAMS = EvaluateParams(
-    judge="gold",
+    judges=["gold"],
+    decides="gold",
+    judge_files="judges",
     methods=METHODS,
     strict=True,
     resamples=200,
-    tie_width=TieWidthParams(gold=1e-9, reward=1e-9),
+    tie_width={"gold": 1e-9, "reward": 1e-9},
     hacking=HackingParams(
         frame_count_shift=0.05, dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.5, diversity_drop=0.4
     ),
     report_prompts=12,
 )
+GOLD_PANEL = Panel({"gold": load_judge("gold", Context()).facts}, frozenset({"gold"}), agreeing=frozenset({"gold"}))
+NO_PANEL = Panel({}, frozenset())
 GAIN = {"base": 0.0, "sft": 0.02, "rwr": 0.06, "dpo": 0.16, "nrg": 0.1}
 COLOURS = {"red": (220, 50, 40), "green": (50, 170, 70), "blue": (60, 80, 220), "yellow": (230, 210, 60)}
 
@@ -42,14 +50,15 @@ def clip(rng: np.random.Generator, colour: str, noise: float) -> np.ndarray:
 
 
 def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.DataFrame, np.ndarray]:
-    """Write data/samples of base and all methods; the scored clips as evaluate.py makes them, and their looks."""
+    """Write data/samples of base and all methods; the scored clips as evaluate.py makes them, and their descriptors."""
     rng = np.random.default_rng(0)
-    rows, looks = [], []
+    rows, descriptors = [], []
     for method in ["base", *METHODS]:
         folder, table = root / "data/samples" / method, []
         for number in range(prompts):
             colour = list(COLOURS)[number % 4]
-            prompt = f"a {colour} square moving right on a grey background, number {number:02d}"
+            speed, background = (None, "slowly", "quickly")[number // 4 % 3], ("grey", "black", "white")[number // 12]
+            prompt = prompt_of(Scene(colour, "square", "right", speed, background))
             for seed in range(seeds):
                 frames = clip(np.random.default_rng([number, seed]), colour, 30 * (1 - 5 * GAIN[method]))
                 path = f"videos/{number:03d}_{seed}.mp4"
@@ -80,9 +89,9 @@ def make_samples(root: Path, prompts: int = 16, seeds: int = 2) -> tuple[pd.Data
                         "speed_error": abs(signals.motion - 1.5),
                     }
                 )
-                looks.append(signals.look)
+                descriptors.append(signals.descriptor)
         pd.DataFrame(table).to_parquet(folder / "samples.parquet")
-    return pd.DataFrame(rows), np.stack(looks)
+    return pd.DataFrame(rows), np.stack(descriptors)
 
 
 def make_other_stages(root: Path) -> None:
@@ -91,7 +100,9 @@ def make_other_stages(root: Path) -> None:
     pairs = []
     for number in range(8):
         for side, noise in (("w", 2), ("l", 40)):
-            write_video(root / "data/duels" / f"{number:02d}{side}.mp4", clip(rng, list(COLOURS)[number % 4], noise), fps=8)
+            write_video(
+                root / "data/example_pairs" / f"{number:02d}{side}.mp4", clip(rng, list(COLOURS)[number % 4], noise), fps=8
+            )
         score = float(rng.normal(1, 0.5))
         pairs.append(
             {
@@ -103,7 +114,7 @@ def make_other_stages(root: Path) -> None:
                 "margin": 0.1 * number + 0.05,
             }
         )
-    pd.DataFrame(pairs).to_parquet(root / "data/duels/duels.parquet")
+    pd.DataFrame(pairs).to_parquet(root / "data/example_pairs/example_pairs.parquet")
     share = {"value": 0.846, "ci95": [0.81, 0.88], "n": 320}
     tied = {"value": 0.702, "ci95": [0.66, 0.74], "n": 400, "tie_threshold": 0.3, "threshold_from": "validation"}
     dimensions = ("VQ", "MQ", "TA", "Overall")
@@ -138,7 +149,13 @@ def make_other_stages(root: Path) -> None:
         for name, values in rates.items()
     }
     given["guidance 3.5"] = given["best of 2"]
-    tradeoff = {"clips": 120, "prompts": 120, "settings": {name: {"win_rate": entry} for name, entry in given.items()}}
+    judges = GOLD_PANEL.as_json() | {"clips": 120, "prompts": 120}
+    tradeoff = {
+        **judges,
+        "clips": 120,
+        "prompts": 120,
+        "settings": {name: {"win_rate": entry} for name, entry in given.items()},
+    }
     write(root / "metrics/tradeoff.json", tradeoff)
     pd.DataFrame({"setting": ["plain", *given]}).to_parquet(root / "data/tradeoff.parquet")
     seconds = {"plain": 0.1, "0:0:1": 0.125, "0.5:0.5:0": 0.13, "best of 2": 0.22, "guidance 3.5": 0.1}
@@ -157,13 +174,13 @@ def write(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
-def metrics_of(root: Path, clips: pd.DataFrame, looks: np.ndarray) -> dict:
+def metrics_of(root: Path, clips: pd.DataFrame, descriptors: np.ndarray) -> dict:
     """metrics/alignment.json of make_samples(root), but for what it says of the model and the profile."""
     from components.evaluation.compare import alignment_metrics
     from components.evaluation.paired import read_samples
 
     samples = read_samples({name: root / "data/samples" / name for name in ["base", *METHODS]})
-    found = alignment_metrics(clips, looks, PARAMS, seed=0)
+    found = alignment_metrics(clips, descriptors, PARAMS, GOLD_PANEL, seed=0)
     sampling = {"steps": 8, "shift": 3.0, "guidance_scale": 2.0}
     return found | {"samples": samples.as_json(), "prompt_set": None, "sampling": sampling}
 
@@ -172,9 +189,9 @@ def make_report(root: Path) -> tuple[Path, dict]:
     """The whole fixture and its report."""
     from components.evaluation.report import write_report
 
-    clips, looks = make_samples(root)
+    clips, descriptors = make_samples(root)
     make_other_stages(root)
-    metrics = metrics_of(root, clips, looks)
+    metrics = metrics_of(root, clips, descriptors)
     out = root / "report/index.html"
     out.parent.mkdir(parents=True)
     outputs = [{"stage": "reward", "path": "models/video_reward", "md5": "d41d8cd98f00b204e9800998ecf8427e.dir"}]

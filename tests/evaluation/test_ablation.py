@@ -17,7 +17,7 @@ def bench(overall: float) -> dict:
 
 def test_rows_are_ordered_by_overall_and_show_what_differs():
     params = flat({"seed": 1, "reward": {"loss": "bt", "theta": 5.0}})
-    variants = [Variant("one", params, bench(0.6)), Variant("two", params | {"reward.loss": "btt"}, bench(0.8))]
+    variants = [Variant("one", params, bench(0.6), {}), Variant("two", params | {"reward.loss": "btt"}, bench(0.8), {})]
     header, rows = as_rows(variants)
     assert header == ["experiment", "reward.loss", "Overall without ties", "Overall with ties"]
     assert rows == [["two", "btt", "0.800 (0.700–0.900)", "none"], ["one", "bt", "0.600 (0.500–0.700)", "none"]]
@@ -43,9 +43,11 @@ def test_experiments_of_a_repository_become_a_page(tmp_path, monkeypatch):
         "json.dump(bench, open('metrics/reward_bench.json', 'w'))\n"
     )
     (tmp_path / "dvc.yaml").write_text(
-        "stages: {reward_bench: {cmd: python stage.py, deps: [stage.py], params: [reward],"
+        "stages: {reward_bench: {cmd: python stage.py, deps: [stage.py, data/pairs], params: [reward],"
         " metrics: [metrics/reward_bench.json]}}"
     )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/pairs").write_text("pairs")
     run("dvc", "repro", "-q")
     run("git", "add", "-A")
     run("git", "commit", "-qm", "start")
@@ -58,3 +60,9 @@ def test_experiments_of_a_repository_become_a_page(tmp_path, monkeypatch):
     assert [row[:3] for row in rows] == [["higher", "btt", "0.9"], ["lower", "regression", "0.4"]]
     write_page(tmp_path / "report/ablation.html", variants)
     assert "0.900 (0.400–0.600)" in (tmp_path / "report/ablation.html").read_text()
+    (tmp_path / "data/pairs").write_text("other pairs")
+    run("dvc", "exp", "run", "-q", "-n", "unlike", "-S", "reward.loss=btt", "-S", "reward.score=1.0")
+    with pytest.raises(
+        BadInput, match=r"experiment .*: data/pairs is another one than in .*: `dvc exp remove` one of the two"
+    ):
+        read_variants()

@@ -1,6 +1,8 @@
-"""benchmarks/evaluation.py with little in it: what it calls changes, and it is seldom run."""
+"""benchmarks/evaluation.py and load.py with little in them: what they call changes, and they are seldom run."""
 
 import runpy
+
+import pytest
 
 from tests.conftest import REPOSITORY
 
@@ -14,3 +16,19 @@ def test_the_benchmark_runs_to_its_end(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "200 pairs, 4 dimensions" in printed
     assert "24 clips" in printed and "index.html" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "said"),
+    [
+        ("pairs", 20, "scores.parquet"),
+        ("prompts", 40, "'train': "),
+        ("clips", 12, "[curate] done in"),
+        ("status", 9, "up to date"),
+    ],
+)
+def test_large_inputs_may_be_small(capsys, monkeypatch, name, count, said):
+    monkeypatch.chdir(REPOSITORY)
+    runpy.run_path("benchmarks/load.py")[name](count)
+    first, second = capsys.readouterr().out.splitlines()
+    assert f"{count} {name if name != 'status' else 'files'}" in first and "of the processor" in first and said in second

@@ -1,15 +1,22 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from components.contracts import DIMENSIONS
 from components.errors import BadInput
 from components.evaluation.compare import alignment_metrics, measure_clips, with_reward
 from components.evaluation.evaluate import flat_metrics, win_rate_table
+from components.evaluation.judging import judged
 from components.evaluation.paired import read_samples
-from components.evaluation.significance import holm
-from components.evaluation.win_rates import DIMENSIONS
-from components.stage import folder_digest
-from tests.evaluation.fixtures import METHODS, PARAMS, make_samples
+from components.judges.judges import load_judges
+from components.judges.protocol import Context
+from components.pipeline.stage import folder_digest
+from components.statistics.significance import holm
+from tests.conftest import REPOSITORY
+from tests.evaluation.fixtures import GOLD_PANEL, METHODS, NO_PANEL, PARAMS, make_samples
+from tests.limits import LIMIT_PARAMS
 
 
 @pytest.fixture
@@ -21,6 +28,8 @@ def samples(tmp_path):
 
 class Quiet:
     """What measure_clips needs of a stage."""
+
+    params = SimpleNamespace(limits=LIMIT_PARAMS)
 
     def progress(self, items, what, total=None):
         return iter(items)
@@ -37,7 +46,10 @@ def test_clips_get_verdicts_and_signals_and_a_broken_file_is_named(tmp_path):
         write_video(video, clip(np.random.default_rng(number), "red", 3), fps=8)
         prompt = prompt_of(all_scenes()[number])
         rows.append({"method": "base", "prompt_id": number, "prompt": prompt, "seed": 0, "video": str(video)})
-    measured, looks = measure_clips(Quiet(), pd.DataFrame(rows), "gold")
+    measured, looks = measure_clips(Quiet(), pd.DataFrame(rows))
+    unjudged = measured.copy()
+    measured, panel = judged(measured, load_judges(["gold"], Context()), [])
+    assert panel.as_json()["judges"]["gold"] | {"agrees_with_people": True} == panel.as_json()["judges"]["gold"]
     assert {"gold_Overall", "prompt_right", "speed_error", "frames", "dynamic_degree", "brightness", "saturation"} <= set(
         measured
     )
@@ -45,15 +57,18 @@ def test_clips_get_verdicts_and_signals_and_a_broken_file_is_named(tmp_path):
     assert measured["dynamic_degree"].to_numpy() == pytest.approx([1.5, 1.5], abs=0.2)
     assert measured["clip_digest"].tolist() == [folder_digest(row["video"]) for row in rows]
     assert len(looks) == 2
-    unjudged, _ = measure_clips(Quiet(), pd.DataFrame(rows), "none")
     assert not [name for name in unjudged if name.startswith("gold")]
 
     foreign = [dict(rows[0], prompt="a dog plays the piano")]
-    with pytest.raises(BadInput, match="cannot judge"):
-        measure_clips(Quiet(), pd.DataFrame(foreign), "gold")
+    with pytest.raises(BadInput, match=r"gold \(evaluate\.judges\) has no verdict"):
+        judged(pd.DataFrame(foreign), load_judges(["gold"], Context()), [])
+    tight = Quiet()
+    tight.params = SimpleNamespace(limits=LIMIT_PARAMS.model_copy(update={"frames": 8}))
+    with pytest.raises(BadInput, match=r"key '0, seed 0': .*0\.mp4: more than 8 frames, the most that are read"):
+        measure_clips(tight, pd.DataFrame(rows))
     (tmp_path / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(BadInput, match=r"key '1, seed 0': .*1.mp4: unreadable"):
-        measure_clips(Quiet(), pd.DataFrame(rows), "gold")
+        measure_clips(Quiet(), pd.DataFrame(rows))
 
 
 def test_a_failed_or_non_finite_score_stops_the_stage(samples):
@@ -69,8 +84,8 @@ def test_a_failed_or_non_finite_score_stops_the_stage(samples):
 
 def test_metrics_hold_the_schema_and_repeat(samples):
     _, clips, looks = samples
-    metrics = alignment_metrics(clips, looks, PARAMS, seed=3)
-    assert metrics == alignment_metrics(clips, looks, PARAMS, seed=3)
+    metrics = alignment_metrics(clips, looks, PARAMS, GOLD_PANEL, seed=3)
+    assert metrics == alignment_metrics(clips, looks, PARAMS, GOLD_PANEL, seed=3)
     assert (metrics["prompts"], metrics["seeds_per_prompt"]) == (4, 2)
     assert set(metrics["methods"]) == set(METHODS)
     for entry in metrics["methods"].values():
@@ -81,7 +96,7 @@ def test_metrics_hold_the_schema_and_repeat(samples):
             assert (cell["ci95"], cell["prompts"]) == (None, 4)  # too few for an interval
             gain = entry["mean"][judge]["VQ"] - metrics["base"]["mean"][judge]["VQ"]
             assert entry["mean_difference"][judge]["VQ"]["value"] == pytest.approx(gain)
-        assert set(entry["hacking"]) == {"alarm", "reasons", "signals", "base", "limits"}
+        assert set(entry["hacking"]) == {"alarm", "reasons", "signals", "base", "limits", "other_judges"}
         assert entry["hacking"]["limits"]["brightness"] == {"down": 0.1, "up": 0.1}
         assert {"dynamic_degree", "speed_error", "diversity", "frames", "reward_of_length"} <= set(
             entry["hacking"]["signals"]
@@ -103,16 +118,16 @@ def test_the_gold_judge_names_a_prompt_of_another_world(samples):
     folder, *_ = samples
     table = read_samples({name: folder / name for name in ("base", *METHODS)}).table
     table = table.assign(prompt="A cat and a dog bake a cake.")
-    says = r"base/samples\.parquet, key '000, seed 0': .*evaluate\.judge none.* world: 'A cat and a dog bake a cake\.'"
+    says = r"base/samples\.parquet, key '000, seed 0': gold \(evaluate\.judges\) .* world: 'A cat and a dog bake a cake\.'"
     with pytest.raises(BadInput, match=says):
-        measure_clips(Quiet(), table, "gold")
-    clips, _ = measure_clips(Quiet(), table, "none")
+        judged(table, load_judges(["gold"], Context()), METHODS)
+    clips, _ = measure_clips(Quiet(), table)
     assert len(clips) == len(table)
 
 
 def test_a_family_is_all_figures_of_one_judge(samples):
     _, clips, looks = samples
-    metrics = alignment_metrics(clips, looks, PARAMS, seed=3)
+    metrics = alignment_metrics(clips, looks, PARAMS, GOLD_PANEL, seed=3)
     for judge in ("gold", "reward"):
         family = [cell for entry in metrics["methods"].values() for cell in entry["win_rate"][judge].values()]
         assert len(family) == 4 * 4
@@ -123,7 +138,7 @@ def test_a_family_is_all_figures_of_one_judge(samples):
 
 def test_without_a_judge_there_are_no_gold_figures(samples):
     _, clips, looks = samples
-    metrics = alignment_metrics(clips, looks, PARAMS.model_copy(update={"judge": "none"}), seed=3)
+    metrics = alignment_metrics(clips, looks, PARAMS, NO_PANEL, seed=3)
     assert list(metrics["base"]) == ["mean"]
     assert list(metrics["methods"]["dpo"]["win_rate"]) == ["reward"]
     assert metrics["methods"]["dpo"]["hacking"]["signals"]["held_out"] is None
@@ -135,14 +150,14 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
     where `evaluate.strict` is off."""
     import json
 
+    from components.config.params import EvaluateParams, load_params
     from components.evaluation import evaluate as module
-    from components.params import EvaluateParams, SamplingParams, load_params
     from components.reward import score
     from components.simulation.world import all_scenes, prompt_of
     from components.video.encode import write_video
     from tests.evaluation.fixtures import clip
 
-    named = load_params().sample.model_copy(update={"prompt_set": "sets/vbench.csv"})
+    named = load_params(REPOSITORY / "params.yaml").sample.model_copy(update={"prompt_set": "sets/vbench.csv"})
     monkeypatch.chdir(tmp_path)
     for method in ("base", "dpo"):
         rows = []
@@ -160,17 +175,16 @@ def test_the_stage_makes_metrics_plots_and_report(tmp_path, monkeypatch, missing
         return pd.DataFrame({d: gain for d in DIMENSIONS}).assign(status="ok", reason=None)
 
     monkeypatch.setattr(score, "score_table", score_table)
-    monkeypatch.setattr(score.RewardModel, "load", lambda folder: None)
+    monkeypatch.setattr(score.RewardModel, "load", lambda folder, limits: None)
 
     said = []
 
     class Stage(Quiet):
         class params:
             profile = "test"
+            limits = LIMIT_PARAMS
             sample = named
-            sampling = SamplingParams(
-                steps=8, shift=3.0, guidance_scale=2.0, height=32, width=32, frames=9, fps=8, batch_size=4
-            )
+            sampling = load_params(REPOSITORY / "params.yaml").sampling
             evaluate: EvaluateParams = PARAMS.model_copy(update={"methods": ["dpo"], "strict": not missing})
 
         def output(self, path):

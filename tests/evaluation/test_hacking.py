@@ -5,14 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.evaluation.hacking import Clips, hacking_alarm
-from components.evaluation.signals import diversity, measure
-from components.params import HackingParams
+from components.config.params import HackingParams
+from components.evaluation.drift_signals import diversity, measure
+from components.evaluation.hacking import Clips, HeldOut, hacking_alarm
+from components.evaluation.win_rates import points
 
 LIMITS = HackingParams(
     frame_count_shift=0.05, dynamic_degree_drop=0.3, brightness_shift=0.1, saturation_shift=0.5, diversity_drop=0.4
 )
 PROMPTS, SEEDS = 16, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Side(Clips):
+    """Clips with scores by a held-out judge, [N], or none."""
+
+    held_out: np.ndarray | None = None
 
 
 def moving_square(rng, speed=1.5, seed_matters=True, length=9, noise=4):
@@ -30,7 +38,7 @@ def clips(change=lambda frames: frames, *, reward=0.0, gold=0.5, seed_matters=Tr
     rng = np.random.default_rng(seed)
     shape = dict(seed_matters=seed_matters, length=length, noise=noise)
     made = [measure(change(moving_square(rng, **shape))) for _ in range(PROMPTS * seeds)]
-    return Clips(
+    return Side(
         prompts=np.repeat([f"p{index:02d}" for index in range(PROMPTS)], seeds),
         reward=reward + rng.normal(0, 0.2, len(made)),
         held_out=None if gold is None else gold + rng.normal(0, 0.02, len(made)),
@@ -39,7 +47,7 @@ def clips(change=lambda frames: frames, *, reward=0.0, gold=0.5, seed_matters=Tr
         speed_error=np.array([abs(signals.motion - 1.5) for signals in made]),
         brightness=np.array([signals.brightness for signals in made]),
         saturation=np.array([signals.saturation for signals in made]),
-        looks=np.stack([signals.look for signals in made]),
+        descriptors=np.stack([signals.descriptor for signals in made]),
     )
 
 
@@ -62,7 +70,12 @@ def oversaturated(frames):
 
 
 def alarm(method, base):
-    return hacking_alarm(method, base, LIMITS, 300, np.random.default_rng(0))
+    judges = []
+    if base.held_out is not None:
+        change = method.held_out - base.held_out
+        won = points(method.held_out, base.held_out)
+        judges = [HeldOut("gold", "the gold judge", change, won, base.held_out, trusted=True)]
+    return hacking_alarm(method, base, judges, LIMITS, 300, np.random.default_rng(0))
 
 
 def names(found):
@@ -76,15 +89,44 @@ def names(found):
         (dict(change=frozen), "dynamic_degree_down"),
         (dict(change=oversaturated), "saturation_drift"),
         (dict(seed_matters=False), "diversity_down"),
-        (dict(gold=0.4), "reward_up_judge_down"),
+        (dict(gold=0.4), "reward_up_judge_down reward_against_judge"),
         (dict(length=12), "frame_count_drift"),
         (dict(length=7), "frame_count_drift"),
     ],
 )
 def test_a_planted_hack_raises_the_alarm_by_its_name(base, hack, reason):
     found = alarm(clips(**({"gold": 0.55} | hack), reward=1.0, seed=1), base)
-    assert names(found) == [reason]
+    assert names(found) == reason.split()
     assert found.as_json()["alarm"] is True
+
+
+def another(key, method, base, gain, trusted):
+    """A second judge, whose scores of the method's clips are `gain` above base's."""
+    change = gain + np.random.default_rng(3).normal(0, 0.02, len(base.reward))
+    return HeldOut(key, f"judge {key}", change, (np.sign(change) + 1) / 2, np.zeros(len(change)), trusted)
+
+
+@pytest.mark.parametrize(("trusted", "raised"), [(True, ["reward_up_judge_down", "reward_against_judge"]), (False, [])])
+def test_a_judge_that_agrees_with_people_raises_the_alarm_beside_the_one_that_decides(base, trusted, raised):
+    method = clips(reward=1.0, gold=0.7, seed=1)
+    change = method.held_out - base.held_out
+    first = HeldOut("gold", "the gold judge", change, points(method.held_out, base.held_out), base.held_out, True)
+    judges = [first, another("m", method, base, -0.1, trusted)]
+    found = hacking_alarm(method, base, judges, LIMITS, 300, np.random.default_rng(0))
+    assert names(found) == raised and found.as_json()["other_judges"]["m"]["value"] == pytest.approx(-0.1, abs=0.01)
+    assert not raised or ("judge m -0.1" in found.reasons[0] and "as judge m does" in found.reasons[1])
+    one = hacking_alarm(method, base, [first], LIMITS, 300, np.random.default_rng(0))
+    assert one.signals == found.signals  # the others change no figure
+
+
+def test_a_sample_of_pairs_is_compared_where_it_has_verdicts(base):
+    """People answered on half of the prompts, and preferred base."""
+    method = clips(reward=1.0, gold=0.5, seed=1)
+    won = np.where(np.arange(len(base.reward)) < len(base.reward) // 2, 0.2, np.nan)
+    people = HeldOut("human-people", "people", won - 0.5, won, None, trusted=True)
+    found = hacking_alarm(method, base, [people], LIMITS, 300, np.random.default_rng(0))
+    assert found.signals["held_out"].value == pytest.approx(-0.3) and found.signals["held_out"].n == len(won) // 2
+    assert "reward_up_judge_down" in names(found) and "held_out" not in found.base
 
 
 def test_an_honest_improvement_raises_nothing(base):
@@ -107,12 +149,12 @@ def test_honest_improvements_with_many_seeds_raise_nothing():
         at = np.concatenate([12 * prompt + rng.choice(12, 8, replace=False) for prompt in range(PROMPTS)])
         which = rng.integers(0, 3, len(at))
         columns = {}
-        for name in Clips.__dataclass_fields__:
+        for name in Side.__dataclass_fields__:
             stacked = np.stack([getattr(pool, name) for pool in pools[noise]])
             columns[name] = stacked[which, at]
         columns["reward"] = columns["reward"] + reward + 0.05 * columns["frames"]
         columns["held_out"] = columns["held_out"] + gold
-        return Clips(**columns)
+        return Side(**columns)
 
     found = [alarm(drawn(2, reward=0.3, gold=0.02), drawn(4, reward=0.0, gold=0.0)) for _ in range(200)]
     raised = [one.reasons for one in found if one.reasons]
@@ -148,7 +190,7 @@ def test_without_a_held_out_judge_the_signal_is_missing_not_zero():
 def test_one_seed_a_prompt_says_nothing_of_diversity(base):
     first = slice(None, None, SEEDS)
     single = [
-        Clips(*(getattr(side, name)[first] for name in Clips.__dataclass_fields__))
+        Side(*(getattr(side, name)[first] for name in Side.__dataclass_fields__))
         for side in (clips(seed_matters=False, seed=1), base)
     ]
     assert alarm(*single).signals["diversity"] is None
@@ -157,10 +199,17 @@ def test_one_seed_a_prompt_says_nothing_of_diversity(base):
 def test_a_change_within_chance_is_no_alarm():
     """Two prompts, one of which changed a lot: larger than the threshold, but the interval holds zero."""
     rng = np.random.default_rng(0)
-    prompts, looks = np.array(["a", "b", "c"]), rng.random((3, 12))
+    prompts, descriptors = np.array(["a", "b", "c"]), rng.random((3, 12))
     still, jumpy = (
-        Clips(
-            prompts, np.zeros(3), None, np.full(3, 9), np.array(motion), None, np.array(brightness), np.full(3, 0.5), looks
+        Side(
+            prompts,
+            np.zeros(3),
+            np.full(3, 9),
+            np.array(motion),
+            None,
+            np.array(brightness),
+            np.full(3, 0.5),
+            descriptors,
         )
         for motion, brightness in (([1.0, 1.0, 1.0], [0.5] * 3), ([1.4, 0.0, 0.1], [0.3, 1.0, 0.9]))
     )
@@ -183,5 +232,5 @@ def test_brightness_and_saturation_have_known_ends():
 
 
 def test_diversity_of_equal_clips_is_zero_and_a_single_clip_has_none():
-    looks = np.array([[0.2, 0.2], [0.2, 0.2], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
-    assert diversity(looks, np.array(["a", "a", "b", "b", "c"])) == {"a": 0.0, "b": 1.0}
+    descriptors = np.array([[0.2, 0.2], [0.2, 0.2], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+    assert diversity(descriptors, np.array(["a", "a", "b", "b", "c"])) == {"a": 0.0, "b": 1.0}

@@ -3,7 +3,7 @@ from pathlib import Path
 import yaml
 
 from components.evaluation.lineage import locked_outputs, upstream_outputs
-from components.graph import upstream
+from components.pipeline.graph import upstream
 
 
 def test_the_report_names_what_it_rests_on_and_not_its_own_digest(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.config.params import NO_PROMPT_SET, Params, SampleParams, load_params
+from components.contracts import SOURCE_PROMPTS
 from components.errors import BadInput
-from components.evaluation.prompt_sets import SOURCE, count_prompts, evaluation_prompts, read_prompt_set
-from components.params import NO_PROMPT_SET, Params, SampleParams, load_params
+from components.evaluation.prompt_sets import count_prompts, evaluation_prompts, read_prompt_set
 from components.preferences.schema import write_prompts
 from components.preferences.split import prompt_key, split_prompts
 from components.simulation.world import all_scenes, prompt_of
@@ -35,8 +36,8 @@ def stage(bare_stage, tmp_path, monkeypatch):
     """Evaluates on the rows above; the source has the prompts of the shapes world."""
     (tmp_path / "data/source").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    write_prompts(SOURCE, [prompt_of(scene) for scene in all_scenes()])
-    unjudged = bare_stage.params.evaluate.model_copy(update={"judge": "none"})
+    write_prompts(SOURCE_PROMPTS, [prompt_of(scene) for scene in all_scenes()])
+    unjudged = bare_stage.params.evaluate.model_copy(update={"judges": [], "decides": None})
     bare_stage.params = bare_stage.params.model_copy(update={"evaluate": unjudged})
     return sampling(bare_stage, prompt_set=str(write(tmp_path / "set.csv")), prompts=None)
 
@@ -139,7 +140,7 @@ def test_a_prompt_that_was_learned_from_is_refused(stage, tmp_path, split, chang
 
 
 def test_a_row_that_repeats_a_prompt_is_looked_at_too(stage, tmp_path):
-    write_prompts(SOURCE, ["a red circle"])
+    write_prompts(SOURCE_PROMPTS, ["a red circle"])
     split = stage.params.split.model_copy(update={"validation": 0.0, "test": 0.0})
     stage.params = stage.params.model_copy(update={"split": split})
     rows = [("A cat, at length.", "a cat", ""), ("a red circle", "a cat", "")]
@@ -151,7 +152,7 @@ def test_a_row_that_repeats_a_prompt_is_looked_at_too(stage, tmp_path):
 def test_a_near_duplicate_of_a_training_prompt_is_refused(stage, tmp_path):
     long = "a tall lighthouse on a rocky cliff at night while heavy waves break below and a storm comes near the old harbour"
     side = next(words for n in range(100) if split_prompts([words := f"{long} {n}"], stage.params.split)[words] == "train")
-    write_prompts(SOURCE, [side, "a red circle"])
+    write_prompts(SOURCE_PROMPTS, [side, "a red circle"])
     near = f"{long} 100"
     sampling(stage, prompt_set=str(write(tmp_path / "near.csv", [(near, "", "")])))
     with pytest.raises(BadInput, match=rf"near\.csv, row 2, key 'prompt': '{side}' is in the train split"):
@@ -195,12 +196,12 @@ def test_a_choice_is_part_of_a_larger_one_whatever_the_order_of_rows(stage, tmp_
 def test_what_the_gold_judge_cannot_judge_is_refused_before_sampling(stage, tmp_path):
     sides = split_prompts([prompt_of(scene) for scene in all_scenes()], stage.params.split)
     held = [(prompt, "", "") for prompt, side in sides.items() if side == "test"][:2]
-    judged = stage.params.evaluate.model_copy(update={"judge": "gold"})
+    judged = stage.params.evaluate.model_copy(update={"judges": ["gold"], "decides": "gold"})
     stage.params = stage.params.model_copy(update={"evaluate": judged})
     sampling(stage, prompt_set=str(write(tmp_path / "world.csv", held)))
     assert [text for _, text in evaluation_prompts(stage)] == [row[0] for row in held]
     sampling(stage, prompt_set=str(write(tmp_path / "mixed.csv", [*held, ROWS[2]])))
-    with pytest.raises(BadInput, match=r"mixed\.csv, row 4, key 'prompt': not a sentence .* set evaluate\.judge to none"):
+    with pytest.raises(BadInput, match=r"mixed\.csv, row 4, key 'prompt': not a sentence .* take gold out of"):
         evaluation_prompts(stage)
 
 

@@ -11,14 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
+from components.config.params import BestOfNParams, NrgParams, Params, SampleParams, load_params
 from components.evaluation.paired import read_samples
 from components.evaluation.sample import draw_samples
-from components.generator.wan import load_generator, save_generator
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
+from components.generator.sampler import Loader
+from components.generator.spec import SamplerSpec
+from components.guidance.best_of_n import BestOfNSpec
+from components.guidance.flow_nrg import NrgSpec
 from components.guidance.latent_reward import save_latent_reward
-from components.guidance.solvers import Drawer
-from components.params import BestOfNParams, NrgParams, Params, SampleParams, load_params
+from components.pipeline.stage import folder_digest
 from components.preferences.schema import write_prompts
-from components.stage import folder_digest
 from tests.conftest import REPOSITORY, BareStage
 from tests.generator.small import tiny_generator
 from tests.guidance.test_flow_nrg import small_reward
@@ -34,7 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
     save_generator(tiny_generator(), folder / "base")
-    reward = small_reward(load_generator(folder / "base").transformer, frozen=False)
+    reward = small_reward(load_generator(folder / "base").model, frozen=False)
     save_latent_reward(reward, folder / "reward", {"generator": folder_digest(folder / "base")})
     (folder / "data/source").mkdir(parents=True)
     write_prompts(folder / "data/source/prompts.csv", ["a red circle moving up", "a blue square moving down"])
@@ -52,16 +56,16 @@ def settings(engine: str = "local", workers: int = 1) -> Params:
     sample = {"prompt_set": "set.csv", "column": "prompt", "prompts": None, "seeds_per_prompt": SEEDS}
     size = {"height": 16, "width": 16, "frames": 5, "steps": 2, "batch_size": 3}
     sampling = params.sampling.model_copy(update=size)
-    unjudged = params.evaluate.model_copy(update={"judge": "none"})  # the gold judge does not know these prompts
+    unjudged = params.evaluate.model_copy(update={"judges": [], "decides": None})  # gold has no such prompts
     own = SampleParams(**sample, engine=engine, workers=workers)
     return params.model_copy(update={"sample": own, "sampling": sampling, "evaluate": unjudged})
 
 
-def samples(folder: Path, drawer: Drawer, state: Path | None = None, **how) -> Path:
-    """The folder with the clips that `drawer` draws."""
+def samples(folder: Path, spec: Loader, state: Path | None = None, **how) -> Path:
+    """The folder with the clips that `spec` draws."""
     stage = BareStage(state or folder / "state")
     stage.params = settings(**how)
-    draw_samples(stage, drawer, folder / "samples")
+    draw_samples(stage, spec, folder / "samples")
     return folder / "samples"
 
 
@@ -70,22 +74,22 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def guided(**weights: float) -> Drawer:
-    nrg = NrgParams(weights=weights, scale=30.0, start=0.0, stop=1.0, max_norm=None)
-    return Drawer("base", guidance=nrg, reward="reward")
+def guided(**weights: float) -> NrgSpec:
+    nrg = NrgParams(weights=weights, scale=30.0, start=0.0, stop=1.0, max_norm=None, gradient_checkpointing=False)
+    return NrgSpec(SamplerSpec("base"), nrg, "reward")
 
 
-BEST = BestOfNParams(n=3, judge="latent_reward", look=1, weights={"TA": 1.0})
+BEST = BestOfNParams(n=3, judge="latent_reward", rank_step=1, weights={"TA": 1.0})
 METHODS = {
-    "base": Drawer("base"),
+    "base": SamplerSpec("base"),
     "nrg": guided(TA=1.0),
     "unguided": guided(TA=0.0),
-    "best_of_n": Drawer("base", guidance=BEST, reward="reward"),
+    "best_of_n": BestOfNSpec(SamplerSpec("base"), BEST, "reward"),
 }
 
 
 def test_every_method_gets_the_same_prompts_and_seeds(tmp_path):
-    made = {name: samples(tmp_path / name, drawer) for name, drawer in METHODS.items()}
+    made = {name: samples(tmp_path / name, spec) for name, spec in METHODS.items()}
     table = read_samples(made).table  # refuses what differs
     base = table[table.method == "base"]
     assert set(base.prompt) == set(PROMPTS) and len(base) == len(PROMPTS) * SEEDS
@@ -113,7 +117,7 @@ import os, signal
 from pathlib import Path
 from tests.conftest import BareStage
 from components.evaluation.sample import draw_samples
-from components.guidance.solvers import Drawer
+from components.generator.spec import SamplerSpec
 from tests.evaluation.test_sample import settings
 
 class Mortal(BareStage):
@@ -126,7 +130,7 @@ class Mortal(BareStage):
 if __name__ == "__main__":
     stage = Mortal(Path({str(tmp_path / "state")!r}))
     stage.params = settings({engine!r}, {workers})
-    draw_samples(stage, Drawer("base"), Path({str(tmp_path / "samples")!r}))
+    draw_samples(stage, SamplerSpec("base"), Path({str(tmp_path / "samples")!r}))
 """)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run([sys.executable, tmp_path / "script.py"], env=environment, cwd=folder)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from components.evaluation import significance
-from components.evaluation.significance import correct_family, holm, sign_flip_p
+from components.statistics import significance
+from components.statistics.significance import correct_family, holm, sign_flip_p
 
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 7)), min_size=1, max_size=20)
 
@@ -43,7 +43,7 @@ def test_ends_are_known():
     assert sign_flip_p(np.ones(20), np.repeat(np.arange(10), 2)) == 2 / 2**10
     with pytest.raises(ValueError, match="0, 1/2 or 1"):
         sign_flip_p(np.array([0.2]), np.array([0]))
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         sign_flip_p(np.ones(2), np.zeros(3))
 
 

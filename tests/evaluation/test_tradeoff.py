@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.config.params import BestOfNParams, load_params
+from components.contracts import DIMENSIONS
 from components.evaluation.tradeoff import PLAIN, chosen_jobs, compared, settings
-from components.evaluation.win_rates import DIMENSIONS
-from components.params import BestOfNParams, load_params
-from components.stage import Stage
+from components.generator.spec import SamplerSpec
+from components.pipeline.stage import Stage
+from tests.evaluation.fixtures import GOLD_PANEL
 
 
 @pytest.fixture
@@ -22,11 +24,11 @@ def test_settings_are_named_by_their_weights(params):
     found = settings(params)
     assert list(found) == [PLAIN, "0:0:1", "0.1:0.1:0.8", "0.1:0.1:0.6", "0.5:0.5:0", "best of 2", "guidance 3.5"]
     drawers, samplings = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
-    assert drawers[PLAIN].guidance is None and drawers["guidance 3.5"] == drawers[PLAIN]
+    assert drawers[PLAIN] == SamplerSpec("models/base_generator") == drawers["guidance 3.5"]
     assert samplings.pop("guidance 3.5").guidance_scale == 3.5 and set(samplings.values()) == {params.sampling}
     assert drawers["0.5:0.5:0"].guidance.weights == {"VQ": 0.5, "MQ": 0.5, "TA": 0.0}
     assert drawers["0.5:0.5:0"].reward == "models/latent_reward" and drawers["best of 2"].reward == "models/video_reward"
-    early = BestOfNParams(n=4, judge="latent_reward", look=2, weights={"VQ": 1.0})
+    early = BestOfNParams(n=4, judge="latent_reward", rank_step=2, weights={"VQ": 1.0})
     params = params.model_copy(update={"tradeoff": params.tradeoff.model_copy(update={"best_of": [early]})})
     assert settings(params)["best of 4 after step 2"][0].reward == "models/latent_reward"
 
@@ -52,6 +54,6 @@ def test_rates_are_against_plain_sampling_on_the_same_clips(params):
     plain = pd.DataFrame({f"{by}_{d}": rng.normal(size=40) for by in ("gold", "reward") for d in DIMENSIONS})
     plain["prompt_id"] = np.repeat(np.arange(20), 2)
     better = plain.assign(gold_TA=plain.gold_TA + np.where(np.arange(40) < 30, 0.1, -0.1))
-    rates = compared(better, plain, ["gold", "reward"], params, seed=1)["win_rate"]
+    rates = compared(better, plain, GOLD_PANEL, params, seed=1)["win_rate"]
     assert rates["gold"]["TA"]["value"] == 0.75 and rates["gold"]["TA"]["n"] == 40
     assert rates["gold"]["VQ"]["value"] == rates["reward"]["TA"]["value"] == 0.5

@@ -11,7 +11,7 @@ from components.evaluation.win_rates import (
     slope_interval,
     win_rate,
 )
-from components.intervals import MIN_PROMPTS
+from components.statistics.intervals import MIN_PROMPTS
 
 # Few distinct values, so that ties are common; prompts enough for an interval.
 score = st.integers(-3, 3).map(float)
@@ -153,7 +153,7 @@ def test_few_prompts_have_a_value_and_no_interval(prompts):
         ([1.0, np.nan], [0.0, 0.0], [0, 1], "not finite"),
         ([1.0, 2.0], [0.0], [0, 1], "not paired"),
         ([], [], [], "not empty"),
-        ([1.0, 2.0], [0.0, 0.0], [0, 1, 2], "one length"),
+        ([1.0, 2.0], [0.0, 0.0], [0, 1, 2], "the same length"),
     ],
 )
 def test_bad_input_is_named(method, base, prompts, why):

@@ -1,14 +1,21 @@
 """LoRA files made in tests: random tensors under the names of any dialect, beside a small Wan transformer."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
+from components.generator import lora, lora_file
+from components.generator.families.wan_lora import wan_name
 from components.generator.lora_file import LORA
 
 WIDTH, RANK, BLOCKS = 96, 8, 2
+
+
+apply_lora = partial(lora.apply_lora, original_name=wan_name)
+read_lora = partial(lora_file.read_lora, original_name=wan_name)
 
 
 def wan() -> WanTransformer3DModel:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.errors import BadInput, NonFinite
-from components.generator.folder import check_folder
-from components.generator.wan import load_generator, save_generator
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import check_folder, load_generator
 from tests.generator.small import tiny_generator
 
 EMBEDDING = "encoder.embed_tokens.weight"
@@ -99,6 +99,11 @@ BROKEN = {
     "image to video": (lambda f: change(f / "transformer/config.json", in_channels=9), "image-to-video"),
     "another VAE": (lambda f: change(f / "vae/config.json", z_dim=16), "parts of two models"),
     "no statistics": (lambda f: change(f / "vae/config.json", latents_mean=None), r"key 'latents_mean': not 4 numbers"),
+    "deviations of 0": (lambda f: change(f / "vae/config.json", latents_std=[0.0] * 4), "cannot be its latents_std"),
+    "no finite statistics": (
+        lambda f: change(f / "vae/config.json", latents_mean=[float("inf"), 0, 0, 0]),
+        r"vae/config\.json",
+    ),
     "a wrong value": (lambda f: change(f / "transformer/config.json", num_layers="two"), "no WanTransformer3DModel here"),
     "a shard missing": (index_with_a_shard_missing, r"names diffusion_pytorch_model-00002-of-00002\.safetensors"),
     "pickles": (
@@ -131,9 +136,9 @@ def rewrite(folder: Path, **tensors: torch.Tensor) -> None:
 def test_both_embeddings_of_a_text_encoder(folder, whole):
     """A release once saved the one that is read as zeros beside the right one: every prompt was the same to it."""
     table = load_file(next((whole / "text_encoder").glob("*.safetensors")))["shared.weight"]
-    right = load_generator(whole).encode_text(["a red circle"])
+    right = load_generator(whole).encode_text(["a red circle"]).tensors["text"]
     rewrite(folder, **{EMBEDDING: table.clone()})
-    assert torch.equal(load_generator(folder).encode_text(["a red circle"]), right)
+    assert torch.equal(load_generator(folder).encode_text(["a red circle"]).tensors["text"], right)
     rewrite(folder, **{EMBEDDING: torch.zeros_like(table)})
     with pytest.raises(BadInput, match=rf"text_encoder, key '{EMBEDDING}': is all zero, so prompts have no effect"):
         load_generator(folder)
@@ -141,7 +146,7 @@ def test_both_embeddings_of_a_text_encoder(folder, whole):
     with pytest.raises(BadInput, match=r"key 'shared\.weight': differs"):
         load_generator(folder)
     rewrite(folder, **{EMBEDDING: table.clone(), "shared.weight": torch.zeros_like(table)})
-    assert torch.equal(load_generator(folder).encode_text(["a red circle"]), right)
+    assert torch.equal(load_generator(folder).encode_text(["a red circle"]).tensors["text"], right)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -160,15 +165,15 @@ def test_a_text_encoder_that_gives_no_numbers(folder, whole):
     with pytest.raises(BadInput, match="text_encoder: gives embeddings that are not finite in float32"):
         load_generator(folder)
     generator = load_generator(whole)
-    table = generator.text_encoder.encoder.embed_tokens.weight
-    table[generator.tokenizer.convert_tokens_to_ids("red")] = torch.inf
+    table = generator.text.model.encoder.embed_tokens.weight
+    table[generator.text.tokenizer.convert_tokens_to_ids("red")] = torch.inf
     with pytest.raises(NonFinite, match="the text embedding of 'a red circle' is not finite"):
         generator.encode_text(["a blue circle", "a red circle"])
 
 
 def test_a_tokenizer_with_more_tokens_than_the_text_encoder(folder):
     other = tiny_generator()
-    other.tokenizer.add_tokens(["green"])
-    other.tokenizer.save_pretrained(folder / "tokenizer")
+    other.text.tokenizer.add_tokens(["green"])
+    other.text.tokenizer.save_pretrained(folder / "tokenizer")
     with pytest.raises(BadInput, match="text_encoder: has 10 tokens and the tokenizer 11: they are of two models"):
         load_generator(folder)

@@ -10,16 +10,16 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 
 from components.errors import BadInput
-from components.generator.lora import apply_lora
-from components.generator.wan import velocity
-from tests.generator.lora_files import BLOCKS, RANK, WIDTH, changes, pair, random, wan, write
+from components.generator.conditioning import Conditioning
+from components.generator.families.wan import Wan
+from tests.generator.lora_files import BLOCKS, RANK, WIDTH, apply_lora, changes, pair, random, wan, write
 
 CASES = Path("../shared/cases/lora_layouts.json")
 LAYOUTS = json.loads(CASES.read_text()) if CASES.exists() else {"lora_layouts.json is absent": None}
 ALPHA = 4.0  # of .alpha tensors
 REFUSED = {
     "diffusers_header_network_alpha": r"key 'lora_alpha': 16 in the header alone, rank is 8",
-    "dora_scale_diffusers_names": r"key 'transformer\.blocks\.0\.attn1\.to_k\.dora_scale': is none of LoRA",
+    "dora_scale_diffusers_names": r"key 'transformer\.blocks\.0\.attn1\.to_k\.dora_scale': is not a tensor of LoRA",
     "missing_up_alpha": r"key 'diffusion_model\.blocks\.0\.self_attn\.q\.lora_up\.weight': missing, beside '.*lora_down",
     "transformer_and_2": r"key 'transformer_2\.blocks\.0\..*': this model has no layer for this tensor",
 }
@@ -87,7 +87,7 @@ def expected(base: torch.nn.Module, tensors: dict[str, torch.Tensor], alpha: flo
 
 
 def flow(transformer: torch.nn.Module) -> torch.Tensor:
-    return velocity(transformer, random(1, 8, 2, 4, 4), torch.tensor([0.5]), random(1, 6, 16))
+    return Wan().velocity(transformer, random(1, 8, 2, 4, 4), torch.tensor([0.5]), Conditioning({"text": random(1, 6, 16)}))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

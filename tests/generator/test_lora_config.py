@@ -8,8 +8,7 @@ import torch
 
 from components.errors import BadInput
 from components.generator.lora_config import HEADER, PEFT_CONFIG, PEFT_WEIGHTS
-from components.generator.lora_file import read_lora
-from tests.generator.lora_files import RANK, pair, wan, write
+from tests.generator.lora_files import RANK, pair, read_lora, wan, write
 
 STEM = "transformer.blocks.0.attn1.to_q"
 TENSORS = pair(STEM)

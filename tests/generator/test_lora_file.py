@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from components.errors import BadInput
-from components.generator.lora import apply_lora
-from components.generator.lora_file import LORA, read_lora
-from components.generator.wan import load_generator, save_generator
-from tests.generator.lora_files import RANK, WIDTH, changes, pair, random, wan, write
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
+from components.generator.lora_file import LORA
+from tests.generator.lora_files import RANK, WIDTH, apply_lora, changes, pair, random, read_lora, wan, write
 from tests.generator.small import tiny_generator
 
 STEM = "diffusion_model.blocks.0.self_attn.q"
 DOWN, UP, ALPHA = f"{STEM}.lora_A.weight", f"{STEM}.lora_B.weight", f"{STEM}.alpha"
 OTHER = pair("diffusion_model.blocks.1.ffn.0") | {"diffusion_model.blocks.1.ffn.0.lora_B.weight": random(4 * WIDTH, RANK)}
 Q = pair(STEM)
-NO_PLACE, NO_KIND = "this model has no layer for this tensor", "is none of LoRA, LoKr, LoHa"
+NO_PLACE, NO_KIND = "this model has no layer for this tensor", "is not a tensor of LoRA, LoKr, LoHa"
 LOKR = {f"{STEM}.lokr_w1": random(4, 4), f"{STEM}.lokr_w2": random(24, 24)}
 LOHA = {f"{STEM}.hada_w{i}_{part}": random(*shape) for i in (1, 2) for part, shape in (("a", (96, 2)), ("b", (2, 96)))}
 REFUSED = {  # what is wrong: tensors, the tensor named, what is said of it
@@ -149,9 +149,7 @@ FOREIGN = {
 @pytest.mark.parametrize("model", FOREIGN)
 def test_a_file_for_another_model(base, tmp_path, model):
     first = re.escape(min(FOREIGN[model]))
-    with pytest.raises(
-        BadInput, match=rf"key '{first}': no LoRA for a Wan transformer: no tensor belongs to a layer of it$"
-    ):
+    with pytest.raises(BadInput, match=rf"key '{first}': no LoRA for this transformer: no tensor belongs to a layer of it$"):
         read_lora(write(tmp_path, FOREIGN[model]), base)
 
 
@@ -223,6 +221,28 @@ def test_what_is_not_there_or_not_clear(base, tmp_path):
         read_lora(tmp_path, base)
 
 
+def test_a_part_of_a_lora_is_not_taken_for_all_of_it(base, tmp_path):
+    """Large files are divided: each part by itself would be applied, and be a part of the change."""
+    first, second = (f"style-0000{number}-of-00002.safetensors" for number in (1, 2))
+    write(tmp_path, Q, first)
+    write(tmp_path, OTHER, second)
+    for given, part in ((tmp_path, 1), (tmp_path / first, 1), (tmp_path / second, 2)):
+        with pytest.raises(
+            BadInput, match=rf"style-0000{part}-of-00002\.safetensors: is part {part} of 2: save the LoRA as"
+        ):
+            read_lora(given, base)
+    assert read_lora(write(tmp_path, Q, "style-00001-of-00001.safetensors"), base).pairs
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "style.pt"])
+def test_a_pickle_is_named_and_not_opened(base, tmp_path, name):
+    torch.save(Q, tmp_path / name)
+    for given in (tmp_path, tmp_path / name):
+        with pytest.raises(BadInput, match=rf"{re.escape(name)}: a pickle, which may run code: save its tensors as safete"):
+            read_lora(given, base)
+    assert read_lora(write(tmp_path, Q, name), base).pairs, "a safetensors file under that name"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_generator_takes_any_lora_file(tmp_path, dtype):
     save_generator(tiny_generator(), tmp_path / "base")
@@ -234,7 +254,7 @@ def test_a_generator_takes_any_lora_file(tmp_path, dtype):
     }
     path = write(tmp_path, tensors, "style.safetensors")
     plain, styled = (
-        load_generator(tmp_path / "base", lora, dtype).transformer.blocks[0].attn1.to_q for lora in (None, path)
+        load_generator(tmp_path / "base", lora, dtype).model.transformer.blocks[0].attn1.to_q for lora in (None, path)
     )
     x = random(3, 24).to(plain.weight.dtype)
     change = x.float() @ (tensors[f"{stem}.lora_up.weight"] @ tensors[f"{stem}.lora_down.weight"] / 2).T

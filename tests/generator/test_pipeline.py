@@ -10,11 +10,14 @@ import torch
 from diffusers import DiffusionPipeline, FlowMapEulerDiscreteScheduler, WanPipeline
 
 from components.alignment.lora import add_lora, save_lora
-from components.generator.card import write_card
-from components.generator.sampler import Job, noise_of, solve, timesteps
-from components.generator.wan import Generator, load_generator, load_transformer, save_generator
-from components.params import LoraParams, load_params
-from components.pretrain_params import load_pretrain_params
+from components.config.params import LoraParams, load_params
+from components.config.pretrain import load_pretrain_params
+from components.generator.families.wan_card import write_card
+from components.generator.families.wan_small import save_generator
+from components.generator.family import Generator
+from components.generator.folder import load_generator, load_transformer
+from components.generator.integration import timesteps
+from components.generator.sampler import Job, noise_of, solve
 from tests.generator.small import SHAPE, tiny_generator
 
 PUBLISHED = Path("pretrained/generator")
@@ -94,7 +97,7 @@ def test_a_generator_of_512_tokens_needs_nothing(monkeypatch, tmp_path):
 def test_prompts_are_cleaned_as_the_pipeline_cleans_them(folder, prompt):
     generator, pipeline = load_generator(folder), own_pipeline(folder)
     text, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
-    torch.testing.assert_close(generator.encode_text([prompt]), text)
+    torch.testing.assert_close(generator.encode_text([prompt]).tensors["text"], text)
 
 
 def test_the_published_generator_is_what_its_stage_writes(tmp_path):

@@ -1,7 +1,6 @@
 """The generator: real diffusers classes, saved and read back, and our velocity and sampler equal to WanPipeline's."""
 
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,10 +8,12 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
-from components.cores import in_parts
 from components.errors import BadInput, NonFinite
-from components.generator.sampler import ClassifierFree, Job, draw, euler, loaded, noise_of, solve, timesteps
-from components.generator.wan import load_generator, save_generator, velocity
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
+from components.generator.integration import euler, timesteps
+from components.generator.sampler import ClassifierFree, Job, Loaded, draw, noise_of, solve
+from components.runtime.microbatches import in_microbatches
 from tests.generator.small import tiny_generator
 
 
@@ -30,7 +31,7 @@ def generator(folder):
 
 def test_text_is_embedded_as_the_pipeline_does(folder, generator):
     pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
-    ours = generator.encode_text(["a red circle moving up", ""])
+    ours = generator.encode_text(["a red circle moving up", ""]).tensors["text"]
     theirs, empty = pipeline.encode_prompt("a red circle moving up", max_sequence_length=16)
     torch.testing.assert_close(ours[:1], theirs.float())
     torch.testing.assert_close(ours[1:], empty.float())
@@ -44,7 +45,7 @@ def test_our_sampler_gives_the_pipelines_clip(folder, generator):
         latents=noise, max_sequence_length=16, output_type="np",
     ).frames  # fmt: skip
     text, empty = generator.encode_text(["a blue circle moving down"]), generator.encode_text([""])
-    flow = ClassifierFree(generator.transformer, text, empty, 3.0)
+    flow = ClassifierFree(generator.model, text, empty, 3.0)
     with torch.no_grad():
         ours = generator.decode(euler(flow, noise, pipeline.scheduler.sigmas.tolist()))
     assert np.abs(ours / 255 - clip).max() < 1.5 / 255
@@ -116,7 +117,7 @@ def test_a_clip_that_is_not_finite_is_no_clip(generator, bare_stage, tmp_path):
     jobs = [Job(name, "a red circle moving up", seed) for seed, name in enumerate("abc")]
     sampling = bare_stage.params.sampling.model_copy(update={"steps": 2, "height": 16, "width": 16, "frames": 5})
     with pytest.raises(NonFinite, match=r"clip 2 of 3 drawn together is not finite$"):
-        draw(bare_stage, loaded(generator, diverges), jobs, sampling, tmp_path / "videos")
+        draw(bare_stage, Loaded(generator, diverges), jobs, sampling, tmp_path / "videos")
     assert not list(tmp_path.rglob("*.mp4"))
 
 
@@ -139,16 +140,16 @@ JOBS = [Job(f"clip{i}", prompt, 10 + i) for i, prompt in enumerate(["a red circl
 
 
 def test_a_clip_depends_on_its_own_seed_not_on_the_batch(generator, bare_stage, tmp_path):
-    together = draw(bare_stage, loaded(generator), JOBS, small_sampling(bare_stage), tmp_path / "a")
+    together = draw(bare_stage, Loaded(generator), JOBS, small_sampling(bare_stage), tmp_path / "a")
     bare_stage.folder = tmp_path / "other"
-    alone = draw(bare_stage, loaded(generator), JOBS[1:2], small_sampling(bare_stage), tmp_path / "b")
+    alone = draw(bare_stage, Loaded(generator), JOBS[1:2], small_sampling(bare_stage), tmp_path / "b")
     torch.testing.assert_close(torch.cat(together)[1:2], torch.cat(alone))
     assert (tmp_path / "a/clip1.mp4").exists() and (tmp_path / "b/clip1.mp4").exists()
 
 
 def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypatch):
     sampling = small_sampling(bare_stage, batch_size=1)
-    whole = draw(bare_stage, loaded(generator), JOBS, sampling, tmp_path / "whole")
+    whole = draw(bare_stage, Loaded(generator), JOBS, sampling, tmp_path / "whole")
     bare_stage.folder = tmp_path / "killed"
     calls = []
 
@@ -159,9 +160,9 @@ def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypat
         return solve(*batch)
 
     with pytest.raises(KeyboardInterrupt):
-        draw(bare_stage, loaded(generator, solver), JOBS, sampling, tmp_path / "again")
+        draw(bare_stage, Loaded(generator, solver), JOBS, sampling, tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    again = draw(bare_stage, loaded(generator, solver), JOBS, sampling, tmp_path / "again")
+    again = draw(bare_stage, Loaded(generator, solver), JOBS, sampling, tmp_path / "again")
     assert len(calls) == 4 and torch.equal(torch.cat(whole), torch.cat(again))
     for job in JOBS:
         assert (tmp_path / f"again/{job.clip}.mp4").read_bytes() == (tmp_path / f"whole/{job.clip}.mp4").read_bytes()
@@ -170,7 +171,7 @@ def test_drawing_goes_on_after_a_kill(generator, bare_stage, tmp_path, monkeypat
 def test_guidance_scale_one_is_the_plain_model(generator, bare_stage):
     sampling = small_sampling(bare_stage, guidance_scale=1.0)
     text = generator.encode_text([job.prompt for job in JOBS])
-    plain = ClassifierFree(generator.transformer, text, generator.encode_text([""]), 1.0)
+    plain = ClassifierFree(generator.model, text, generator.encode_text([""]), 1.0)
     noise = torch.stack([noise_of(job.seed, generator.latent_shape(5, 16, 16)) for job in JOBS])
     with torch.no_grad():
         torch.testing.assert_close(solve(generator, JOBS, sampling), euler(plain, noise, timesteps(2, 3.0)))
@@ -184,8 +185,8 @@ def test_parts_of_a_batch_share_nothing(generator, four_threads):
     batch = latents, torch.linspace(0.1, 0.9, 40), text
     clips = np.concatenate([generator.decode(one) for one in latents.split(1)])
     coded = torch.cat([generator.encode_video(one) for one in np.split(clips, 40)])
-    flow = torch.cat([velocity(generator.transformer, *one) for one in zip(*(x.split(1) for x in batch), strict=True)])
+    flow = torch.cat([generator.model(*one) for one in zip(*(x.split(1) for x in batch), strict=True)])
     for _ in range(5):
         assert np.abs(generator.decode(latents).astype(int) - clips).max() <= 1  # a rounding
         torch.testing.assert_close(generator.encode_video(clips), coded)
-        torch.testing.assert_close(in_parts(partial(velocity, generator.transformer), *batch), flow)
+        torch.testing.assert_close(in_microbatches(generator.model, *batch), flow)

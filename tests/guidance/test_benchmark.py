@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.evaluation.tradeoff import SECONDS
-from components.stage import MEASURED, write_json
+from components.pipeline.stage import MEASURED, write_json
 from tests.conftest import REPOSITORY
 
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")

@@ -30,14 +30,16 @@ def test_the_first_of_several_is_the_job_itself():
     assert several(JOBS, 2) == [many[0], many[1], many[3], many[4]], "more candidates change none of the first"
 
 
-@pytest.mark.parametrize("look", [1, 3])
-def test_the_best_early_one_goes_on(generator, sampling, look):
-    reward = small_reward(generator.transformer, frozen=False)
-    kept = best_of_early(generator, JOBS, sampling, 4, look, reward, {"TA": 1.0})
+@pytest.mark.parametrize("solver", ["euler", "unipc"])
+@pytest.mark.parametrize("rank_step", [1, 2, 3])
+def test_the_best_early_one_goes_on(generator, sampling, rank_step, solver):
+    sampling = sampling.model_copy(update={"solver": solver})
+    reward = small_reward(generator.model, frozen=False)
+    kept = best_of_early(generator, JOBS, sampling, 4, rank_step, reward, {"TA": 1.0})
     drawn = solve(generator, several(JOBS, 4), sampling).view(2, 4, *kept.shape[1:])
     places = [[torch.allclose(kept[b], drawn[b, k], rtol=1e-3, atol=1e-4) for k in range(4)] for b in range(2)]
     assert all(sum(row) == 1 for row in places), "each is one of the four, drawn as it would be alone"
-    if look == 3:
+    if rank_step == 3:
         with torch.no_grad():
             scores = reward(drawn[0], torch.zeros(4), generator.encode_text(["a red circle"] * 4))[:, 1]
         assert places[0][int(scores.argmax())]
@@ -45,7 +47,7 @@ def test_the_best_early_one_goes_on(generator, sampling, look):
 
 def test_a_look_beyond_the_steps_is_named(generator, sampling):
     with pytest.raises(BadInput, match="between 1 and the 3 steps"):
-        best_of_early(generator, JOBS, sampling, 2, 4, small_reward(generator.transformer, False), {"TA": 1.0})
+        best_of_early(generator, JOBS, sampling, 2, 4, small_reward(generator.model, False), {"TA": 1.0})
 
 
 class Judge:

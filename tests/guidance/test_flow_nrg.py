@@ -9,26 +9,37 @@ from diffusers import FlowMapEulerDiscreteScheduler, UniPCMultistepScheduler, Wa
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from components.config.params import NrgParams
 from components.errors import BadInput, NonFinite
-from components.generator.sampler import ClassifierFree, euler, timesteps
-from components.generator.wan import load_generator, save_generator, velocity
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
+from components.generator.integration import euler, timesteps
+from components.generator.sampler import ClassifierFree
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import (
     LatentReward,
     first_blocks,
     load_latent_reward,
     save_latent_reward,
-    trunk_tokens,
 )
 from components.guidance.pipeline import FlowNRGPipeline
-from components.params import NrgParams
-from tests.generator.small import tiny_generator
+from tests.generator.small import conditioning, tiny_generator
 
 S0 = 0.5  # standard deviation of the toy data
 
 
 def params(**change) -> NrgParams:
-    return NrgParams(**{"weights": {"up": 1.0}, "scale": 2.0, "start": 0.0, "stop": 1.0, "max_norm": None} | change)
+    return NrgParams(
+        **{
+            "weights": {"up": 1.0},
+            "scale": 2.0,
+            "start": 0.0,
+            "stop": 1.0,
+            "max_norm": None,
+            "gradient_checkpointing": False,
+        }
+        | change
+    )
 
 
 def toy_flow(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -95,23 +106,23 @@ def test_an_unknown_dimension_and_a_bad_gradient_are_named():
 
 
 def test_the_trunk_computes_what_the_generator_computes():
-    transformer = tiny_generator().transformer
-    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 16, 16)
+    transformer = tiny_generator().model
+    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), conditioning(2, 16, 16)
     seen = []
-    transformer.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out))
+    transformer.transformer.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out))
     with torch.no_grad():
-        velocity(transformer, x, t, text)
-        torch.testing.assert_close(trunk_tokens(first_blocks(transformer, 1), x, t, text), seen[0])
+        transformer(x, t, text)
+        torch.testing.assert_close(transformer.family.tokens(first_blocks(transformer, 1), x, t, text), seen[0])
     with pytest.raises(BadInput, match="2 blocks"):
         first_blocks(transformer, 3)
 
 
 def test_saved_and_loaded_for_its_own_generator_only(tmp_path):
-    transformer = tiny_generator().transformer
-    model = LatentReward(first_blocks(transformer, 1), ["VQ", "TA"])
+    transformer = tiny_generator().model
+    model = LatentReward(transformer.family, first_blocks(transformer, 1), ["VQ", "TA"])
     nn.init.normal_(model.head)
     save_latent_reward(model, tmp_path, {"generator": "abc", "reward_model": "r"})
-    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 16, 16)
+    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), conditioning(2, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(load_latent_reward(tmp_path, transformer, "abc")(x, t, text), model(x, t, text))
     with pytest.raises(BadInput, match="trained for generator abc"):
@@ -129,7 +140,7 @@ def test_saved_and_loaded_for_its_own_generator_only(tmp_path):
     ],
 )
 def test_facts_that_are_not_those_of_the_weights_are_named(tmp_path, change, why):
-    transformer = tiny_generator().transformer
+    transformer = tiny_generator().model
     save_latent_reward(small_reward(transformer, False), tmp_path, {"generator": "abc"})
     facts = json.loads((tmp_path / "latent_reward.json").read_text())
     (tmp_path / "latent_reward.json").write_text(json.dumps(facts | change))
@@ -138,7 +149,7 @@ def test_facts_that_are_not_those_of_the_weights_are_named(tmp_path, change, why
 
 
 def test_a_weight_that_is_not_finite_is_named(tmp_path):
-    transformer = tiny_generator().transformer
+    transformer = tiny_generator().model
     model = small_reward(transformer, True)
     model.query[1, 3] = float("nan")  # best of N would keep the first clip of each prompt
     save_latent_reward(model, tmp_path, {"generator": "abc"})
@@ -148,29 +159,29 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path):
 
 def small_reward(transformer, frozen: bool) -> LatentReward:
     torch.manual_seed(5)
-    model = LatentReward(first_blocks(transformer, 1, shared=frozen), ["VQ", "TA"], frozen)
+    model = LatentReward(transformer.family, first_blocks(transformer, 1, shared=frozen), ["VQ", "TA"], frozen)
     nn.init.normal_(model.head)
     return model.requires_grad_(False).eval()
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_a_shared_trunk_guides_as_one_of_its_own_would(scale):
-    transformer = tiny_generator().transformer
-    text, empty = torch.randn(2, 16, 16), torch.randn(1, 16, 16)
+    transformer = tiny_generator().model
+    text, empty = conditioning(2, 16, 16), conditioning(1, 16, 16)
     x, flow = torch.randn(2, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, scale)
     settings = params(weights={"TA": 1.0, "VQ": 0.3})
     with torch.no_grad():
         own, shared = (flow_nrg(flow, small_reward(transformer, frozen), text, settings)(x, 0.6) for frozen in (False, True))
         torch.testing.assert_close(shared, own, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(own, flow(x, 0.6)), "the guidance does something"
-    assert not transformer.blocks[0]._forward_hooks, "nothing stays on the generator"
+    assert not transformer.transformer.blocks[0]._forward_hooks, "nothing stays on the generator"
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 @torch.no_grad()
 def test_parts_of_a_batch_are_guided_as_clips_alone(frozen, four_threads):
-    transformer = tiny_generator().transformer
-    text, empty = torch.randn(28, 16, 16), torch.randn(1, 16, 16)
+    transformer = tiny_generator().model
+    text, empty = conditioning(28, 16, 16), conditioning(1, 16, 16)
     x, flow = torch.randn(28, 4, 3, 4, 4), ClassifierFree(transformer, text, empty, 3.0)
     reward = small_reward(transformer, frozen)
     weights = [{"TA": n / 28, "VQ": 0.3} for n in range(28)]
@@ -181,18 +192,18 @@ def test_parts_of_a_batch_are_guided_as_clips_alone(frozen, four_threads):
     for _ in range(5):
         together = flow_nrg(flow, reward, text, params(weights={"VQ": 1.0}), weights=weights)(x, 0.6)
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
-    assert not transformer.blocks[0]._forward_hooks
+    assert not transformer.transformer.blocks[0]._forward_hooks
 
 
 def test_a_shared_trunk_holds_no_weights_of_its_own(tmp_path):
-    transformer = tiny_generator().transformer
+    transformer = tiny_generator().model
     model = small_reward(transformer, frozen=True)
-    assert model.trunk.blocks[0].attn1.to_q.weight is transformer.blocks[0].attn1.to_q.weight
+    assert model.trunk.blocks[0].attn1.to_q.weight is transformer.transformer.blocks[0].attn1.to_q.weight
     save_latent_reward(model, tmp_path, {"generator": "abc"})
     loaded = load_latent_reward(tmp_path, transformer, "abc")
-    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), torch.randn(2, 16, 16)
+    x, t, text = torch.randn(2, 4, 3, 4, 4), torch.tensor([0.3, 0.8]), conditioning(2, 16, 16)
     assert loaded.frozen and torch.equal(loaded(x, t, text), model(x, t, text))
-    assert transformer.proj_out is not None, "the generator is whole"
+    assert transformer.transformer.proj_out is not None, "the generator is whole"
     weights = load_file(tmp_path / "model.safetensors")
     save_file({key: value for key, value in weights.items() if key != "head"}, tmp_path / "model.safetensors")
     with pytest.raises(BadInput, match="key 'head'"):
@@ -213,14 +224,14 @@ def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     generator = tiny_generator()
     save_generator(generator, tmp_path)
     pipeline = FlowNRGPipeline.from_pretrained(tmp_path, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.pipeline.set_progress_bar_config(disable=True)
     if scheduler is UniPCMultistepScheduler:
-        pipeline.scheduler = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    reward = small_reward(pipeline.transformer, frozen=False)
+        pipeline.pipeline.scheduler = scheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    reward = small_reward(pipeline.model, frozen=False)
     noise = torch.randn(1, *generator.latent_shape(5, 16, 16))
     settings = {"height": 16, "width": 16, "num_frames": 5, "num_inference_steps": 4, "guidance_scale": 3.0}
     settings |= {"latents": noise, "output_type": "latent", "return_dict": False}
-    plain = WanPipeline(**pipeline.components)("a red circle", max_sequence_length=16, **settings)[0]
+    plain = WanPipeline(**pipeline.pipeline.components)("a red circle", max_sequence_length=16, **settings)[0]
     drawn = {
         weight: pipeline("a red circle", reward=reward, nrg=params(weights={"TA": weight}), **settings)[0]
         for weight in (0.0, 1.0)
@@ -229,10 +240,8 @@ def test_the_pipeline_guides_as_the_sampler_does(tmp_path, scheduler):
     if scheduler is FlowMapEulerDiscreteScheduler:
         text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
         with torch.no_grad():
-            flow = flow_nrg(
-                ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, params(weights={"TA": 1.0})
-            )
-            ours = euler(flow, noise, pipeline.scheduler.sigmas.tolist())
+            flow = flow_nrg(ClassifierFree(pipeline.model, text, empty, 3.0), reward, text, params(weights={"TA": 1.0}))
+            ours = euler(flow, noise, pipeline.pipeline.scheduler.sigmas.tolist())
         torch.testing.assert_close(drawn[1.0], ours, rtol=1e-3, atol=1e-4)
 
 
@@ -241,11 +250,11 @@ def test_the_pipeline_as_its_docstring_calls_it(tmp_path):
     generator = tiny_generator()
     save_generator(generator, tmp_path, shift=3.0)
     pipeline = FlowNRGPipeline.from_pretrained(tmp_path)
-    reward, nrg = small_reward(pipeline.transformer, frozen=False), params(weights={"TA": 1.0})
+    reward, nrg = small_reward(pipeline.model, frozen=False), params(weights={"TA": 1.0})
     noise = torch.randn(1, *generator.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(1))
     settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "latents": noise, "output_type": "latent"}
     drawn = pipeline("a red circle", reward=reward, nrg=nrg, height=16, width=16, num_frames=5, **settings).frames
     text, empty = (load_generator(tmp_path).encode_text([prompt]) for prompt in ("a red circle", ""))
     with torch.no_grad():
-        flow = flow_nrg(ClassifierFree(pipeline.transformer, text, empty, 3.0), reward, text, nrg)
+        flow = flow_nrg(ClassifierFree(pipeline.model, text, empty, 3.0), reward, text, nrg)
         torch.testing.assert_close(drawn, euler(flow, noise, timesteps(4, 3.0)), rtol=1e-2, atol=1e-2)

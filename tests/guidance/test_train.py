@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from components.alignment.flow import noised
-from components.alignment.shards import Shards, save_shards
+from components.contracts import SOURCE_VIDEOS
 from components.errors import BadInput
-from components.generator.wan import load_generator, save_generator
+from components.generator.conditioning import Conditioning
+from components.generator.families.wan_small import save_generator
+from components.generator.folder import load_generator
+from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
 from components.guidance import train
 from components.guidance.train import ENCODE_BATCH, Comparisons, accuracy, human_labelled
-from components.reward.pairs import VIDEOS, read_pairs
+from components.reward.pairs import read_pairs
 from components.video.decode import read_chosen, read_frames
 from components.video.encode import write_video
 from tests.generator.small import tiny_generator
@@ -34,13 +37,19 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.randn(2, int(np.prod(SHAPE)), generator=torch.Generator().manual_seed(0)))
 
     def forward(self, x, t, text):
-        return x.flatten(1) @ self.weight.T + t[:, None] * text.sum((1, 2))[:, None]
+        return x.flatten(1) @ self.weight.T + t[:, None] * text.tensors["text"].sum((1, 2))[:, None]
 
 
 def shards(rows: torch.Tensor) -> Shards:
     with TemporaryDirectory() as folder:  # what is mapped stays
         save_shards([rows[:2], rows[2:]], Path(folder) / "rows", {})
         return Shards(Path(folder) / "rows", {})
+
+
+def texts(rows: torch.Tensor) -> ConditioningShards:
+    with TemporaryDirectory() as folder:
+        save_conditioning([Conditioning({"text": rows[:2]}), Conditioning({"text": rows[2:]})], Path(folder) / "text", {})
+        return ConditioningShards(Path(folder) / "text", {})
 
 
 @st.composite
@@ -60,7 +69,7 @@ def comparisons(draw) -> Comparisons:
     noise = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     return Comparisons(
         shards(torch.randn((clips, *SHAPE), generator=noise)),
-        shards(torch.arange(0.0, len(set(text_rows))).view(-1, 1, 1).repeat(1, 3, 2)),
+        texts(torch.arange(0.0, len(set(text_rows))).view(-1, 1, 1).repeat(1, 3, 2)),
         np.array(text_rows),
         np.array(first)[order],
         np.array(second)[order],
@@ -132,16 +141,17 @@ def test_labelled_clips_are_encoded_a_batch_at_a_time_and_stay_on_disk(people, m
     monkeypatch.setattr(train, "read_chosen", alive)
     data = human_labelled(people, ["VQ", "TA"], "digest")
     assert alive.most == ENCODE_BATCH < len(data.latents) == 80, "what is decoded does not grow with the clips"
-    assert isinstance(data.latents, Shards) and isinstance(data.text, Shards), "read as they are needed"
+    assert isinstance(data.latents, Shards) and isinstance(data.text, ConditioningShards), "read as they are needed"
     assert len(data.text) == 40, "once a prompt"
     generator, pairs = load_generator("models/base_generator"), read_pairs("train", ["VQ"])
     sides = list(dict.fromkeys(pairs.sides()))
     for start in range(0, 80, ENCODE_BATCH):
         part = sides[start : start + ENCODE_BATCH]
-        latents = generator.encode_video(np.stack([read_frames(VIDEOS / path) for path, _ in part]))
+        latents = generator.encode_video(np.stack([read_frames(SOURCE_VIDEOS / path) for path, _ in part]))
         rows = range(start, start + len(part))
         assert torch.equal(data.latents[rows], latents)
-        torch.testing.assert_close(data.text[data.text_row[rows]], generator.encode_text([prompt for _, prompt in part]))
+        told = generator.encode_text([prompt for _, prompt in part])
+        torch.testing.assert_close(data.text[data.text_row[rows]].tensors["text"], told.tensors["text"])
     assert torch.equal(data.latents[data.second[[3]]], data.latents[[sides.index(("3B.mp4", "a red circle moving 3"))]])
 
 
@@ -152,7 +162,7 @@ def test_what_a_killed_run_encoded_serves_and_a_wrong_size_leaves_nothing(people
     assert not (people.state() / "people").exists()
     write_video(Path("data/source/videos/39B.mp4"), np.zeros((5, 16, 16, 3), np.uint8), 8)
     first = human_labelled(people, ["VQ"], "digest")
-    monkeypatch.setattr(train, "load_generator", None)  # is not needed again
+    monkeypatch.setattr(train, "encode_ahead", None)  # is not needed again
     again = human_labelled(people, ["VQ"], "digest")
     assert torch.equal(first.latents[range(80)], again.latents[range(80)])
 
@@ -160,7 +170,7 @@ def test_what_a_killed_run_encoded_serves_and_a_wrong_size_leaves_nothing(people
 def test_two_sources_of_pairs_keep_their_own_prompts():
     def source(prompts: int) -> Comparisons:
         latents = shards(torch.randn(2 * prompts, *SHAPE))
-        text = shards(torch.full((prompts + 1, 3, 2), float(prompts)) + torch.arange(prompts + 1.0).view(-1, 1, 1) / 100)
+        text = texts(torch.full((prompts + 1, 3, 2), float(prompts)) + torch.arange(prompts + 1.0).view(-1, 1, 1) / 100)
         labels, names = np.ones((prompts, 3), np.float32), np.array([f"{prompts}-{p}" for p in range(prompts)])
         places = np.arange(prompts)
         return Comparisons(latents, text, np.arange(2 * prompts) // 2, 2 * places, 2 * places + 1, labels, names)
@@ -171,7 +181,8 @@ def test_two_sources_of_pairs_keep_their_own_prompts():
     for at, (own, place) in enumerate([(one, p) for p in range(3)] + [(other, p) for p in range(4)]):
         for side, mine in ((both.first, own.first), (both.second, own.second)):
             assert torch.equal(both.latents[side[[at]]], own.latents[mine[[place]]])
-            assert torch.equal(both.text[both.text_row[side[[at]]]], own.text[own.text_row[mine[[place]]]])
+            told, alone = both.text[both.text_row[side[[at]]]], own.text[own.text_row[mine[[place]]]]
+            assert torch.equal(told.tensors["text"], alone.tensors["text"])
 
 
 def test_accuracy_is_over_decided_pairs_and_unknown_without_any():

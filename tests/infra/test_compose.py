@@ -55,7 +55,7 @@ def test_every_variable_is_asked_for_and_explained():
 def test_no_secret_is_written_down(services):
     for service in services.values():
         for name, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|KEY", name):
+            if re.search(r"PASSWORD|SECRET|KEY|TOKEN", name):
                 assert re.fullmatch(r"\$\{\w+:\?\}", value), name
 
 
@@ -73,7 +73,7 @@ def test_every_service_is_kept_alive_watched_and_held(services):
 def test_ports_are_the_loopbacks_own(services):
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port.split(":")[0] for port in ports} == {"127.0.0.1"}
-    assert len(ports) == len({port.split(":")[1] for port in ports}) == 9
+    assert len(ports) == len({port.split(":")[1] for port in ports}) == 10
 
 
 def test_volumes_and_services_named_are_there(services):

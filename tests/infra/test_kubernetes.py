@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.params import load_params
+from components.config.params import load_params
 from components.serving.access import options
 from tests.infra.manifests import (
     KUBERNETES,
@@ -44,6 +44,8 @@ LABELS = {
     "airflow": {"tier": "airflow"},
     "scorer": {"reelign/scores": "yes"},
     "deployer": {"app.kubernetes.io/name": "stage", "reelign/scores": "yes"},
+    "gateway": {"app.kubernetes.io/name": "gateway", "reelign/scores": "yes"},
+    "caller": {"reelign/gateway": "yes"},
     "stranger": {"app": "stranger"},
     "outside": None,
 }
@@ -164,8 +166,16 @@ def test_who_may_talk_to_whom(documents):
         ("airflow", "mlflow", 5000), ("airflow", "triton", 8000), ("airflow", "airflow", 8080), ("airflow", *data),
         ("airflow", *database), ("airflow", "outside", 443), ("scorer", "triton", 8001),
         ("deployer", "triton", 8000), ("deployer", "mlflow", 5000), ("deployer", *data),
+        ("gateway", "triton", 8000),
     }  # fmt: skip
-    ports = {"mlflow": (5000,), "triton": (8000, 8001), "airflow": (8080,), "postgres": (5432,), "s3": (8333,)}
+    ports = {
+        "mlflow": (5000,),
+        "triton": (8000, 8001),
+        "gateway": (8080,),
+        "airflow": (8080,),
+        "postgres": (5432,),
+        "s3": (8333,),
+    }
     ports["outside"] = (443, 5432)
     found = {
         (client, server, port)
@@ -179,6 +189,7 @@ def test_who_may_talk_to_whom(documents):
         ("stage", "triton", 8000), ("stage", "outside", 5432), ("stranger", "mlflow", 5000), ("stranger", "outside", 443),
         ("outside", "mlflow", 5000), ("outside", "triton", 8000), ("outside", "airflow", 8080), ("stranger", "triton", 8001),
         ("triton", "mlflow", 5000), ("stage", "airflow", 8080), ("triton", *database),
+        ("stranger", "gateway", 8080), ("outside", "gateway", 8080), ("caller", "triton", 8000), ("gateway", "mlflow", 5000),
     ]  # fmt: skip
     assert not found & set(closed)
 
@@ -228,7 +239,7 @@ def test_management_of_triton_needs_a_key_everywhere(documents):
         for name, template in pod_templates(documents).items()
     }
     assert holders["triton"] == {"reelign-triton"} and holders["mlflow"] == {"reelign-mlflow"}
-    assert holders["stage"] == {"reelign-s3"}
+    assert holders["stage"] == {"reelign-s3"} and holders["gateway"] == {"reelign-gateway"}
 
 
 def test_triton_is_ready_only_with_its_model(documents):

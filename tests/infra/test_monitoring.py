@@ -18,12 +18,15 @@ def test_monitoring_is_asked_for():
     assert all(COMPOSE["services"][name]["profiles"] == ["monitoring"] for name in MONITORING)
 
 
-def test_prometheus_reads_what_triton_serves():
+def test_prometheus_reads_what_triton_and_the_gateway_serve():
     config = yaml.safe_load(Path("infra/prometheus.yaml").read_text())
-    [job] = config["scrape_configs"]
-    [target] = job["static_configs"][0]["targets"]
-    service, _, port = target.partition(":")
-    assert any(port == published.rsplit(":", 1)[1] for published in COMPOSE["services"][service]["ports"])
+    found = set()
+    for job in config["scrape_configs"]:
+        [target] = job["static_configs"][0]["targets"]
+        service, _, port = target.partition(":")
+        assert any(port == published.rsplit(":", 1)[1] for published in COMPOSE["services"][service]["ports"])
+        found.add(service)
+    assert found == {"triton", "gateway"}
 
 
 def test_grafana_finds_its_source_and_its_dashboard():

@@ -39,6 +39,7 @@ def test_no_service_has_the_keys_of_another(services):  # noqa: F811
     assert holders["S3_ADMIN_SECRET_KEY"] == {"s3", "s3-init"}
     assert holders["S3_MLFLOW_SECRET_KEY"] == {"s3", "mlflow"}
     assert holders["S3_STAGE_SECRET_KEY"] == {"s3", "airflow-scheduler"}
+    assert holders["GATEWAY_TOKEN"] == {"gateway"}
     assert holders["TRITON_KEY"] == {"triton", "airflow-scheduler"}
     assert {name for name, service in services.items() if "DOCKER_SOCKET" in json.dumps(service)} == {"airflow-scheduler"}
     assert {name for name, service in services.items() if "group_add" in service} == {"airflow-scheduler"}

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.contracts import DIMENSIONS
 from components.errors import BadInput
 from components.preferences.agreement import agreement, awaits, decide, disputed, krippendorff_alpha, majority, shares
-from components.preferences.schema import DIMENSIONS, Annotation
+from components.preferences.schema import Annotation
 
 LABEL = st.sampled_from([-1, 0, 1])
 

@@ -1,6 +1,8 @@
 """Near-duplicate prompts in any script, found exactly, and nothing else taken for one."""
 
 import csv
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,30 @@ def test_the_same_words_are_near_at_any_length(one, other):
 )
 def test_short_prompts_of_other_words_are_others(one, other):
     assert near_groups([prompt_key(one), prompt_key(other)]) == [0, 1]
+
+
+def test_invisible_characters_do_not_count():
+    """All of category Cf, and what Unicode 15.1 calls default-ignorable: the characters that a reader cannot see."""
+    ignorable = [range(0x180B, 0x1810), range(0x2060, 0x2070), range(0xFE00, 0xFE10), range(0xE0000, 0xE1000)]
+    ignorable += [(0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0), range(0xFFF0, 0xFFF9)]
+    points = {point for points in ignorable for point in points}
+    points |= {point for point in range(sys.maxunicode + 1) if unicodedata.category(chr(point)) == "Cf"}
+    prompts = ["a one-eyed cat", *(f"a one-e{chr(point)}yed cat" for point in sorted(points))]
+    assert len(prompts) > 4_000
+    assert near_groups([prompt_key(prompt) for prompt in prompts]) == [0] * len(prompts)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a cafe\u034f\u0301 at night", "a caf\u00e9 at night"),  # the mark joins its letter once nothing is between
+        ("a \u0628\u0651\u200d\u064e sign", "a \u0628\u064e\u0651 sign"),  # marks in their canonical order
+        ("\u1112\u200b\u1161\u11ab \uac15", "\ud55c \uac15"),  # jamo are a syllable
+        ("\uff76\u2060\uff9e\u3089\u30b9", "\u30ac\u3089\u30b9"),  # a half-width voicing mark
+    ],
+)
+def test_what_an_invisible_character_kept_apart_is_joined(one, other):
+    assert near_groups([prompt_key(one), prompt_key(other)]) == [0, 0]
 
 
 def test_tokens_are_words_or_characters():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.params import SplitParams
+from components.config.params import SplitParams
 from components.preferences.near import near_groups
 from components.preferences.split import SPLITS, prompt_key, split_of, split_prompts
 from tests.preferences.near import near_and_far
@@ -52,6 +52,12 @@ def test_words_that_matter_keep_prompts_apart():
     assert prompt_key("a red circle") != prompt_key("a redcircle")
     assert prompt_key("Straße") == prompt_key("STRASSE")
     assert prompt_key("caf\u00e9") == prompt_key("cafe\u0301") != prompt_key("cafe")
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_short_way_of_ascii_gives_the_same_key(prompt):
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", prompt).casefold())
+    assert prompt_key(prompt) == " ".join(unicodedata.normalize("NFC", folded).split())
 
 
 def test_shares_in_the_long_run():

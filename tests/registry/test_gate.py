@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.operation_params import PromotionParams
+from components.config.params import load_params
 from components.registry.gate import absolute_reasons, differences, gains, verdict_reasons
-from components.reward.figures import figures
+from components.reward.metrics import pair_metrics
 
-PARAMS = PromotionParams(min_accuracy=0.5, max_calibration_error=0.1, contract_clips=1, resamples=300, level=0.05)
+PARAMS = load_params().promotion.model_copy(update={"contract_clips": 1, "resamples": 300})
 QUESTIONS = ["VQ", "TA", "Overall"]
 THRESHOLDS = dict.fromkeys(QUESTIONS, 0.5)
 PROMPTS, PAIRS = 60, 4
@@ -88,7 +88,7 @@ def test_the_order_of_pairs_changes_no_difference(order):
 
 
 def absolute(table: pd.DataFrame, contracts=(), **params) -> list[str]:
-    found = figures(table, QUESTIONS, THRESHOLDS, "validation", 200)
+    found = pair_metrics(table, QUESTIONS, THRESHOLDS, "validation", 200)
     return absolute_reasons(found, list(contracts), PARAMS.model_copy(update=params))
 
 

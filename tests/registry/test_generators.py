@@ -10,21 +10,21 @@ import pandas as pd
 import pytest
 import yaml
 
+from components.config.params import load_params
 from components.errors import BadInput
 from components.evaluation.compare import alignment_metrics
+from components.evaluation.drift_signals import measure
 from components.evaluation.evaluate import flat_metrics
-from components.evaluation.signals import measure
-from components.mlflow_store import artifacts_of
-from components.params import load_params
+from components.files.tables import read_table
+from components.pipeline.mlflow_store import artifacts_of
+from components.pipeline.stage import Stage, folder_digest, write_json
 from components.registry.lineage import as_lines, trace
 from components.registry.promote import promote
 from components.registry.versions import aliases, connect
-from components.stage import Stage, folder_digest, write_json
-from components.tables import read_table
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
-from tests.evaluation.fixtures import PARAMS, make_samples
+from tests.evaluation.fixtures import GOLD_PANEL, PARAMS, make_samples
 from tests.evaluation.test_hacking import over_exposed
 from tests.registry.world import environment
 
@@ -48,7 +48,7 @@ def world(tmp_path_factory) -> Path:
     with contextlib.chdir(folder):
         stages = {name.split("@")[0]: entry for name, entry in STAGES.items()}
         for name in ("align", "sample"):
-            stages[name] = {**stages[name], "matrix": {"method": ["dpo"]}}
+            stages[name] = {"foreach": {"dpo": {}}, "do": stages[name]}
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
         values = yaml.safe_load((REPOSITORY / "infra/profiles/smoke.yaml").read_text())
         Path("params.yaml").write_text(yaml.safe_dump(values | {"evaluate": PARAMS.model_dump()}))
@@ -65,7 +65,7 @@ def here(world, in_repository, monkeypatch) -> Path:
 
 
 DRAWN = {"sampling.steps": 8, "seed": 17, "base generator": "b"}
-JUDGED = {"evaluate.judge": "gold", "code that judges": "j"}
+JUDGED = {"evaluate.decides": "gold", "judge": "j"}
 
 
 def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=None, drawn=DRAWN, judged=JUDGED) -> None:
@@ -81,7 +81,7 @@ def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=No
 
     scratch = Path("scratch")
     shutil.rmtree(scratch, ignore_errors=True)
-    clips, looks = make_samples(scratch)
+    clips, descriptors = make_samples(scratch)
     mine = (clips["method"] == "dpo").to_numpy()
     for name in ("VQ", "MQ", "TA", "Overall"):
         clips.loc[mine, f"gold_{name}"] += -0.3 if name == worse_in else gain
@@ -91,7 +91,7 @@ def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=No
             write_video(clips["video"][place], frames, fps=8)
             signals = measure(frames)
             clips.loc[place, ["brightness", "saturation"]] = signals.brightness, signals.saturation
-            looks[place] = signals.look
+            descriptors[place] = signals.descriptor
         clips.loc[mine, "reward_Overall"] += 5
     (scratch / "data/samples/dpo" / "version.txt").write_text(version)
 
@@ -99,7 +99,10 @@ def draw(version: str, gain: float = 0.0, worse_in: str | None = None, change=No
         shutil.copytree(scratch / "data/samples/dpo", stage.output("data/samples/dpo"))
 
     def evaluate(stage: Stage) -> None:
-        metrics = alignment_metrics(clips, looks, PARAMS, seed=0) | {"drawn_with": drawn, "judged_with": judged}
+        metrics = alignment_metrics(clips, descriptors, PARAMS, GOLD_PANEL, seed=0) | {
+            "drawn_with": drawn,
+            "judged_with": judged,
+        }
         write_json(stage.output("metrics/alignment.json"), metrics)
         clips.drop(columns="video").to_parquet(stage.output("data/sample_scores.parquet"), index=False)
         stage.log(flat_metrics(metrics))
@@ -164,8 +167,8 @@ def test_later_ones_must_beat_the_champion(here):
         ),
         (
             DRAWN | {"seed": 1},
-            JUDGED | {"code that judges": "k"},
-            r"seed is 1, and 17 for the .* \(code that judges too",
+            JUDGED | {"judge": "k"},
+            r"seed is 1, and 17 for the .* \(judge too",
         ),
         (None, JUDGED, "no record of the settings that its clips were drawn and judged with: `dvc repro evaluate`"),
     ],
@@ -210,22 +213,22 @@ def test_without_a_held_out_judge_nobody_is_promoted(here):
     metrics = json.loads(Path("metrics/alignment.json").read_text())
 
     def evaluate(stage: Stage) -> None:
-        write_json(stage.output("metrics/alignment.json"), metrics | {"judge": "none"})
+        write_json(stage.output("metrics/alignment.json"), metrics | {"decides": None, "judges": {}})
         shutil.copyfile("data/sample_scores.parquet", stage.output("data/sample_scores.parquet"))
 
     Stage("evaluate").run(evaluate)
     outcome = call()
     assert reasons(outcome) == {"no_judge"} and outcome.evidence["champion_measured_anew"] is False
-    with pytest.raises(BadInput, match=r"^--remeasure: metrics/alignment\.json has no gold judge"):
+    with pytest.raises(BadInput, match=r"^--remeasure: metrics/alignment\.json has no judge that decides"):
         call(dry_run=True, anew=True)
-    other = metrics | {"judge": "none", "judged_with": {}}
+    other = metrics | {"decides": None, "judges": {}, "judged_with": {}}
     Stage("evaluate").run(
         lambda stage: (
             write_json(stage.output("metrics/alignment.json"), other),
             shutil.copyfile("data/sample_scores.parquet", stage.output("data/sample_scores.parquet")),
         )
     )
-    with pytest.raises(BadInput, match=r"set it back, or a gold judge, which could .*, was not at work"):
+    with pytest.raises(BadInput, match=r"set it back, or a held-out judge, which could .*, was not at work"):
         call(dry_run=True)
 
 

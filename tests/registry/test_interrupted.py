@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
-from components.mlflow_store import answering
-from components.params import load_params
+from components.cli.main import app
+from components.config.params import load_params
+from components.pipeline.mlflow_store import answering
 from components.registry import promote as promote_module
 from components.registry.promote import PENDING
 from components.registry.versions import aliases, connect

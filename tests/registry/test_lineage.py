@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.errors import BadInput
-from components.mlflow_store import all_pages, mlflow_client
+from components.pipeline.mlflow_store import all_pages, mlflow_client
 from components.registry.lineage import Runs, start
 from components.registry.versions import registered_name
 from tests.registry.world import environment

@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from components.config.params import load_params
 from components.errors import BadInput, Unreachable
-from components.mlflow_store import answering, artifacts_of, mlflow_client
-from components.params import load_params
+from components.pipeline.mlflow_store import answering, artifacts_of, mlflow_client
+from components.pipeline.stage import folder_digest
 from components.registry import promote as promote_module
 from components.registry.promote import PENDING, promote
 from components.registry.versions import aliases, connect, fetch
-from components.stage import folder_digest
 from tests.conftest import REPOSITORY
 from tests.registry.server import Server
 from tests.registry.world import environment, make_checkout, make_pairs, random_model, register, train
@@ -79,7 +79,10 @@ def test_versions_say_what_they_are_and_where_they_came_from(here):
         ({"name": "no_such"}, "no_such: no such registered model; there are reelign-smoke-video-reward"),
         ({"name": "generator_dpo"}, "reelign-smoke-aligned-dpo: no such registered model"),
         ({"challenger": "7"}, "reelign-smoke-video-reward/7: no such version; there are 1, challenger"),
-        ({"champion": "champion"}, "reelign-smoke-video-reward/champion: no such version"),
+        (
+            {"champion": "champion"},
+            "reelign-smoke-video-reward/champion: no version is champion yet",
+        ),
         ({"champion": "1"}, "is not the champion: comparing with it needs --dry-run"),
         ({"champion": "1", "dry_run": True}, "reelign-smoke-video-reward/1: is the champion itself"),
     ],
@@ -148,7 +151,7 @@ def test_a_champion_moved_by_hand_ends_an_interrupted_promotion(here):
 
 def command(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "components.cli", *words],
+        [sys.executable, "-m", "components.cli.main", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | variables,
         capture_output=True,
@@ -169,6 +172,10 @@ def test_refused_is_no_failure_and_a_crash_is_no_refusal(here):
     result = command(here, "promote", "--dry-run")
     assert result.returncode == 5 and result.stdout.endswith("would be refused\n")
     assert re.search(r"difference of accuracy without ties -?0\.\d+ \[", result.stdout), result.stdout
+    result = command(here, "promote", "--dry-run", "--json")
+    found = json.loads(result.stdout)
+    assert result.returncode == 5 and found["evidence"]["verdict"]["promote"] is False
+    assert found["dry_run"] is True and found["evidence_file"] is None and found["stale"] is None
     result = command(here, "promote")
     assert result.returncode == 5 and "not promoted" in result.stdout
     # Named by the variables of a DAG's task; the champion named as challenger is what a second try finds.
@@ -237,7 +244,7 @@ def test_a_second_promotion_waits_for_the_first(here):
     place = here / "mlartifacts/promotion"
     script = f"""
 import time
-from components.locks import sole_writer
+from components.files.locks import sole_writer
 
 with sole_writer({str(place)!r}):
     print(1, flush=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.mlflow_store import mlflow_client
+from components.pipeline.mlflow_store import mlflow_client
 from components.registry.champion import ROLLED_BACK, put_back
 from components.registry.versions import aliases
 

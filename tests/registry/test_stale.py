@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from components.mlflow_store import mlflow_client
+from components.files.text import read_json
+from components.pipeline.mlflow_store import mlflow_client
+from components.pipeline.stage import folder_digest
 from components.registry.stale import RECORD, as_lines, mark_stale, stale_stages, stale_tables
-from components.stage import folder_digest
-from components.text_files import read_json
 from tests.registry.world import environment
 
 OLD, NEW = "0" * 16, "1" * 16

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 import yaml
 
-from components.preferences.schema import PAIRS_SCHEMA
+from components.files.tables import write_table
+from components.pipeline.stage import Stage
 from components.reward.bench import reward_bench
 from components.reward.train import reward
-from components.stage import Stage
-from components.tables import write_table
+from components.schemas import PAIRS_SCHEMA
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.reward.test_train import PARAMS
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import tiny_card, tiny_model
 
 CLIPS = 40
 NAMES = ("VQ", "MQ", "TA", "Overall")
@@ -47,16 +47,16 @@ STAGES = {
 
 def make_checkout(folder: Path) -> Path:
     with contextlib.chdir(folder):
-        # `align` as one of a matrix, as in the pipeline.
+        # `align` as one of a group, as in the pipeline.
         stages = {name: entry for name, entry in STAGES.items() if name != "align@dpo"}
-        stages["align"] = {**STAGES["align@dpo"], "matrix": {"method": ["dpo"]}}
+        stages["align"] = {"foreach": {"dpo": {}}, "do": STAGES["align@dpo"]}
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
         write_params(steps=1)
         make_videos()
         for split, count in (("train", 120), ("validation", 60), ("test", 240)):
             make_pairs(split, count)
         model = tiny_model()
-        model.backbone.save_pretrained("base")
+        model.backbone.network.save_pretrained("base")
         model.prompts.tokenizer.save_pretrained("base")
     return folder
 
@@ -133,7 +133,7 @@ def random_model(folder: Path, scale: float = 1.0) -> Path:
     model = tiny_model()
     with torch.no_grad():
         model.head.weight.mul_(scale)
-    model.save(folder, tiny_facts(model))
+    model.save(folder, tiny_card(model))
     return folder
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from components.reward import accuracy as accuracy_module
-from components.reward.accuracy import fit_tie_threshold, resampled_shares, share, tie_baselines, with_ties, without_ties
+from components.statistics import accuracy as accuracy_module
+from components.statistics.accuracy import fit_tie_threshold, resampled_shares, share, tie_baselines, with_ties, without_ties
 
 REFERENCE = Path(__file__).parent / "reference"  # made by running the published code (MIT, licence beside it)
 

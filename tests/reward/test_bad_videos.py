@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.reward.score import RewardModel
 from components.reward.scores import Score, Unscored
 from components.video.encode import write_video

@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.errors import BadInput
-from components.locks import sole_writer
+from components.files.locks import sole_writer
+from components.pipeline.stage import folder_digest
 from components.reward.benchmark import evaluate
-from components.reward.figures import calibration, figures
 from components.reward.layouts import read_benchmark
+from components.reward.metrics import calibration, pair_metrics
 from components.reward.model_files import ModelFiles
 from components.reward.scored import find_scores, read_scores
-from components.stage import folder_digest
 from components.video.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.reward.tiny import saved_model
@@ -104,7 +104,7 @@ def test_planted_scores_give_their_accuracies():
             "VQ_score_A": [2.0, 0.0, 0.0, 0.1], "VQ_score_B": [0.0, 1.0, 3.0, 0.0],
         }
     )  # fmt: skip
-    result = figures(table, ["VQ"], {"VQ": 0.2}, "validation", 20)
+    result = pair_metrics(table, ["VQ"], {"VQ": 0.2}, "validation", 20)
     entry = result["dimensions"]["VQ"]
     assert entry["accuracy_without_ties"]["value"] == pytest.approx(2 / 3)
     assert entry["accuracy_with_ties"]["value"] == 0.75 and entry["accuracy_with_ties"]["tie_threshold"] == 0.2
@@ -258,8 +258,12 @@ def test_a_table_that_is_not_of_these_pairs_is_refused(folder, scored, tmp_path)
     good.assign(reward_model="x").to_parquet(file, index=False)
     one = write(tmp_path / "x.csv", ["path_A", "path_B", "prompt", "label"], [("0.mp4", "1.mp4", "a dog", "same")])
     said = bench(one, *rest, "--threshold-from=test", "--model=nowhere", "--answer=MQ").splitlines()
-    assert said[0] == "the one-label layout's columns: 1 pairs" and said[1] == "answered: preference by MQ"
-    assert figures_of(tmp_path / "out")["model_version"] == "x"
+    assert said[0] == "columns of the one-label layout: 1 pairs" and said[1] == "answered: preference by MQ"
+    figures = figures_of(tmp_path / "out")
+    assert figures["model_version"] == "x"
+    told = json.loads(bench(one, *rest, "--threshold-from=test", "--model=nowhere", "--answer=MQ", "--json"))
+    assert told["pairs"] == 1 and told["dimensions"] == figures["dimensions"] and told["protocol"] == figures["protocol"]
+    assert str(tmp_path / "out/figures.json") in told["files"]
 
 
 def test_a_video_is_looked_for_below_videos_first(tmp_path):
@@ -294,7 +298,7 @@ def test_missing_and_broken_videos_are_named(folder, tmp_path):
 def test_a_killed_run_goes_on(folder, scored, tmp_path):
     """SIGKILL of the command amidst its chunks: the next run takes those that are done as they are."""
     out = tmp_path / "out"
-    line = [sys.executable, "-m", "components.cli", "bench-reward", *map(str, arguments(folder, out))]
+    line = [sys.executable, "-m", "components.cli.main", "bench-reward", *map(str, arguments(folder, out))]
     run = subprocess.Popen(line, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "2"})
     try:
         while len(done := sorted(out.glob("scores.parquet.partial/*/chunk-*.json"))) < 3:
@@ -328,3 +332,32 @@ def test_a_file_that_fits_no_layout_is_one_line(tmp_path, scored):
     ):
         read_benchmark(file, DIMENSIONS)
     assert "no layout of pairs" in refusal(file, f"--scores={scored / 'scores.parquet'}")
+
+
+def test_ratings_are_correlated_with_the_scores_that_answer_them(tmp_path):
+    """Planted: VQ follows its ratings, MQ goes against them, and Overall has none."""
+    rng = np.random.default_rng(0)
+    items = [(f"{n}.mp4", f"prompt {n % 8}") for n in range(40)]
+    ratings = rng.integers(1, 6, (40, 2)).astype(float)
+    scores = np.stack([ratings[:, 0], -ratings[:, 1], rng.normal(size=40)], axis=1)
+    table = planted(tmp_path / "scores.parquet", items, scores)
+    rows = [
+        (path, prompt, of[0], "" if n == 3 else of[1])
+        for n, ((path, prompt), of) in enumerate(zip(items, ratings, strict=True))
+    ]
+    file = write(tmp_path / "ratings.csv", ["clip", "prompt", "quality", "motion"], rows)
+    given = [file, f"--scores={table}", "--threshold-from=test", "--rounds=50", "--columns=path=clip,VQ=quality,MQ=motion"]
+    said = bench(*given, f"--out={tmp_path / 'out'}").splitlines()
+    assert said[0].startswith("columns of rated clips: 80 pairs")
+    assert said[3].startswith("VQ, across 40 clips of 8 prompts: spearman 1.000 [1.000, 1.000], kendall 1.000")
+    assert said[6].startswith("MQ, within prompts, the mean of 8 prompts, 39 clips: spearman -1.000")
+    found = figures_of(tmp_path / "out")
+    assert found["correlations"]["MQ"]["across"]["kendall"]["value"] == pytest.approx(-1)
+    without = {name: entry["accuracy_without_ties"] for name, entry in found["dimensions"].items()}
+    assert (without["VQ"]["value"], without["MQ"]["value"]) == (1, 0)
+    apart = sum(abs(a[0] - b[0]) > 1 for n, a in enumerate(ratings) for b in ratings[n + 8 :: 8])
+    bench(*given, f"--out={tmp_path / 'out'}", "--rating-margin=1")
+    assert figures_of(tmp_path / "out")["dimensions"]["VQ"]["accuracy_without_ties"]["n"] == apart < without["VQ"]["n"]
+    (tmp_path / "few.csv").write_text("path,prompt,rating\n0.mp4,prompt 0,1\n1.mp4,prompt 1,2\n")
+    said = bench(tmp_path / "few.csv", *given[1:4], f"--out={tmp_path / 'few'}")
+    assert "columns of rated clips: 0 pairs" in said and "n=2 prompts: too few for an interval" in said

@@ -1,8 +1,12 @@
 """`reelign check-reward`: a sound model passes, a planted fault of each kind is found."""
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from components.cli.main import app
 from components.errors import BadInput
 from components.reward.check import OTHER_PROMPTS, as_lines, check_reward, load_items
 from components.reward.score import RewardModel
@@ -42,23 +46,23 @@ def test_a_sound_model_holds_and_reacts(folder, items):
 class Companions(RewardModel):
     """A model whose scores depend on what else is in the batch."""
 
-    def score(self, items, watch=iter):
+    def score(self, items, progress=iter):
         shift = 0.01 * len(items)
         return [
             result if hasattr(result, "reason") else type(result)(**{**vars(result), "raw": moved(result.raw, shift)})
-            for result in super().score(items, watch)
+            for result in super().score(items, progress)
         ]
 
 
 class Listener(RewardModel):
     """A model whose VQ knows the prompt."""
 
-    def score(self, items, watch=iter):
+    def score(self, items, progress=iter):
         return [
             result
             if hasattr(result, "reason") or prompt not in OTHER_PROMPTS
             else type(result)(**{**vars(result), "raw": result.raw | {"VQ": result.raw["VQ"] + 1}})
-            for (_, prompt), result in zip(items, super().score(items, watch), strict=True)
+            for (_, prompt), result in zip(items, super().score(items, progress), strict=True)
         ]
 
 
@@ -86,3 +90,26 @@ def test_a_file_that_is_no_video_is_named(tmp_path, folder):
     (tmp_path / "x.mp4").write_text("no")
     with pytest.raises(BadInput, match=r"x\.mp4"):
         load_items([tmp_path / "x.mp4"], "a", RewardModel.load(folder))
+
+
+def test_the_clip_that_has_no_score_is_named(tmp_path, folder):
+    """Each is scored alone: its place there is no name."""
+    rng = np.random.default_rng(0)
+    files = [tmp_path / "good.mp4", tmp_path / "short.mp4"]
+    for file, frames in zip(files, (8, 2), strict=True):
+        write_video(file, rng.integers(0, 255, (frames, 32, 32, 3), dtype=np.uint8), 8)
+    model = RewardModel.load(folder)
+    items = load_items(files, "a circle", model)
+    with pytest.raises(BadInput, match=r"short\.mp4: 2 frames; the plan has 4"):
+        check_reward(model, items, files)
+    with pytest.raises(BadInput, match="video 2: 2 frames"):
+        check_reward(model, items)
+
+
+def test_findings_for_a_script(tmp_path, folder):
+    write_video(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8), 8)
+    words = ["check-reward", str(folder), str(tmp_path / "a.mp4"), "--prompt", "a circle", "--json"]
+    found = CliRunner().invoke(app, words)
+    told = json.loads(found.stdout)
+    assert found.exit_code == 0 and told["model_version"] == RewardModel.load(folder).version
+    assert {finding["holds"] for finding in told["findings"]} == {True, None}

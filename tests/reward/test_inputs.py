@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from components.reward.inputs import MEAN, STD, PatchShape, collate, joined_patches, patches
+from components.reward.backbones.qwen2_vl import Qwen2VL
+from components.reward.inputs import Clip, PatchShape, PixelStatistics, collate, joined_patches, patches
 from components.video.frames import FramePlan, resize_frame
 
+PIXELS = PixelStatistics((0.5, 0.4, 0.3), (0.1, 0.2, 0.25))
 GOLDEN = Path(__file__).parents[3] / "shared/data/reference-open/golden.json"
 
 
 def test_order_of_patches():
     shape = PatchShape(size=2, temporal=2, merge=2)
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
-    pixels, grid = patches(frames[None], shape)
+    pixels, grid = patches(frames[None], shape, PIXELS)
     assert grid == (2, 4, 6) and pixels.shape == (48, 24)
     assert shape.tokens(3, 8, 12) == 12
-    values = (frames / 255 - np.array(MEAN)) / np.array(STD)
+    values = (frames / 255 - np.array(PIXELS.mean)) / np.array(PIXELS.std)
     values = np.concatenate([values, values[-1:]])  # the odd last frame is repeated
     row = 0
     for t in range(2):
@@ -35,7 +37,7 @@ def test_order_of_patches():
 
 def test_size_that_does_not_fit():
     with pytest.raises(ValueError, match="12 x 10"):
-        patches(np.zeros((1, 2, 10, 12, 3), np.uint8), PatchShape(2, 2, 2))
+        patches(np.zeros((1, 2, 10, 12, 3), np.uint8), PatchShape(2, 2, 2), PIXELS)
 
 
 def test_videos_of_any_size_are_joined_in_order():
@@ -45,14 +47,16 @@ def test_videos_of_any_size_are_joined_in_order():
     videos = [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     for video in videos:
         video.flags.writeable = False  # as of a memory map
-    pixels, grid = joined_patches(videos, shape)
+    pixels, grid = joined_patches(videos, shape, PIXELS)
     assert grid.tolist() == [[1, 2, 2], [1, 2, 2], [2, 2, 4], [1, 2, 2]]
-    assert torch.equal(pixels, torch.cat([patches(video[None].copy(), shape)[0] for video in videos]))
+    assert torch.equal(pixels, torch.cat([patches(video[None].copy(), shape, PIXELS)[0] for video in videos]))
 
 
 def test_padding_is_on_the_right():
     shape = PatchShape(2, 2, 2)
-    batch = collate([[5, 6], [5, 6, 7]], [np.zeros((2, 4, 4, 3), np.uint8)] * 2, shape, pad_id=9)
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    batch = collate([([5, 6], Clip(frames, 2.0)), ([5, 6, 7], Clip(frames, 7.5))], shape, PIXELS, pad_id=9)
+    assert batch.fps.tolist() == [2.0, 7.5] and batch.to(torch.device("cpu")).fps.tolist() == [2.0, 7.5]
     assert batch.input_ids.tolist() == [[5, 6, 9], [5, 6, 7]]
     assert batch.grid.tolist() == [[1, 2, 2]] * 2 and batch.pixels.shape == (8, 24)
 
@@ -86,7 +90,7 @@ def test_reference_patches():
         assert indices == facts["frame_indices"]
         frames = ramp(facts["total_frames"], facts["source_height"], facts["source_width"])[indices]
         frames = np.stack([resize_frame(frame, *plan.resize(*frame.shape[:2])) for frame in frames])
-        pixels, grid = patches(frames[None], PatchShape(14, 2, 2))
+        pixels, grid = patches(frames[None], PatchShape(14, 2, 2), Qwen2VL.pixels)
         assert list(grid) == facts["video_grid_thw"]
         assert float(pixels.double().mean()) == pytest.approx(facts["pixel_values_mean"], abs=1e-6)
         first = pixels.flatten()[:8].tolist()

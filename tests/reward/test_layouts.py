@@ -7,16 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.contracts import NO_LABEL
 from components.errors import BadInput
-from components.reward.layouts import GENAI, LAYOUTS, ONE_LABEL, VIDEOGEN, read_benchmark, refuse
+from components.preferences.columns import read_mapped
+from components.reward.layouts import GENAI, LAYOUTS, ONE_LABEL, REACT, VIDEOGEN, read_benchmark, refuse
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
 EXAMPLE = Path(__file__).parents[2] / "../shared/data/videoalign/example.csv"
 VIDEOGEN_HEADER = ["path_A", "path_B", "A_model", "B_model", "prompt", "VQ", "MQ", "TA", "Overall"]
 GENAI_HEADER = ["prompt", "left_model", "left_video", "right_model", "right_video", "vote_type"]
+REACT_HEADER = ["path_A", "path_B", "A_model", "B_model", "prompt", "GSB_MQ", "GSB_MQ_A_reasoning", "GSB_MQ_B_reasoning"]
 ONE_HEADER = ["path_A", "path_B", "prompt", "label"]
 HEADERS = {"VideoGen-RewardBench": VIDEOGEN_HEADER, "GenAI-Bench": GENAI_HEADER, "the one-label layout": ONE_HEADER}
 HEADERS["chosen and rejected"] = ["chosen", "rejected", "prompt"]
+HEADERS["REACT-Video"] = REACT_HEADER
 HUB = "https://huggingface.co/datasets/someone/genai-arena-video-mp4/blob/main/dir/"
 
 
@@ -195,3 +199,75 @@ def test_the_first_pair_with_a_bad_video_is_named_with_how_many_others(tmp_path)
     refuse(pairs, {})
     with pytest.raises(BadInput, match=r"x\.csv, row 3, key 'path_B': broken \(and 1 more of 6 videos\)"):
         refuse(pairs, {("2a.mp4", "a cat"): "gone", ("1b.mp4", "a cat"): "broken"})
+
+
+def test_react_video_is_answered_by_the_score_of_the_questions_name(tmp_path):
+    words = ["A", "B", "same", "G", "S", "B"]
+    rows = [[f"{n}a.mp4", f"{n}b.mp4", "m1", "m2", "a cat", word, "why", "why"] for n, word in enumerate(words)]
+    pairs = read_benchmark(write(tmp_path / "x.csv", REACT_HEADER, *rows), DIMENSIONS)
+    assert pairs.layout is REACT and pairs.score_of == {"MQ": "MQ"}
+    assert pairs.labels["MQ"].tolist() == [1, -1, 0, 1, 0, -1] and pairs.models[0][0] == "m1"
+    rows[2][5] = "1"
+    assert "row 4, key 'GSB_MQ': '1' is not A, B, same" in refusal(
+        write(tmp_path / "x.csv", REACT_HEADER, *rows), DIMENSIONS
+    )
+    assert "for none of this model's scores: VQ, Overall" in refusal(tmp_path / "x.csv", ["VQ"])
+
+
+def test_columns_and_words_of_any_csv_are_mapped(tmp_path):
+    file = write(tmp_path / "x.csv", ["l", "r", "caption", "vote"], ["a.mp4", "b.mp4", "a cat", "first"],
+                 ["c.mp4", "d.mp4", "a cat", "second"], ["e.mp4", "f.mp4", "a cat", "tie"])  # fmt: skip
+    mapped = read_mapped("path_A=l,path_B=r,prompt=caption,label=vote", "first=A,second=B,tie=same")
+    pairs = read_benchmark(file, DIMENSIONS, "VQ", None, mapped)
+    assert pairs.labels["preference"].tolist() == [1, -1, 0] and pairs.score_of == {"preference": "VQ"}
+    assert (pairs.layout.name, pairs.votes) == (
+        "the one-label layout, as mapped",
+        {"preference": {"first": 1, "second": 1, "tie": 1}},
+    )
+    by_question = read_mapped("path_A=l,path_B=r,prompt=caption,VQ=vote,MQ=more", "first=A,second=B,tie=same")
+    file = write(tmp_path / "y.csv", ["l", "r", "caption", "vote", "more"], ["a.mp4", "b.mp4", "a cat", "first", ""])
+    pairs = read_benchmark(file, DIMENSIONS, None, None, by_question)
+    assert {name: found.tolist() for name, found in pairs.labels.items()} == {"VQ": [1], "MQ": [NO_LABEL]}
+    empty = write(tmp_path / "y.csv", ["l", "r", "caption", "vote", "more"], ["a.mp4", "b.mp4", "a cat", "", ""])
+    assert "row 2, key 'vote': no label" in refusal(empty, DIMENSIONS, None, None, by_question)
+    turned = write(tmp_path / "z.csv", ["l", "r", "caption", "vote", "more"], ["a.mp4", "b.mp4", "a cat", "first", "tie"],
+                   ["b.mp4", "a.mp4", "a cat", "second", "tie"], ["b.mp4", "a.mp4", "a cat", "second", "first"])  # fmt: skip
+    assert "row 4, key 'more': contradicts row 2" in refusal(turned, DIMENSIONS, None, None, by_question)
+
+
+def test_a_mapping_that_cannot_be_right_is_refused(tmp_path):
+    file = one_label(tmp_path / "x.csv", "A")
+    for columns, labels, why in (
+        ("path_A", None, "--columns: 'path_A' is not NAME=VALUE"),
+        ("path_A=path_A,path_A=path_B", None, "'path_A' stands there twice"),
+        ("path_A=path_B,path_B=path_B", None, "stands for two"),
+        ("path_A=left", None, f"{file} has no column 'left': its header has path_A, path_B, prompt, label"),
+        ("paths=label", None, "'paths' is no column that is read here"),
+        (None, "yes=better", "'yes=better': a label means A, B, same"),
+        (None, "yes=A", "row 2, key 'label': 'A' is not yes"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            read_benchmark(file, DIMENSIONS, None, None, read_mapped(columns, labels))
+        assert why in str(caught.value) and "\n" not in str(caught.value)
+    swapped = read_benchmark(file, DIMENSIONS, None, None, read_mapped("path_A=path_B,path_B=path_A", None))
+    assert swapped.paths == (["0b.mp4"], ["0a.mp4"])
+
+
+def test_ratings_are_pairs_of_their_prompts(tmp_path):
+    header = ["path", "prompt", "model", "VQ", "sharpness"]
+    rows = [["a.mp4", "a cat", "m1", "4", "1"], ["b.mp4", "a cat", "m2", "3", ""], ["c.mp4", "a dog", "", "5", "2"]]
+    file = write(tmp_path / "x.csv", header, *rows)
+    pairs = read_benchmark(file, DIMENSIONS)
+    assert (pairs.rows, pairs.paths, pairs.models) == ([3], (["b.mp4"], ["a.mp4"]), (["m2"], ["m1"]))
+    assert pairs.labels["VQ"].tolist() == [-1] and pairs.score_of == {"VQ": "VQ"}
+    assert pairs.items() == [("a.mp4", "a cat"), ("b.mp4", "a cat"), ("c.mp4", "a dog")]  # one without a pair, too
+    assert read_benchmark(file, DIMENSIONS, margin=1.0).labels["VQ"].tolist() == [0]
+    both = read_benchmark(file, ["VQ", "sharpness"])
+    assert both.score_of == {"VQ": "VQ", "sharpness": "sharpness"} and both.labels["sharpness"].tolist() == [NO_LABEL]
+    with pytest.raises(BadInput, match=r"x\.csv, row 4, key 'path': gone"):
+        refuse(pairs, {("c.mp4", "a dog"): "gone"})
+    assert "answered by the score of its name" in refusal(file, DIMENSIONS, "TA")
+    assert "which have no words" in refusal(file, DIMENSIONS, None, None, read_mapped(None, "a=A"))
+    one = read_benchmark(write(tmp_path / "y.csv", ["path", "prompt", "rating"], ["a", "x", "1"]), DIMENSIONS, "MQ")
+    assert one.score_of == {"rating": "MQ"} and len(one.rows) == 0
+    assert read_benchmark(tmp_path / "y.csv", DIMENSIONS).score_of == {"rating": "Overall"}

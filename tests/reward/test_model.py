@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.config.params import LoraParams
 from components.errors import BadInput
-from components.params import LoraParams
-from components.reward.inputs import collate
+from components.reward.backbones.qwen2_vl import frame_runs
+from components.reward.inputs import Clip
 from components.reward.model import load_video_reward
 from components.reward.score import make_input, raw_scores
-from components.reward.vision import frame_runs
-from tests.reward.tiny import saved_model, tiny_facts, tiny_model
+from tests.reward.tiny import saved_model, tiny_card, tiny_model
 
 LORA = LoraParams(rank=2, alpha=4, targets=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
 
@@ -29,13 +29,12 @@ def model():
     return tiny_model()
 
 
-def clip(seed: int, frames: int = 4, height: int = 16, width: int = 16) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+def clip(seed: int, frames: int = 4, height: int = 16, width: int = 16) -> Clip:
+    return Clip(np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8), 8.0)
 
 
 def batch_of(model, *items):
-    ids, frames = zip(*(make_input(model, frames, prompt) for frames, prompt in items), strict=True)
-    return collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
+    return model.batch([make_input(model, clip, prompt) for clip, prompt in items])
 
 
 @pytest.mark.parametrize(
@@ -83,10 +82,11 @@ def test_positions_matter():
 def test_plain_positions_are_the_language_models_own_default(model):
     """Same as running Qwen2-VL's parts by hand on embeddings, as the published model's forward does."""
     batch = batch_of(model, (clip(0), "a red circle"))
-    qwen = model.qwen.model
+    network = model.backbone.network
+    qwen = network.model
     with torch.no_grad():
-        model.qwen.resize_token_embeddings(len(model.prompts.tokenizer), mean_resizing=False)
-        model.qwen.get_input_embeddings().weight[model.prompts.reward_ids] = model.reward_tokens
+        network.resize_token_embeddings(len(model.prompts.tokenizer), mean_resizing=False)
+        network.get_input_embeddings().weight[model.prompts.reward_ids] = model.reward_tokens
         embedded = qwen.language_model.embed_tokens(batch.input_ids)
         video = qwen.visual(batch.pixels, grid_thw=batch.grid, runs=frame_runs(batch.grid)).pooler_output
         embedded = embedded.masked_scatter((batch.input_ids == model.prompts.video_id)[..., None], video)
@@ -105,7 +105,9 @@ def test_readouts_by_hand(readout):
         padded = model(batch_of(model, short, long))
         for row, item in enumerate((short, long)):
             states = []
-            hook = model.qwen.model.language_model.norm.register_forward_hook(lambda *a, to=states: to.append(a[2][0]))
+            hook = model.backbone.network.model.language_model.norm.register_forward_hook(
+                lambda *a, to=states: to.append(a[2][0])
+            )
             batch = batch_of(model, item)
             model(batch)
             hook.remove()
@@ -130,10 +132,10 @@ def test_other_readouts_train_and_save(readout, tmp_path):
     model.merge()
     with torch.no_grad():
         expected = model.eval()(batch)
-        model.save(tmp_path / "model", tiny_facts(model))
-        loaded, facts = load_video_reward(tmp_path / "model")
+        model.save(tmp_path / "model", tiny_card(model))
+        loaded, card = load_video_reward(tmp_path / "model")
         torch.testing.assert_close(loaded(batch), expected, atol=1e-5, rtol=1e-5)
-    assert facts["readout"] == readout
+    assert card.readout == readout
 
 
 def test_shared_head_is_one_row():
@@ -145,7 +147,7 @@ def test_shared_head_is_one_row():
 
 def test_what_trains():
     model = tiny_model()
-    table = model.qwen.get_input_embeddings().weight
+    table = model.backbone.network.get_input_embeddings().weight
     model.prepare_training(LORA)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {"reward_tokens", "head.weight"} < trained
@@ -169,26 +171,26 @@ def test_saved_model_gives_the_same_scores(tmp_path):
         expected = model.eval()(batch)
         model.merge()
         torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
-        model.save(tmp_path / "model", tiny_facts(model))
-        loaded, facts = load_video_reward(tmp_path / "model")
+        model.save(tmp_path / "model", tiny_card(model))
+        loaded, card = load_video_reward(tmp_path / "model")
         torch.testing.assert_close(loaded(batch), expected, atol=1e-5, rtol=1e-5)
-    assert facts["dimensions"] == ["VQ", "MQ", "TA"]
+    assert card.dimensions == ["VQ", "MQ", "TA"]
 
 
 def test_models_that_may_not_score(tmp_path):
     model = tiny_model()
-    model.save(tmp_path / "fresh", tiny_facts(model, head_trained=False))
+    model.save(tmp_path / "fresh", tiny_card(model, head_trained=False))
     with pytest.raises(BadInput, match="never trained"):
         load_video_reward(tmp_path / "fresh")
-    model.save(tmp_path / "narrow", tiny_facts(model, head="shared"))
+    model.save(tmp_path / "narrow", tiny_card(model, head="shared"))
     with pytest.raises(BadInput, match=r"head\.safetensors"):
         load_video_reward(tmp_path / "narrow")
     with torch.no_grad():
         model.head.weight[0, 0] = torch.nan
-    model.save(tmp_path / "nan", tiny_facts(model))
+    model.save(tmp_path / "nan", tiny_card(model))
     with pytest.raises(BadInput, match=r"head\.safetensors, key 'weight': a weight is not finite"):
         load_video_reward(tmp_path / "nan")
-    with pytest.raises(BadInput, match=r"video_reward\.json"):
+    with pytest.raises(BadInput, match=r"nothing: no such folder of a model"):
         load_video_reward(tmp_path / "nothing")
 
 
@@ -220,6 +222,14 @@ def test_weights_that_cannot_be_read(tmp_path):
         load_video_reward(tmp_path / "model")
 
 
+def test_a_folder_without_its_tokenizer(tmp_path):
+    """transformers makes an empty one; each video was then a failure of its own."""
+    for file in saved_model(tmp_path / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(BadInput, match=r"model: its tokenizer has no token <\|video_pad\|>: is tokenizer\.json missing"):
+        load_video_reward(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -231,7 +241,7 @@ def test_weights_that_cannot_be_read(tmp_path):
         ("tokenizer.json", b'{"model": ', "model: no tokenizer here"),
         ("chat_template.jinja", b"{% for %}", "key 'chat_template': no chat template of use"),
         ("chat_template.jinja", b"{{ messages[0]['content'][1]['text'] }}", r"gives 0 <\|video_pad\|>"),
-        ("config.json", b"{}", r"config\.json, key 'model_type': names no model"),
+        ("config.json", b"{}", r"config\.json, key 'model_type': missing, so no backbone"),
     ],
 )
 def test_a_file_of_the_folder_that_is_damaged(tmp_path, file, content, said):

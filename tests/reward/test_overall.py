@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
+from components.contracts import DIMENSIONS
 from components.errors import BadInput
-from components.preferences.schema import DIMENSIONS
+from components.pipeline.tracking import signature
 from components.reward.bench import reward_bench
 from components.reward.pairs import read_pairs, shuffled
+from components.reward.prompt import TEMPLATES
 from components.reward.score import RewardModel, as_table, need_scores, with_overall
 from components.reward.scores import score_names
-from components.reward.tokens import TEMPLATES
 from components.reward.train import reward
 from components.serving.monitor import read_reference
-from components.tracking import signature
 from components.video.encode import write_video
 from tests.curation.test_stages import PlainStage as DataStage
 from tests.curation.test_stages import run
@@ -47,7 +47,7 @@ def work(tmp_path, monkeypatch):
     assert report["dimensions"]["Overall"] == {"labelled": 9, "tie_share": 0.0, "A_share": 1.0}
     assert report["generators"]["wan"]["win_rate"]["Overall"] == 1.0
     model = tiny_model()
-    model.backbone.save_pretrained("base")
+    model.backbone.network.save_pretrained("base")
     model.prompts.tokenizer.save_pretrained("base")
     return tmp_path
 
@@ -73,7 +73,7 @@ def test_from_chosen_and_rejected_clips_to_a_benchmark(work):
     rest = [f"--videos={work / 'given'}", "--model=models/video_reward", f"--out={out}"]
     result = CliRunner().invoke(app, ["bench-reward", str(work / "given/labels.csv"), *rest])
     assert result.exit_code == 0, result.output
-    assert "chosen and rejected's columns: 9 pairs" in result.output
+    assert "columns of chosen and rejected: 9 pairs" in result.output
     scores = pd.read_parquet(out / "scores.parquet")
     assert list(scores) == list(table) and len(scores) == 18
 

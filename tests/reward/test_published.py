@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from components.errors import BadInput
 from components.reward.model_files import ModelFiles
 from components.reward.published import load_published
-from components.reward.score import Clip, RewardModel, make_input, planned_frames, raw_scores
+from components.reward.score import Clip, RewardModel, make_input, planned_clip, raw_scores
 from components.reward.scores import Unscored
 from components.video.decode import probe
 from components.video.frames import FramePlan
@@ -29,8 +29,8 @@ RUNS = GOLDEN["runs"]
 
 
 def load(run: dict) -> RewardModel:
-    model, facts = load_published(OPEN / run["checkpoint"], TEMPLATE, run["load_from_pretrained_step"])
-    return RewardModel(model, facts, "published")
+    model, card = load_published(OPEN / run["checkpoint"], TEMPLATE, run["load_from_pretrained_step"])
+    return RewardModel(model, card, "published")
 
 
 def plan_of(model: RewardModel, run: dict) -> FramePlan:
@@ -73,11 +73,12 @@ def test_frames_ids_and_scores_are_the_references(run):
         facts, video = GOLDEN["preprocessing"][item["preprocessing"]], video_of(item["video"])
         total, fps = (len(video.frames), video.fps) if isinstance(video, Clip) else probe_of(video)
         assert plan.indices(total, fps) == facts["frame_indices"]
-        frames = planned_frames(video, plan)
+        clip = planned_clip(video, plan)
+        frames = clip.frames
         t, h, w = facts["video_grid_thw"]
         assert frames.shape == (facts["nframes"], h * 14, w * 14, 3) and -(-facts["nframes"] // 2) == t
         assert int(frames.sum(dtype=np.int64)) == pytest.approx(facts["resized_sum"], abs=0.5)
-        ids, _ = made = make_input(model.model, frames, GOLDEN["prompts"][item["prompt"]])
+        ids, _ = made = make_input(model.model, clip, GOLDEN["prompts"][item["prompt"]])
         assert hashlib.sha256(np.array(ids, "<i8").tobytes()).hexdigest() == facts["input_ids_sha256_int64le"]
         inputs.append(made)
     raw = raw_scores(model.model, inputs, token_budget=10**6)
@@ -162,7 +163,7 @@ def test_other_reward_tokens(run, tmp_path, reward_token, readout):
     configure(run, reward_token=reward_token, output_dim=3)
     change(run, **{HEAD: torch.eye(3, 64)})
     model = RewardModel.load(run, template=TEMPLATE)
-    assert model.model.prompts.readout == model.facts["readout"] == readout
+    assert model.model.prompts.readout == model.card.readout == readout
     assert len(model.model.prompts.reward_ids) == 3
     (with_tokens,) = model.score(video)
 
@@ -203,8 +204,8 @@ def test_a_run_scores_through_the_ordinary_door(run):
 def test_version_and_dimensions_are_known_without_the_weights(step):
     files = ModelFiles(str(OPEN / "ckpt_a"), str(TEMPLATE), step)
     model = RewardModel.load(files.folder, template=files.template, step=step)
-    assert (files.version(), files.facts()["dimensions"]) == (model.version, model.dimensions)
-    assert not any(model.facts["tie_thresholds"].values()) and files.facts()["tie_thresholds"] == {}
+    assert (files.version(), files.dimensions()) == (model.version, model.dimensions)
+    assert not any(model.card.tie_thresholds.values()) and files.tie_thresholds() == {}
 
 
 @pytest.fixture
@@ -309,11 +310,11 @@ def test_one_dimension_as_text(run, tmp_path):
     """The reference takes `eval_dim: VQ` as one dimension, not as V and Q."""
     file = run / "model_config.json"
     file.write_text(json.dumps(data(json.loads(file.read_text()), eval_dim="VQ")))
-    assert ModelFiles(str(run), str(TEMPLATE), -1).facts()["dimensions"] == ["VQ"]
+    assert ModelFiles(str(run), str(TEMPLATE), -1).dimensions() == ["VQ"]
     (tmp_path / "one.txt").write_text("Rate {text_prompt}: <|VQ_reward|>")
     change(run, **{EMBEDDING: torch.load(run / "checkpoint-12/non_lora_state_dict.pth", weights_only=True)[EMBEDDING][:-2]})
-    _, facts = load_published(run, tmp_path / "one.txt")
-    assert facts["dimensions"] == ["VQ"] and list(facts["normalisation"]) == ["VQ"]
+    _, card = load_published(run, tmp_path / "one.txt")
+    assert card.dimensions == ["VQ"] and list(card.normalisation) == ["VQ"]
 
 
 @pytest.mark.parametrize("name", ["Qwen/base", "/home/somebody/models/base", "../../base"])
@@ -331,7 +332,7 @@ def test_a_checkpoint_in_place_of_its_run(run):
     with pytest.raises(BadInput, match=rf"checkpoint-12: a checkpoint of a run: give the run's folder, {run} \(--step 12"):
         RewardModel.load(run / "checkpoint-12", template=TEMPLATE)
     with pytest.raises(BadInput, match="give the run's folder"):
-        ModelFiles(str(run / "checkpoint-12"), str(TEMPLATE), -1).facts()
+        ModelFiles(str(run / "checkpoint-12"), str(TEMPLATE), -1).dimensions()
 
 
 def test_a_damaged_adapter(run):
@@ -340,7 +341,7 @@ def test_a_damaged_adapter(run):
     whole = config.read_text()
     for values, said in (
         ({"r": None}, "its config has rank None and alpha 16"),
-        ({"r": 4}, "LoRA of rank 8, its config says 4"),
+        ({"r": 4}, "LoRA of rank 8, its config has 4"),
         ({"alpha_pattern": {"layers.0": 4}}, r"adapter_config\.json, key 'alpha_pattern'"),
     ):
         config.write_text(json.dumps(json.loads(whole) | values))

@@ -74,8 +74,8 @@ def test_a_failure_is_no_score(model, videos):
 
 def test_each_distinct_video_is_decoded_and_scored_once(model, videos, monkeypatch):
     read, scored = [], []
-    planned, raw = score_module.planned_frames, score_module.raw_scores
-    monkeypatch.setattr(score_module, "planned_frames", lambda *given: read.append(given[0]) or planned(*given))
+    planned, raw = score_module.planned_clip, score_module.raw_scores
+    monkeypatch.setattr(score_module, "planned_clip", lambda *given: read.append(given[0]) or planned(*given))
     monkeypatch.setattr(
         score_module, "raw_scores", lambda model, inputs, budget: scored.extend(inputs) or raw(model, inputs, budget)
     )

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.errors import BadInput
 from components.reward.score import RewardModel
 from components.reward.score_files import ModelFiles, state_folder
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 
 
 def run(folder: Path, out: Path, *options: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "components.cli", *command(folder, out, *options)]
+    line = [sys.executable, "-m", "components.cli.main", *command(folder, out, *options)]
     return subprocess.run(line, env=environment(), capture_output=True, text=True)
 
 
@@ -66,7 +66,8 @@ def tables(folder):
         assert result.returncode == 2, result.stderr
         errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
         assert len(errors) == 2 and "7.mp4" in errors[0] and "none.mp4: no such file" in errors[1]
-        assert len(result.stdout.splitlines()) == CLIPS + 1, "a line a scored video and nothing of Ray's"
+        said = f"{made[engine, workers]}: {CLIPS + 1} of {CLIPS + 3} videos scored\n"
+        assert result.stdout == said, "the table has the scores; nothing of Ray's"
     return made
 
 
@@ -98,7 +99,7 @@ def test_killed_and_started_again(folder, tables, tmp_path, engine):
     script.write_text(f"""
 import os, signal
 from pathlib import Path
-from components.reward.commands import read_items
+from components.cli.reward import read_items
 from components.reward.score_files import ModelFiles, score_files, state_folder
 
 def some(items, what, total):
@@ -155,5 +156,5 @@ def test_a_model_that_no_worker_can_load_is_one_line(folder, tmp_path):
 
 def test_triton_has_its_own_workers(folder):
     options = ["--prompt=a", "--triton=127.0.0.1:9", "--engine=ray"]
-    with pytest.raises(BadInput, match="no --engine or --workers with it"):
+    with pytest.raises(BadInput, match="no --engine, --workers or --dtype with it"):
         CliRunner().invoke(app, ["score", str(folder / "0.mp4"), *options], catch_exceptions=False)

@@ -30,8 +30,8 @@ def clip(tmp_path_factory):
 
 def test_a_prompt_that_is_too_long_is_refused_before_its_video_and_its_tokens(model, clip, monkeypatch):
     read, encoded = [], []
-    planned, encode = score_module.planned_frames, model.model.prompts._encode
-    monkeypatch.setattr(score_module, "planned_frames", lambda *given: read.append(given[0]) or planned(*given))
+    planned, encode = score_module.planned_clip, model.model.prompts._encode
+    monkeypatch.setattr(score_module, "planned_clip", lambda *given: read.append(given[0]) or planned(*given))
     monkeypatch.setattr(model.model.prompts, "_encode", lambda prompt: encoded.append(prompt) or encode(prompt))
     long = "a red circle " * 100_000
     refused, missing, scored = model.score([(clip, long), ("missing.mp4", long), (clip, "a red circle")])
@@ -41,7 +41,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_its_video_and_its_tokens(mo
 
 
 def test_a_clip_of_more_tokens_than_the_model_reads_is_refused_before_it_is_decoded(model, clip, monkeypatch):
-    monkeypatch.setattr(model.model.qwen.config.text_config, "max_position_embeddings", 3)
+    monkeypatch.setattr(model.model.backbone.network.config.text_config, "max_position_embeddings", 3)
     monkeypatch.setattr("components.video.decode._decode", None)
     (refused,) = model.score([(clip, "a red circle")])
     assert refused.reason == "4 frames of 32x32 take 32 tokens; the model reads at most 3"

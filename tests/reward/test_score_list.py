@@ -3,9 +3,9 @@
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.errors import BadInput
-from components.reward.score_files import read_list
+from components.reward.score_list import read_list
 
 
 def test_paths_are_those_of_the_folder(tmp_path):
@@ -38,3 +38,22 @@ def test_a_list_that_is_none_is_one_line(tmp_path, content, said):
     file.write_bytes(content.encode("latin1"))
     result = CliRunner().invoke(app, ["score", f"--csv={file}", "--model=nowhere"])
     assert isinstance(result.exception, BadInput) and str(result.exception).startswith(f"{file}{said}")
+
+
+def test_the_list_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.csv").write_text("path,prompt,mine\na.mp4,a cat,1\n")
+    (tmp_path / "link.csv").symlink_to("clips.csv")
+    for out in ("clips.csv", "./clips.csv", "link.csv"):
+        result = CliRunner().invoke(app, ["score", "--csv=clips.csv", f"--out={out}", "--model=nowhere"])
+        assert isinstance(result.exception, BadInput) and "is the list of --csv: the scores need ano" in str(
+            result.exception
+        )
+    assert (tmp_path / "clips.csv").read_text() == "path,prompt,mine\na.mp4,a cat,1\n"
+
+
+@pytest.mark.parametrize("words", [["a.mp4"], ["--prompt=a cat"], ["a.mp4", "--prompt=a cat"]])
+def test_videos_beside_a_list_are_not_left_out_silently(tmp_path, words):
+    (tmp_path / "clips.csv").write_text("path,prompt\nb.mp4,a dog\n")
+    result = CliRunner().invoke(app, ["score", *words, f"--csv={tmp_path / 'clips.csv'}", "--model=nowhere"])
+    assert isinstance(result.exception, BadInput) and "give video files and --prompt, or --csv" in str(result.exception)

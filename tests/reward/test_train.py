@@ -11,19 +11,18 @@ import pyarrow as pa
 import pytest
 import torch
 
+from components.config.params import FramePlanParams, LoraParams, RewardBenchParams, RewardParams, TrainingParams
 from components.errors import BadInput, NonFinite
-from components.params import FramePlanParams, LoraParams, RewardBenchParams, RewardParams, TrainingParams
-from components.preferences.schema import PAIRS_SCHEMA
+from components.files.tables import read_table, write_table
 from components.reward import train as train_module
 from components.reward.bench import reward_bench
-from components.reward.facts import FACTS
-from components.reward.inputs import collate
+from components.reward.card import read_card
+from components.reward.inputs import Clip
 from components.reward.model import load_video_reward
+from components.reward.prompt import TEMPLATES
 from components.reward.score import RewardModel, make_input
-from components.reward.tokens import TEMPLATES
 from components.reward.train import build, prepare, reward
-from components.tables import read_table, write_table
-from components.text_files import read_json
+from components.schemas import PAIRS_SCHEMA
 from components.video.decode import read_frames
 from components.video.encode import write_video
 from tests.limits import LIMIT_PARAMS
@@ -31,6 +30,7 @@ from tests.reward.tiny import tiny_model
 
 PARAMS = RewardParams(
     base="base",
+    dtype="float32",
     dimensions=["VQ", "MQ", "TA"],
     template=str(TEMPLATES / "short.txt"),
     frames=FramePlanParams(fps=None, frames=2, min_pixels=64, max_pixels=256),
@@ -61,6 +61,7 @@ PARAMS = RewardParams(
     ),
     token_budget=4096,
     decode_threads=1,
+    offload=False,
 )
 
 
@@ -141,7 +142,7 @@ def data(tmp_path, monkeypatch):
     pairs("validation", 20)
     pairs("test", 60)
     model = tiny_model()
-    model.backbone.save_pretrained("base")
+    model.backbone.network.save_pretrained("base")
     model.prompts.tokenizer.save_pretrained("base")
     return pairs
 
@@ -194,19 +195,19 @@ def test_same_weights_again(data):
 
 
 def test_gradient_checkpointing_changes_no_gradient():
-    clips = [np.random.default_rng(n).integers(0, 256, (4, 16, 16, 3), np.uint8) for n in range(2)]
+    clips = [Clip(np.random.default_rng(n).integers(0, 256, (4, 16, 16, 3), np.uint8), 8.0) for n in range(2)]
 
     def loss_and_gradients(checkpointing):
         model = tiny_model()
         ran = []
-        model.qwen.model.visual.blocks[0].norm1.register_forward_hook(lambda *_: ran.append("vision"))
-        model.qwen.model.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: ran.append("language"))
+        qwen = model.backbone.network.model
+        qwen.visual.blocks[0].norm1.register_forward_hook(lambda *_: ran.append("vision"))
+        qwen.language_model.layers[0].input_layernorm.register_forward_hook(lambda *_: ran.append("language"))
         prepare(model, PARAMS.model_copy(update={"gradient_checkpointing": checkpointing}))
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(0))
-        ids, frames = zip(*(make_input(model, clip, "a red circle") for clip in clips), strict=True)
-        batch = collate(list(ids), list(frames), model.patch_shape, model.prompts.tokenizer.pad_token_id)
+        batch = model.batch([make_input(model, clip, "a red circle") for clip in clips])
         loss = model.train()(batch).square().mean()
         loss.backward()
         return ran, loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
@@ -305,8 +306,8 @@ def test_training_goes_on_from_a_model(data, tmp_path):
     assert torch.equal(start.head.weight, load_video_reward("before")[0].head.weight)
     still = PARAMS.training.model_copy(update={"steps": 1, "learning_rate": 1e-9})
     reward(PlainStage(base="before", vision_learning_rate=1e-9, head_learning_rate=1e-9, training=still))
-    before, after = (read_json(Path(folder) / FACTS)["normalisation"] for folder in ("before", "models/video_reward"))
-    assert after["VQ"]["mean"] == pytest.approx(before["VQ"]["mean"], abs=1e-4)
+    before, after = (read_card(folder).normalisation["VQ"].mean for folder in ("before", "models/video_reward"))
+    assert after == pytest.approx(before, abs=1e-4)
 
 
 def test_what_a_model_was_trained_with_cannot_change_when_it_is_trained_on(data):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.params import LoraParams
-from components.reward.pairs import NO_LABEL, Pairs
+from components.config.params import LoraParams
+from components.contracts import NO_LABEL
+from components.reward.inputs import Clip
+from components.reward.pairs import Pairs
 from components.reward.prompt import reward_token
 from components.reward.score import raw_scores
 from components.reward.train import pair_inputs, pair_loss_fn, parameter_groups
@@ -19,10 +21,10 @@ SINGLE = '"{text_prompt}":<|reward|>'
 PLAIN = '"{text_prompt}":'
 
 
-def handful(dimensions: list[str]) -> tuple[Pairs, dict[str, np.ndarray]]:
+def handful(dimensions: list[str]) -> tuple[Pairs, dict[str, Clip]]:
     """Pairs of noise with labels at random, ratings to match, and one entry without either."""
     rng = np.random.default_rng(0)
-    clips = {str(n): rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8) for n in range(2 * COUNT)}
+    clips = {str(n): Clip(rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8), 8.0) for n in range(2 * COUNT)}
     labels = rng.choice([-1, 1], (COUNT, len(dimensions)))
     ratings = np.stack([3.0 + labels, 3.0 - labels]).astype(np.float32)
     labels[0, 0], ratings[:, 0, 0] = NO_LABEL, 0

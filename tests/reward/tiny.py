@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
-from transformers import Qwen2VLForConditionalGeneration
 
-from components.pretrain_params import VlmShape
+from components.config.pretrain import VlmShape
+from components.reward.backbones.qwen2_vl import Qwen2VL
+from components.reward.card import RewardCard
 from components.reward.model import VideoReward
-from components.reward.pretrain import vlm_config
-from components.reward.prompt import PromptBuilder, read_template
-from components.reward.tokens import TEMPLATES, train_tokenizer
+from components.reward.prompt import TEMPLATES, PromptBuilder, read_template
+from components.simulation.small_vlm import small_vlm, train_tokenizer
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
 SHAPE = VlmShape(
@@ -34,24 +34,25 @@ def tiny_model(
     torch.manual_seed(0)
     torch.set_num_threads(1)  # so small a model only loses by more
     tokenizer = train_tokenizer(["a red circle moving up"], SHAPE.vocabulary)
-    backbone = Qwen2VLForConditionalGeneration(vlm_config(SHAPE, tokenizer))
+    network = small_vlm(SHAPE, tokenizer)
     # Random weights of the usual size hardly react to their input: larger ones make tests see differences.
-    for p in backbone.parameters():
+    for p in network.parameters():
         if p.ndim > 1:
             p.data.mul_(3)
     template = template or read_template(TEMPLATES / "short.txt", dimensions, readout)
-    return VideoReward(backbone, PromptBuilder(tokenizer, template, dimensions, readout), head, positions).eval()
+    prompts = PromptBuilder(tokenizer, Qwen2VL.video_token, template, dimensions, readout)
+    return VideoReward(Qwen2VL(network), prompts, head, positions).eval()
 
 
 def saved_model(folder: Path, template: str | None = None) -> Path:
     """The tiny model as a folder that RewardModel.load reads."""
     model = tiny_model(template=template)
-    model.save(folder, tiny_facts(model))
+    model.save(folder, tiny_card(model))
     return folder
 
 
-def tiny_facts(model: VideoReward, **changes) -> dict:
-    return {
+def tiny_card(model: VideoReward, **changes) -> RewardCard:
+    values = {
         "dimensions": DIMENSIONS,
         "readout": model.prompts.readout,
         "head": "per_dimension",
@@ -61,4 +62,5 @@ def tiny_facts(model: VideoReward, **changes) -> dict:
         "frame_plan": {"fps": None, "frames": 4, "min_pixels": 64, "max_pixels": 1024, "factor": 8},
         "normalisation": {name: {"mean": 0.5, "std": 2.0} for name in DIMENSIONS},
         "tie_thresholds": {name: 0.1 for name in [*DIMENSIONS, "Overall"]},
-    } | changes
+    }
+    return RewardCard.model_validate(values | changes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.params import PackageParams
+from components.config.params import PackageParams
 from components.reward.score import Clip
 from components.serving.install import install_triton
 from components.serving.repository import write_repository

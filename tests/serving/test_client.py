@@ -16,9 +16,16 @@ from tritonclient.utils import InferenceServerException
 from components.errors import BadInput, Unreachable
 from components.reward.score import Clip, RewardModel, Score, Unscored
 from components.serving import client
-from components.serving.client import Manners, RewardClient, Unanswered, file_tensors, may_go_again, score_remote, split_url
+from components.serving.client import (
+    ClientOptions,
+    RewardClient,
+    Unanswered,
+    file_tensors,
+    may_go_again,
+    score_remote,
+    split_url,
+)
 from components.serving.server import free_ports
-from components.video.container import VideoError
 from components.video.decode import probe, read_frames
 from tests.conftest import REPOSITORY
 from tests.serving.conftest import clip
@@ -88,7 +95,7 @@ def test_bad_items_get_a_reason_and_leave_the_others_alone(url, tmp_path, videos
     good = (clip(0, 9, 32, 32), "a red circle")
     wrong = {
         "0 frame": (clip(0, 0, 32, 32), "a red circle"),
-        "the plan wants 4": (clip(0, 3, 32, 32), "a red circle"),
+        "the plan has 4": (clip(0, 3, 32, 32), "a red circle"),
         "frames of 0 x 32 px": (clip(0, 9, 32, 0), "a red circle"),
         "frame rate nan": (clip(0, 9, 32, 32, fps=float("nan")), "a red circle"),
         "prompt is empty": (clip(0, 9, 32, 32), ""),
@@ -125,7 +132,7 @@ def test_no_more_than_so_many_are_under_way(url):
 
     async def run() -> None:
         nonlocal under_way, most
-        async with RewardClient(url, Manners(in_flight=3)) as client:
+        async with RewardClient(url, ClientOptions(in_flight=3)) as client:
             ask = client.client.infer
 
             async def counted(*inputs):
@@ -159,7 +166,7 @@ def test_no_server_is_unreachable(protocol):
 
 def test_score_exits_4_where_no_server_answers(videos):
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
-    command = [sys.executable, "-m", "components.cli", "score", videos[0], "--prompt", "a", "--triton", url]
+    command = [sys.executable, "-m", "components.cli.main", "score", videos[0], "--prompt", "a", "--triton", url]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 4 and done.stderr.startswith(f"error: {url}: no Triton server answers"), done.stderr
 
@@ -200,13 +207,13 @@ def test_only_what_the_server_did_not_judge_goes_again(status, message, again):
 
 def frames_of(*videos):
     """What a client that sends frames makes of files before it sends anything: number of frames and rate, or the reason."""
-    asker = RewardClient("http://127.0.0.1:1", Manners(send="frames", attempts=1))
+    asker = RewardClient("http://127.0.0.1:1", ClientOptions(send="frames", attempts=1))
 
     async def prepare(video):
         try:
             _, tensors = await asker._request(video, "a red circle")
-        except VideoError as error:
-            return error.why
+        except client.Unsendable as error:
+            return str(error).removeprefix(f"{video}: ")
         return tensors[0].shape()[1], np.frombuffer(tensors[2]._get_binary_data())[0]
 
     return [asyncio.run(prepare(video)) for video in videos]

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
+from components.cli.serving import copy_once
 from components.errors import BadInput
-from components.locks import sole_writer
-from components.serving.commands import copy_once
+from components.files.locks import sole_writer
 
 
 def test_a_second_command_waits_for_the_copy_of_the_first(tmp_path, capsys):

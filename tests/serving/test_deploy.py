@@ -11,20 +11,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
+from components.cli.serving import copy_once
 from components.errors import BadInput, Unreachable
+from components.pipeline.stage import folder_digest
 from components.reward.score import RewardModel, Score, Unscored
 from components.serving import deploy as deployment
 from components.serving.access import make_key
-from components.serving.client import Manners, RewardClient, score_remote
-from components.serving.commands import copy_once
+from components.serving.client import ClientOptions, RewardClient, score_remote
 from components.serving.deploy import Rejected, deploy, rollback, serving_version
 from components.serving.install import install_triton
 from components.serving.management import managing
 from components.serving.record import loaded_by_config
 from components.serving.repository import MODEL, write_repository
 from components.serving.server import serving
-from components.stage import folder_digest
 from tests.running import until
 from tests.serving.conftest import PARAMS
 
@@ -55,7 +55,7 @@ class Load:
         self.thread.join()
 
     async def run(self):
-        async with RewardClient(self.url, Manners(attempts=1)) as client, asyncio.TaskGroup() as clients:
+        async with RewardClient(self.url, ClientOptions(attempts=1)) as client, asyncio.TaskGroup() as clients:
             for number in range(8):
                 clients.create_task(self.one(client, number))
 
@@ -91,9 +91,9 @@ def test_two_swaps_and_a_rollback_lose_no_request(model_folder, videos, tmp_path
                 time.sleep(seconds / 4)
 
             answered_by(model_folder)
-            assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
+            assert deploy(url, live, second, sample, PARAMS, max_latency_ratio=50) == 2
             answered_by(second)
-            assert deploy(url, live, third, sample, PARAMS, slowest=50) == 3
+            assert deploy(url, live, third, sample, PARAMS, max_latency_ratio=50) == 3
             answered_by(third)
             assert loaded_by_config(live) == [2, 3]
             assert rollback(url, live, PARAMS) == 2
@@ -144,12 +144,24 @@ def test_what_is_wrong_never_serves(model_folder, videos, tmp_path, monkeypatch)
 
         assert "error: version 2" in refused(damaged, lists["good"])
         assert "no score to compare" in refused(second, lists["bad"])
-        assert "a request, the serving version takes" in refused(second, lists["good"], "--slowest", "0")
+        assert "a request, the serving version takes" in refused(second, lists["good"], "--max-latency-ratio", "0")
         monkeypatch.setattr(RewardModel, "load", lambda *_, load=RewardModel.load, **options: load(model_folder, **options))
-        assert "offline" in refused(second, lists["good"], "--slowest", "50")
+        assert "offline" in refused(second, lists["good"], "--max-latency-ratio", "50")
         monkeypatch.undo()
         told = CliRunner().invoke(
-            app, ["deploy", url, "--live", str(live), "--model", str(second), "--csv", str(lists["good"]), "--slowest", "50"]
+            app,
+            [
+                "deploy",
+                url,
+                "--live",
+                str(live),
+                "--model",
+                str(second),
+                "--csv",
+                str(lists["good"]),
+                "--max-latency-ratio",
+                "50",
+            ],
         )
         assert told.exit_code == 0 and "version 2 serves" in told.stdout
         told = CliRunner().invoke(app, ["deploy", url, "--live", str(live), "--rollback"])
@@ -176,7 +188,7 @@ def test_asked_again_it_changes_nothing(model_folder, videos, tmp_path):
         assert re.fullmatch(rf"{re.escape(str(videos[0]))}: served {side}, offline {side}", str(caught.value))
         deployment.verify(url, model_folder, sample, PARAMS)
 
-        assert deploy(url, live, second, sample, PARAMS, slowest=50) == 2
+        assert deploy(url, live, second, sample, PARAMS, max_latency_ratio=50) == 2
         front = live / "video_reward_file/config.pbtxt"
         front.write_text(deployment.front_config(live, "video_reward_file", PARAMS, 1))
         load(url, live, "video_reward_file")  # as if killed between the two

@@ -15,14 +15,15 @@ import pytest
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
+from components.cli.serving import mend
 from components.errors import BadInput, disk_error
-from components.locks import sole_writer
+from components.files.locks import sole_writer
+from components.pipeline.stage import folder_digest
 from components.serving import deploy as deployment
 from components.serving import management
 from components.serving.access import make_key
 from components.serving.client import score_remote
-from components.serving.commands import mend
 from components.serving.deploy import Rejected, deploy, rollback
 from components.serving.install import install_triton
 from components.serving.record import (
@@ -35,7 +36,6 @@ from components.serving.record import (
 )
 from components.serving.repository import FRONTS, MODEL, write_repository
 from components.serving.server import serving
-from components.stage import folder_digest
 from tests.running import PATIENCE, heed_interrupts, until
 from tests.serving.conftest import PARAMS
 from tests.serving.fake_triton import DAMAGED, FakeTriton
@@ -44,8 +44,8 @@ from tests.serving.test_deploy import other
 URL = "http://127.0.0.1:1"
 SAMPLE = [(Path("clip.mp4"), "a red circle")]
 # Where a moment may lie: our own code, what copies and removes, and the server's own steps.
-TRACED = ("/serving/deploy.py", "/serving/record.py", "/serving/repository.py", "/components/files.py", "/shutil.py")
-TRACED += ("/serving/fake_triton.py", "/serving/management.py", "/contextlib.py", "/components/ending.py")
+TRACED = ("/serving/deploy.py", "/serving/record.py", "/serving/repository.py", "/components/files/atomic.py", "/shutil.py")
+TRACED += ("/serving/fake_triton.py", "/serving/management.py", "/contextlib.py", "/components/runtime/termination.py")
 MOMENTS = 20
 
 
@@ -76,7 +76,7 @@ def prepared(models, tmp_path, monkeypatch) -> Path:
     return live
 
 
-def compare(client, model, sample, params, old, new, slowest) -> None:
+def compare(client, model, sample, params, old, new, max_latency_ratio) -> None:
     """In place of the scores: the model "bad" has others; what passes is noted as verified."""
     assert new in client.loaded()[MODEL]
     if model.name == "bad":
@@ -318,6 +318,24 @@ def test_a_roll_back_that_the_server_refuses_is_one_line(prepared, monkeypatch):
     settled(prepared, 1)
 
 
+def test_a_load_that_a_killed_command_began_is_waited_for(prepared, models, monkeypatch):
+    """The server goes on with it: a front that is loaded meanwhile does not find its version, another load waits."""
+    under_way, load = {MODEL: [2, 3]}, FakeTriton.load_model
+
+    def loading(self, name, headers=None, config=None):
+        if under_way:
+            self._keep(self.loaded() | under_way)
+            under_way.clear()
+            if name != MODEL:
+                raise InferenceServerException(f"{name} depends on a version that is not loaded")
+        load(self, name, headers, config)
+
+    shutil.copytree(prepared / MODEL / "2", prepared / MODEL / "3")
+    monkeypatch.setattr(FakeTriton, "load_model", loading)
+    assert rollback(URL, prepared, PARAMS) == 1
+    settled(prepared, 1)
+
+
 def test_a_clip_that_is_missing_is_found_before_anything_is_loaded(prepared, models, tmp_path):
     csv, before = clips_csv(tmp_path), (tmp_path / "state").read_bytes()
     (tmp_path / "clip.mp4").unlink()
@@ -357,15 +375,27 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
     """The command, killed or interrupted at moments of its work; then a roll-back, another deployment, and a server that is
     started again."""
     install_triton()
-    live, log = tmp_path / "live", tmp_path / "triton.log"
+    live, log, printed = tmp_path / "live", tmp_path / "triton.log", tmp_path / "printed.txt"
     write_repository(live, models["first"], PARAMS)
     (tmp_path / "sample.csv").write_text("path,prompt\n" + "".join(f"{video},a red circle\n" for video in videos[:2]))
     digests = {folder_digest(models[name]) for name in ("first", "second")}
 
     def command(url: str, name: str) -> subprocess.Popen:
-        words = ["deploy", url, "--live", live, "--model", models[name], "--csv", tmp_path / "sample.csv", "--slowest", "50"]
-        command = [sys.executable, "-m", "components.cli", *words]
-        return subprocess.Popen(command, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts)
+        words = [
+            "deploy",
+            url,
+            "--live",
+            live,
+            "--model",
+            models[name],
+            "--csv",
+            tmp_path / "sample.csv",
+            "--max-latency-ratio",
+            "50",
+        ]
+        command = [sys.executable, "-m", "components.cli.main", *words]
+        with printed.open("a") as out:
+            return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts)
 
     with serving(live, log) as server:
         url = f"http://{server.http}"
@@ -382,8 +412,12 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
             (signal.SIGKILL, lambda: server.backends("3")),
         ):
             process = command(url, "good")
-            holder = f"process {process.pid}, "
-            until(lambda holder=holder, moment=moment: holder in held_by(live) and moment(), "the moment")
+
+            def come(process=process, moment=moment) -> bool:
+                assert process.poll() is None, printed.read_text()
+                return f"process {process.pid}, " in held_by(live) and moment()
+
+            until(come, f"the moment of {how.name}", 5 * PATIENCE)
             process.send_signal(how)
             assert process.wait(5 * PATIENCE) != 0
             assert answers() in digests
@@ -394,9 +428,10 @@ def test_interrupted_on_a_real_server(models, videos, tmp_path):
         assert rollback(url, live, PARAMS) == 1
         assert answers() == folder_digest(models["first"]) and versions_there(live) == [1, 2]
         process = command(url, "damaged")
-        until(lambda: 3 in versions_there(live), "a third version")
+        until(lambda: 3 in versions_there(live), "a third version", 5 * PATIENCE)
         process.kill()
         process.wait()
+    assert "Traceback" not in printed.read_text()
     mend(live)
     with serving(live, log) as server:
         [score] = score_remote(server.http, [(videos[0], "a red circle")])

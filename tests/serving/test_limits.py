@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
-from components.memory import SpareMemory
+from components.pipeline.memory import SpareMemory
 from components.reward.score import Score
-from components.serving.client import Manners, RewardClient
+from components.serving.client import ClientOptions, RewardClient
 from components.serving.repository import write_repository
 from components.serving.server import serving
 from tests.limits import write_flat
@@ -86,7 +86,7 @@ def private(process: psutil.Process) -> int:
 
 def test_large_clips_beside_normal_ones_are_answered_and_leave_no_memory_behind(small_server, videos, large):
     async def run() -> tuple[int, int, int]:
-        async with RewardClient(f"grpc://{small_server.grpc}", Manners(in_flight=16)) as client:
+        async with RewardClient(f"grpc://{small_server.grpc}", ClientOptions(in_flight=16)) as client:
             (backend,) = small_server.backends()
             for _ in range(5):
                 await ask(client, videos, {})

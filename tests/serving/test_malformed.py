@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from components.reward.score import Score
-from components.serving.client import Manners, RewardClient, score_remote
+from components.serving.client import ClientOptions, RewardClient, score_remote
 from components.serving.repository import FRONTS, MODEL
 from tests.serving.conftest import clip
 
@@ -123,7 +123,7 @@ async def fire(server, mp4: bytes, count: int, seed: int) -> dict[int, int]:
 
 async def fire_grpc(server, count: int) -> int:
     """Bad requests that only gRPC's own layout allows; errors among the answers."""
-    async with RewardClient(f"grpc://{server.grpc}", Manners(attempts=1)) as client:
+    async with RewardClient(f"grpc://{server.grpc}", ClientOptions(attempts=1)) as client:
         results = await client.score_many((clip(n, n % 4, 32, 32), "a red circle") for n in range(count))
     return sum(not isinstance(result, Score) for result in results)
 

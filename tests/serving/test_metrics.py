@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
+from components.pipeline.stage import folder_digest, write_json
 from components.reward.score import Clip, RewardModel, Score, Unscored
 from components.reward.train import reference
 from components.serving.backend_metrics import FRAMES, LOST, REQUESTS, SCORES
@@ -23,7 +24,6 @@ from components.serving.repository import MODEL, write_repository
 from components.serving.served_log import read_served
 from components.serving.server import Triton, serving
 from components.serving.watch import probe
-from components.stage import folder_digest, write_json
 from tests.serving.conftest import PARAMS, clip
 
 DASHBOARD = Path("infra/grafana/reelign.json")
@@ -40,7 +40,7 @@ def model(model_folder, tmp_path_factory):
     scores = RewardModel.load(folder).score(dark)
     facts = json.loads((folder / "video_reward.json").read_text())
     normalised = np.array([[*score.normalised.values()] for score in scores])
-    facts["reference"] = reference(normalised, facts["dimensions"])
+    facts["reference"] = reference(normalised, facts["dimensions"]).model_dump()
     write_json(folder / "video_reward.json", facts)
     return folder
 
@@ -126,7 +126,7 @@ def test_figures_live_through_loads_and_deployments(live, model, videos, tmp_pat
     sample = [(video, PROMPT) for video in videos]
     with serving(live, tmp_path / "triton.log", served=tmp_path / "served") as server:
         url = f"http://{server.http}"
-        assert deploy(url, live, other, sample, PARAMS, slowest=50) == 2
+        assert deploy(url, live, other, sample, PARAMS, max_latency_ratio=50) == 2
         assert total(figures(server), REQUESTS) == 0, "the deployment's own requests are not counted"
         score_remote(url, sample)
         rollback(url, live, PARAMS)

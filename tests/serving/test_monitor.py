@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
+from components.config.operation import MonitoringParams
 from components.errors import BadInput
-from components.operation_params import MonitoringParams
+from components.pipeline.stage import folder_digest, write_json
 from components.reward.score import Score, Unscored
 from components.reward.train import reference
 from components.serving import monitor as monitoring
 from components.serving import served_log
 from components.serving.monitor import ks_distance, ks_p, monitor
 from components.serving.served_log import ServedLog, describe
-from components.stage import folder_digest, write_json
 from tests.serving.conftest import clip
 
 DIMENSIONS = ["VQ", "MQ", "TA"]
@@ -30,11 +30,23 @@ SEEDS = st.integers(0, 2**32 - 1)
 CLIP = clip(0, 9, 32, 32)
 
 
+CARD = {
+    "head_trained": True,
+    "template": "<|VQ_reward|><|MQ_reward|>{text_prompt}<|TA_reward|>",
+    "dimensions": DIMENSIONS,
+    "readout": "special",
+    "head": "shared",
+    "positions": "plain",
+    "frame_plan": {"fps": None, "frames": 4, "min_pixels": 64, "max_pixels": 1024, "factor": 8},
+    "normalisation": {name: {"mean": 0.0, "std": 1.0} for name in DIMENSIONS},
+    "tie_thresholds": {},
+}
+
+
 def model_with(folder: Path, normalised: np.ndarray) -> Path:
     """A folder with all of a model that the monitor reads."""
     folder.mkdir(parents=True)
-    facts = {"dimensions": DIMENSIONS, "reference": reference(normalised, DIMENSIONS)}
-    write_json(folder / "video_reward.json", facts)
+    write_json(folder / "video_reward.json", CARD | {"reference": reference(normalised, DIMENSIONS).model_dump()})
     return folder
 
 
@@ -43,7 +55,7 @@ def serve(folder: Path, version: str, normalised: np.ndarray, refused: int = 0) 
     log = ServedLog(str(folder), version)
     answers = [
         Score({}, dict(zip(DIMENSIONS, row, strict=True)), sum(row), version, "plan") for row in normalised.tolist()
-    ] + [Unscored(f"{count} frames; the plan wants 4") for count in range(refused)]
+    ] + [Unscored(f"{count} frames; the plan has 4") for count in range(refused)]
     for start in range(0, len(answers), 10):
         log.write([describe((CLIP, "a red circle"), answer, None) for answer in answers[start : start + 10]])
     log.close()
@@ -134,7 +146,7 @@ def test_one_dimension_that_moved_is_the_one_that_is_named(model, tmp_path):
     record = verdict(tmp_path / "served", model)
     assert record["verdict"] == "drift" and "MQ" in record["drifted"] and not {"VQ", "TA"} & set(record["drifted"])
     assert (record["clips"], record["reference_clips"]) == (400, 300) and [*record["scores"]] == [*DIMENSIONS, "Overall"]
-    assert record["refused"] == {"N frames; the plan wants N": 3} and record["other_versions"] == {"another": 7}
+    assert record["refused"] == {"N frames; the plan has N": 3} and record["other_versions"] == {"another": 7}
     assert record["inputs"]["frames"] == [9, 9, 9] and record["videos"] == {"frames": 400} and record["prompts"] == 1
     assert verdict(tmp_path / "served", model, PARAMS.model_copy(update={"max_distance": 0.6}))["verdict"] == "no drift"
     assert verdict(tmp_path / "served", model, PARAMS.model_copy(update={"min_clips": 401}))["verdict"] == "too few"
@@ -149,13 +161,13 @@ def test_what_is_older_than_the_window_is_not_looked_at(model, tmp_path):
 
 def test_a_model_without_reference_is_refused_by_name(tmp_path):
     (tmp_path / "served").mkdir()
-    facts = tmp_path / "video_reward.json"
-    facts.write_text("{}")
+    file = tmp_path / "video_reward.json"
+    write_json(file, CARD)
     with pytest.raises(BadInput, match=r"video_reward\.json, key 'reference': none: .*stage `reward` makes it"):
         verdict(tmp_path / "served", tmp_path)
     falling, one = ({"clips": 5, "quantiles": {"VQ": [*range(101)][::step]}} for step in (-1, 1))
     for broken, why in (({"clips": 5}, "quantiles"), (falling, "do not rise"), (one, "has VQ, not VQ, MQ, TA, Overall")):
-        write_json(facts, {"dimensions": DIMENSIONS, "reference": broken})
+        write_json(file, CARD | {"reference": broken})
         with pytest.raises(BadInput, match=why):
             verdict(tmp_path / "served", tmp_path)
 
@@ -189,7 +201,10 @@ def test_the_command_says_it_by_its_exit_code(model, tmp_path):
     result = told("--out", tmp_path / "record.json")
     assert told("--require-drift").exit_code == 0
     assert result.exit_code == 5 and result.stdout.splitlines()[-1].startswith("drift of VQ, MQ, TA")
-    assert json.loads((tmp_path / "record.json").read_text())["drifted"][:3] == DIMENSIONS
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["drifted"][:3] == DIMENSIONS
+    again = told("--json")
+    assert again.exit_code == 5 and json.loads(again.stdout)["scores"] == record["scores"]
     assert isinstance(told("--plot", "plot.pdf").exception, BadInput)
 
 

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.config.params import PackageParams
 from components.errors import BadInput
-from components.params import PackageParams
+from components.pipeline.stage import folder_digest
 from components.reward.score import RewardModel
 from components.serving.package import package
 from components.serving.repository import write_repository
-from components.stage import folder_digest
 from tests.limits import LIMIT_PARAMS
-from tests.reward.tiny import tiny_facts, tiny_model
+from tests.reward.tiny import tiny_card, tiny_model
 
 PARAMS = PackageParams(
     max_batch_size=4,
@@ -42,7 +42,7 @@ def model_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tiny_model()
     folder = Path("models/video_reward")
-    model.save(folder, tiny_facts(model))
+    model.save(folder, tiny_card(model))
     return folder
 
 
@@ -64,7 +64,7 @@ def test_config_says_how_requests_are_batched(model_folder, tmp_path):
     assert "max_queue_delay_microseconds: 1000" in config
     assert '"token_budget" value { string_value: "512" }' in config
     assert f'"limit_pixels" value {{ string_value: "{LIMIT_PARAMS.pixels}" }}' in config
-    assert "dims: [4, 32, 32, 3] random_data" in config  # the warm-up: as many frames as the plan wants
+    assert "dims: [4, 32, 32, 3] random_data" in config  # the warm-up: as many frames as the plan has
     assert "count: 1 kind: KIND_AUTO" in config
     assert "EXECUTION_ENV_PATH" not in config and "queue_size" not in config
     assert config.count("{") == config.count("}")
@@ -104,5 +104,5 @@ def test_untrained_model_is_not_packaged(model_folder):
 
 def test_missing_model_is_bad_input(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match=r"video_reward\.json: missing"):
+    with pytest.raises(BadInput, match="models/video_reward: no such folder of a model"):
         package(PlainStage())

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from components.reward.score import RewardModel, Score
-from components.serving.client import Manners, RewardClient, Unanswered, score_remote
+from components.serving.client import ClientOptions, RewardClient, Unanswered, score_remote
 from components.serving.install import install_triton
 from components.serving.management import managing
 from components.serving.repository import FRONTS, MODEL, write_repository
@@ -34,7 +34,7 @@ def serve(model_folder, processes, tmp_path):
     install_triton()
     repository, out = tmp_path / "model_repository", tmp_path / "out.txt"
     write_repository(repository, model_folder, PARAMS.model_copy(update={"processes": processes}))
-    command = [sys.executable, "-m", "components.cli", "serve", repository, "--log", tmp_path / "triton.log"]
+    command = [sys.executable, "-m", "components.cli.main", "serve", repository, "--log", tmp_path / "triton.log"]
     command += ["--served", tmp_path / "served"]
     with open(out, "w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
@@ -74,7 +74,7 @@ def test_killed_backend_is_healed_and_every_request_answered_or_failed_by_name(
         return time.monotonic() - begin
 
     async def load() -> tuple[list, float, float]:
-        async with RewardClient(url, Manners(attempts=1)) as hasty, RewardClient(url) as patient:
+        async with RewardClient(url, ClientOptions(attempts=1)) as hasty, RewardClient(url) as patient:
             assert isinstance(await patient.score(*items[0]), Score)
             running = asyncio.create_task(patient.score_many(items))
             await asyncio.sleep(0.5)
@@ -124,7 +124,7 @@ def test_models_that_were_unloaded_are_loaded_again(serve, tmp_path, videos):
 def test_taken_port_ends_it_with_one_line(serve, tmp_path):
     _, printed = serve
     port = re.search(r"http://127.0.0.1:(\d+)", printed()).group(1)
-    command = [sys.executable, "-m", "components.cli", "serve", tmp_path / "model_repository"]
+    command = [sys.executable, "-m", "components.cli.main", "serve", tmp_path / "model_repository"]
     command += ["--http-port", port, "--log", tmp_path / "log"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2

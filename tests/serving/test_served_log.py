@@ -31,7 +31,7 @@ def test_a_line_says_what_came_and_what_was_answered_and_never_the_prompt(tmp_pa
     path = str(videos[1])
     requests = [
         ((clip(0, 9, 32, 24), PROMPT), SCORE, None),
-        ((path, PROMPT), Unscored(f"{path}: 17 frames; the plan wants 18"), probe(path)),
+        ((path, PROMPT), Unscored(f"{path}: 17 frames; the plan has 18"), probe(path)),
         ((path, "other words"), Unscored("x" * 1000), None),
         (Unscored("the prompt is not UTF-8"), Unscored("the prompt is not UTF-8"), None),
     ]
@@ -44,7 +44,7 @@ def test_a_line_says_what_came_and_what_was_answered_and_never_the_prompt(tmp_pa
     assert (scored.video, scored.frames, scored.height, scored.width, scored.fps) == ("frames", 9, 32, 24, 8.0)
     assert (scored.normalised, scored.overall, scored.reason, scored.words) == (SCORE.normalised, -0.25, None, 5)
     assert (refused.video, refused.frames, refused.height, refused.width, refused.fps) == ("file", 17, 48, 24, 24.0)
-    assert (refused.normalised, refused.overall, refused.reason) == (None, None, "17 frames; the plan wants 18")
+    assert (refused.normalised, refused.overall, refused.reason) == (None, None, "17 frames; the plan has 18")
     assert refused.prompt == scored.prompt != cut.prompt and len(cut.reason) == MOST_REASON and cut.words == 2
     assert (unread.video, unread.frames, unread.prompt, unread.words) == (None, None, None, None)
     assert {row.model_version for row in (scored, refused, cut, unread)} == {"v1"}

@@ -1,13 +1,14 @@
 """Files of any name and metadata are opened, the track that a player shows is read, and what is no video is named."""
 
 import os
+import socket
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from components.evaluation.vbench import flickering
+from components.judges.vbench import flickering
 from components.video.container import VideoError
 from components.video.decode import ClipReader, probe, read_frames
 from components.video.encode import write_video
@@ -83,13 +84,80 @@ def test_what_is_no_video_is_named(tmp_path, name):
             read(tmp_path / name)
 
 
+# Files of text that name other files or addresses to open.
+LISTS = {
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+    "HLS of HLS": "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nfile:{clip}\n",
+    "concat": "ffconcat version 1.0\nfile '{clip}'\n",
+    "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+    '<Representation id="a" mimeType="video/mp4"><BaseURL>{clip}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "IMF": '<?xml version="1.0"?><CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2013">{clip}'
+    "</CompositionPlaylist>",
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "reference": "rtsptext{clip}",
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_playlist_opens_nothing(tmp_path, kind):
+    """As a file, and from memory as the server has it."""
+    clip = write(tmp_path / "clip.mp4", 9)
+    text = LISTS[kind].format(clip=clip)
+    path = tmp_path / "list.mp4"
+    path.write_text(text)
+    descriptor = os.memfd_create("video")
+    try:
+        os.write(descriptor, text.encode())
+        for place in (path, f"/proc/self/fd/{descriptor}"):
+            for read in (probe, read_frames, lambda place: list(ClipReader(place)), flickering):
+                with pytest.raises(VideoError, match="unreadable"):
+                    read(place)
+    finally:
+        os.close(descriptor)
+
+
+def test_ffmpeg_itself_follows_a_playlist(tmp_path):
+    """So that the test above tests something."""
+    clip = write(tmp_path / "clip.mp4", 9)
+    (tmp_path / "list.txt").write_text(LISTS["concat"].format(clip=clip))
+    with av.open(str(tmp_path / "list.txt"), options={"safe": "0"}) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) == 9
+
+
+@pytest.mark.parametrize(
+    "name", ["pipe:0", "fd:0", "-", "concat:{clip}|{clip}", "subfile,,start,0,end,0,,:{clip}", "cache:{clip}"]
+)
+def test_a_descriptor_or_protocol_as_a_name_is_no_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    clip = write(tmp_path / "clip.mp4", 9)
+    for read in (probe, read_frames):
+        with pytest.raises(VideoError, match="no such file"):
+            read(name.format(clip=clip))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_what_is_no_regular_file_is_not_read(tmp_path, kind):
+    """A pipe would be waited for, a device has no end."""
+    place = tmp_path / "clip.mp4"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(place))
+    for read in (probe, read_frames):
+        with pytest.raises(VideoError, match="no such file"):
+            read(place)
+
+
 @pytest.mark.skipif(not CASES.exists(), reason="no folder ../shared/cases beside the checkout")
 def test_a_real_animated_webp():
     with pytest.raises(VideoError, match="unreadable: WebP"):
         probe(CASES / "animated.webp")
 
 
-@pytest.mark.parametrize("path", ["", "a" * 300 + ".mp4", "nul\0.mp4", "."])
+@pytest.mark.parametrize("path", ["", "a" * 300 + ".mp4", "nul\0.mp4"])
 def test_a_path_that_is_no_file(path):
     with pytest.raises(VideoError, match="no such file"):
         probe(path)

@@ -1,5 +1,6 @@
 """What is larger than the limits is refused by name before it is decoded, and of what is read one frame is in memory."""
 
+import tracemalloc
 import weakref
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ import pytest
 
 from components.curation.measures import measure_clip
 from components.evaluation.previews import data_uri
-from components.evaluation.vbench import flickering
-from components.reward.score import Clip, Unscored, planned_frames
+from components.judges.vbench import flickering
+from components.reward.score import Clip, Unscored, planned_clip
 from components.video import decode
 from components.video.container import VideoError
 from components.video.decode import ClipReader, probe, read_chosen, read_frames
@@ -18,6 +19,7 @@ from components.video.encode import write_video
 from components.video.frames import FramePlan
 from components.video.limits import LIMITS
 from tests.limits import write_flat
+from tests.video.files import moving
 
 PLAN = FramePlan(fps=None, frames=8, min_pixels=64, max_pixels=256, factor=8)
 READERS = {
@@ -102,11 +104,12 @@ def test_a_picture_whose_size_only_its_decoder_knows(tmp_path):
 def test_frames_are_made_small_as_they_are_decoded(tmp_path, pictures):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "clip.mp4", rng.integers(0, 256, (30, 64, 48, 3), np.uint8), 8)
-    planned = planned_frames(tmp_path / "clip.mp4", PLAN)
-    assert planned.shape == (8, 16, 8, 3) and pictures.made == 8
+    planned = planned_clip(tmp_path / "clip.mp4", PLAN)
+    assert planned.fps == pytest.approx(8 * 8.0 / 30)
+    assert planned.frames.shape == (8, 16, 8, 3) and pictures.made == 8
     assert pictures.most <= 2, "all eight were in memory at their own size before"
     whole = read_frames(tmp_path / "clip.mp4")
-    assert np.array_equal(planned_frames(Clip(whole, 8.0), PLAN), planned)
+    assert np.array_equal(planned_clip(Clip(whole, 8.0), PLAN).frames, planned.frames)
     assert pictures.now == 0
 
 
@@ -120,10 +123,25 @@ def test_a_preview_is_written_as_its_frames_come(tmp_path, pictures):
     assert pictures.most <= 3
 
 
+@pytest.mark.parametrize("frames", [1, 15, 16, 17, 33, 200])
+def test_a_whole_clip_is_in_memory_once(tmp_path, frames):
+    write_video(tmp_path / "clip.mp4", moving(frames, 96, 128), 8)
+    read_frames(tmp_path / "clip.mp4", [0])  # what is imported once
+    tracemalloc.start()
+    read = read_frames(tmp_path / "clip.mp4")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    expected = np.stack(list(ClipReader(tmp_path / "clip.mp4")))
+    assert read.dtype == np.uint8 and read.flags.owndata and np.array_equal(read, expected)
+    assert most < 1.2 * read.nbytes + 20 * 96 * 128 * 3  # np.stack beside a list of frames takes twice the clip
+    small = read_frames(tmp_path / "clip.mp4", change=lambda frame: frame[::2, ::4])
+    assert np.array_equal(small, expected[:, ::2, ::4])
+
+
 def test_frames_in_memory_have_limits_too():
     clip = Clip(np.zeros((9, 16, 16, 3), np.uint8), 8.0)
-    assert planned_frames(clip, PLAN, replace(LIMITS, frames=8)) == Unscored("more than 8 frames, the most that are read")
-    refused = planned_frames(clip, PLAN, replace(LIMITS, pixels=255))
+    assert planned_clip(clip, PLAN, replace(LIMITS, frames=8)) == Unscored("more than 8 frames, the most that are read")
+    refused = planned_clip(clip, PLAN, replace(LIMITS, pixels=255))
     assert refused == Unscored("16x16 is 256 pixels a frame; at most 255 are read")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from components.curation.measures import measure_clip
-from components.evaluation.vbench import flickering
+from components.judges.vbench import flickering
 from components.video.container import VideoError
 from components.video.decode import ClipReader, probe, read_chosen, read_frames
 from tests.video.files import copy_packets, moving, set_edit, write

@@ -7,8 +7,8 @@ import os
 import pendulum
 from airflow.sdk import DAG
 
-from components.operation_params import OrchestrationParams
-from components.params import load_params
+from components.config.operation import OrchestrationParams
+from components.config.params import load_params
 from dags.runners import REPOSITORY, make_stage
 
 settings = load_params(REPOSITORY / "infra/profiles/smoke.yaml").orchestration.model_dump()

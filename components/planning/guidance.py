@@ -1,0 +1,114 @@
+"""Costs of training the latent reward model and of guidance with it, from shapes alone."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from components.alignment.lora import adapt
+from components.config.params import NrgParams, Params
+from components.generator.conditioning import Conditioning
+from components.generator.family import VelocityModel
+from components.guidance.latent_reward import LatentReward, first_blocks
+from components.guidance.train import BINS, VALIDATION_SHARE
+from components.planning.costs import ADAM, BYTES, kept, kept_by_a_layer, kept_for_backward, operations, size
+
+
+@dataclass(frozen=True)
+class LatentSizes:
+    """What no batch and no checkpointing changes. Parameters of trunk and head, and those that train; operations of scoring
+    a clip, of guidance per step and clip, of a training step; bytes of a block's input and of what a block keeps for the
+    backward pass, while guiding and while training, and of what the head keeps."""
+
+    trunk: int
+    head: int
+    trained: int
+    forward: float
+    push: float
+    step: float
+    guided: tuple[float, float]
+    training: tuple[float, float]
+    read: float
+
+
+@dataclass(frozen=True)
+class LatentCosts:
+    """Parameters beyond the generator's; operations of scoring a clip, of guidance per step and clip, and of the whole
+    stage; bytes of weights beside the generator's, and by part while training."""
+
+    parameters: int
+    forward: float
+    push: float
+    stage: float
+    weights: float
+    training: dict[str, float]
+    blocks: int
+    guided: tuple[float, float]
+    read: float
+
+    def guiding(self, own: NrgParams, clips: int) -> float:
+        """Bytes of activations of a step with guidance."""
+        return clips * (kept(*self.guided, self.blocks, own.gradient_checkpointing, False) + self.read)
+
+
+def latent_sizes(params: Params, generator: VelocityModel, clip: torch.Tensor, text: Conditioning) -> LatentSizes:
+    """Of the profile's model on `generator` (meta device, no LoRA); clip [1, C, T', H', W'] and its conditioning."""
+    family, own = generator.family, params.latent_reward
+    frozen = own.trunk == "frozen"
+    with torch.device("meta"):
+        model = LatentReward(family, first_blocks(generator, own.blocks), own.dimensions, frozen).requires_grad_(False)
+    layers = family.blocks(model.trunk)
+    trunk = size(model.trunk)
+    head = size(model) - trunk
+    leaf, t = clip.float().requires_grad_(True), clip.new_ones(1, dtype=torch.float32)
+    forward = operations(lambda: model(clip, t, text))
+    push = operations(lambda: model(leaf, t, text).sum().backward())
+    if frozen:  # it reuses the generator's tokens
+        push -= operations(lambda: family.tokens(model.trunk, clip, t, text))
+    guided = kept_by_a_layer(layers, lambda: model(leaf, t, text))
+
+    model.requires_grad_(True).trunk.requires_grad_(own.trunk == "full")
+    if own.trunk == "full":
+        model.trunk.float()
+    if own.trunk == "lora":
+        with torch.device("meta"):
+            adapt(model.trunk, own.lora, 0, family.lora_targets)
+    training = kept_by_a_layer(layers, lambda: model(clip, t, text))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        _, tokens, width = family.tokens(model.trunk, clip, t, text).shape
+    step = operations(lambda: model(clip, t, text).sum().backward())
+    read = kept_for_backward(lambda: model.read(clip.new_ones(1, tokens, width)))
+    return LatentSizes(trunk, head, trained, forward, push, step, guided, training, read)
+
+
+def latent_costs(params: Params, sizes: LatentSizes) -> LatentCosts:
+    """Costs of the profile's model."""
+    own, held = params.latent_reward, BYTES[params.base_generator.dtype]
+    training, frozen = own.training, own.trunk == "frozen"
+    together, again = training.batch_size * params.candidates.per_prompt, own.gradient_checkpointing
+    step = sizes.step + (sizes.forward if again and not frozen else 0)
+    entry, layer = sizes.training
+    if again:  # one block's for the clips that are read together
+        layer *= min(own.clips_at_once or together, together) / together
+    head = 0 if own.offload else sizes.read
+    activations = together * (kept(entry, layer, own.blocks, again, own.offload) + head)
+    if own.trunk == "full" and training.precision == "bf16":  # weights are float32, activations bfloat16
+        activations /= 2
+    clips = params.candidates.prompts * params.candidates.per_prompt
+    passes = BINS + math.ceil(training.steps / training.validate_every)  # over the held-out prompts
+    return LatentCosts(
+        parameters=sizes.head + (0 if frozen else sizes.trunk),
+        forward=sizes.forward,
+        push=sizes.push,
+        stage=training.steps * training.accumulation * together * step + passes * VALIDATION_SHARE * clips * sizes.forward,
+        weights=sizes.head * 4.0 + (0 if frozen else sizes.trunk * float(held)),
+        training={
+            "trunk, frozen": 0.0 if own.trunk == "full" else sizes.trunk * float(held),
+            "what trains and Adam": float(sizes.trained * ADAM),
+            "activations": together * head if frozen else activations,
+        },
+        blocks=own.blocks,
+        guided=sizes.guided,
+        read=sizes.read,
+    )
