@@ -129,6 +129,16 @@ class BaseGeneratorParams(Section):
     probe_prompts: Annotated[int, Field(ge=0)]
 
 
+class StepCacheParams(Section):
+    """A step cache of diffusers. `threshold` belongs to first_block: blocks after the first are left out where its output
+    changes by less, relative to its mean. `interval` and `warm_up` belong to taylorseer."""
+
+    method: Literal["none", "first_block", "taylorseer"]
+    threshold: Positive
+    interval: Annotated[int, Field(ge=2)]
+    warm_up: Annotated[int, Field(ge=2)]  # steps computed in full first; an extrapolation needs two
+
+
 class SamplingParams(Section):
     """Sampling of clips from a generator in all stages. Sizes in pixels and frames. `timesteps`: t before each of the steps,
     falling from 1, of a generator that was distilled for them. `decode`: the VAE's batch whole, clip by clip, or each clip
@@ -147,6 +157,8 @@ class SamplingParams(Section):
     batch_size: Count
     decode: Literal["whole", "sliced", "tiled"]
     tile: Count
+    step_cache: StepCacheParams
+    attention: str | None  # a backend of diffusers; None is its default
 
     @property
     def decoding(self) -> Decoding:

@@ -20,6 +20,7 @@ from components.generator.conditioning import Conditioning
 from components.generator.family import Generator, TextEncoder, VelocityModel
 from components.generator.integration import Velocity, integration
 from components.generator.prompts import TEXT, EncodedPrompts, encode_ahead
+from components.generator.speedups import cached, speedups
 from components.pipeline.stage import Stage
 from components.runtime.engine import Engine, Row, map_chunks
 from components.runtime.microbatches import in_microbatches
@@ -67,11 +68,19 @@ class ClassifierFree:
         """Velocity [B, C, T', H', W'], both passes in one forward."""
         times = x.new_full((len(x),), t)
         if self.scale == 1:
-            return in_microbatches(self.model, x, times, self.text)
+            return self._pass(x, times, self.text)
         both = Conditioning.cat([self.empty.expand(len(self.text)), self.text])
         twice = x.repeat(2, *[1] * (x.ndim - 1))
-        without, with_text = in_microbatches(self.model, twice, times.repeat(2), both).chunk(2)
+        without, with_text = self._pass(twice, times.repeat(2), both).chunk(2)
         return without + self.scale * (with_text - without)
+
+    def _pass(self, x: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """One forward. A step cache keeps its state in the transformer, so the batch goes whole; batches of other sizes
+        (best of N goes on with fewer rows) have a state of their own."""
+        if not cached(self.model.transformer):
+            return in_microbatches(self.model, x, times, conditioning)
+        with self.model.transformer.cache_context(f"{len(x)} rows"):
+            return self.model(x, times, conditioning)
 
     def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
         """The same from a v(text) that is already computed."""
@@ -101,9 +110,12 @@ def solve(
     sampling: SamplingParams,
     around: Callable[[ClassifierFree, list[Job]], Velocity] | None = None,
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: adds guidance (Flow-NRG) to the velocity."""
+    """Normalised latents [B, C, T', H', W'] of one batch of jobs. around: adds guidance (Flow-NRG) to the velocity; guided
+    steps are computed in full, without a step cache."""
     flow, noise = beginning(generator, jobs, sampling)
-    return integration(generator, sampling).run(around(flow, jobs) if around else flow, noise, sampling.steps)
+    way = integration(generator, sampling)
+    with speedups(generator.model.transformer, sampling, guided=around is not None):
+        return way.run(around(flow, jobs) if around else flow, noise, sampling.steps)
 
 
 @dataclass(frozen=True)

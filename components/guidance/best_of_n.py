@@ -18,6 +18,7 @@ from components.generator.family import Generator, TextEncoder
 from components.generator.integration import integration
 from components.generator.sampler import Job, Solver, beginning, solve
 from components.generator.spec import SamplerSpec
+from components.generator.speedups import speedups
 from components.guidance.latent_reward import LatentReward, dimension_weights, latent_reward_once
 from components.reward.score import Clip, RewardModel
 from components.reward.scores import Unscored
@@ -73,12 +74,13 @@ def best_of_early(
         )
     way = integration(generator, sampling)
     flow, noise = beginning(generator, several(jobs, n), sampling)
-    x = way.run(flow, noise, rank_step)
-    t = x.new_full((len(x),), way.times[rank_step])
-    scores = reward(x, t, flow.text) @ dimension_weights(reward, weights, x.device)
-    best = scores.view(-1, n).argmax(dim=1) + n * torch.arange(len(jobs), device=x.device)
-    way.keep(best)
-    return way.run(replace(flow, text=flow.text[best]), x[best], sampling.steps - rank_step)
+    with speedups(generator.model.transformer, sampling):
+        x = way.run(flow, noise, rank_step)
+        t = x.new_full((len(x),), way.times[rank_step])
+        scores = reward(x, t, flow.text) @ dimension_weights(reward, weights, x.device)
+        best = scores.view(-1, n).argmax(dim=1) + n * torch.arange(len(jobs), device=x.device)
+        way.keep(best)
+        return way.run(replace(flow, text=flow.text[best]), x[best], sampling.steps - rank_step)
 
 
 @torch.no_grad()
