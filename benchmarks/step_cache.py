@@ -94,9 +94,8 @@ def main(
             spent[cache][repeat] = time.perf_counter() - began
     for cache, each in spent.items():
         ratios = spent["none"] / each
-        print(
-            f"{cache:16} {np.median(each) / 8:.3f} s a clip  {np.median(ratios):.2f}x ({ratios.min():.2f} to {ratios.max():.2f})"
-        )
+        span = f"{ratios.min():.2f} to {ratios.max():.2f}"
+        print(f"{cache:16} {np.median(each) / 8:.3f} s a clip  {np.median(ratios):.2f}x ({span})")
 
 
 if __name__ == "__main__":
