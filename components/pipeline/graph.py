@@ -5,7 +5,7 @@ It imports little on purpose: stages, tests and the Airflow DAGs all read the gr
 
 import json
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from components.errors import BadInput
 
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 STAGE_NAME = "[a-z_]+(@[a-z0-9_]+)?"
+# What the stages of dvc.yaml, before their `@`, are for; schedulers draw a group as one box.
+GROUPS = {
+    "data": ("pretrain_generator", "pretrain_vlm", "source", "measure", "curate", "pairs"),
+    "reward_models": ("reward", "reward_bench", "judge_reward", "latent_reward"),
+    "alignment": ("base_generator", "candidates", "relabel", "round", "align"),
+    "evaluation": ("sample", "tradeoff", "evaluate"),
+    "release": ("package",),
+}
 
 
 def stage_names() -> list[str]:
@@ -63,6 +71,27 @@ def edges() -> list[tuple[str, str]]:
     return sorted(
         {(made[dep], name) for name, definition in definitions.items() for dep in definition["deps"] if dep in made}
     )
+
+
+def direct_edges() -> list[tuple[str, str]]:
+    """`edges` without those that others imply: the same stages can be reached from each stage, by fewer arrows."""
+    after: dict[str, set[str]] = {}
+    for before, later in edges():
+        after.setdefault(before, set()).add(later)
+
+    @cache
+    def reached(stage: str) -> frozenset[str]:
+        own = after.get(stage, set())
+        return frozenset(own).union(*(reached(one) for one in own))
+
+    implied = {(stage, far) for stage, own in after.items() for one in own for far in reached(one)}
+    return [edge for edge in edges() if edge not in implied]
+
+
+def group_of(name: str) -> str:
+    """The group of a stage ("align@dpo" is of alignment)."""
+    base = name.partition("@")[0]
+    return next(group for group, stages in GROUPS.items() if base in stages)
 
 
 def _items(entry: dict[str, Any]) -> dict[str, Any]:
