@@ -19,14 +19,22 @@ from components.simulation.judge import judge
 from components.simulation.world import all_scenes, prompt_of
 
 PARAMS = load_params(Path("infra/profiles/shapes.yaml"))
+ALL = (0.0, 1.0)
 SETTINGS = [
-    ("euler", 8),
-    ("unipc", 4),
-    ("unipc", 5),
-    ("unipc", 6),
-    ("unipc", 8),
-    ("euler", 16),
-]  # the first is the reference
+    ("euler", 8, ALL),
+    ("unipc", 4, ALL),
+    ("unipc", 5, ALL),
+    ("unipc", 6, ALL),
+    ("unipc", 8, ALL),
+    ("euler", 16, ALL),
+    ("unipc", 6, (0.5, 1.0)),
+    ("unipc", 6, (0.7, 1.0)),
+    ("unipc", 6, (0.0, 0.95)),
+    ("unipc", 6, (0.0, 0.9)),
+    ("unipc", 6, (0.5, 0.95)),
+    ("unipc", 8, (0.7, 1.0)),
+    ("unipc", 8, (0.5, 0.95)),
+]  # solver, steps, interval of guidance; the first is the reference
 BATCH = 32
 
 
@@ -41,20 +49,23 @@ def main(prompts: Annotated[int, typer.Option()] = 96, seeds: Annotated[int, typ
         for seed in range(seeds):
             part = chosen[start : start + BATCH]
             jobs = [Job(str(place), prompt, 1000 * seed + start + place) for place, prompt in enumerate(part)]
-            for solver, steps in SETTINGS:
-                sampling = PARAMS.sampling.model_copy(update={"solver": solver, "steps": steps})
+            for setting in SETTINGS:
+                solver, steps, interval = setting
+                sampling = PARAMS.sampling.model_copy(
+                    update={"solver": solver, "steps": steps, "guidance_interval": interval}
+                )
                 began = time.perf_counter()
                 clips = generator.decode(solve(generator, jobs, sampling))
-                seconds[solver, steps] += time.perf_counter() - began
+                seconds[setting] += time.perf_counter() - began
                 rows = [judge(clip, job.prompt).scores()["Overall"] for clip, job in zip(clips, jobs, strict=True)]
-                scores[solver, steps][start : start + len(part), seed] = rows
+                scores[setting][start : start + len(part), seed] = rows
     print(f"{len(chosen)} validation prompts x {seeds} seeds")
     for setting, own in scores.items():
         difference = (own - scores[SETTINGS[0]]).mean(1)
         width = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
         each, ratio = seconds[setting] / own.size, seconds[SETTINGS[0]] / seconds[setting]
-        name = f"{setting[0]}, {setting[1]} steps"
-        print(f"{name:16} {own.mean():.4f}  {difference.mean():+.4f} +-{width:.4f}  {each:.3f} s a clip  {ratio:.2f}x")
+        name = f"{setting[0]}, {setting[1]} steps, guidance in {list(setting[2])}"
+        print(f"{name:44} {own.mean():.4f}  {difference.mean():+.4f} +-{width:.4f}  {each:.3f} s a clip  {ratio:.2f}x")
 
 
 if __name__ == "__main__":

@@ -227,6 +227,8 @@ def kind_words(found: dict, defs: dict) -> str:
         return " or ".join(f"`{value}`" for value in found.get("enum", [found.get("const")]))
     if found.get("type") == "array":
         least = f", at least {found['minItems']}" if "minItems" in found else ""
+        if "prefixItems" in found:
+            return " and ".join(kind_words(item, defs) for item in found["prefixItems"])
         return f"list of {kind_words(found['items'], defs)}{least}"
     if found.get("type") == "object":
         inside = found.get("additionalProperties")

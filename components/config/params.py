@@ -150,6 +150,7 @@ class SamplingParams(Section):
     shift: Positive | None  # None is the folder's own
     negative_prompt: str
     guidance_scale: Annotated[float, Field(ge=1)]
+    guidance_interval: tuple[Fraction, Fraction]
     height: Count
     width: Count
     frames: Count
@@ -163,6 +164,12 @@ class SamplingParams(Section):
     @property
     def decoding(self) -> Decoding:
         return Decoding(self.decode, self.tile)
+
+    @model_validator(mode="after")
+    def _an_interval_rises(self) -> "SamplingParams":
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError("guidance_interval is [lowest t, highest t]")
+        return self
 
     @model_validator(mode="after")
     def _own_timesteps_are_euler_steps(self) -> "SamplingParams":

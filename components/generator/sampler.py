@@ -54,7 +54,8 @@ class Job:
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """The velocity v(empty) + scale (v(text) - v(empty)); scale 1 is the conditional velocity.
+    """The velocity v(empty) + scale (v(text) - v(empty)); the conditional velocity where scale is 1, and where t is outside
+    `interval` (guidance in a limited interval, Kynkäänniemi et al. 2024).
 
     text: the prompts' conditioning, B rows; empty: that of the empty or the negative prompt, one row.
     """
@@ -63,11 +64,16 @@ class ClassifierFree:
     text: Conditioning
     empty: Conditioning
     scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def guides(self, t: float) -> bool:
+        """Whether a step at t needs the pass without the prompt."""
+        return self.scale != 1 and self.interval[0] <= t <= self.interval[1]
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """Velocity [B, C, T', H', W'], both passes in one forward."""
         times = x.new_full((len(x),), t)
-        if self.scale == 1:
+        if not self.guides(t):
             return self._pass(x, times, self.text)
         both = Conditioning.cat([self.empty.expand(len(self.text)), self.text])
         twice = x.repeat(2, *[1] * (x.ndim - 1))
@@ -82,10 +88,11 @@ class ClassifierFree:
         with self.model.transformer.cache_context(f"{len(x)} rows"):
             return self.model(x, times, conditioning)
 
-    def guided(self, x: torch.Tensor, times: torch.Tensor, with_text: torch.Tensor) -> torch.Tensor:
+    def guided(self, x: torch.Tensor, t: float, with_text: torch.Tensor) -> torch.Tensor:
         """The same from a v(text) that is already computed."""
-        if self.scale == 1:
+        if not self.guides(t):
             return with_text
+        times = x.new_full((len(x),), t)
         without = in_microbatches(self.model, x, times, self.empty.expand(len(self.text)))
         return without + self.scale * (with_text - without)
 
@@ -100,7 +107,7 @@ def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -
     text = generator.encode_text([job.prompt for job in jobs]).to(device)
     noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(device)
     empty = generator.encode_text([sampling.negative_prompt]).to(device)
-    return ClassifierFree(generator.model, text, empty, sampling.guidance_scale), noise
+    return ClassifierFree(generator.model, text, empty, sampling.guidance_scale, sampling.guidance_interval), noise
 
 
 @torch.no_grad()

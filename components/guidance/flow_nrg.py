@@ -122,7 +122,7 @@ def velocity_and_gradient(
             with_text = flow.model(leaf, times, text)
             total = (reward.read(kept.tokens) * weights).sum()
             gradient = finite(torch.autograd.grad(total, leaf)[0], t)
-        return torch.stack([replace(flow, text=text).guided(x, times, with_text), gradient], dim=1)
+        return torch.stack([replace(flow, text=text).guided(x, t, with_text), gradient], dim=1)
 
     last = flow.model.family.blocks(flow.model.transformer)[reward.blocks - 1]
     hook = last.register_forward_hook(keep)

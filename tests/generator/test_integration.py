@@ -155,3 +155,26 @@ def test_reward_guidance_leaves_pure_noise_alone():
         assert torch.equal(guided(x, way.times[0]), flow(x, way.times[0]))
         assert not torch.equal(guided(x, way.times[1]), flow(x, way.times[1]))
     assert timesteps(2, 1.0) == [1.0, 0.5, 0.0]
+
+
+def test_guidance_in_an_interval_saves_the_pass_without_prompt_outside():
+    generator = tiny_generator()
+    settings = SMALL.model_copy(update={"solver": "euler", "shift": 1.0, "steps": 4, "guidance_interval": (0.4, 0.8)})
+    flow, noise = beginning(generator, JOBS, settings)  # t is 1, 0.75, 0.5, 0.25
+    conditional = ClassifierFree(flow.model, flow.text, flow.empty, 1.0)
+    throughout = ClassifierFree(flow.model, flow.text, flow.empty, flow.scale)
+    with torch.no_grad():
+        for t in (1.0, 0.25):
+            assert torch.equal(flow(noise, t), conditional(noise, t))
+        for t in (0.75, 0.5):
+            assert torch.equal(flow(noise, t), throughout(noise, t))
+            assert not torch.allclose(flow(noise, t), conditional(noise, t), atol=1e-3)
+    rows = []
+    generator.model.register_forward_pre_hook(lambda _model, inputs: rows.append(len(inputs[0])))
+    solve(generator, JOBS, settings)
+    assert rows == [2, 4, 4, 2]
+
+
+def test_an_interval_that_falls_is_refused():
+    with pytest.raises(ValidationError, match="lowest t, highest t"):
+        SMALL.model_validate(SMALL.model_dump() | {"guidance_interval": (0.8, 0.4)})
