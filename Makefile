@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -127,6 +127,14 @@ test-kfp: setup .venv-kfp/installed
 # `pip install ".[client]"` and `.[ml]`, each into an empty environment.
 test-extras: setup
 	pytest -m extras
+
+# A real Prometheus, Debian's, with our configuration and alerts.
+test-monitoring: setup $(if $(shell command -v prometheus),,prometheus)
+	pytest -m monitoring
+
+prometheus:
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends prometheus
 
 # Container images of HEAD, built from a clean clone of it; TORCH=cu130 makes the pipeline's for GPUs. BUILD is for the machine:
 # --network host, --secret id=uv,src=uv.toml (an index of one's own), --secret id=ca,src=... (certificates of one's own),

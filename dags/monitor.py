@@ -14,6 +14,7 @@ from dags.timing import on_time, skip_late
 
 RETRAIN = "retrain"
 ASKED = "reelign_drift_asked"  # variable: time and run id of the last retraining triggered by drift
+RECORD = "monitor.json"  # beside the served log; the gateway shows it to Prometheus
 RUN = "drift__{{ run_id }}"  # unique per run of this DAG: a retry triggers the same run id, which Airflow rejects
 
 
@@ -36,7 +37,8 @@ def may_ask(ti: TaskInstance, run: str, cooldown: float) -> bool:
 def add_tasks(params: Params) -> None:
     """Add the tasks to the current DAG."""
     settings = params.orchestration
-    words = ["monitor", "--require-drift", "--live", folder("live", settings), "--served", folder("served", settings)]
+    live, served = folder("live", settings), folder("served", settings)
+    words = ["monitor", "--require-drift", "--live", live, "--served", served, "--out", f"{served}/{RECORD}"]
     drift = Command(words, settings.resources, folders=["live", "served"])
     drifted = make_task("drift", drift, settings, skip_on_exit_code=NO, pre_execute=skip_late)
     once = ShortCircuitOperator(

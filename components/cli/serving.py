@@ -343,6 +343,9 @@ def gateway(
     reward: Annotated[
         str, typer.Option(help="Score that /compute returns, where a request has no kwargs.reward.")
     ] = "Overall",
+    monitor: Annotated[
+        Path | None, typer.Option(help="Record of `reelign monitor --out`, whose verdict /metrics shows.")
+    ] = None,
 ) -> None:
     """Answer plain HTTP in front of Triton until Ctrl-C or SIGTERM: forms, JSON, and the formats of UniRL and Flow-Factory.
 
@@ -371,5 +374,6 @@ def gateway(
         deadline=deadline,
         frame_rate=frame_rate,
         reward=reward,
+        monitor=monitor,
     )
     asyncio.run(run_gateway(triton, host, port, options, say))

@@ -30,7 +30,7 @@ from components.serving.gateway.answers import (
 from components.serving.gateway.forms import FormError, read_form
 from components.serving.gateway.guard import RETRY_SECONDS, Guard
 from components.serving.gateway.media import Refused, clip_of, from_base64, read_below
-from components.serving.gateway.metrics import TEXT, Metrics
+from components.serving.gateway.metrics import TEXT, Metrics, of_monitor
 from components.serving.gateway.options import GatewayOptions
 from components.serving.gateway.wires import (
     Compute,
@@ -181,7 +181,8 @@ def create_app(scorer: Scorer, options: GatewayOptions) -> FastAPI:
     @app.get("/metrics")
     async def figures() -> PlainTextResponse:
         """Figures for Prometheus."""
-        return PlainTextResponse(metrics.text(), media_type=TEXT)
+        checked = "" if options.monitor is None else await asyncio.to_thread(of_monitor, options.monitor)
+        return PlainTextResponse(metrics.text() + checked, media_type=TEXT)
 
     return app
 

@@ -1,12 +1,16 @@
-"""Figures of the gateway in Prometheus' text format."""
+"""Figures of the gateway in Prometheus' text format, and those of the last `reelign monitor`."""
 
+import json
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)  # seconds
-PREFIX = "reelign_gateway"
+PREFIX, MONITOR = "reelign_gateway", "reelign_monitor"
+VERDICTS = ("no drift", "drift", "too few", "refused")  # of components/serving/monitor.py
 
 
 class Metrics:
@@ -49,5 +53,26 @@ class Metrics:
         yield f"{PREFIX}_requests_held {self.held}"
 
 
-def head(name: str, kind: str, meaning: str) -> list[str]:
-    return [f"# HELP {PREFIX}_{name} {meaning}", f"# TYPE {PREFIX}_{name} {kind}"]
+def of_monitor(file: Path) -> str:
+    """The record of the last check for drift; nothing where there is none, or where it cannot be read."""
+    try:
+        record = json.loads(file.read_text())
+        until, verdict = datetime.fromisoformat(record["until"]).timestamp(), record["verdict"]
+        cells = {name: (float(cell["distance"]), int(cell["drift"])) for name, cell in record["scores"].items()}
+        clips = int(record["clips"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    lines = head("time_seconds", "gauge", "End of the checked window, in seconds since 1970.", MONITOR)
+    lines += [f"{MONITOR}_time_seconds {until}"]
+    lines += [*head("clips", "gauge", "Clips scored in the window.", MONITOR), f"{MONITOR}_clips {clips}"]
+    lines += head("verdict", "gauge", "1 for the verdict of the check.", MONITOR)
+    lines += [f'{MONITOR}_verdict{{verdict="{each}"}} {int(each == verdict)}' for each in VERDICTS]
+    lines += head("distance", "gauge", "Kolmogorov-Smirnov distance of served scores, by dimension.", MONITOR)
+    lines += [f'{MONITOR}_distance{{dimension="{name}"}} {distance}' for name, (distance, _) in sorted(cells.items())]
+    lines += head("drift", "gauge", "1 where a dimension has drifted.", MONITOR)
+    lines += [f'{MONITOR}_drift{{dimension="{name}"}} {drift}' for name, (_, drift) in sorted(cells.items())]
+    return "\n".join([*lines, ""])
+
+
+def head(name: str, kind: str, meaning: str, prefix: str = PREFIX) -> list[str]:
+    return [f"# HELP {prefix}_{name} {meaning}", f"# TYPE {prefix}_{name} {kind}"]

@@ -12,7 +12,8 @@ class GatewayOptions:
     lets everybody in. queue: requests that are read, wait or are scored at a time; more get 429. in_flight: videos that are
     with Triton at a time. most_bytes: of a request's body, and of a file below `root`. most_items: videos in a request.
     body_seconds: for a body to arrive. deadline: seconds for a video, its wait included. frame_rate: of the frames of
-    /compute, where a request has none. reward: the score that /compute gives, where a request names none.
+    /compute, where a request has none. reward: the score that /compute gives, where a request names none. monitor: the
+    record that `reelign monitor --out` writes, for /metrics.
     """
 
     root: Path | None = None
@@ -25,3 +26,4 @@ class GatewayOptions:
     deadline: float = 120.0
     frame_rate: float | None = None
     reward: str = "Overall"
+    monitor: Path | None = None

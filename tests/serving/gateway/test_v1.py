@@ -235,3 +235,25 @@ def test_metrics_and_openapi(url):
     accepted = page["paths"]["/v1/score"]["post"]["requestBody"]["content"]
     assert accepted.keys() == {"application/json", "multipart/form-data"} and "prompt" in json.dumps(accepted)
     assert "text/html" in requests.get(f"{url}/docs").headers["content-type"]
+
+
+def test_metrics_show_the_last_check_for_drift(triton, tmp_path):
+    file = tmp_path / "monitor.json"
+    with running(triton, monitor=file) as url:
+        shown = lambda: requests.get(f"{url}/metrics").text  # noqa: E731
+        assert "reelign_monitor" not in shown(), "no check so far"
+        cells = {"VQ": {"distance": 0.1, "drift": False}, "TA": {"distance": 0.5, "drift": True}}
+        record = {"until": "1970-01-01T01:00:00+00:00", "verdict": "drift", "clips": 400, "scores": cells}
+        file.write_text(json.dumps(record))
+        lines = shown().splitlines()
+        assert {
+            "reelign_monitor_time_seconds 3600.0",
+            "reelign_monitor_clips 400",
+            'reelign_monitor_verdict{verdict="drift"} 1',
+            'reelign_monitor_verdict{verdict="no drift"} 0',
+            'reelign_monitor_drift{dimension="TA"} 1',
+            'reelign_monitor_drift{dimension="VQ"} 0',
+        } <= set(lines)
+        for damaged in ('{"until": 3}', "[", '{"until": "1970-01-01", "verdict": "drift", "scores": [], "clips": 1}'):
+            file.write_text(damaged)
+            assert "reelign_monitor" not in shown() and "reelign_gateway_requests_held" in shown()
