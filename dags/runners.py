@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.module_loading import import_string
 
-from components.config.operation import OrchestrationParams, ResourcesParams
+from components.config.operation import AlertsParams, OrchestrationParams, ResourcesParams
+from components.errors import BadInput
 from components.orchestration.images import image_of, own_commit
 from components.serving.access import VARIABLE as KEY
 
@@ -62,7 +64,19 @@ def make_task(task_id: str, command: Command, settings: OrchestrationParams, **c
         "retries": command.resources.retries,
         "retry_delay": timedelta(seconds=settings.retry_delay),
     }
+    if settings.gpu_pool is not None and command.resources.gpu:
+        common["pool"] = settings.gpu_pool
+    if settings.alerts.notifier is not None:  # called after the last retry, with the task's context
+        common["on_failure_callback"] = notifier(settings.alerts)
     return make(command, settings, common)
+
+
+def notifier(alerts: AlertsParams) -> Any:
+    """The notifier of params.yaml; BadInput where it cannot be made, so that the DAGs do not load without it."""
+    try:
+        return import_string(alerts.notifier)(**alerts.arguments)
+    except (ImportError, TypeError) as error:
+        raise BadInput("params.yaml", f"{alerts.notifier}: {error}", key="orchestration.alerts.notifier") from error
 
 
 def folder(name: str, settings: OrchestrationParams) -> str:

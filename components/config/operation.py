@@ -103,15 +103,25 @@ class ServingParams(Section):
     max_latency_ratio: Positive
 
 
+class AlertsParams(Section):
+    """An Airflow notifier for failed tasks, by its class (`airflow.providers.smtp.notifications.smtp.SmtpNotifier`), and
+    what it is made with. Secrets belong in Airflow's connections."""
+
+    notifier: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")] | None
+    arguments: dict[str, Any]
+
+
 class OrchestrationParams(Section):
     """How Airflow runs stages (dags/runners.py); no stage depends on it. `image` without a tag gets the running commit as
-    its tag, as set by `make images`; `parallel` is the number of concurrent stages; `stages` overrides `resources`, by stage
-    (`align@dpo`) or for all of its kind (`align`)."""
+    its tag, as set by `make images`; `parallel` is the number of concurrent stages; `gpu_pool` is Airflow's pool of stages
+    with GPUs; `stages` overrides `resources`, by stage (`align@dpo`) or for all of its kind (`align`)."""
 
     runner: Literal["local", "docker", "kubernetes"]
     image: str
     parallel: Count
     retry_delay: Annotated[float, Field(ge=0)]  # seconds
+    gpu_pool: str | None
+    alerts: AlertsParams
     serving: ServingParams
     docker: DockerParams
     kubernetes: KubernetesParams

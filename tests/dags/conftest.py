@@ -16,6 +16,7 @@ from tests import planted
 from tests.dags import behind_password
 
 REPOSITORY = Path(__file__).parents[2]
+TOLD = "told.txt"  # what the notifier of the tests writes, beside the checkout
 BIN = REPOSITORY / ".venv-orchestrator/bin"
 # A labels file whose only pair has a label that is none.
 BROKEN = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B\na.mp4,b.mp4,a circle,better,A,A,8,9,8,9\n"
@@ -32,6 +33,9 @@ def checkout(tmp_path_factory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, folder / name)
     smoke = (REPOSITORY / "infra/profiles/smoke.yaml").read_text().replace("retries: 1", "retries: 0")
+    told = f"{{notifier: tests.dags.told.Told, arguments: {{file: {folder.parent / TOLD}}}}}"
+    smoke = smoke.replace("{notifier: null, arguments: {}}", told)
+    assert told in smoke
     (folder / "params.yaml").write_text(smoke)
     source = "source: {kind: folder, folder: broken, csv: labels.csv}\n"
     (folder / "infra/profiles/broken.yaml").write_text(re.sub(r"source:\n(  .*\n)+", source, smoke))

@@ -13,8 +13,9 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 import pendulum
 from airflow.sdk import DAG
 
-from components.config.operation import OrchestrationParams
+from components.config.operation import AlertsParams, OrchestrationParams
 from components.config.params import Params, load_params
+from components.errors import BadInput
 from components.orchestration.images import own_commit
 from dags import deploy, monitor
 from dags.runners import REPOSITORY, make_stage
@@ -154,6 +155,21 @@ def test_a_container_has_a_read_only_root_and_no_capabilities():
     task.__dict__["hook"] = type("Hook", (), {"api_client": APIClient(base_url="tcp://127.0.0.1:9", version="1.41")})()
     host = task.cli.create_host_config(privileged=False)
     assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["SecurityOpt"] == ["no-new-privileges"]
+
+
+def test_stages_with_gpus_wait_for_their_pool():
+    own = settings("docker").model_copy(update={"gpu_pool": "gpus"})
+    with DAG("pools", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
+        make_stage("align@dpo", own)
+        make_stage("pairs", own)
+    assert (dag.get_task("align.dpo").pool, dag.get_task("pairs").pool) == ("gpus", "default_pool")
+
+
+@pytest.mark.parametrize(("path", "arguments"), [("no.such.Notifier", {}), ("tests.dags.told.Told", {"other": 1})])
+def test_a_notifier_that_cannot_be_made_is_refused_by_its_key(path, arguments):
+    alerts = AlertsParams(notifier=path, arguments=arguments)
+    with pytest.raises(BadInput, match=r"orchestration\.alerts\.notifier"):
+        make_stage("pairs", settings("local").model_copy(update={"alerts": alerts}))
 
 
 if __name__ == "__main__":

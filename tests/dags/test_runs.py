@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
 from tests import planted
-from tests.dags.conftest import SECRETS, leaks, run_dag, tasks
+from tests.dags.conftest import SECRETS, TOLD, leaks, run_dag, tasks
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def test_a_failing_stage_turns_the_dag_red_with_its_own_message(whole, checkout,
     assert states["source"] == "failed" and states["base_generator"] == "success"
     assert {states[name] for name in ("measure", "reward", "align.dpo", "evaluate")} == {"upstream_failed"}
     assert states["new_reward_model"] == "upstream_failed", "no event of a new model"
+    told = (checkout.parent / TOLD).read_text().splitlines()
+    assert [line.split(" of ")[0] for line in told] == ["source"], "the notifier is called for the stage that failed alone"
 
 
 def test_secrets_of_a_whole_retraining_are_written_nowhere(whole, checkout):
