@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.params import SamplingParams
+from components.errors import BadInput
 from components.files.digests import file_digest
 from components.generator.conditioning import Conditioning
-from components.generator.family import Generator, TextEncoder, VelocityModel
+from components.generator.family import Generator, TextEncoder, VelocityModel, below
 from components.generator.integration import Velocity, integration
 from components.generator.prompts import TEXT, EncodedPrompts, encode_ahead
 from components.generator.speedups import cached, speedups
@@ -54,8 +55,9 @@ class Job:
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """The velocity v(empty) + scale (v(text) - v(empty)); the conditional velocity where scale is 1, and where t is outside
-    `interval` (guidance in a limited interval, Kynkäänniemi et al. 2024).
+    """The velocity v(empty) + scale (v(text) - v(empty)), with scale_2 below the boundary of two transformers; the
+    conditional velocity where the scale is 1, and where t is outside `interval` (guidance in a limited interval,
+    Kynkäänniemi et al. 2024).
 
     text: the prompts' conditioning, B rows; empty: that of the empty or the negative prompt, one row.
     """
@@ -64,11 +66,17 @@ class ClassifierFree:
     text: Conditioning
     empty: Conditioning
     scale: float
+    scale_2: float | None = None  # of the second of two transformers, where it differs
     interval: tuple[float, float] = (0.0, 1.0)
+
+    def scale_at(self, t: float) -> float:
+        boundary = self.model.boundary
+        second = boundary is not None and self.scale_2 is not None and below(t, boundary)
+        return self.scale_2 if second else self.scale  # pyright: ignore[reportReturnType]
 
     def guides(self, t: float) -> bool:
         """Whether a step at t needs the pass without the prompt."""
-        return self.scale != 1 and self.interval[0] <= t <= self.interval[1]
+        return self.scale_at(t) != 1 and self.interval[0] <= t <= self.interval[1]
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """Velocity [B, C, T', H', W'], both passes in one forward."""
@@ -78,7 +86,7 @@ class ClassifierFree:
         both = Conditioning.cat([self.empty.expand(len(self.text)), self.text])
         twice = x.repeat(2, *[1] * (x.ndim - 1))
         without, with_text = self._pass(twice, times.repeat(2), both).chunk(2)
-        return without + self.scale * (with_text - without)
+        return without + self.scale_at(t) * (with_text - without)
 
     def _pass(self, x: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """One forward. A step cache keeps its state in the transformer, so the batch goes whole; batches of other sizes
@@ -94,7 +102,7 @@ class ClassifierFree:
             return with_text
         times = x.new_full((len(x),), t)
         without = in_microbatches(self.model, x, times, self.empty.expand(len(self.text)))
-        return without + self.scale * (with_text - without)
+        return without + self.scale_at(t) * (with_text - without)
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -107,7 +115,10 @@ def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -
     text = generator.encode_text([job.prompt for job in jobs]).to(device)
     noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(device)
     empty = generator.encode_text([sampling.negative_prompt]).to(device)
-    return ClassifierFree(generator.model, text, empty, sampling.guidance_scale, sampling.guidance_interval), noise
+    if sampling.guidance_scale_2 is not None and generator.model.boundary is None:
+        raise BadInput("params.yaml", "the generator has one transformer", key="sampling.guidance_scale_2")
+    scales = sampling.guidance_scale, sampling.guidance_scale_2
+    return ClassifierFree(generator.model, text, empty, *scales, sampling.guidance_interval), noise
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from components.contracts import BASE_GENERATOR, CANDIDATE_SCORES, LATENT_REWARD
 from components.errors import BadInput
 from components.files.atomic import discard, whole_folder
 from components.files.tables import read_table
+from components.generator.family import WithExperts
 from components.generator.folder import family_of
 from components.generator.prompts import encode_ahead
 from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
@@ -176,7 +177,14 @@ def latent_reward(stage: Stage) -> None:
 def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
     """An untrained model on the generator in `folder` with dtype `dtype`. seed: gives the seeds of "weights" and "lora"."""
     family = family_of(folder)
-    trunk = family.load_trunk(Path(folder), params.blocks, "float32" if params.trunk == "full" else dtype)
+    own_dtype: Dtype = "float32" if params.trunk == "full" else dtype
+    if isinstance(family, WithExperts) and family.boundary is not None:
+        if params.trunk == "frozen":
+            why = "shares the generator's weights, and one of two transformers is in memory at a time: lora or full"
+            raise BadInput("params.yaml", why, key="latent_reward.trunk")
+        trunk = family.load_trunk_of(Path(folder), params.expert, params.blocks, own_dtype)
+    else:
+        trunk = family.load_trunk(Path(folder), params.blocks, own_dtype)
     torch.manual_seed(seed("weights"))
     with init_empty_weights():  # draws a whole transformer's random numbers: results of earlier runs stay
         family.untrained("transformer", family.read_configs(Path(folder)))

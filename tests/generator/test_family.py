@@ -153,4 +153,4 @@ def test_only_the_familys_files_name_its_parts():
         if WAN.search(line)
     ]
     assert len(own) >= 2
-    assert found == ['components/generator/folder.py:14: FAMILIES: dict[str, Family] = {"WanPipeline": Wan()}']
+    assert found == ['components/generator/folder.py:15: FAMILIES: dict[str, Family] = {"WanPipeline": Wan()}']

@@ -37,7 +37,7 @@ def narrow(name: str) -> dict:
     return config
 
 
-@pytest.fixture(params=["wan2.1-1.3b", "wan2.1-14b"])
+@pytest.fixture(params=["wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b", "wan2.2-ti2v-5b"])
 def params(request, tmp_path, monkeypatch) -> Params:
     (tmp_path / f"{request.param}.json").write_text(json.dumps(narrow(request.param)))
     monkeypatch.setattr(costs, "ARCHITECTURES", tmp_path)

@@ -1,15 +1,14 @@
-"""Wan 2.1, and Wan 2.2 with one transformer: a WanPipeline folder of diffusers.
+"""Wan 2.1 and Wan 2.2: a WanPipeline folder of diffusers. A14B has two transformers (wan_experts.py).
 
-The transformer's output is the velocity, its timestep is 1000 t. Latents are the VAE's, normalised by its latents_mean and
+A transformer's output is the velocity, its timestep is 1000 t. Latents are the VAE's, normalised by its latents_mean and
 latents_std. The conditioning is `text` [B, L, D]: UMT5's embeddings, zero-padded, without a mask.
 """
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,14 @@ from components.config.types import WHOLE, Decoding, Dtype
 from components.errors import BadInput, NonFinite
 from components.files.text import read_json
 from components.generator.conditioning import Conditioning
-from components.generator.families.wan_folder import check_text_encoder, check_wan_folder
+from components.generator.families.wan_experts import PARTS as EXPERTS
+from components.generator.families.wan_experts import WanExperts, lora_files
+from components.generator.families.wan_folder import boundary_of, check_text_encoder, check_wan_folder
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
-from components.generator.family import Network, TextEncoder, VelocityModel, check_blocks
+from components.generator.family import HIGH_NOISE, SECOND_PART, Network, TextEncoder, VelocityModel, check_blocks
 from components.generator.lora import apply_lora
+from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
 from components.generator.pixels import clips_of, pixels
 from components.runtime.microbatches import in_microbatches
@@ -131,24 +133,53 @@ def with_decoding(vae: Network, decoding: Decoding) -> Network:
     return part
 
 
+@dataclass(frozen=True)
 class Wan:
-    """Family of components/generator/family.py."""
+    """Family of components/generator/family.py. boundary: the noise level below which transformer_2 acts, of a pipeline with
+    two transformers; None with one."""
 
-    parts: Mapping[str, str] = MappingProxyType({"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"})
+    boundary: float | None = None
     float32_parts = frozenset({"vae"})
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
+    @property
+    def parts(self) -> Mapping[str, str]:
+        second = {} if self.boundary is None else {SECOND_PART: "transformer 2"}
+        return {"transformer": "transformer", **second, "text_encoder": "text encoder", "vae": "VAE"}
+
+    def variant(self, index: Mapping[str, Any]) -> "Wan":
+        return replace(self, boundary=boundary_of(index))
+
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
-        check_wan_folder(folder, index, key)
+        check_wan_folder(folder, index)
 
     def load(self, folder: Path, lora: str | Path | None, dtype: Dtype) -> WanGenerator:
-        transformer = self.load_transformer(folder, dtype)
-        if lora is not None:
-            apply_lora(transformer, lora, dtype == "float32", self.original_name)
         vae = load_pretrained(AutoencoderKLWan, folder / "vae")
-        for module in (transformer, vae):
-            module.requires_grad_(False).eval().to(PartialState().device)
+        vae.requires_grad_(False).eval().to(PartialState().device)
+        transformer = self._load_tuned(folder, lora, dtype)
         return WanGenerator(VelocityModel(self, transformer).eval(), vae, scheduler=read_scheduler(folder))
+
+    def _load_tuned(self, folder: Path, lora: str | Path | None, dtype: Dtype) -> Network:
+        """The transformer with a LoRA, or that of two which acts first; it reads the other when that one's steps begin."""
+        device = PartialState().device
+        if self.boundary is None:
+            transformer = self.load_transformer(folder, dtype)
+            if lora is not None:
+                apply_lora(transformer, lora, dtype == "float32", self.original_name)
+            return transformer.requires_grad_(False).eval().to(device)
+        files = {} if lora is None else lora_files(Path(lora))
+        with torch.device("meta"):
+            shapes = self.untrained("transformer", self.read_configs(folder))
+        for file in files.values():  # a LoRA that cannot be applied is no surprise in the middle of a clip
+            read_lora(file, shapes, self.original_name)
+
+        def read(expert: str) -> Network:
+            transformer = self._read_transformer(folder / EXPERTS[expert], dtype)
+            if expert in files:
+                apply_lora(transformer, files[expert], dtype == "float32", self.original_name)
+            return transformer.requires_grad_(False).eval().to(device)
+
+        return WanExperts(self.boundary, {HIGH_NOISE: read(HIGH_NOISE)}, read)
 
     def load_text(self, folder: Path, dtype: Dtype) -> WanText:
         model = load_pretrained(UMT5EncoderModel, folder / "text_encoder", getattr(torch, dtype))
@@ -158,24 +189,36 @@ class Wan:
         return WanText(model, tokenizer)
 
     def load_transformer(self, folder: Path, dtype: Dtype) -> Network:
-        return self._read_transformer(folder, dtype)
+        if self.boundary is not None:
+            return self.load_experts(folder, dtype, tuple(EXPERTS))
+        return self._read_transformer(folder / "transformer", dtype)
+
+    def load_experts(self, folder: Path, dtype: Dtype, experts: Sequence[str]) -> WanExperts:
+        assert self.boundary is not None
+        return WanExperts(self.boundary, {name: self._read_transformer(folder / EXPERTS[name], dtype) for name in experts})
 
     def load_trunk(self, folder: Path, blocks: int, dtype: Dtype) -> Network:
-        check_blocks(blocks, read_json(folder / "transformer/config.json", "num_layers")["num_layers"])
+        return self.load_trunk_of(folder, HIGH_NOISE, blocks, dtype)
+
+    def load_trunk_of(self, folder: Path, expert: str, blocks: int, dtype: Dtype) -> Network:
+        part = folder / EXPERTS[expert]
+        check_blocks(blocks, read_json(part / "config.json", "num_layers")["num_layers"])
         later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
-        trunk = self._read_transformer(folder, dtype, unread=later, num_layers=blocks)
+        trunk = self._read_transformer(part, dtype, unread=later, num_layers=blocks)
         self.cut(trunk, blocks)
         return trunk
 
-    def _read_transformer(self, folder: Path, dtype: Dtype, unread: str | None = None, **config: Any) -> Network:
+    def _read_transformer(self, part: Path, dtype: Dtype, unread: str | None = None, **config: Any) -> Network:
         logging.set_verbosity(logging.CRITICAL)  # load_pretrained reports wrong tensors in one line
         kind = getattr(torch, dtype)
-        transformer = load_pretrained(WanTransformer3DModel, folder / "transformer", kind, unread, **config)
+        transformer = load_pretrained(WanTransformer3DModel, part, kind, unread, **config)
         return transformer.requires_grad_(False).eval()
 
     def velocity(
         self, transformer: Network, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
+        if isinstance(transformer, WanExperts):
+            return transformer(self.velocity, latents, t, conditioning)
         dtype, text = input_dtype(transformer), conditioning.tensors["text"]
         output = transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0]
         return output.to(latents.dtype)
@@ -219,6 +262,7 @@ class Wan:
     def untrained(self, part: str, configs: dict[str, Any]) -> nn.Module:
         make: dict[str, Callable[[dict[str, Any]], Any]] = {
             "transformer": WanTransformer3DModel.from_config,
+            SECOND_PART: WanTransformer3DModel.from_config,
             "vae": AutoencoderKLWan.from_config,
             "text_encoder": lambda config: UMT5EncoderModel(UMT5Config(**config)),
         }

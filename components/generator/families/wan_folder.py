@@ -1,9 +1,11 @@
-"""What the folder of a Wan 2.1 or 2.2 pipeline with one transformer must hold.
+"""What the folder of a Wan 2.1 or 2.2 pipeline must hold.
 
-model_index.json, scheduler/, tokenizer/, and transformer/, vae/, text_encoder/ each with config.json and safetensors.
+model_index.json, scheduler/, tokenizer/, and transformer/, vae/, text_encoder/ each with config.json and safetensors. A14B
+also has transformer_2/, and the noise level from which on it acts as boundary_ratio in model_index.json.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from components.errors import BadInput
+from components.generator.family import SECOND_PART
 from components.generator.parts import check_part, read_object, read_scheduler
 
 # The key of a part's config.json that names its class, and the class.
@@ -28,13 +31,22 @@ SHARED = (
 PROBED_TOKENS = 16
 
 
-def check_wan_folder(folder: Path, index: dict[str, Any], key: str | None) -> None:
-    """BadInput where `folder` has two transformers or lacks a file. index: its model_index.json; key: of params.yaml."""
-    if index.get("transformer_2") not in (None, [None, None]):
-        raise BadInput(folder, "has two transformers (Wan 2.2 A14B); Wan 2.1 and Wan 2.2 TI2V-5B have one", key=key)
-    configs = {part: read_object(folder / part / "config.json") for part in PARTS}
+def boundary_of(index: Mapping[str, Any]) -> float | None:
+    """The boundary of a pipeline with two transformers, by its model_index.json or its entry in infra/architectures."""
+    return index["boundary_ratio"] if index.get(SECOND_PART) not in (None, [None, None]) else None
+
+
+def check_wan_folder(folder: Path, index: dict[str, Any]) -> None:
+    """BadInput where `folder` lacks a file, or its parts do not fit together. index: its model_index.json."""
+    wanted = dict(PARTS)
+    if index.get(SECOND_PART) not in (None, [None, None]):
+        wanted[SECOND_PART] = PARTS["transformer"]
+    configs = {part: read_object(folder / part / "config.json") for part in wanted}
     for part, config in configs.items():
-        check_part(folder / part, config, *PARTS[part])
+        check_part(folder / part, config, *wanted[part])
+    check_boundary(folder / "model_index.json", index)
+    if SECOND_PART in wanted:
+        check_second(folder, configs["transformer"], configs[SECOND_PART])
     for (part, name), (other, its_name), what in SHARED:
         here, there = configs[part].get(name), configs[other].get(its_name)
         if here != there:
@@ -48,6 +60,24 @@ def check_wan_folder(folder: Path, index: dict[str, Any], key: str | None) -> No
     read_scheduler(folder)
     if not (folder / "tokenizer").is_dir():
         raise BadInput(folder / "tokenizer", "missing: a WanPipeline folder has its tokenizer")
+
+
+def check_boundary(place: Path, index: Mapping[str, Any]) -> None:
+    """BadInput for two transformers without a boundary between 0 and 1, where the pipeline would never use the second, and
+    for a boundary without a second, where it would fail at the first low step. place: the file of `index`."""
+    two, ratio = index.get(SECOND_PART) not in (None, [None, None]), index.get("boundary_ratio")
+    if two and (type(ratio) not in (int, float) or not 0 < ratio < 1):
+        raise BadInput(place, f"is {ratio}; two transformers need a noise level between 0 and 1", key="boundary_ratio")
+    if not two and ratio is not None:
+        raise BadInput(place, f"is {ratio}, and there is no {SECOND_PART} that acts below it", key="boundary_ratio")
+
+
+def check_second(folder: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    """BadInput where the two transformers differ in shape."""
+    for name in sorted(first.keys() | second.keys()):
+        if not name.startswith("_") and first.get(name) != second.get(name):
+            why = f"is {second.get(name)!r}, and transformer's is {first.get(name)!r}: parts of two models"
+            raise BadInput(folder / SECOND_PART / "config.json", why, key=name)
 
 
 @torch.no_grad()
