@@ -207,6 +207,17 @@ class Varied(Protocol):
 
 
 @runtime_checkable
+class WithImage(Protocol):
+    """A family whose generator may draw from an image, the clip's first frame."""
+
+    image: bool
+
+    def finish(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """What the pipeline makes of latents after the last step."""
+        ...
+
+
+@runtime_checkable
 class WithExperts(Protocol):
     """A family whose generator may have two transformers, HIGH_NOISE and LOW_NOISE."""
 

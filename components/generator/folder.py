@@ -12,7 +12,7 @@ from components.generator.parts import INDEX, read_object, read_scheduler
 from components.pipeline.stage import how_to_get
 
 # The family of a pipeline's class, `_class_name` of model_index.json.
-FAMILIES: dict[str, Family] = {"WanPipeline": Wan()}
+FAMILIES: dict[str, Family] = {"WanImageToVideoPipeline": Wan(), "WanPipeline": Wan()}
 
 
 def family_of(folder: str | Path, key: str | None = None) -> Family:

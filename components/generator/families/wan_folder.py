@@ -24,10 +24,10 @@ PARTS = {
 }
 # Sizes that two parts share, and what a mismatch means.
 SHARED = (
-    (("transformer", "in_channels"), ("transformer", "out_channels"), "an image-to-video model; text-to-video is needed"),
-    (("transformer", "in_channels"), ("vae", "z_dim"), "parts of two models"),
+    (("transformer", "out_channels"), ("vae", "z_dim"), "parts of two models"),
     (("transformer", "text_dim"), ("text_encoder", "d_model"), "parts of two models"),
 )
+IMAGE_ENCODER = ("model_type", "clip_vision_model")
 PROBED_TOKENS = 16
 
 
@@ -57,9 +57,24 @@ def check_wan_folder(folder: Path, index: dict[str, Any]) -> None:
             raise BadInput(folder / "vae/config.json", f"not {count} numbers, one a latent channel", key=name)
         if not all(map(math.isfinite, values)) or (name == "latents_std" and min(values) <= 0):
             raise BadInput(folder / "vae/config.json", f"{values} cannot be its {name}", key=name)
+    check_channels(folder, index, configs)
+    if index.get("_class_name") == "WanImageToVideoPipeline" and configs["transformer"].get("image_dim") is not None:
+        check_part(folder / "image_encoder", read_object(folder / "image_encoder/config.json"), *IMAGE_ENCODER)
     read_scheduler(folder)
     if not (folder / "tokenizer").is_dir():
         raise BadInput(folder / "tokenizer", "missing: a WanPipeline folder has its tokenizer")
+
+
+def check_channels(folder: Path, index: dict[str, Any], configs: dict[str, dict[str, Any]]) -> None:
+    """BadInput where the transformer does not read what the pipeline gives it: latents, or those and an image's channels."""
+    image, latents = index.get("_class_name") == "WanImageToVideoPipeline", configs["vae"].get("z_dim")
+    there, wanted = configs["transformer"].get("in_channels"), latents
+    if image and not index.get("expand_timesteps") and isinstance(latents, int):
+        wanted = 2 * latents + configs["vae"].get("scale_factor_temporal", 4)
+    if there != wanted:
+        kind = "an image-to-video" if not image else "a text-to-video"
+        why = f"{there}, a {index.get('_class_name')} has {wanted}: {kind} model, or parts of two models"
+        raise BadInput(folder / "transformer/config.json", why, key="in_channels")
 
 
 def check_boundary(place: Path, index: Mapping[str, Any]) -> None:
