@@ -94,6 +94,9 @@ CANDIDATES_SCHEMA = pa.schema(
     ]
 )
 
+# What CANDIDATES_SCHEMA and SAMPLES_SCHEMA have besides where clips begin with an image.
+IMAGE_FIELD = pa.field("image", pa.string())  # from the working folder
+
 
 def candidate_scores_schema(dimensions: list[str]) -> pa.Schema:
     """CANDIDATE_SCORES by a reward model of these dimensions."""

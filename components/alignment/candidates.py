@@ -5,17 +5,22 @@ encoder runs again after this. Each is a separate output, as training reads no v
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from components.contracts import BASE_GENERATOR, CANDIDATES
+from components.config.params import SamplingParams
+from components.contracts import BASE_GENERATOR, CANDIDATES, SOURCE_PROMPTS
 from components.files.tables import write_table
+from components.generator.conditioning import Conditioning
+from components.generator.images import IMAGES, EncodesImages, image_conditioning, with_images
 from components.generator.prompts import TEXT, encode_ahead
 from components.generator.sampler import Job, Loader, draw, prompts_of
 from components.generator.shards import save_conditioning, save_shards
 from components.generator.spec import SamplerSpec
 from components.pipeline.stage import Stage, folder_digest, stage_main
+from components.preferences.first_frames import FirstFrame, read_first_frames
 from components.preferences.prompts import sampled_prompts
-from components.schemas import CANDIDATES_SCHEMA
+from components.schemas import CANDIDATES_SCHEMA, IMAGE_FIELD
 
 TEXT_BATCH = 64  # prompts
 
@@ -34,15 +39,17 @@ def draw_candidates(stage: Stage, load: Loader, place: Callable[[str], Path]) ->
     """Sample the clips and write videos, latents, text and candidates.parquet to the paths that `place` gives."""
     params, sampling, what = stage.params.candidates, stage.params.sampling, "candidates"
     prompts = sampled_prompts(stage, "train", params.prompts)
+    frames = read_first_frames(SOURCE_PROMPTS, None)
     rows = []
     for text_row, (prompt_id, prompt) in enumerate(prompts):
         for k in range(params.per_prompt):
             candidate_id = f"{prompt_id}-{k}"
             row = {"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": stage.seed(prompt_id, k)}
-            rows.append(row | {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row})
+            row |= {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row}
+            rows.append(row | ({"image": path_of(frames, prompt)} if frames else {}))
     stage.say(f"{len(rows)} clips of {len(prompts)} training prompts")
 
-    jobs = [Job(row["candidate_id"], row["prompt"], row["seed"]) for row in rows]
+    jobs = [Job(row["candidate_id"], row["prompt"], row["seed"], image=row.get("image")) for row in rows]
     # The empty prompt comes last: SFT and RWR drop prompts, so that the model stays usable for classifier-free guidance.
     texts = [*(prompt for _, prompt in prompts), ""]
     encoded = encode_ahead(stage.state() / what / TEXT, load, [*texts, *prompts_of(jobs, sampling)])
@@ -50,8 +57,27 @@ def draw_candidates(stage: Stage, load: Loader, place: Callable[[str], Path]) ->
     made_from = {"base generator": folder_digest(BASE_GENERATOR)}
     save_shards(latents, place("latents"), made_from)
     batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
-    save_conditioning((encoded(batch) for batch in batches), place("text"), made_from)
-    write_table(place("candidates.parquet"), rows, CANDIDATES_SCHEMA)
+    images = partial(stored_images, load, frames, sampling, stage.state() / what / IMAGES) if frames else None
+    parts = (encoded(batch) if images is None else with_images(encoded(batch), images(batch)) for batch in batches)
+    save_conditioning(parts, place("text"), made_from)
+    schema = CANDIDATES_SCHEMA.append(IMAGE_FIELD) if frames else CANDIDATES_SCHEMA
+    write_table(place("candidates.parquet"), rows, schema)
+
+
+def stored_images(
+    load: Loader, frames: dict[str, FirstFrame], sampling: SamplingParams, kept: Path, prompts: list[str]
+) -> Conditioning | None:
+    """First frames of prompts, which drawing has encoded already; the empty prompt's row is never read."""
+    generator, _ = load()
+    if isinstance(generator, EncodesImages):
+        generator = generator.keeping(kept)
+    any_image = next(iter(frames.values())).path
+    files = [path_of(frames, prompt) if prompt else any_image for prompt in prompts]
+    return image_conditioning(generator, files, sampling)
+
+
+def path_of(frames: dict[str, FirstFrame], prompt: str) -> str | None:
+    return frames[prompt].path if prompt in frames else None
 
 
 if __name__ == "__main__":

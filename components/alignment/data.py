@@ -30,8 +30,8 @@ class Candidates:
         return self.prompts[self.table.text_row.iloc[rows]]
 
     def empty_text(self) -> Conditioning:
-        """Conditioning on the empty prompt, one row."""
-        return self.prompts[[len(self.prompts) - 1]]
+        """Conditioning on the empty prompt, one row, without an image."""
+        return self.prompts[[len(self.prompts) - 1]].of_prompt()
 
     def rows(self, ids: pd.Series, file: Path) -> np.ndarray:
         """Row indices of candidates in the latents; BadInput names the row of `file` whose candidate has no latents."""

@@ -8,14 +8,30 @@ import torch
 from components.config.params import TimestepParams
 from components.generator.conditioning import Conditioning
 
+WHOLE_SPAN = (0.0, 1.0)
+MARGIN = 1e-6  # of t, relative, by which draws keep clear of the ends of a span
 
-def timesteps_at(u: torch.Tensor, params: TimestepParams) -> torch.Tensor:
+
+def timesteps_at(u: torch.Tensor, params: TimestepParams, span: tuple[float, float] = WHOLE_SPAN) -> torch.Tensor:
     """t in [0, 1] at the quantiles `u` of a distribution: uniform (the paper's) or logit-normal (the authors' code).
 
-    `shift` s moves every t towards noise, t -> s t / (1 + (s - 1) t), as sampling at high resolution does.
+    `shift` s moves every t towards noise, t -> s t / (1 + (s - 1) t), as sampling at high resolution does. span: the part of
+    [0, 1] that the distribution is restricted to, the lower end included.
     """
+    if span != WHOLE_SPAN:
+        low, high = (quantile(end, params) for end in span)
+        t = timesteps_at(low + (high - low) * u, params)
+        return t.clamp(span[0] * (1 + MARGIN), span[1] * (1 - MARGIN) if span[1] < 1 else 1)
     t = u if params.distribution == "uniform" else torch.sigmoid(torch.special.ndtri(u))
     return params.shift * t / (1 + (params.shift - 1) * t)
+
+
+def quantile(t: float, params: TimestepParams) -> float:
+    """The u at which `timesteps_at` gives t."""
+    unshifted = t / (params.shift - (params.shift - 1) * t)
+    if params.distribution == "uniform" or unshifted in (0, 1):
+        return unshifted
+    return float(torch.special.ndtr(torch.logit(torch.tensor(unshifted, dtype=torch.float64))))
 
 
 def noised(x0: torch.Tensor, x1: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

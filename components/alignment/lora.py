@@ -1,6 +1,5 @@
 """The LoRA that alignment trains on a generator: attach, switch off, write for the generator's diffusers pipeline."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from torch import nn
 from components.config.params import AlignParams, LoraParams
 from components.errors import BadInput
 from components.files.text import Record, read_record
-from components.generator.family import Network, VelocityModel
-from components.generator.lora_file import LORA, read_lora
+from components.generator.family import Family, Network, VelocityModel
+from components.generator.lora_file import LORA, read_lora, sort_header
+from components.generator.lora_names import OriginalName
 
 RECORD = "alignment.json"
 
@@ -28,8 +28,10 @@ class Facts(Record):
 
 
 def add_lora(model: VelocityModel, params: LoraParams, seed: int) -> None:
-    """Attach a float32 LoRA to the target layers; B is zero, so the model's output is unchanged."""
-    adapt(model.transformer, params, seed, model.family.lora_targets)
+    """Attach a float32 LoRA to the target layers, one to each of two transformers; B is zero, so the model's output is
+    unchanged."""
+    for transformer in model.networks.values():
+        adapt(transformer, params, seed, model.family.lora_targets)
 
 
 def adapt(transformer: Network, params: LoraParams, seed: int, usual: Sequence[str]) -> None:
@@ -51,17 +53,25 @@ def make_lean(model: VelocityModel, params: AlignParams) -> None:
     """Enable gradient checkpointing and compilation as `params` set them; each kind of layer is compiled once. A compiled
     layer fuses the operations between matrix products and keeps fewer activations for the backward pass."""
     if params.gradient_checkpointing:
-        model.transformer.enable_gradient_checkpointing()
+        for transformer in model.networks.values():
+            transformer.enable_gradient_checkpointing()
     if params.compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++; none was found", key="align.compile")
-        model.transformer.compile_repeated_blocks(fullgraph=True)
+        for transformer in model.networks.values():
+            transformer.compile_repeated_blocks(fullgraph=True)
 
 
 def resume_lora(model: VelocityModel, path: Path) -> None:
-    """Load the weights at `path` into the LoRA of add_lora; BadInput where rank or layers differ."""
-    lora = read_lora(path, model.transformer, model.family.original_name)
-    own: dict[str, Any] = lora_layers(model.transformer)
+    """Load the weights at `path` into the LoRA of add_lora, or into that of each of two transformers; BadInput where rank or
+    layers differ."""
+    for name, transformer in model.networks.items():
+        resume_one(transformer, path / f"{name}.safetensors" if name else path, model.family.original_name)
+
+
+def resume_one(transformer: Network, path: Path, original_name: OriginalName) -> None:
+    lora = read_lora(path, transformer, original_name)
+    own: dict[str, Any] = lora_layers(transformer)
     other = {name for name, (down, _) in lora.pairs.items() if name not in own or len(down) != own[name].r["default"]}
     other |= own.keys() - lora.pairs.keys() | {name for name, _ in lora.differences}
     if other:
@@ -86,33 +96,36 @@ class adapters_off:
     """Context manager that switches the LoRA off, which leaves the base model."""
 
     def __init__(self, model: VelocityModel):
-        self.transformer = model.transformer
+        self.networks = model.networks.values()
 
     def __enter__(self) -> None:
-        self.transformer.disable_adapters()
+        for transformer in self.networks:
+            transformer.disable_adapters()
 
     def __exit__(self, *_: object) -> None:
-        self.transformer.enable_adapters()
+        for transformer in self.networks:
+            transformer.enable_adapters()
 
 
 def save_lora(model: VelocityModel, folder: Path) -> None:
     """Write the format of diffusers' load_lora_weights, with alpha / rank folded into B and alpha set to the rank. Tools
-    that read the header, `.alpha` tensors or the matrices alone then all apply the same strength."""
-    transformer = model.transformer
+    that read the header, `.alpha` tensors or the matrices alone then all apply the same strength.
+
+    Of two transformers each has a file, high_noise.safetensors and low_noise.safetensors; diffusers loads the second with
+    `load_into_transformer_2=True`. One that did not train has none.
+    """
+    for name, transformer in model.networks.items():
+        save_one(transformer, model.family, folder)
+        if name:
+            (folder / LORA).rename(folder / f"{name}.safetensors")
+
+
+def save_one(transformer: Network, family: Family, folder: Path) -> None:
     weights = get_peft_model_state_dict(transformer)
     for name, layer in lora_layers(transformer).items():
         weights[f"{name}.lora_B.weight"] = weights[f"{name}.lora_B.weight"] * layer.scaling["default"]
     config = transformer.peft_config["default"].to_dict()
     config["lora_alpha"] = config["r"]
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order would change the file from run to run
-    model.family.save_lora(folder, weights, config)
+    family.save_lora(folder, weights, config)
     sort_header(folder / LORA)
-
-
-def sort_header(file: Path) -> None:
-    """Sort the keys of a safetensors header: the writer's order varies, so files of equal models would differ."""
-    raw = file.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors stay aligned
-    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])

@@ -18,9 +18,11 @@ BASE = "models/base_generator"
 
 def new_policy(stage: Stage) -> VelocityModel:
     """The base generator's transformer on this process's device, with a LoRA of zero effect, as section `align` sets it."""
-    transformer = load_transformer(BASE, stage.params.base_generator.dtype).to(PartialState().device)
-    add_lora(transformer, stage.params.align.lora, seed=stage.seed("lora"))
-    make_lean(transformer, stage.params.align)
+    params = stage.params
+    transformer = load_transformer(BASE, params.base_generator.dtype, params.align.trained_experts)
+    transformer.to(PartialState().device)
+    add_lora(transformer, params.align.lora, seed=stage.seed("lora"))
+    make_lean(transformer, params.align)
     return transformer
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from components.alignment.data import Pairs
-from components.alignment.flow import flow_errors, timesteps_at
+from components.alignment.flow import WHOLE_SPAN, flow_errors, timesteps_at
 from components.config.params import TimestepParams
 from components.files.atomic import discard, whole_file
 from components.generator.shards import check_origin
@@ -48,11 +48,12 @@ class Grid:
         )
 
 
-def make_grid(pairs: int, draws: int, timesteps: TimestepParams, seed: int) -> Grid:
+def make_grid(pairs: int, draws: int, timesteps: TimestepParams, seed: int, span: tuple[float, float] = WHOLE_SPAN) -> Grid:
+    """The draws of that many pairs. span: noise levels of the transformers that train."""
     rng = np.random.default_rng(seed)
     # Stratified: one draw in each of K equally likely slices, so that every pair sees low and high noise.
     u = (np.arange(draws) + rng.random((pairs, draws))) / draws
-    t = timesteps_at(torch.from_numpy(u), timesteps).float()
+    t = timesteps_at(torch.from_numpy(u), timesteps, span).float()
     return Grid(t, rng.integers(0, 2**62, (pairs, draws)))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from components.alignment.data import Candidates
-from components.alignment.flow import by_timestep, flow_errors, timesteps_at
+from components.alignment.flow import WHOLE_SPAN, by_timestep, flow_errors, timesteps_at
 from components.config.params import RwrParams, SftParams, TimestepParams
 from components.runtime.training import LossFn
 
@@ -18,14 +18,16 @@ def regression(
     params: SftParams | RwrParams,
     timesteps: TimestepParams,
     loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
+    span: tuple[float, float] = WHOLE_SPAN,
 ) -> LossFn:
     """The loss of a batch of the clips at `places`; `loss(errors, indices)` weights their errors [B], each the mean over a
-    clip's latents. A share of the prompts is dropped, as classifier-free guidance also samples without a prompt."""
+    clip's latents. span: noise levels of the transformers that train. A share of the prompts is dropped, as classifier-free
+    guidance also samples without a prompt."""
     empty = candidates.empty_text()
 
     def loss_fn(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict[str, Any]]:
         rows = places[indices]
-        t = timesteps_at(torch.rand(len(rows), generator=draw), timesteps)
+        t = timesteps_at(torch.rand(len(rows), generator=draw), timesteps, span)
         x0 = candidates.latents[rows]
         x1 = torch.randn(x0.shape, generator=draw)
         dropped = torch.rand(len(rows), generator=draw) < params.prompt_dropout

@@ -32,6 +32,10 @@ def generate(
     ] = 1,
     latent_reward: Annotated[Path, typer.Option(help="Model that guides, or ranks early.")] = Path(LATENT_REWARD),
     video_reward: Annotated[Path, typer.Option(help="Model that ranks finished clips.")] = Path(VIDEO_REWARD),
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="First frame, for image-to-video; once for all clips, or once for each --prompt."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first clip; the next ones count up.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Clips a prompt.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the clips.")] = Path("generated"),
@@ -62,6 +66,10 @@ def generate(
         raise BadInput("--best-of", "and --guide exclude each other")
     if guide and len(guide) not in (1, len(prompt)):
         raise BadInput("--guide", f"is given {len(guide)} times, --prompt {len(prompt)} times")
+    if image and len(image) not in (1, len(prompt)):
+        raise BadInput("--image", f"is given {len(image)} times, --prompt {len(prompt)} times")
+    frames = [str(path) for path in image or []]
+    of_prompt = frames if len(frames) == len(prompt) else (frames or [None]) * len(prompt)
     weights = [parse_weights(text) for text in guide or []]
     spec = plain = SamplerSpec(str(generator), lora and str(lora), params.base_generator.dtype)
     guidance, reward = None, None
@@ -74,7 +82,11 @@ def generate(
         reward = video_reward if guidance.judge == "video_reward" else latent_reward
         spec = BestOfNSpec(plain, guidance, str(reward))
     each = weights if len(weights) == len(prompt) else (weights or [None]) * len(prompt)
-    jobs = [Job(f"{i:03d}_{seed + k}", text, seed + k, each[i]) for i, text in enumerate(prompt) for k in range(count)]
+    jobs = [
+        Job(f"{i:03d}_{seed + k}", text, seed + k, each[i], of_prompt[i])
+        for i, text in enumerate(prompt)
+        for k in range(count)
+    ]
     context.with_resource(sole_writer(out))
     there = [file for job in jobs if (file := out / f"{job.clip}.mp4").exists()]
     if there and not overwrite:

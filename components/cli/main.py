@@ -17,6 +17,7 @@ from components.cli.annotation import app as annotate
 from components.cli.evaluation import ablation, vbench
 from components.cli.generator import generate
 from components.cli.judge import app as judge
+from components.cli.lora import app as lora
 from components.cli.output import AsJson, print_json
 from components.cli.registry import lineage, promote
 from components.cli.reward import bench_reward, check_reward_model, export_reward, score
@@ -262,6 +263,7 @@ for panel, commands in COMMANDS.items():
 app.add_typer(annotate, name="annotate", rich_help_panel="Labels of people")
 app.add_typer(study, name="study", rich_help_panel="Labels of people")
 app.add_typer(judge, name="judge", rich_help_panel="Labels of people")
+app.add_typer(lora, name="lora", rich_help_panel="Clips")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from components.config.types import Count, Fraction, LoraParams, Positive, Section, TrainingParams, offloadable
+from components.config.types import Count, Expert, Fraction, LoraParams, Positive, Section, TrainingParams, offloadable
 
 
 class TimestepParams(Section):
@@ -57,6 +57,7 @@ class AlignParams(Section):
     (components/online/rounds.py)."""
 
     lora: LoraParams
+    experts: Literal["both"] | Expert  # that train, of a generator with two transformers, each on its own timesteps
     timesteps: TimestepParams
     draws: Count
     reference: Literal["cached", "live"]
@@ -71,6 +72,10 @@ class AlignParams(Section):
     @model_validator(mode="after")
     def offload_needs_checkpointing(self) -> "AlignParams":
         return offloadable(self)
+
+    @property
+    def trained_experts(self) -> tuple[Expert, ...]:
+        return ("high_noise", "low_noise") if self.experts == "both" else (self.experts,)
 
     @model_validator(mode="after")
     def rounds_follow_each_other(self) -> "AlignParams":

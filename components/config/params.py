@@ -27,6 +27,7 @@ from components.config.types import (
     Decoding,
     Dimension,
     Dtype,
+    Expert,
     Fraction,
     LoraParams,
     Positive,
@@ -150,6 +151,7 @@ class SamplingParams(Section):
     shift: Positive | None  # None is the folder's own
     negative_prompt: str
     guidance_scale: Annotated[float, Field(ge=1)]
+    guidance_scale_2: Annotated[float, Field(ge=1)] | None  # of the second of two transformers; None is the first's
     guidance_interval: tuple[Fraction, Fraction]
     height: Count
     width: Count
@@ -169,6 +171,12 @@ class SamplingParams(Section):
     def _an_interval_rises(self) -> "SamplingParams":
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError("guidance_interval is [lowest t, highest t]")
+        return self
+
+    @model_validator(mode="after")
+    def _scale_1_is_for_both(self) -> "SamplingParams":
+        if self.guidance_scale == 1 and self.guidance_scale_2 not in (None, 1):
+            raise ValueError("guidance_scale 1 switches guidance off for both transformers, as diffusers does")
         return self
 
     @model_validator(mode="after")
@@ -201,6 +209,7 @@ class LatentRewardParams(Section):
     """The noise-aware reward model: `blocks` of the generator, tuned in full, with `lora` or not at all."""
 
     blocks: Count
+    expert: Expert  # whose blocks, of a generator with two transformers
     trunk: Literal["full", "lora", "frozen"]
     lora: LoraParams
     dimensions: list[Dimension]

@@ -14,6 +14,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Dimension = str
 Dtype = Literal["float32", "bfloat16"]
+Expert = Literal["high_noise", "low_noise"]  # the transformers of a Wan 2.2 A14B pipeline, by their noise levels
 
 
 class Section(BaseModel):

@@ -12,16 +12,18 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from components.config.params import S3Source
 from components.contracts import SOURCE_ANNOTATIONS, SOURCE_METRICS, SOURCE_PROMPTS, SOURCE_VIDEOS
 from components.errors import BadInput
 from components.pipeline.stage import Stage, stage_main, write_json
+from components.preferences.first_frames import FirstFrame, read_first_frames, refuse_images, write_prompts_with_images
 from components.preferences.paths import clip_path, stored_file, stored_names
 from components.preferences.schema import (
     Annotation,
@@ -86,7 +88,8 @@ def import_folder(stage: Stage, folder: Path, csv: str) -> None:
     for clip, (row, column) in labels.clips.items():
         if not (folder / clip).resolve().is_relative_to(folder.resolve()):
             raise BadInput(file, f"{folder / clip} is a link that leaves the folder", row=row, key=column)
-    write_source(stage, labels, {clip: folder / clip for clip in labels.clips}, shutil.copyfile, {"kind": "folder"})
+    files = {clip: folder / clip for clip in labels.clips}
+    write_source(stage, labels, files, shutil.copyfile, {"kind": "folder"}, read_first_frames(file, folder))
 
 
 def import_bucket(stage: Stage, given: S3Source, csv: str) -> None:
@@ -130,6 +133,7 @@ def fetch_named(stage: Stage, bucket: "Prefix", csv: str) -> tuple[Labels, dict[
     if csv not in listing:
         raise BadInput(file, "no such object")
     bucket.fetch([listing[csv]], stage.progress)
+    refuse_images(bucket.file(listing[csv]), file)
     labels = read_labels(bucket.file(listing[csv]), file, bucket.url, stored_names(listing))
     items = {path: listing[path] for path in (csv, *labels.clips)}
     bucket.fetch(items.values(), stage.progress)
@@ -176,9 +180,15 @@ def found_clips(
 
 
 def write_source(
-    stage: Stage, labels: Labels, files: dict[str, Path], put: Callable[[Path, Path], object], facts: dict[str, str | int]
+    stage: Stage,
+    labels: Labels,
+    files: dict[str, Path],
+    put: Callable[[Path, Path], object],
+    facts: dict[str, str | int],
+    images: Mapping[str, FirstFrame] = MappingProxyType({}),
 ) -> None:
-    """Make the stage's outputs of labels and the file of each clip, brought in place by put(file, target)."""
+    """Make the stage's outputs of labels and the file of each clip, brought in place by put(file, target). images: by
+    prompt; they stay where they are."""
     if labels.dropped:
         stage.say(f"{labels.file}: {labels.dropped} rows dropped: they repeat an earlier row of the same annotator and pair")
     # VideoAlign's paths all start with videos/, and so does the place they go to: that part is not said twice.
@@ -194,7 +204,10 @@ def write_source(
     ]
     write_annotations(stage.output(SOURCE_ANNOTATIONS), moved)
     prompts = list(dict.fromkeys(view.prompt for view in moved))
-    write_prompts(stage.output(SOURCE_PROMPTS), prompts)
+    if images:
+        write_prompts_with_images(stage.output(SOURCE_PROMPTS), prompts, images)
+    else:
+        write_prompts(stage.output(SOURCE_PROMPTS), prompts)
     counts = {
         "videos": len(files),
         "prompts": len(prompts),

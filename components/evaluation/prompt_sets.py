@@ -1,7 +1,8 @@
 """The evaluation prompts: the test split of the source's prompts, or a CSV such as a benchmark's.
 
 A prompt set is a CSV with one prompt per row, in one or more forms: `prompt`, `prompt_shorter`, `prompt_zh`, as in
-VideoAlign. A set with a prompt of training or validation is refused.
+VideoAlign. An `image` that the clip begins with is named by its path from the CSV's folder. A set with a prompt of training
+or validation is refused.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from components.contracts import SOURCE_PROMPTS
 from components.errors import BadInput
 from components.files.csv_tables import read_rows
 from components.pipeline.stage import Stage
+from components.preferences.first_frames import FirstFrame, read_first_frames
 from components.preferences.near import near_groups
 from components.preferences.prompts import sampled_prompts
 from components.preferences.schema import read_prompt, read_prompts
@@ -55,6 +57,15 @@ def evaluation_prompts(stage: Stage) -> list[tuple[str, str]]:
         stage.say(f"{params.prompts} prompts requested, {file} has {len(prompts)}: all are used")
     chosen = set(sorted(prompts, key=lambda prompt_id: stage.shared_seed("prompt set", prompt_id))[: params.prompts])
     return [(prompt_id, prompt.text) for prompt_id, prompt in prompts.items() if prompt_id in chosen]
+
+
+def evaluation_images(stage: Stage) -> dict[str, FirstFrame]:
+    """The image of each evaluation prompt that has one, by its text."""
+    params = stage.params.sample
+    if params.prompt_set == NO_PROMPT_SET:
+        return read_first_frames(SOURCE_PROMPTS, None)
+    file = Path(params.prompt_set)
+    return read_first_frames(file, file.parent, params.column)
 
 
 def read_prompt_set(file: Path, column: str) -> list[Prompt]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.alignment.lora import check_base
 from components.contracts import BASE_GENERATOR, SAMPLES
 from components.errors import BadInput
-from components.evaluation.prompt_sets import evaluation_prompts
+from components.evaluation.prompt_sets import evaluation_images, evaluation_prompts
 from components.evaluation.settings import drawn_with, write_settings
 from components.files.tables import write_table
 from components.generator.sampler import Job, Loader, draw
@@ -19,7 +19,7 @@ from components.generator.spec import SamplerSpec
 from components.methods import METHODS
 from components.pipeline.stage import Stage, folder_digest, stage_main
 from components.runtime.processes import launched_together
-from components.schemas import SAMPLES_SCHEMA
+from components.schemas import IMAGE_FIELD, SAMPLES_SCHEMA
 
 
 def sample(method: str, stage: Stage) -> None:
@@ -52,15 +52,17 @@ def draw_samples(stage: Stage, spec: Loader, folder: Path) -> None:
     if launched > 1 and (params.engine, params.workers) != ("local", 1):
         why = f"{launched} launched processes share the clips; each needs engine local and 1 worker"
         raise BadInput("params.yaml", why, key="sample.workers")
-    rows, jobs = [], []
+    rows, jobs, frames = [], [], evaluation_images(stage)
     for prompt_id, prompt in evaluation_prompts(stage):
         for seed in range(params.seeds_per_prompt):
             clip = f"{prompt_id}_{seed}"
             # The noise depends on prompt and seed, never on the method: win rates compare like with like.
-            jobs.append(Job(clip, prompt, stage.shared_seed("sample", prompt_id, seed)))
-            rows.append({"prompt_id": prompt_id, "prompt": prompt, "seed": seed, "path": f"videos/{clip}.mp4"})
+            image = frames[prompt].path if prompt in frames else None
+            jobs.append(Job(clip, prompt, stage.shared_seed("sample", prompt_id, seed), image=image))
+            row = {"prompt_id": prompt_id, "prompt": prompt, "seed": seed, "path": f"videos/{clip}.mp4"}
+            rows.append(row | ({"image": image} if frames else {}))
     draw(stage, spec, jobs, stage.params.sampling, folder / "videos", "samples", params.engine, params.workers)
-    write_table(folder / "samples.parquet", rows, SAMPLES_SCHEMA)
+    write_table(folder / "samples.parquet", rows, SAMPLES_SCHEMA.append(IMAGE_FIELD) if frames else SAMPLES_SCHEMA)
     stage.say(f"{len(rows)} clips of evaluation prompts")
 
 

@@ -93,8 +93,12 @@ def chosen_jobs(stage: Stage, clips: int) -> list[tuple[str, Job]]:
     """(prompt_id, job) of base's first `clips` samples, in the order of seeds, then prompts; with base's noise."""
     table = pd.DataFrame(read_table(BASE_SAMPLES)).sort_values(["seed", "prompt_id"])
     rows: Iterable[Any] = table[:clips].itertuples()
+
+    def seed_of(row: Any) -> int:
+        return stage.shared_seed("sample", row.prompt_id, row.seed)
+
     return [
-        (row.prompt_id, Job(Path(row.path).stem, row.prompt, stage.shared_seed("sample", row.prompt_id, row.seed)))
+        (row.prompt_id, Job(Path(row.path).stem, row.prompt, seed_of(row), image=getattr(row, "image", None)))
         for row in rows
     ]
 

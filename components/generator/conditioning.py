@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+IMAGE = "image"  # how names of tensors begin that are of a clip's first frame, not of its prompt
 Rows = int | slice | Sequence[int] | torch.Tensor
 
 
@@ -67,13 +68,24 @@ class Conditioning:
         return tuple(Conditioning(dict(zip(parts, part, strict=True))) for part in zip(*parts.values(), strict=True))
 
     def where(self, chosen: torch.Tensor, other: "Conditioning") -> "Conditioning":
-        """This batch's row where `chosen` [B] is true, else the other's; a batch of one row serves for all rows."""
+        """This batch's row where `chosen` [B] is true, else the other's; a batch of one row serves for all rows. What this
+        batch has no tensor for is the other's."""
 
         def pick(name: str) -> torch.Tensor:
+            if name not in self.tensors:
+                return other.tensors[name]
             here, there = self.tensors[name], other.tensors[name]
             return torch.where(chosen.view(-1, *[1] * (here.ndim - 1)), here, there)
 
-        return Conditioning({name: pick(name) for name in self.tensors})
+        return Conditioning({name: pick(name) for name in other.tensors})
+
+    def over(self, other: "Conditioning") -> "Conditioning":
+        """This batch, and the other's tensors for names that this one has not."""
+        return Conditioning({**other.tensors, **self.tensors})
+
+    def of_prompt(self) -> "Conditioning":
+        """Without the tensors of an image, whose names begin with IMAGE."""
+        return Conditioning({name: own for name, own in self.tensors.items() if not name.startswith(IMAGE)})
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":

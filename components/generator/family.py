@@ -5,9 +5,9 @@ velocity x1 - x0; latents are [B, C, T', H', W'], normalised as the transformer 
 time scale of its transformer, packing, masks, several experts and an embedded guidance scale.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from components.generator.conditioning import Conditioning
 # Of diffusers, which has no type of a network with PEFT's methods, and none of what each class of pipeline is called with.
 Network = Any
 Pipeline = Any
+HIGH_NOISE, LOW_NOISE = "high_noise", "low_noise"  # the transformers of a generator with two
+SECOND_PART = "transformer_2"  # the folder of the second
+ROUNDING = 2**-22  # of t, relative: float32 holds thousandths to this
+
 TextEncoder = Callable[[list[str]], Conditioning]  # one row per prompt; NonFinite where an embedding is not finite
 
 
@@ -41,6 +45,26 @@ class VelocityModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """The transformers in memory by name: one, or those of a generator with several, each of its own noise levels."""
+        return getattr(self.transformer, "networks", {"": self.transformer})
+
+    @property
+    def boundary(self) -> float | None:
+        """The t from which on the second of two transformers acts; None with one."""
+        return getattr(self.transformer, "boundary", None)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The noise levels t of the transformers in memory."""
+        return getattr(self.transformer, "span", (0.0, 1.0))
+
+
+def below(t: Any, boundary: float) -> Any:
+    """Whether t, a number or a tensor, is below the boundary of two transformers, which is the first's."""
+    return t < boundary * (1 - ROUNDING)
 
 
 class Generator(Protocol):
@@ -171,6 +195,45 @@ class Family(Protocol):
     def pipeline_time(self, timestep: torch.Tensor) -> float:
         """t of a pipeline's timestep."""
         ...
+
+
+@runtime_checkable
+class Varied(Protocol):
+    """A family whose pipelines differ by what else their model_index.json has."""
+
+    def variant(self, index: Mapping[str, Any]) -> "Family":
+        """The family of a folder with this index."""
+        ...
+
+
+@runtime_checkable
+class WithImage(Protocol):
+    """A family whose generator may draw from an image, the clip's first frame."""
+
+    image: bool
+
+    def finish(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """What the pipeline makes of latents after the last step."""
+        ...
+
+
+@runtime_checkable
+class WithExperts(Protocol):
+    """A family whose generator may have two transformers, HIGH_NOISE and LOW_NOISE."""
+
+    boundary: float | None  # None with one
+
+    def load_experts(self, folder: Path, dtype: Dtype, experts: Sequence[str]) -> Network:
+        """`load_transformer` with these alone."""
+        ...
+
+    def load_trunk_of(self, folder: Path, expert: str, blocks: int, dtype: Dtype) -> Network:
+        """`load_trunk` of this one."""
+        ...
+
+
+def two_experts(family: Family) -> bool:
+    return isinstance(family, WithExperts) and family.boundary is not None
 
 
 def check_blocks(blocks: int, there: int) -> None:

@@ -1,17 +1,18 @@
 """A generator's folder: its family by model_index.json, and loading through it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from components.config.types import Dtype
 from components.errors import BadInput
 from components.generator.families.wan import Wan
-from components.generator.family import Family, Generator, VelocityModel
+from components.generator.family import HIGH_NOISE, LOW_NOISE, Family, Generator, Varied, VelocityModel, WithExperts
 from components.generator.parts import INDEX, read_object, read_scheduler
 from components.pipeline.stage import how_to_get
 
 # The family of a pipeline's class, `_class_name` of model_index.json.
-FAMILIES: dict[str, Family] = {"WanPipeline": Wan()}
+FAMILIES: dict[str, Family] = {"WanImageToVideoPipeline": Wan(), "WanPipeline": Wan()}
 
 
 def family_of(folder: str | Path, key: str | None = None) -> Family:
@@ -24,7 +25,8 @@ def known_family(place: Path, index: dict[str, Any], key: str | None = None) -> 
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise BadInput(place, f"is of class {name}; known are {', '.join(sorted(FAMILIES))}", key=key or "_class_name")
-    return FAMILIES[name]
+    family = FAMILIES[name]
+    return family.variant(index) if isinstance(family, Varied) else family
 
 
 def read_index(folder: Path, key: str | None = None) -> dict[str, Any]:
@@ -54,9 +56,14 @@ def load_generator(folder: str | Path, lora: str | Path | None = None, dtype: Dt
     return family.load(Path(folder), lora, dtype).with_text(encoder)
 
 
-def load_transformer(folder: str | Path, dtype: Dtype = "float32") -> VelocityModel:
-    """Only the transformer, on the CPU: training on cached latents and text needs no other part."""
+def load_transformer(
+    folder: str | Path, dtype: Dtype = "float32", experts: Sequence[str] = (HIGH_NOISE, LOW_NOISE)
+) -> VelocityModel:
+    """Only the transformer, on the CPU: training on cached latents and text needs no other part. experts: those of two
+    transformers; a generator with one has no such choice."""
     family = family_of(folder)
+    if isinstance(family, WithExperts) and family.boundary is not None:
+        return VelocityModel(family, family.load_experts(Path(folder), dtype, experts))
     return VelocityModel(family, family.load_transformer(Path(folder), dtype))
 
 

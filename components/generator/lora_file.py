@@ -1,5 +1,6 @@
 """Reads a LoRA file of any format in components/generator/lora.py into updates of a transformer's parameters."""
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -39,11 +40,8 @@ def read_lora(path: str | Path, transformer: torch.nn.Module, original_name: Ori
 
     BadInput names the file and the tensor that fits no layer, has no partner, has a wrong shape or kind, or is not finite.
     """
-    file = find_file(Path(path))
-    tensors, header = read_tensors(file)
-    parameters = own_parameters(transformer)
-    keys = sort_keys(file, list(tensors), parameters, original_name)
-    reader = Reader(file, tensors, header, read_config(file, header), parameters, original_name)
+    reader, keys = open_lora(path, transformer, original_name)
+    parameters, file = reader.parameters, reader.file
     lora = Lora({}, [])
     for layer, own in keys.items():
         methods = {METHODS[name]: key for kind, key in own.items() if (name := kind.split("_w")[0]) in METHODS}
@@ -67,6 +65,17 @@ def read_lora(path: str | Path, transformer: torch.nn.Module, original_name: Ori
         if "diff_b" in own:
             lora.differences.append((f"{layer}.bias", reader.difference(f"{layer}.bias", own["diff_b"])))
     return lora
+
+
+def open_lora(
+    path: str | Path, transformer: torch.nn.Module, original_name: OriginalName
+) -> tuple["Reader", dict[str, dict[str, str]]]:
+    """The file's tensors, whose shapes are not checked yet, and their keys by layer of the transformer and kind."""
+    file = find_file(Path(path))
+    tensors, header = read_tensors(file)
+    parameters = own_parameters(transformer)
+    keys = sort_keys(file, list(tensors), parameters, original_name)
+    return Reader(file, tensors, header, read_config(file, header), parameters, original_name), keys
 
 
 def find_file(path: Path) -> Path:
@@ -163,7 +172,7 @@ class Reader:
             raise self._misfit(keys["down"], (rank, *weight.shape[1:]))
         if up.flatten(1).shape != (len(weight), rank):
             raise self._misfit(keys["up"], (len(weight), rank))
-        return down, up * self._scale(layer, keys, rank)
+        return down, up * self.scale(layer, keys, rank)
 
     def dora(self, layer: str, keys: dict[str, str]) -> Difference:
         """The difference from W to m (W + alpha / rank B A) / |W + alpha / rank B A|, with magnitudes m [out] and the norm
@@ -183,7 +192,7 @@ class Reader:
     def up_bias(self, layer: str, keys: dict[str, str]) -> Difference:
         """The bias that PEFT trains beside B, scaled like B A."""
         bias = self.difference(f"{layer}.bias", keys["up_bias"])()
-        return partial(torch.mul, bias, self._scale(layer, keys, len(self._part(keys, "down"))))
+        return partial(torch.mul, bias, self.scale(layer, keys, len(self._part(keys, "down"))))
 
     def lokr(self, layer: str, keys: dict[str, str]) -> Difference:
         """Kronecker product of two factors, each full or low-rank; alpha applies if one is low-rank (LyCORIS, lokr.py)."""
@@ -204,7 +213,7 @@ class Reader:
         one = one.reshape(*one.shape, *[1] * (two.ndim - one.ndim))
         if one.ndim != two.ndim or tuple(a * b for a, b in zip(one.shape, two.shape, strict=True)) != weight.shape:
             raise BadInput(self.file, f"is not a factor of {tuple(weight.shape)}", key=min(keys.values()))
-        return partial(torch.kron, one, two * (1.0 if rank is None else self._scale(layer, keys, rank)))
+        return partial(torch.kron, one, two * (1.0 if rank is None else self.scale(layer, keys, rank)))
 
     def loha(self, layer: str, keys: dict[str, str]) -> Difference:
         """Elementwise product of two low-rank matrices (LyCORIS, loha.py)."""
@@ -213,7 +222,7 @@ class Reader:
         for one, two, kind in ((a, b, "hada_w1_a"), (c, d, "hada_w2_a")):
             if weight.ndim < 2 or (len(one), two.shape[1]) != (len(weight), weight[0].numel()):
                 raise BadInput(self.file, f"is not a factor of {tuple(weight.shape)}", key=keys[kind])
-        scale = self._scale(layer, keys, len(b))
+        scale = self.scale(layer, keys, len(b))
         return lambda: ((a @ b) * (c @ d) * scale).view(weight.shape)
 
     def difference(self, name: str, key: str) -> Difference:
@@ -246,7 +255,7 @@ class Reader:
             raise self._misfit(keys[f"{kind}_b"], (a.shape[-1], "columns"))
         return a, b
 
-    def _scale(self, layer: str, keys: dict[str, str], rank: int) -> float:
+    def scale(self, layer: str, keys: dict[str, str], rank: int) -> float:
         """alpha / rank: from the alpha tensor, else from PEFT's configuration, else 1."""
         key = next(key for kind, key in keys.items() if kind != "alpha")
         names = self._names(layer)
@@ -276,3 +285,12 @@ class Reader:
     def _misfit(self, key: str, shape: tuple[int | str, ...]) -> BadInput:
         wanted = ", ".join(map(str, shape))
         return BadInput(self.file, f"is {tuple(self.tensors[key].shape)}, the transformer takes ({wanted})", key=key)
+
+
+def sort_header(file: Path) -> None:
+    """Sort the keys of a safetensors header: the writer's order varies, so files of equal models would differ."""
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.config.params import SamplingParams
+from components.errors import BadInput
 from components.files.digests import file_digest
 from components.generator.conditioning import Conditioning
-from components.generator.family import Generator, TextEncoder, VelocityModel
+from components.generator.family import Generator, TextEncoder, VelocityModel, WithImage, below
+from components.generator.images import IMAGES, EncodesImages, image_conditioning, with_images
 from components.generator.integration import Velocity, integration
 from components.generator.prompts import TEXT, EncodedPrompts, encode_ahead
 from components.generator.speedups import cached, speedups
@@ -50,12 +52,14 @@ class Job:
     prompt: str
     seed: int
     weights: dict[str, float] | None = None  # of Flow-NRG's dimensions; None uses those of params.yaml
+    image: str | None = None  # file of the first frame, for a generator that draws from one
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """The velocity v(empty) + scale (v(text) - v(empty)); the conditional velocity where scale is 1, and where t is outside
-    `interval` (guidance in a limited interval, Kynkäänniemi et al. 2024).
+    """The velocity v(empty) + scale (v(text) - v(empty)), with scale_2 below the boundary of two transformers; the
+    conditional velocity where the scale is 1, and where t is outside `interval` (guidance in a limited interval,
+    Kynkäänniemi et al. 2024).
 
     text: the prompts' conditioning, B rows; empty: that of the empty or the negative prompt, one row.
     """
@@ -64,21 +68,31 @@ class ClassifierFree:
     text: Conditioning
     empty: Conditioning
     scale: float
+    scale_2: float | None = None  # of the second of two transformers, where it differs
     interval: tuple[float, float] = (0.0, 1.0)
+
+    def _without(self) -> Conditioning:
+        """The empty prompt in each row; first frames stay."""
+        return self.empty.expand(len(self.text)).over(self.text)
+
+    def scale_at(self, t: float) -> float:
+        boundary = self.model.boundary
+        second = boundary is not None and self.scale_2 is not None and below(t, boundary)
+        return self.scale_2 if second else self.scale  # pyright: ignore[reportReturnType]
 
     def guides(self, t: float) -> bool:
         """Whether a step at t needs the pass without the prompt."""
-        return self.scale != 1 and self.interval[0] <= t <= self.interval[1]
+        return self.scale_at(t) != 1 and self.interval[0] <= t <= self.interval[1]
 
     def __call__(self, x: torch.Tensor, t: float) -> torch.Tensor:
         """Velocity [B, C, T', H', W'], both passes in one forward."""
         times = x.new_full((len(x),), t)
         if not self.guides(t):
             return self._pass(x, times, self.text)
-        both = Conditioning.cat([self.empty.expand(len(self.text)), self.text])
+        both = Conditioning.cat([self._without(), self.text])
         twice = x.repeat(2, *[1] * (x.ndim - 1))
         without, with_text = self._pass(twice, times.repeat(2), both).chunk(2)
-        return without + self.scale * (with_text - without)
+        return without + self.scale_at(t) * (with_text - without)
 
     def _pass(self, x: torch.Tensor, times: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """One forward. A step cache keeps its state in the transformer, so the batch goes whole; batches of other sizes
@@ -93,8 +107,8 @@ class ClassifierFree:
         if not self.guides(t):
             return with_text
         times = x.new_full((len(x),), t)
-        without = in_microbatches(self.model, x, times, self.empty.expand(len(self.text)))
-        return without + self.scale * (with_text - without)
+        without = in_microbatches(self.model, x, times, self._without())
+        return without + self.scale_at(t) * (with_text - without)
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -104,10 +118,14 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -> tuple[ClassifierFree, torch.Tensor]:
     """The classifier-free velocity of a batch of jobs, and their noise [B, C, T', H', W']."""
     shape, device = generator.latent_shape(sampling.frames, sampling.height, sampling.width), generator.model.device
-    text = generator.encode_text([job.prompt for job in jobs]).to(device)
+    images = image_conditioning(generator, [job.image for job in jobs], sampling)
+    text = with_images(generator.encode_text([job.prompt for job in jobs]), images).to(device)
     noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(device)
     empty = generator.encode_text([sampling.negative_prompt]).to(device)
-    return ClassifierFree(generator.model, text, empty, sampling.guidance_scale, sampling.guidance_interval), noise
+    if sampling.guidance_scale_2 is not None and generator.model.boundary is None:
+        raise BadInput("params.yaml", "the generator has one transformer", key="sampling.guidance_scale_2")
+    scales = sampling.guidance_scale, sampling.guidance_scale_2
+    return ClassifierFree(generator.model, text, empty, *scales, sampling.guidance_interval), noise
 
 
 @torch.no_grad()
@@ -122,7 +140,14 @@ def solve(
     flow, noise = beginning(generator, jobs, sampling)
     way = integration(generator, sampling)
     with speedups(generator.model.transformer, sampling, guided=around is not None):
-        return way.run(around(flow, jobs) if around else flow, noise, sampling.steps)
+        x = way.run(around(flow, jobs) if around else flow, noise, sampling.steps)
+    return finished(generator, x, flow.text)
+
+
+def finished(generator: Generator, x: torch.Tensor, text: Conditioning) -> torch.Tensor:
+    """Latents after the last step, with the first frame that the family gives back."""
+    family = generator.model.family
+    return family.finish(x, text) if isinstance(family, WithImage) else x
 
 
 @dataclass(frozen=True)
@@ -185,6 +210,8 @@ def draw_batch(rows: list[Row], load: Loader, sampling: SamplingParams, state: P
     torch.set_num_threads(threads)
     loaded, solver = load()
     generator = loaded.with_text(EncodedPrompts(state / TEXT))
+    if isinstance(generator, EncodesImages):
+        generator = generator.keeping(state / IMAGES)
     jobs = [Job(**row) for row in rows]
     x0 = solver(generator, jobs, sampling)
     for job, clip in zip(jobs, generator.decode(x0, sampling.decoding), strict=True):

@@ -16,7 +16,7 @@ from components.config.params import BestOfNParams, SamplingParams
 from components.errors import BadInput
 from components.generator.family import Generator, TextEncoder
 from components.generator.integration import integration
-from components.generator.sampler import Job, Solver, beginning, solve
+from components.generator.sampler import Job, Solver, beginning, finished, solve
 from components.generator.spec import SamplerSpec
 from components.generator.speedups import speedups
 from components.guidance.latent_reward import LatentReward, dimension_weights, latent_reward_once
@@ -80,7 +80,8 @@ def best_of_early(
         scores = reward(x, t, flow.text) @ dimension_weights(reward, weights, x.device)
         best = scores.view(-1, n).argmax(dim=1) + n * torch.arange(len(jobs), device=x.device)
         way.keep(best)
-        return way.run(replace(flow, text=flow.text[best]), x[best], sampling.steps - rank_step)
+        x = way.run(replace(flow, text=flow.text[best]), x[best], sampling.steps - rank_step)
+    return finished(generator, x, flow.text[best])
 
 
 @torch.no_grad()

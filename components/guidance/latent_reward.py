@@ -77,7 +77,7 @@ class LatentReward(nn.Module):
 def first_blocks(generator: VelocityModel, blocks: int, shared: bool = False) -> Network:
     """The first `blocks` blocks of the generator's transformer, without a LoRA: a copy, or with `shared` the same weights
     in memory."""
-    family, transformer = generator.family, generator.transformer
+    family, transformer = generator.family, next(iter(generator.networks.values()))
     check_blocks(blocks, len(family.blocks(transformer)))
     part = copy.copy(transformer)
     part._modules, part._parameters = dict(transformer._modules), dict(transformer._parameters)
@@ -112,7 +112,7 @@ def load_latent_reward(folder: str | Path, generator: VelocityModel, generator_d
     if facts.generator != generator_digest:
         why = f"trained for generator {facts.generator}, not for {generator_digest}"
         raise BadInput(folder / FACTS, why, key="generator")
-    family, there = generator.family, len(generator.family.blocks(generator.transformer))
+    family, there = generator.family, len(generator.family.blocks(next(iter(generator.networks.values()))))
     if facts.blocks > there:
         raise BadInput(folder / FACTS, f"the generator has {there} blocks", key="blocks")
     trunk = first_blocks(generator, facts.blocks, facts.frozen)

@@ -29,6 +29,7 @@ from components.contracts import BASE_GENERATOR, CANDIDATE_SCORES, LATENT_REWARD
 from components.errors import BadInput
 from components.files.atomic import discard, whole_folder
 from components.files.tables import read_table
+from components.generator.family import WithExperts, WithImage
 from components.generator.folder import family_of
 from components.generator.prompts import encode_ahead
 from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
@@ -176,7 +177,14 @@ def latent_reward(stage: Stage) -> None:
 def build(folder: str, params: LatentRewardParams, dtype: Dtype, seed: Callable[[str], int]) -> LatentReward:
     """An untrained model on the generator in `folder` with dtype `dtype`. seed: gives the seeds of "weights" and "lora"."""
     family = family_of(folder)
-    trunk = family.load_trunk(Path(folder), params.blocks, "float32" if params.trunk == "full" else dtype)
+    own_dtype: Dtype = "float32" if params.trunk == "full" else dtype
+    if isinstance(family, WithExperts) and family.boundary is not None:
+        if params.trunk == "frozen":
+            why = "shares the generator's weights, and one of two transformers is in memory at a time: lora or full"
+            raise BadInput("params.yaml", why, key="latent_reward.trunk")
+        trunk = family.load_trunk_of(Path(folder), params.expert, params.blocks, own_dtype)
+    else:
+        trunk = family.load_trunk(Path(folder), params.blocks, own_dtype)
     torch.manual_seed(seed("weights"))
     with init_empty_weights():  # draws a whole transformer's random numbers: results of earlier runs stay
         family.untrained("transformer", family.read_configs(Path(folder)))
@@ -304,8 +312,12 @@ def encode_sides(
     """Write latents of the clips of `sides` and text of `prompts` to `folder`, complete or not at all; at most ENCODE_BATCH
     clips are in memory."""
     base, dtype = Path(BASE_GENERATOR), stage.params.base_generator.dtype
+    family = family_of(base)
+    if isinstance(family, WithImage) and family.image:
+        why = "people's pairs have no first frame, which this generator draws from"
+        raise BadInput("params.yaml", why, key="latent_reward.labelled_pairs")
     encoded = encode_ahead(stage.state() / "people.prompts", SamplerSpec(BASE_GENERATOR, dtype=dtype), prompts)
-    generator = family_of(base).load(base, None, dtype)  # not kept, as training comes next
+    generator = family.load(base, None, dtype)  # not kept, as training comes next
     parts = range(0, len(sides), ENCODE_BATCH)
     clips = (clips_of(stage, pairs.file, sides[i : i + ENCODE_BATCH]) for i in stage.progress(parts, "encode"))
     texts = (prompts[i : i + ENCODE_BATCH] for i in range(0, len(prompts), ENCODE_BATCH))

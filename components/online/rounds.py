@@ -46,7 +46,7 @@ def online_round(number: str, stage: Stage) -> None:
     write_table(folder / "scores.parquet", scores, candidate_scores_schema(dimensions))
     write_table(folder / "pairs.parquet", pairs, alignment_pairs_schema(dimensions))
 
-    transformer = load_transformer(BASE_GENERATOR, dtype).to(PartialState().device)
+    transformer = load_transformer(BASE_GENERATOR, dtype, params.align.trained_experts).to(PartialState().device)
     add_lora(transformer, params.align.lora, seed=stage.seed("lora"))
     resume_lora(transformer, before)
     make_lean(transformer, params.align)

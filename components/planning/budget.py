@@ -14,7 +14,7 @@ from components.config.params import BestOfNParams, NrgParams, Params, TrainingP
 from components.config.types import WHOLE, Decoding
 from components.contracts import JUDGE_REWARD
 from components.evaluation.prompt_sets import count_prompts
-from components.generator.family import Family, VelocityModel
+from components.generator.family import SECOND_PART, Family, VelocityModel, two_experts
 from components.generator.prompts import BATCH
 from components.methods import METHODS, trained
 from components.planning.costs import ADAM, BYTES, Costs, alive, architecture, costs_of, models, size
@@ -96,6 +96,8 @@ class Drawing:
         """Weights while sampling; the text encoder is gone by then."""
         held: Parts = {}
         for part, label in self.measured.family.parts.items():
+            if part == SECOND_PART:  # one of two transformers is in memory at a time
+                continue
             if part in self.measured.family.float32_parts:
                 held[f"{label}, float32"] = self.measured.sizes[part] * 4.0
             elif part != "text_encoder":
@@ -227,18 +229,21 @@ def budget_of(params: Params, measured: Measured) -> Budget:
     settings = [*params.tradeoff.weights, *params.tradeoff.best_of]
     traded = [drawing.nrg(params.nrg.model_copy(update={"weights": own})) for own in params.tradeoff.weights]
     traded += [drawing.best(best) for best in params.tradeoff.best_of] + [drawing.plain()]
-    policy = {"transformer": drawing.held()["transformer"], "LoRA and Adam": float(measured.lora * ADAM)}
+    experts = len(align.trained_experts) if two_experts(family) else 1
+    other = drawing.held()["transformer"] if two_experts(family) else 0.0
+    transformers = drawing.held()["transformer"] * experts
+    policy = {"transformer": transformers, "LoRA and Adam": float(experts * measured.lora * ADAM)}
     aligned: dict[str, Phases] = {
         f"align@{name}": {TRAINING: policy | {"activations": own.clips * training[name].batch_size * kept}}
         for name, own in methods.items()
     }
-    on_disk = sum(drawing.held().values()) + drawing.encoding()["encoding"]["text encoder"]
+    on_disk = sum(drawing.held().values()) + other + drawing.encoding()["encoding"]["text encoder"]
     stages_of_all = (len(plain) + len(guided)) * sampled
     second = [f"judge_reward@{name}" for name in params.judge_reward.held_out]
     scorers = 2 if judged_by_reward(params) else 1
     return Budget(
         parameters={label: measured.sizes[part] for part, label in family.parts.items()}
-        | {"LoRA": measured.lora, "latent reward": latent.parameters, "VideoReward": reward.parameters},
+        | {"LoRA": experts * measured.lora, "latent reward": latent.parameters, "VideoReward": reward.parameters},
         memory={
             "reward": {TRAINING: reward.training},
             "reward_bench": drawing.scored(reward.at_once),

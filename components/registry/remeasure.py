@@ -50,7 +50,12 @@ def remeasure(
     check_base(champion.folder, settings["base generator"])
     shown: Iterable[Any] = clips.itertuples()
     jobs = [
-        Job(f"{row.prompt_id}_{row.seed}", row.prompt, seed_of(params.seed, "sample", row.prompt_id, int(row.seed)))
+        Job(
+            f"{row.prompt_id}_{row.seed}",
+            row.prompt,
+            seed_of(params.seed, "sample", row.prompt_id, int(row.seed)),
+            image=getattr(row, "image", None),
+        )
         for row in shown
     ]
     rows = [asdict(job) for job in jobs]

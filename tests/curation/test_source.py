@@ -8,6 +8,7 @@ import pytest
 from components.curation.source import source
 from components.errors import BadInput
 from components.files.tables import read_table
+from components.preferences.first_frames import read_first_frames
 from components.schemas import PAIRS_SCHEMA
 from tests.curation.test_stages import PlainStage, labels, rows_of, run
 
@@ -97,3 +98,16 @@ def test_errors_name_the_columns_that_the_csv_has(folder):
     preferences(folder, "chosen,prompt", [])
     with pytest.raises(BadInput, match=r"row 1, key 'rejected': missing column: the header has 'chosen', 'prompt'"):
         source(PlainStage(folder))
+
+
+def test_images_of_prompts_stay_where_they_are_and_are_pinned(folder):
+    (folder / "first.png").write_bytes(b"pixels")
+    rows = [f"videos/{n}_A.mp4,videos/{n}_B.mp4,prompt {n},A,{'first.png' if n < 2 else ''}" for n in range(3)]
+    preferences(folder, "path_A,path_B,prompt,label,image", rows)
+    source(PlainStage(folder, dimensions=("Overall",)))
+    found = read_first_frames(Path("data/source/prompts.csv"), None)
+    assert list(found) == ["prompt 0", "prompt 1"]
+    assert all(Path(own.path).samefile(folder / "first.png") for own in found.values())
+    (folder / "first.png").unlink()
+    with pytest.raises(BadInput, match=r"labels\.csv, row 2, key 'image': no such image"):
+        source(PlainStage(folder, dimensions=("Overall",)))

@@ -132,7 +132,10 @@ def test_a_latent_reward_on_its_trunk_guides_sampling(toy, trunk):
 
 def test_a_folder_of_an_unknown_class_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
-    with pytest.raises(BadInput, match=r"key 'base_generator\.folder': is of class MochiPipeline; known are WanPipeline$"):
+    with pytest.raises(
+        BadInput,
+        match=r"key 'base_generator\.folder': is of class MochiPipeline; known are WanImageToVideoPipeline, WanPipeline$",
+    ):
         check_folder(tmp_path, key="base_generator.folder")
     words = ["generate", "--prompt", "a red circle", "--generator", str(tmp_path), "--out", str(tmp_path / "clips")]
     monkeypatch.setattr(sys, "argv", ["reelign", *words])
@@ -140,7 +143,7 @@ def test_a_folder_of_an_unknown_class_is_one_line(tmp_path, monkeypatch, capsys)
         main()
     (line,) = capsys.readouterr().err.splitlines()
     where = f"{tmp_path}/model_index.json, key '_class_name'"
-    assert line == f"error: {where}: is of class MochiPipeline; known are WanPipeline"
+    assert line == f"error: {where}: is of class MochiPipeline; known are WanImageToVideoPipeline, WanPipeline"
 
 
 def test_only_the_familys_files_name_its_parts():
@@ -153,4 +156,5 @@ def test_only_the_familys_files_name_its_parts():
         if WAN.search(line)
     ]
     assert len(own) >= 2
-    assert found == ['components/generator/folder.py:14: FAMILIES: dict[str, Family] = {"WanPipeline": Wan()}']
+    line = 'FAMILIES: dict[str, Family] = {"WanImageToVideoPipeline": Wan(), "WanPipeline": Wan()}'
+    assert found == [f"components/generator/folder.py:15: {line}"]

@@ -67,7 +67,7 @@ BROKEN = {
     "index a list": (lambda f: write(f / "model_index.json", [1]), r"model_index\.json: not a JSON object"),
     "two transformers": (
         lambda f: change(f / "model_index.json", transformer_2=["diffusers", "WanTransformer3DModel"]),
-        "two transformers",
+        r"transformer_2/config\.json: missing",
     ),
     "one checkpoint": (keep_only_a_checkpoint, r"single-file checkpoint \(wan2\.1_t2v_1\.3B_bf16\.safetensors\)"),
     "one level down": (put_into_a_folder, "snapshot in it is one"),

@@ -28,7 +28,9 @@ def narrow(name: str) -> dict:
     config = json.loads((REPOSITORY / f"infra/architectures/{name}.json").read_text())
     config["transformer"] |= {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "text_dim": 32}
     config["transformer"]["num_layers"] = 9
-    config["vae"]["base_dim"] = 8
+    if "transformer_2" in config:
+        config["transformer_2"] = config["transformer"]
+    config["vae"] |= {key: 8 for key in ("base_dim", "decoder_base_dim") if key in config["vae"]}
     config["text_encoder"] |= {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "num_layers": 2, "vocab_size": 512}
     text, vision = config["reward"]["text_config"], config["reward"]["vision_config"]
     text |= {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -37,7 +39,7 @@ def narrow(name: str) -> dict:
     return config
 
 
-@pytest.fixture(params=["wan2.1-1.3b", "wan2.1-14b"])
+@pytest.fixture(params=["wan2.1-1.3b", "wan2.1-14b", "wan2.2-a14b", "wan2.2-ti2v-5b"])
 def params(request, tmp_path, monkeypatch) -> Params:
     (tmp_path / f"{request.param}.json").write_text(json.dumps(narrow(request.param)))
     monkeypatch.setattr(costs, "ARCHITECTURES", tmp_path)
@@ -72,7 +74,8 @@ def test_params_are_the_profiles_but_for_counts(params):
     cut = cut_params(params, CLIP)
     Params.model_validate(cut)
     own = params.model_dump(mode="json")
-    assert cut["sampling"] | {"height": 480, "width": 832, "frames": 81, "steps": 50} == own["sampling"]
+    counted = {key: own["sampling"][key] for key in ("height", "width", "frames", "steps")}
+    assert cut["sampling"] != own["sampling"] == cut["sampling"] | counted
     whole = cut_params(params, None)
     for section in ("reward", "latent_reward"):
         assert cut[section]["training"]["precision"] == own[section]["training"]["precision"]
@@ -101,7 +104,9 @@ def test_forecast_grows_with_the_operations(params):
 
 def test_what_was_not_tried_is_said(params):
     lines = "\n".join(not_tried(params, CLIP))
-    assert "clips of 480x832x81: 64x64x9 were drawn" in lines and "random ones were used" in lines
+    own = params.sampling
+    assert f"clips of {own.height}x{own.width}x{own.frames}: 64x64x9 were drawn" in lines
+    assert "random ones were used" in lines
     assert "clips of" not in "\n".join(not_tried(params, None))
 
 

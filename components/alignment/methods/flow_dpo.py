@@ -135,7 +135,7 @@ def train_dpo(
 def pair_loss(stage: Stage, transformer: VelocityModel, pairs: Pairs, identity: dict[str, str], cache: Path) -> PairLoss:
     """The loss of pairs under draws of (noise, t) of a fixed grid, against the cached or live reference."""
     params = stage.params.align
-    grid = make_grid(len(pairs), params.draws, params.timesteps, stage.seed("grid"))
+    grid = make_grid(len(pairs), params.draws, params.timesteps, stage.seed("grid"), transformer.span)
     errors = partial(pair_errors, pairs=pairs, grid=grid, reduction=params.dpo.reduction)
     if params.reference == "cached":  # the initial policy is the reference
         table = reference_errors(stage, transformer, pairs, grid, params.dpo.reduction, identity, cache)

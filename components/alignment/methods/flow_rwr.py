@@ -61,7 +61,7 @@ def rwr(stage: Stage) -> None:
     def weighted(errors: torch.Tensor, indices: list[int]) -> torch.Tensor:
         return flow_rwr_loss(errors, weights[indices].to(errors.device))
 
-    loss_fn = regression(candidates, np.arange(len(rewards)), params.rwr, params.timesteps, weighted)
+    loss_fn = regression(candidates, np.arange(len(rewards)), params.rwr, params.timesteps, weighted, transformer.span)
     rows = fit(stage, transformer, loss_fn, len(rewards), params.rwr.training, offload=params.offload, name="rwr")
     record = {"method": "rwr", "base": base, "examples": len(rewards), "reward_model": pairs.labelled_by}
     save_aligned(stage, transformer, "models/aligned/rwr", rows, record)

@@ -29,7 +29,11 @@ def sft(stage: Stage) -> None:
     pairs = load_pairs(candidates)
 
     winners = pairs.chosen[~pairs.tied.numpy()]
-    loss_fn = regression(candidates, winners, params.sft, params.timesteps, lambda errors, indices: sft_loss(errors))
+
+    def plain(errors: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        return sft_loss(errors)
+
+    loss_fn = regression(candidates, winners, params.sft, params.timesteps, plain, transformer.span)
     rows = fit(stage, transformer, loss_fn, len(winners), params.sft.training, offload=params.offload, name="sft")
     record = {"method": "sft", "base": base, "examples": len(winners), "reward_model": pairs.labelled_by}
     save_aligned(stage, transformer, "models/aligned/sft", rows, record)

@@ -1,154 +1,100 @@
-"""Wan 2.1, and Wan 2.2 with one transformer: a WanPipeline folder of diffusers.
+"""Wan 2.1 and Wan 2.2: a WanPipeline folder of diffusers. A14B has two transformers (wan_experts.py).
 
-The transformer's output is the velocity, its timestep is 1000 t. Latents are the VAE's, normalised by its latents_mean and
+A transformer's output is the velocity, its timestep is 1000 t. Latents are the VAE's, normalised by its latents_mean and
 latents_std. The conditioning is `text` [B, L, D]: UMT5's embeddings, zero-padded, without a mask.
 """
 
-import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging
 from torch import nn
-from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from components.config.types import WHOLE, Decoding, Dtype
-from components.errors import BadInput, NonFinite
+from components.config.types import Decoding, Dtype
 from components.files.text import read_json
 from components.generator.conditioning import Conditioning
-from components.generator.families.wan_folder import check_text_encoder, check_wan_folder
+from components.generator.families.wan_experts import PARTS as EXPERTS
+from components.generator.families.wan_experts import WanExperts, lora_files
+from components.generator.families.wan_folder import boundary_of, check_text_encoder, check_wan_folder
+from components.generator.families.wan_generator import WanGenerator, load_clip, tile_side
+from components.generator.families.wan_image import (
+    FIRST,
+    TIMESTEPS,
+    inputs,
+    with_first,
+    with_known_first,
+)
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
-from components.generator.family import Network, TextEncoder, VelocityModel, check_blocks
+from components.generator.families.wan_text import LONGEST_TEXT, WanText
+from components.generator.family import HIGH_NOISE, SECOND_PART, Network, VelocityModel, check_blocks
 from components.generator.lora import apply_lora
+from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
-from components.generator.pixels import clips_of, pixels
-from components.runtime.microbatches import in_microbatches
 from components.runtime.weights import load_pretrained, load_tokenizer
 
-TIMESTEPS = 1000  # the transformer's timestep is 1000 t
-LONGEST_TEXT = 512  # tokens; what Wan 2.1 pads to
-CLIPS = 16  # per VAE call on a core: smaller convolutions are slower and round differently
+IMAGE_PIPELINE = "WanImageToVideoPipeline"
 
 
 @dataclass(frozen=True)
-class WanText:
-    """TextEncoder of a WanPipeline: embeddings [B, L, D], of prompts that are cleaned and zero-padded as it does."""
-
-    model: UMT5EncoderModel
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, prompts: list[str]) -> Conditioning:
-        length = min(self.tokenizer.model_max_length, LONGEST_TEXT)
-        return Conditioning({"text": torch.stack([self._embedding(prompt, length) for prompt in prompts])})
-
-    def _embedding(self, prompt: str, length: int) -> torch.Tensor:
-        """[length, D]. Padding has no part in the encoder's attention, so zeros follow the prompt's own tokens; each prompt
-        goes alone, so that others do not change its rounding."""
-        tokens = self.tokenizer(prompt_clean(prompt), max_length=length, truncation=True, return_tensors="pt")
-        tokens = tokens.to(self.model.device)
-        [hidden] = self.model(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        if not torch.isfinite(hidden).all():
-            raise NonFinite(f"the text embedding of {prompt!r}")
-        return pad(hidden, (0, 0, 0, length - len(hidden)))
-
-
-@dataclass(frozen=True)
-class WanGenerator:
-    """The parts of a WanPipeline. text: None where no prompt is to be encoded."""
-
-    model: VelocityModel
-    vae: Network  # an AutoencoderKLWan
-    text: TextEncoder | None = None
-    scheduler: Mapping[str, Any] = field(default_factory=dict)
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """[C, T', H', W'] of a clip; BadInput for a size the VAE or the patches cannot divide."""
-        transformer = self.model.transformer
-        time, space = self.vae.config.scale_factor_temporal, self.vae.config.scale_factor_spatial
-        patch = transformer.config.patch_size[1] * space
-        if (frames - 1) % time or height % patch or width % patch:
-            why = f"{frames} frames of {height}x{width}: frames must be {time}k+1, sides multiples of {patch}"
-            raise BadInput("params.yaml", why, key="sampling")
-        return transformer.config.in_channels, (frames - 1) // time + 1, height // space, width // space
-
-    def encode_text(self, prompts: list[str]) -> Conditioning:
-        assert self.text is not None, "a generator for sampling gets encoded prompts by with_text"
-        return self.text(prompts)
-
-    def with_text(self, encoder: TextEncoder) -> "WanGenerator":
-        return replace(self, text=encoder)
-
-    def encode_video(self, clips: np.ndarray) -> torch.Tensor:
-        """uint8 [B, T, H, W, 3] to normalised latents (the mode of the posterior)."""
-        raw = in_microbatches(self._encode, pixels(clips).to(self.vae.device), rows=CLIPS)
-        mean, std = self._statistics(raw)
-        return (raw - mean) / std
-
-    def decode(self, latents: torch.Tensor, decoding: Decoding = WHOLE) -> np.ndarray:
-        """Normalised latents to uint8 [B, T, H, W, 3]; NonFinite where a decoded pixel is not finite."""
-        mean, std = self._statistics(latents)
-        raw = latents * std + mean
-        if decoding.decode == "whole":
-            return clips_of(in_microbatches(self._decode, raw, rows=CLIPS))
-        return np.concatenate([clips_of(self._decode(one, decoding)) for one in raw.split(1)])
-
-    # The VAE caches the state of causal convolutions in attributes: each call uses a shallow copy with the same weights.
-    def _encode(self, clips: torch.Tensor) -> torch.Tensor:
-        return copy.copy(self.vae).encode(clips).latent_dist.mode()
-
-    def _decode(self, latents: torch.Tensor, decoding: Decoding = WHOLE) -> torch.Tensor:
-        return with_decoding(self.vae, decoding).decode(latents).sample
-
-    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.vae.config
-        mean, std = (like.new_tensor(v).view(1, -1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        return mean, std
-
-
-def tile_side(vae: Network, most: int) -> int:
-    """Pixels of a tile's side, a multiple of 4 latents, so that three quarters of a tile are whole latents."""
-    step = 4 * vae.config.scale_factor_spatial
-    return max(1, most // step) * step
-
-
-def with_decoding(vae: Network, decoding: Decoding) -> Network:
-    """A shallow copy that decodes in tiles where `decoding` has them."""
-    part = copy.copy(vae)
-    if decoding.decode == "tiled":
-        side = tile_side(vae, decoding.tile)
-        part.enable_tiling(side, side, side * 3 // 4, side * 3 // 4)
-    return part
-
-
 class Wan:
-    """Family of components/generator/family.py."""
+    """Family of components/generator/family.py. boundary: the noise level below which transformer_2 acts, of a pipeline with
+    two transformers; None with one. image: a first frame is given. expand_timesteps: it takes the place of the latents' own,
+    at timestep 0 (TI2V-5B)."""
 
-    parts: Mapping[str, str] = MappingProxyType({"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"})
+    boundary: float | None = None
+    image: bool = False
+    expand_timesteps: bool = False
     float32_parts = frozenset({"vae"})
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
+    @property
+    def parts(self) -> Mapping[str, str]:
+        second = {} if self.boundary is None else {SECOND_PART: "transformer 2"}
+        return {"transformer": "transformer", **second, "text_encoder": "text encoder", "vae": "VAE"}
+
+    def variant(self, index: Mapping[str, Any]) -> "Wan":
+        own = {"image": index.get("_class_name") == IMAGE_PIPELINE, "expand_timesteps": bool(index.get("expand_timesteps"))}
+        return replace(self, boundary=boundary_of(index), **own)
+
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
-        check_wan_folder(folder, index, key)
+        check_wan_folder(folder, index)
 
     def load(self, folder: Path, lora: str | Path | None, dtype: Dtype) -> WanGenerator:
-        transformer = self.load_transformer(folder, dtype)
-        if lora is not None:
-            apply_lora(transformer, lora, dtype == "float32", self.original_name)
         vae = load_pretrained(AutoencoderKLWan, folder / "vae")
-        for module in (transformer, vae):
-            module.requires_grad_(False).eval().to(PartialState().device)
-        return WanGenerator(VelocityModel(self, transformer).eval(), vae, scheduler=read_scheduler(folder))
+        vae.requires_grad_(False).eval().to(PartialState().device)
+        transformer = self._load_tuned(folder, lora, dtype)
+        clip = load_clip(folder) if self.image and transformer.config.image_dim is not None else None
+        return WanGenerator(VelocityModel(self, transformer).eval(), vae, clip=clip, scheduler=read_scheduler(folder))
+
+    def _load_tuned(self, folder: Path, lora: str | Path | None, dtype: Dtype) -> Network:
+        """The transformer with a LoRA, or that of two which acts first; it reads the other when that one's steps begin."""
+        device = PartialState().device
+        if self.boundary is None:
+            transformer = self.load_transformer(folder, dtype)
+            if lora is not None:
+                apply_lora(transformer, lora, dtype == "float32", self.original_name)
+            return transformer.requires_grad_(False).eval().to(device)
+        files = {} if lora is None else lora_files(Path(lora))
+        with torch.device("meta"):
+            shapes = self.untrained("transformer", self.read_configs(folder))
+        for file in files.values():  # a LoRA that cannot be applied is no surprise in the middle of a clip
+            read_lora(file, shapes, self.original_name)
+
+        def read(expert: str) -> Network:
+            transformer = self._read_transformer(folder / EXPERTS[expert], dtype)
+            if expert in files:
+                apply_lora(transformer, files[expert], dtype == "float32", self.original_name)
+            return transformer.requires_grad_(False).eval().to(device)
+
+        return WanExperts(self.boundary, {HIGH_NOISE: read(HIGH_NOISE)}, read)
 
     def load_text(self, folder: Path, dtype: Dtype) -> WanText:
         model = load_pretrained(UMT5EncoderModel, folder / "text_encoder", getattr(torch, dtype))
@@ -158,27 +104,46 @@ class Wan:
         return WanText(model, tokenizer)
 
     def load_transformer(self, folder: Path, dtype: Dtype) -> Network:
-        return self._read_transformer(folder, dtype)
+        if self.boundary is not None:
+            return self.load_experts(folder, dtype, tuple(EXPERTS))
+        return self._read_transformer(folder / "transformer", dtype)
+
+    def load_experts(self, folder: Path, dtype: Dtype, experts: Sequence[str]) -> WanExperts:
+        assert self.boundary is not None
+        return WanExperts(self.boundary, {name: self._read_transformer(folder / EXPERTS[name], dtype) for name in experts})
 
     def load_trunk(self, folder: Path, blocks: int, dtype: Dtype) -> Network:
-        check_blocks(blocks, read_json(folder / "transformer/config.json", "num_layers")["num_layers"])
+        return self.load_trunk_of(folder, HIGH_NOISE, blocks, dtype)
+
+    def load_trunk_of(self, folder: Path, expert: str, blocks: int, dtype: Dtype) -> Network:
+        part = folder / EXPERTS[expert]
+        check_blocks(blocks, read_json(part / "config.json", "num_layers")["num_layers"])
         later = rf"blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
-        trunk = self._read_transformer(folder, dtype, unread=later, num_layers=blocks)
+        trunk = self._read_transformer(part, dtype, unread=later, num_layers=blocks)
         self.cut(trunk, blocks)
         return trunk
 
-    def _read_transformer(self, folder: Path, dtype: Dtype, unread: str | None = None, **config: Any) -> Network:
+    def _read_transformer(self, part: Path, dtype: Dtype, unread: str | None = None, **config: Any) -> Network:
         logging.set_verbosity(logging.CRITICAL)  # load_pretrained reports wrong tensors in one line
         kind = getattr(torch, dtype)
-        transformer = load_pretrained(WanTransformer3DModel, folder / "transformer", kind, unread, **config)
+        transformer = load_pretrained(WanTransformer3DModel, part, kind, unread, **config)
         return transformer.requires_grad_(False).eval()
 
     def velocity(
         self, transformer: Network, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        dtype, text = input_dtype(transformer), conditioning.tensors["text"]
-        output = transformer(latents.to(dtype), t * TIMESTEPS, text.to(dtype), return_dict=False)[0]
-        return output.to(latents.dtype)
+        if isinstance(transformer, WanExperts):
+            return transformer(self.velocity, latents, t, conditioning)
+        dtype, tensors = input_dtype(transformer), conditioning.tensors
+        x, timestep, tokens = inputs(tensors, latents, t, transformer.config.patch_size)
+        images = None if tokens is None else tokens.to(dtype)
+        output = transformer(x.to(dtype), timestep, tensors["text"].to(dtype), images, return_dict=False)[0]
+        velocity = output.to(latents.dtype)
+        return with_known_first(velocity, latents, t, tensors[FIRST]) if FIRST in tensors else velocity
+
+    def finish(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        first = conditioning.tensors.get(FIRST)
+        return latents if first is None else with_first(latents, first)
 
     def blocks(self, transformer: Network) -> nn.ModuleList:
         return transformer.blocks
@@ -190,11 +155,16 @@ class Wan:
 
     def tokens(self, trunk: Network, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The transformer's forward without its output layer."""
-        latents, text = latents.to(input_dtype(trunk)), conditioning.tensors["text"].to(input_dtype(trunk))
-        rotary = trunk.rope(latents)
-        tokens = trunk.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
-        _, modulation, context, _ = trunk.condition_embedder(t * TIMESTEPS, text, None)
-        modulation = modulation.unflatten(1, (6, -1))
+        dtype, tensors = input_dtype(trunk), conditioning.tensors
+        x, timestep, images = inputs(tensors, latents, t, trunk.config.patch_size)
+        x, text = x.to(dtype), tensors["text"].to(dtype)
+        rotary = trunk.rope(x)
+        tokens = trunk.patch_embedding(x).flatten(2).transpose(1, 2).contiguous()
+        length = timestep.shape[1] if timestep.ndim == 2 else None
+        images = None if images is None else images.to(dtype)
+        _, modulation, context, extra = trunk.condition_embedder(timestep.flatten(), text, images, timestep_seq_len=length)
+        modulation = modulation.unflatten(-1, (6, -1))
+        context = context if extra is None else torch.cat([extra, context], dim=1)
         for block in trunk.blocks:
             if torch.is_grad_enabled() and trunk.gradient_checkpointing:
                 tokens = trunk._gradient_checkpointing_func(block, tokens, context, modulation, rotary)
@@ -219,6 +189,7 @@ class Wan:
     def untrained(self, part: str, configs: dict[str, Any]) -> nn.Module:
         make: dict[str, Callable[[dict[str, Any]], Any]] = {
             "transformer": WanTransformer3DModel.from_config,
+            SECOND_PART: WanTransformer3DModel.from_config,
             "vae": AutoencoderKLWan.from_config,
             "text_encoder": lambda config: UMT5EncoderModel(UMT5Config(**config)),
         }
@@ -252,7 +223,9 @@ class Wan:
 
         return {"text_encoder": lambda: text(tokens), "vae": decode}
 
-    def load_pipeline(self, folder: Path, **settings: Any) -> ShortTextWanPipeline:
+    def load_pipeline(self, folder: Path, **settings: Any) -> WanPipeline | WanImageToVideoPipeline:
+        if self.image:
+            return WanImageToVideoPipeline.from_pretrained(folder, **settings)
         return ShortTextWanPipeline.from_pretrained(folder, **settings)
 
     def pipeline_conditioning(

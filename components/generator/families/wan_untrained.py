@@ -11,7 +11,7 @@ from torch import nn
 
 from components.generator.families.wan import LONGEST_TEXT, Wan
 from components.generator.families.wan_small import word_tokenizer
-from components.generator.family import Network
+from components.generator.family import SECOND_PART, Network
 from components.generator.parts import INDEX
 
 CLASSES = {
@@ -21,6 +21,7 @@ CLASSES = {
     "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
     "scheduler": ["diffusers", "UniPCMultistepScheduler"],
 }
+SETTINGS = ("_class_name", "boundary_ratio", "expand_timesteps")  # of model_index.json, beside the parts
 RandomModule = Callable[[Callable[[], nn.Module], torch.dtype], nn.Module]
 
 
@@ -32,7 +33,7 @@ def save_wan(
 
     configs: by part, as in infra/architectures. random_module(make, dtype): a module that make() gives, with weights.
     """
-    family, tokenizer = Wan(), word_tokenizer(words, LONGEST_TEXT)
+    family, tokenizer = Wan().variant(configs), word_tokenizer(words, LONGEST_TEXT)
     own = configs | {"text_encoder": configs["text_encoder"] | {"pad_token_id": tokenizer.pad_token_id}}
     for part in family.parts:
         own_dtype = torch.float32 if part in family.float32_parts else dtype
@@ -42,7 +43,9 @@ def save_wan(
     tokenizer.save_pretrained(folder / "tokenizer")
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     scheduler.save_pretrained(folder / "scheduler")
-    (folder / INDEX).write_text(json.dumps({"_class_name": "WanPipeline", **CLASSES}, indent=2) + "\n")
+    classes = CLASSES if family.boundary is None else CLASSES | {SECOND_PART: CLASSES["transformer"]}
+    index = {key: value for key, value in configs.items() if key in SETTINGS} | classes
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 STAND_INS = {"WanPipeline": save_wan}  # by `_class_name` in infra/architectures
