@@ -10,7 +10,7 @@ import pandas as pd
 from components.alignment.data import pairs_of
 from components.alignment.methods.diffusion_nft import train_nft
 from components.alignment.methods.flow_dpo import train_dpo
-from components.alignment.methods.flow_grpo import WindowSpec, read_states, train_grpo
+from components.alignment.methods.flow_grpo import WindowSpec, forget_damaged, read_states, train_grpo
 from components.alignment.relabel import choose_pairs
 from components.alignment.weights import Weights, exchanged
 from components.config.params import DpoParams
@@ -62,6 +62,7 @@ class Grpo:
         return self.stage.params.online.grpo.training.steps
 
     def sampler(self, spec: SamplerSpec, draws: Path) -> Loader:
+        forget_damaged(draws)
         return WindowSpec(spec, self.stage.params.online.grpo, draws)
 
     def learn(self, transformer: VelocityModel, drawn: Drawn, old: Weights) -> Rows:

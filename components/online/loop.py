@@ -107,11 +107,8 @@ def run_rounds(stage: Stage, transformer: VelocityModel, learner: Learner, round
         stage.say(f"round {number + 1} of {rounds}: {words}")
         if processes.is_main_process:
             with whole_folder(state / f"{number:04d}") as folder:
-                folder.mkdir()
-                save_weights(copy_of(transformer), folder / POLICY)
-                save_weights(old, folder / OLD)
-                write_json(folder / FIGURES, {"figures": figures, "rows": rows})
-                drawn.scores.assign(round=number + 1).to_parquet(folder / SCORES, index=False)
+                scores = drawn.scores.assign(round=number + 1)
+                write_round(folder, copy_of(transformer), old, {"figures": figures, "rows": rows}, scores)
             shutil.rmtree(drawn.draws, ignore_errors=True)
             (stage.state() / f"{drawn.name}.pt").unlink(missing_ok=True)
         processes.wait_for_everyone()
@@ -160,6 +157,14 @@ def figures_of(drawn: Drawn, rows: Rows) -> dict[str, float]:
     figures = {"clips": float(len(scores)), "spread": float(np.sqrt((within**2).mean()))}
     figures |= {str(name): float(value) for name, value in numbers.items()}
     return figures | {key: value for key, value in rows[-1].items() if key != "step" and "/" not in key}
+
+
+def write_round(folder: Path, policy: Weights, old: Weights, record: dict[str, Any], scores: pd.DataFrame) -> None:
+    folder.mkdir()
+    save_weights(policy, folder / POLICY)
+    save_weights(old, folder / OLD)
+    write_json(folder / FIGURES, record)
+    scores.to_parquet(folder / SCORES, index=False)
 
 
 def finished(state: Path) -> list[str]:

@@ -41,6 +41,8 @@ from components.pipeline.stage import Stage, seed_of
 from components.runtime.training import fit
 from components.runtime.weights import load_tensors
 
+STATES = ".states"  # in the name of a file of states
+
 
 def step_of(
     x: torch.Tensor, velocity: torch.Tensor, t: torch.Tensor, dt: torch.Tensor, noise: float
@@ -124,7 +126,20 @@ def euler_times(sampling: SamplingParams, scheduler: Mapping[str, Any]) -> list[
 
 
 def states_file(folder: Path, clip: str) -> Path:
-    return folder / f"{clip}.states.safetensors"
+    return folder / f"{clip}{STATES}.safetensors"
+
+
+def forget_damaged(folder: Path) -> None:
+    """Remove batches of clips in `folder` whose states are missing or damaged, so that they are drawn anew."""
+    for latents in sorted(folder.glob("*.safetensors")):
+        file = states_file(folder, latents.stem)
+        if latents.stem.endswith(STATES):
+            continue
+        try:
+            load_tensors(file)
+        except BadInput:
+            file.unlink(missing_ok=True)
+            latents.unlink()  # `draw` names the batch, and draws it anew
 
 
 def read_states(folder: Path, clips: list[str], batch: int) -> tuple[torch.Tensor, torch.Tensor]:
