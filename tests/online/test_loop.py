@@ -107,10 +107,10 @@ PLACES = [
     "figures_of before",
     "save_weights after",
 ]
+CASES = [*(("nft", place) for place in PLACES), ("grpo", "draw_candidates after"), ("dpo", "figures_of before")]
 
 
-@pytest.mark.parametrize("method", ["nft", "grpo"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("method", "place"), CASES)
 def test_killed_anywhere_it_ends_with_the_same_weights(checkout, monkeypatch, place, method):
     whole = run(checkout("whole", method), method, rounds=2)
     with monkeypatch.context() as patch:
