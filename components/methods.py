@@ -89,6 +89,15 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+# Methods in rounds on clips of the current policy: stages `online@<method>`, of those that `online.rounds` in params.yaml
+# names. Each compares its own clips with base's, beside the stages above.
+ONLINE: dict[str, Method] = {
+    "nft": Method("DiffusionNFT", ("#a8321e", "#f08a74"), lora="models/online/nft"),
+    "grpo": Method("Flow-GRPO", ("#3c57b0", "#98acf0"), lora="models/online/grpo"),
+    "prfl": Method("PRFL", ("#7b3f8c", "#d09ae0"), lora="models/online/prfl"),
+    "dpo": Method("Flow-DPO in rounds", ("#0f7b6c", "#57c2b0"), lora="models/online/dpo"),
+}
+
 
 def trained() -> dict[str, Training]:
     """The methods that train, by name."""

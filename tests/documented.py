@@ -12,6 +12,7 @@ import yaml
 from typer.exceptions import TyperException
 
 from components.cli.main import app
+from components.methods import ONLINE
 from components.pipeline.graph import stage_names
 
 PAGES = sorted(
@@ -141,7 +142,13 @@ def dvc_trouble(words: list[str], whole: bool) -> str | None:
         given = dvc_parser().parse_args(words)
     except DvcParserError:
         return f"dvc has no command {' '.join(words)}" if whole else None
-    stages = {*stage_names(), *FROZEN, *(name.partition("@")[0] for name in stage_names()), "round@2"}
+    stages = {
+        *stage_names(),
+        *FROZEN,
+        *(name.partition("@")[0] for name in stage_names()),
+        "round@2",
+        *(f"online@{name}" for name in ONLINE),
+    }
     targets = getattr(given, "targets", None) or []
     if given.cmd in ("repro", "freeze", "unfreeze", "commit") or words[:2] == ["exp", "run"]:
         for target in targets:

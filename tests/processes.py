@@ -110,7 +110,7 @@ def align(folder: Path) -> dict:
     latents, text = torch.randn(12, 4, 3, 4, 4, generator=draw), conditioning(5, 16, 16, draw=draw)
     pairs = pairs_of(folder / "data", latents, text)
     cache = folder.parent / "cache"
-    rows, _ = train_dpo(stage, transformer, pairs, {"base": "x"}, cache)
+    rows, _ = train_dpo(stage, transformer, pairs, stage.params.align.dpo, {"base": "x"}, cache)
     weights = {key: weight for key, weight in transformer.state_dict().items() if "lora" in key}
     return {"rows": rows, "weights": weights, "said": stage.said, "tables": [path.name for path in cache.iterdir()]}
 

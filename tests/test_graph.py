@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from components.config.params import Params, load_params
-from components.methods import METHODS, trained
+from components.methods import METHODS, ONLINE, trained
 from components.pipeline import graph
 from components.pipeline.code_digest import reached
 from components.pipeline.graph import edges, stage_definition, stage_names
@@ -15,21 +15,31 @@ from components.pipeline.graph import edges, stage_definition, stage_names
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 
 
+ONLINE_STAGES = [f"online@{name}" for name in ONLINE]
 ROUNDS = {"2": "models/aligned/dpo", "3": "models/rounds/2"}
 
 
 @pytest.fixture(autouse=True)
 def with_rounds(monkeypatch):
-    """The graph as it is with two rounds more and a judge from people's pairs; the demo has none."""
+    """The graph as it is with two rounds more, the online methods and a judge from people's pairs; the demo has none."""
     params = graph._params()
     params["align"]["rounds"] = ROUNDS
+    params["online"]["rounds"] = dict.fromkeys(ONLINE, 2)
     params["judge_reward"]["held_out"] = {"prompts": 0.5}
     params["evaluate"]["judge_files"] = "models/judge_reward"
     monkeypatch.setattr(graph, "_params", lambda: params)
 
 
 def all_names() -> list[str]:
-    return ["pretrain_generator", "pretrain_vlm", *stage_names(), "judge_reward@prompts", "round@2", "round@3"]
+    return [
+        "pretrain_generator",
+        "pretrain_vlm",
+        *stage_names(),
+        "judge_reward@prompts",
+        "round@2",
+        "round@3",
+        *ONLINE_STAGES,
+    ]
 
 
 # Read for titles and colours; all else in it is in the stages' entries.
@@ -76,11 +86,16 @@ def resting_on(file: str) -> set[str]:
     [
         ("alignment/methods/sft.py", {"align@sft"}),
         ("alignment/methods/flow_rwr.py", {"align@rwr"}),
-        ("alignment/methods/flow_dpo.py", {"align@dpo", "round@2", "round@3"}),
-        ("alignment/reference.py", {"align@dpo", "round@2", "round@3"}),
+        ("alignment/methods/flow_dpo.py", {"align@dpo", "round@2", "round@3", *ONLINE_STAGES}),
+        ("alignment/reference.py", {"align@dpo", "round@2", "round@3", *ONLINE_STAGES}),
+        ("alignment/methods/diffusion_nft.py", set(ONLINE_STAGES)),
+        ("online/loop.py", set(ONLINE_STAGES)),
         ("guidance/flow_nrg.py", {"sample@nrg", "tradeoff"}),
         ("guidance/best_of_n.py", {"sample@best_of_n", "tradeoff"}),
-        ("guidance/latent_reward.py", {"latent_reward", "sample@nrg", "sample@best_of_n", "tradeoff"}),
+        (
+            "guidance/latent_reward.py",
+            {"latent_reward", "sample@nrg", "sample@best_of_n", "tradeoff", *ONLINE_STAGES},
+        ),
         ("methods.py", {"evaluate"}),
     ],
 )
@@ -113,10 +128,10 @@ def test_the_stages_of_the_design_are_all_there():
             "evaluate",
             "package",
         ),
-        *("judge_reward", "round"),
+        *("judge_reward", "round", "online"),
     }
     assert {name for name in all_names() if "@" in name} == {
-        *("judge_reward@prompts", "round@2", "round@3"),
+        *("judge_reward@prompts", "round@2", "round@3", *ONLINE_STAGES),
         *(f"align@{method}" for method in trained()),
         *(f"sample@{method}" for method in METHODS),
     }
@@ -137,6 +152,17 @@ def test_rounds_follow_each_other():
     params["align"] |= {"rounds": ROUNDS, "reference": "live"}
     with pytest.raises(ValidationError, match="rounds need reference 'cached'"):
         Params.model_validate(params)
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_an_online_method_is_a_stage_that_the_default_graph_lacks(name):
+    stage = stage_definition(f"online@{name}")
+    assert stage["cmd"] == f"python -m components.online.run {name}" and ONLINE[name].lora in stage["outs"]
+    assert f"online@{name}" in stage_names() and "online" in stage["params"]
+    order = set(edges())
+    assert {("reward", f"online@{name}"), ("sample@base", f"online@{name}")} <= order
+    assert not {later for earlier, later in order if earlier.startswith("online@")}, "nothing depends on it"
+    assert load_params().online.rounds == {}
 
 
 def test_a_judge_from_peoples_pairs_is_made_before_it_judges():

@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from components.alignment import reference
+from components.alignment.methods.flow_grpo import WindowSpec, forget_damaged, read_states, states_file
 from components.annotation.human_study import read_study
 from components.annotation.studio import read_project
 from components.annotation.tasks import read_key, read_settings
@@ -33,6 +35,7 @@ from components.generator.shards import save_conditioning, save_shards
 from components.guidance.train import read_kept
 from components.judges.vlm_questions import Answer
 from components.judges.vlm_record import Record
+from components.online.loop import FIGURES, POLICY, SCORES, collected, finished, write_round
 from components.orchestration import services
 from components.pipeline import lock
 from components.pipeline.lock_entries import read_entry, read_lock
@@ -45,6 +48,7 @@ from components.reward.inputs import Clip
 from components.reward.score import Score
 from components.runtime.engine import map_rows
 from components.runtime.training import fit
+from components.runtime.weights import load_tensors
 from components.serving.deploy import MODEL, loaded_by_config, serving_version
 from components.simulation.world import all_scenes, prompt_of
 from components.simulation.zoo import make_and_judge
@@ -144,6 +148,41 @@ def batch_of_tradeoff(folder: Path) -> tuple[Path, Use]:
 
     use()
     return stage.state() / "00000-00.json", use
+
+
+def round_record(folder: Path, name: str) -> tuple[Path, Use]:
+    """As run_rounds uses it, with constant weights."""
+    state = folder / "rounds"
+    state.mkdir()
+
+    def use() -> list:
+        for number in range(len(finished(state)), 2):
+            weights, scores = {"w": torch.full((2,), float(number))}, pd.DataFrame({"reward": [0.5, number]})
+            record = {"figures": {"reward": number / 3}, "rows": [{"step": 1.0, "loss": 0.1}]}
+            write_round(state / f"{number:04d}", weights, weights, record, scores)
+        rows, figures, scores = collected(state)
+        policies = [load_tensors(state / kept / POLICY)["w"].tolist() for kept in finished(state)]
+        return [rows, figures, scores.to_dict("list"), policies]
+
+    use()
+    return state / "0001" / name, use
+
+
+def noisy_steps(folder: Path) -> tuple[Path, Use]:
+    """As a round of Flow-GRPO draws, with the states of its window."""
+    stage = BareStage(folder / "state")
+    sampling = stage.params.sampling.model_copy(update={"frames": 5, "height": 16, "width": 16, "steps": 4, "batch_size": 2})
+    jobs = [Job(str(n), "a red circle", n) for n in range(4)]
+
+    def use() -> list:
+        forget_damaged(stage.state() / "clips")
+        spec = WindowSpec(Loaded(tiny_generator()), stage.params.online.grpo, stage.state() / "clips")
+        latents = draw(stage, spec, jobs, sampling, folder / "clips")
+        states, times = read_states(stage.state() / "clips", [job.clip for job in jobs], 2)
+        return [[part.tolist() for part in latents], states.tolist(), times.tolist()]
+
+    use()
+    return states_file(stage.state() / "clips", "0"), use
 
 
 def encoded(folder: Path) -> tuple[Path, Use]:
@@ -388,6 +427,10 @@ ROWS = {
     "which prompts these are": Row(("generator/prompts",), made(encoded_prompts, "prompts.json")),
     "rendered clip": Row(("simulation/zoo",), rendered),
     "batch of the trade-off": Row(("evaluation/tradeoff",), batch_of_tradeoff),
+    "policy of a round": Row(("online/loop",), made(round_record, POLICY)),
+    "figures of a round": Row(("online/loop",), made(round_record, FIGURES)),
+    "scores of a round": Row(("online/loop",), made(round_record, SCORES)),
+    "noisy steps of drawn clips": Row(("alignment/methods/flow_grpo",), noisy_steps),
     "encoded clips of people's pairs": Row(("guidance/train",), encoded),
     "table of reference errors": Row(("alignment/reference",), made(reference_table, False)),
     "part of that table": Row(("alignment/reference",), made(reference_table, True)),
@@ -424,6 +467,7 @@ ELSEWHERE = {
     "cli/serving": "the log of served requests: tests/serving/test_served_log.py",
     "files/digests": "digests of large files: tests/test_digests_on_record.py",
     "evaluation/judging": "the folder of judges' answers, as judges/protocol",
+    "online/prfl": "the folder of encoded prompts, as generator/prompts",
     "judges/protocol": "answers of judges: tests/judges/test_vlm_record.py",
     "planning/rehearsal": "what stages took: tests/planning/test_rehearsal.py",
 }

@@ -74,6 +74,27 @@ def test_a_killed_run_ends_with_the_same_weights(bare_stage, tmp_path, killed_at
         assert torch.equal(a, b)
 
 
+def test_several_losses_take_turns_and_go_on_in_turn_after_a_kill(bare_stage, tmp_path):
+    def other(net, indices, draw):
+        loss, _ = loss_fn(net, indices, draw)
+        return 3 * loss, {"other": loss.detach()}
+
+    change = settings(steps=10, log_every=1)
+    whole, again = model(), model()
+    rows = fit(type(bare_stage)(tmp_path / "whole"), whole, [loss_fn, other], 64, change)
+    assert ["other" in row for row in rows] == [False, True] * 5
+    with pytest.raises(Killed):
+        fit(bare_stage, model(), [mortal(3), other], 64, change)
+    assert fit(bare_stage, again, [loss_fn, other], 64, change) == rows
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_steps_of_a_later_round_count_on(bare_stage):
+    rows = fit(bare_stage, model(), loss_fn, 64, settings(steps=10, log_every=5), before=30)
+    assert [row["step"] for row in rows] == [35, 40] and [step for _, step in bare_stage.logged] == [35, 40]
+
+
 def test_accumulation_is_a_larger_batch(bare_stage, tmp_path):
     plain = {"ema_decay": None, "steps": 6}
 

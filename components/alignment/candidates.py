@@ -31,20 +31,28 @@ def candidates(stage: Stage) -> None:
     Fails with BadInput where no prompt is in the training split, and with NonFinite for a clip or an embedding that is not
     finite. Resumes from finished batches of clips.
     """
-    load = SamplerSpec(BASE_GENERATOR, dtype=stage.params.base_generator.dtype)
-    draw_candidates(stage, load, lambda name: stage.output(CANDIDATES / name))
-
-
-def draw_candidates(stage: Stage, load: Loader, place: Callable[[str], Path]) -> None:
-    """Sample the clips and write videos, latents, text and candidates.parquet to the paths that `place` gives."""
-    params, sampling, what = stage.params.candidates, stage.params.sampling, "candidates"
+    load, params = SamplerSpec(BASE_GENERATOR, dtype=stage.params.base_generator.dtype), stage.params.candidates
     prompts = sampled_prompts(stage, "train", params.prompts)
+    draw_candidates(stage, load, prompts, params.per_prompt, lambda name: stage.output(CANDIDATES / name))
+
+
+def draw_candidates(
+    stage: Stage,
+    load: Loader,
+    prompts: list[tuple[str, str]],
+    per_prompt: int,
+    place: Callable[[str], Path],
+    what: str = "candidates",
+    key: tuple[object, ...] = (),
+) -> None:
+    """Sample `per_prompt` clips of each (prompt_id, prompt) and write videos, latents, text and candidates.parquet to the
+    paths that `place` gives. what: the state that a killed run resumes from. key: makes the seeds those of one round."""
+    sampling, rows = stage.params.sampling, []
     frames = read_first_frames(SOURCE_PROMPTS, None)
-    rows = []
     for text_row, (prompt_id, prompt) in enumerate(prompts):
-        for k in range(params.per_prompt):
-            candidate_id = f"{prompt_id}-{k}"
-            row = {"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": stage.seed(prompt_id, k)}
+        for k in range(per_prompt):
+            candidate_id, seed = f"{prompt_id}-{k}", stage.seed(*key, prompt_id, k)
+            row = {"candidate_id": candidate_id, "prompt_id": prompt_id, "prompt": prompt, "seed": seed}
             row |= {"path": f"videos/{candidate_id}.mp4", "row": len(rows), "text_row": text_row}
             rows.append(row | ({"image": path_of(frames, prompt)} if frames else {}))
     stage.say(f"{len(rows)} clips of {len(prompts)} training prompts")

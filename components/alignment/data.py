@@ -87,22 +87,31 @@ class Pairs:
 
 
 def load_pairs(candidates: Candidates, file: Path = ALIGNMENT_PAIRS) -> Pairs:
-    table = pd.DataFrame(read_table(file))
+    return pairs_of(candidates, pd.DataFrame(read_table(file)), file)
+
+
+def pairs_of(candidates: Candidates, table: pd.DataFrame, file: Path) -> Pairs:
+    """Pairs of a table of alignment_pairs_schema. file: where it is from, for errors."""
     refuse_several(table, file)
     chosen, rejected = candidates.rows(table.chosen, file), candidates.rows(table.rejected, file)
     weights, tied = torch.tensor(table.weight.to_numpy(copy=True)).float(), torch.tensor(table.tied.to_numpy(copy=True))
     return Pairs(candidates, chosen, rejected, weights, tied, table)
 
 
-def load_rewards(candidates: Candidates) -> np.ndarray:
-    """The relabelled reward of each candidate, [N]."""
+def load_scores(candidates: Candidates) -> pd.DataFrame:
+    """The row of CANDIDATE_SCORES of each candidate, in their order."""
     scores = pd.DataFrame(read_table(CANDIDATE_SCORES)).set_index("candidate_id")
     refuse_several(scores, CANDIDATE_SCORES)
     missing = ~candidates.table.candidate_id.isin(scores.index)
     if missing.any():
         row = int(missing.to_numpy().argmax())
         raise BadInput(CANDIDATE_SCORES, f"no score for candidate {candidates.table.candidate_id[row]}", key="candidate_id")
-    return scores.loc[candidates.table.candidate_id, "reward"].to_numpy()
+    return scores.loc[candidates.table.candidate_id].reset_index()
+
+
+def load_rewards(candidates: Candidates) -> np.ndarray:
+    """The relabelled reward of each candidate, [N]."""
+    return load_scores(candidates).reward.to_numpy()
 
 
 def refuse_several(table: pd.DataFrame, file: Path) -> None:

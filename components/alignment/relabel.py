@@ -40,6 +40,19 @@ def relabel(stage: Stage) -> None:
 
 def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]]:
     """Scores of the candidates in `folder`, the pairs they make, and the reward model's dimensions."""
+    scores, dimensions = score_candidates(stage, folder)
+    pairs = choose_pairs(scores, stage.params.relabel)
+    if not pairs:
+        raise BadInput(folder, "no pair has a margin above the minimum", key="relabel.min_margin")
+    margins = [pair["margin"] for pair in pairs]
+    ties = sum(pair["tied"] for pair in pairs)
+    stage.log({"pairs": len(pairs), "ties": ties, "mean_margin": sum(margins) / len(margins)})
+    stage.say(f"{len(pairs)} pairs, {ties} of them ties, mean margin {sum(margins) / len(margins):.2f}")
+    return scores, pairs, dimensions
+
+
+def score_candidates(stage: Stage, folder: Path) -> tuple[list[dict], list[str]]:
+    """Scores of the candidates in `folder`, and the reward model's dimensions; BadInput for a clip without a score."""
     params = stage.params.relabel
     model = RewardModel.load(VIDEO_REWARD, limits=Limits.of(stage.params.limits))
     unknown = sorted(set(params.weights) - set(model.dimensions))
@@ -65,14 +78,7 @@ def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]
         }
         for place, row in enumerate(clips)
     ]
-    pairs = choose_pairs(scores, params)
-    if not pairs:
-        raise BadInput(folder, "no pair has a margin above the minimum", key="relabel.min_margin")
-    margins = [pair["margin"] for pair in pairs]
-    ties = sum(pair["tied"] for pair in pairs)
-    stage.log({"pairs": len(pairs), "ties": ties, "mean_margin": sum(margins) / len(margins)})
-    stage.say(f"{len(pairs)} pairs, {ties} of them ties, mean margin {sum(margins) / len(margins):.2f}")
-    return scores, pairs, model.dimensions
+    return scores, model.dimensions
 
 
 def reward(scores: dict[str, float], params: RelabelParams) -> float:

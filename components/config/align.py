@@ -43,6 +43,7 @@ class DpoParams(Section):
     sft_weight: Annotated[float, Field(ge=0)]
     validation: Annotated[float, Field(ge=0, lt=1)]
     patience: Count | None
+    gradient_factor: Annotated[float, Field(gt=0, lt=0.5)] | None  # None keeps beta as it is
 
     @model_validator(mode="after")
     def patience_needs_validation(self) -> "DpoParams":

@@ -21,6 +21,7 @@ from components.config.data import (  # noqa: F401
     SplitParams,
     WorldParams,
 )
+from components.config.online import OnlineParams
 from components.config.operation import MonitoringParams, OrchestrationParams, PromotionParams
 from components.config.types import (
     Count,
@@ -375,6 +376,7 @@ class Params(Section):
     candidates: CandidatesParams
     relabel: RelabelParams
     align: AlignParams
+    online: OnlineParams
     latent_reward: LatentRewardParams
     nrg: NrgParams
     best_of_n: BestOfNParams

@@ -25,6 +25,7 @@ from components.files.tables import write_table
 from components.generator.folder import load_transformer
 from components.generator.spec import SamplerSpec, generator_once
 from components.pipeline.stage import Stage, folder_digest, stage_main, write_json
+from components.preferences.prompts import sampled_prompts
 from components.schemas import alignment_pairs_schema, candidate_scores_schema
 
 
@@ -40,7 +41,9 @@ def online_round(number: str, stage: Stage) -> None:
     folder = stage.output(f"data/rounds/{number}")
     folder.mkdir(parents=True)
     dtype = params.base_generator.dtype
-    draw_candidates(stage, SamplerSpec(BASE_GENERATOR, str(before), dtype), lambda name: folder / name)
+    prompts = sampled_prompts(stage, "train", params.candidates.prompts)
+    load = SamplerSpec(BASE_GENERATOR, str(before), dtype)
+    draw_candidates(stage, load, prompts, params.candidates.per_prompt, lambda name: folder / name)
     generator_once.cache_clear()
     scores, pairs, dimensions = label(stage, folder)
     write_table(folder / "scores.parquet", scores, candidate_scores_schema(dimensions))
@@ -53,7 +56,7 @@ def online_round(number: str, stage: Stage) -> None:
     files = {name: folder_digest(folder / name) for name in ("pairs.parquet", "latents", "text", "candidates.parquet")}
     identity = {"base generator": base, "dtype": dtype, "adapter": folder_digest(before), **files}
     relabelled = load_pairs(load_candidates(base, folder), folder / "pairs.parquet")
-    rows, count = train_dpo(stage, transformer, relabelled, identity)
+    rows, count = train_dpo(stage, transformer, relabelled, params.align.dpo, identity)
     record = {"method": f"round-{number}", "base": base, "examples": count, "reward_model": scores[0]["reward_model"]}
     save_aligned(stage, transformer, f"models/rounds/{number}", rows, record)
 

@@ -99,6 +99,7 @@ def cut_params(params: Params, clip: Clip | None) -> dict[str, Any]:
     cut["relabel"] |= {"min_margin": 0.0, "example_pairs": 1}
     cut["align"] |= {"draws": 1, "compile": cut["align"]["compile"] and clip is None, "rounds": {}}
     cut["align"]["dpo"] |= {"validation": 0.0, "patience": None}
+    cut["online"] |= {"rounds": {}}
     cut["latent_reward"]["min_margin"] = 0.0
     cut["best_of_n"] |= {"n": 2, "rank_step": 1}
     cut["sample"] |= {"prompts": 2}

@@ -54,7 +54,7 @@ class EarlyStopping:
 def fit(
     stage: Stage,
     module: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | Sequence[LossFn],
     count: int,
     settings: TrainingParams,
     *,
@@ -64,19 +64,22 @@ def fit(
     early_stopping: EarlyStopping | None = None,
     offload: bool = False,
     name: str = "train",
+    before: int = 0,
 ) -> list[dict[str, float]]:
     """Train the parameters of `module` that require gradients for `settings.steps` optimizer steps.
 
     loss_fn(model, indices, generator): loss of the examples `indices` of [0, count), a scalar tensor, and other values to
         log. `model` is `module` as wrapped by accelerate. All randomness must come from `generator` (on the CPU). Each of
         several processes gets an equal part of a batch, and gradients are averaged: correct for a mean over examples. A loss
-        with another mean, such as one over valid entries, must be computed from `gathered` outputs.
+        with another mean, such as one over valid entries, must be computed from `gathered` outputs. Several losses take
+        turns, a step each.
     groups: optimizer groups in torch's format ({"params", "lr"}); default: all trainable parameters at one rate.
     lengths: length of each example, where a batch is padded to its longest; batches then have similar lengths.
     validate: called every `settings.validate_every` steps and at the end, without gradients; logged as validation/*. All
         processes call it and must get the same figures.
     early_stopping: the validation metric for early stopping.
     offload: what is kept for the backward pass waits in the host's memory; with gradient checkpointing, inputs of layers.
+    before: steps of earlier rounds, which the logged steps count on from.
     Returns the logged rows ({"step", "loss", ...}); a row with an EXPLODED loss has "exploded": 1.0. Raises NonFinite when
     a loss or gradient norm is not finite, BadInput when a batch cannot be split equally among the processes. With
     `ema_decay` the module ends with the averaged weights.
@@ -90,7 +93,8 @@ def fit(
     trainable = {key: p for key, p in module.named_parameters() if p.requires_grad}  # FSDP replaces them
     ema = {key: p.detach().clone() for key, p in trainable.items()} if settings.ema_decay else {}
     batches = Batches(count, settings.batch_size, stage.seed(name), None if lengths is None else np.array(lengths))
-    run = Run(stage, name, settings, accelerator, model, loss_fn, batches, optimizer, rates, trainable, ema, offload)
+    losses = [loss_fn] if callable(loss_fn) else list(loss_fn)
+    run = Run(stage, name, settings, accelerator, model, losses, batches, optimizer, rates, trainable, ema, offload, before)
     run.resume()
 
     model.train()
@@ -167,24 +171,26 @@ class Run:
     settings: TrainingParams
     accelerator: Accelerator
     model: nn.Module
-    loss_fn: LossFn
+    losses: list[LossFn]  # in turns
     batches: Batches
     optimizer: Any
     rates: list[float]  # of the optimizer's groups, before warm-up and schedule
     trainable: dict[str, nn.Parameter]
     ema: dict[str, torch.Tensor]  # average of the weights; empty without `ema_decay`
     offload: bool
+    before: int  # steps of earlier rounds
     progress: Progress = field(default_factory=Progress)
     sums: dict[str, list[float]] = field(default_factory=dict)  # values since the last logged row
 
     def backward(self, step: int) -> None:
         """Add up the gradients of the step's microbatches. NonFinite for a loss that is not finite."""
         process, processes = self.accelerator.process_index, launched_together().num_processes
+        loss_fn = self.losses[step % len(self.losses)]
         for micro in range(self.settings.accumulation):
             position = step * self.settings.accumulation + micro
             indices = self.batches.indices(position, process, processes)
             with self.accelerator.autocast(), in_host_memory() if self.offload else nullcontext():
-                loss, logs = self.loss_fn(self.model, indices, self.batches.generator(position, process))
+                loss, logs = loss_fn(self.model, indices, self.batches.generator(position, process))
             if not torch.isfinite(loss):
                 raise NonFinite(f"{self.name} loss ({loss.item()})", step)
             self.accelerator.backward(loss)
@@ -234,8 +240,8 @@ class Run:
         if rows and row["loss"] > EXPLODED * rows[0]["loss"]:
             row["exploded"] = 1.0
             self.stage.say(f"{self.name}: ALARM at step {done}: loss {row['loss']:.4g}, at first {rows[0]['loss']:.4g}")
-        self.stage.log(row, done)
-        rows.append({"step": done, **row})
+        self.stage.log(row, self.before + done)
+        rows.append({"step": self.before + done, **row})
         self.progress.step = done
 
     def keep_final_weights(self) -> None:

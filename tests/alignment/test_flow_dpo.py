@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.alignment.flow import by_timestep, noised, squared_errors, timesteps_at
-from components.alignment.methods.flow_dpo import beta_at, flow_dpo_loss
+from components.alignment.methods.flow_dpo import automatic_beta, beta_at, flow_dpo_loss
 from components.config.params import DpoParams, TimestepParams, load_params
 
 VARIANTS = {
@@ -150,3 +150,33 @@ def test_timesteps_by_distribution_and_shift():
     assert float(logits.mean()) == pytest.approx(0, abs=1e-9) and float(logits.std()) == pytest.approx(1, abs=1e-3)
     shifted = timesteps_at(u, TimestepParams(distribution="uniform", shift=3.0))
     torch.testing.assert_close(shifted, 3 * u / (1 + 2 * u))
+
+
+@pytest.mark.parametrize("target", [0.05, 0.2, 0.45])
+def test_automatic_beta_holds_the_mean_factor_of_the_gradient(target):
+    draw = torch.Generator().manual_seed(8)
+    margins = torch.randn(64, generator=draw, dtype=torch.float64)
+    beta = automatic_beta(margins, target, 1e6)
+    assert float(torch.sigmoid(-beta * margins.abs()).mean()) == pytest.approx(target, abs=1e-9)
+    assert float(automatic_beta(10 * margins, target, 1e6)) == pytest.approx(float(beta) / 10)
+    assert float(automatic_beta(margins, target, float(beta) / 2)) == pytest.approx(float(beta) / 2), "the largest"
+    assert float(automatic_beta(0 * margins, target, 70.0)) == 70.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "squared"])
+def test_the_loss_has_the_automatic_beta(schedule):
+    batch = random_batch(9, pairs=32) | {"tied": torch.zeros(32, dtype=torch.bool)}
+    own = params(schedule=schedule, beta=500.0, gradient_factor=0.3)
+    errors = [
+        squared_errors(batch[clip], batch[f"{model}_{clip}"], "mean")
+        for model in ("policy", "reference")
+        for clip in ("chosen", "rejected")
+    ]
+    loss, logs = flow_dpo_loss(*errors, batch["t"], own)
+    chosen, rejected, old_chosen, old_rejected = errors
+    inside = (rejected - old_rejected - chosen + old_chosen) / 2 * (1 if schedule == "constant" else (1 - batch["t"]) ** 2)
+    beta = automatic_beta(inside, 0.3, 500.0)
+    expected = -torch.nn.functional.logsigmoid(beta * inside).mean()
+    torch.testing.assert_close(loss, expected)
+    assert float(torch.sigmoid(-beta * inside.abs()).mean()) == pytest.approx(0.3)
+    assert "beta" not in flow_dpo_loss(*errors, batch["t"], params())[1] and float(logs["beta"]) > 0

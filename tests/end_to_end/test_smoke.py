@@ -141,7 +141,7 @@ def clips_of(folder: Path, method: str) -> list[bytes]:
 
 def test_an_online_round_goes_on_from_the_round_before(finished):
     params = finished / "params.yaml"
-    params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}'))
+    params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}', 1))
     said = run(finished, "dvc", "repro", "round@2")
     assert "Running stage 'align@dpo'" not in said.stdout, "the round before stays as it is"
     found = json.loads((finished / "metrics/round-2.json").read_text())
@@ -156,6 +156,20 @@ def test_an_online_round_goes_on_from_the_round_before(finished):
     names = sorted(path.name for path in clips[0].iterdir())
     assert names == sorted(path.name for path in clips[1].iterdir()), "the same prompts"
     assert all((clips[0] / name).read_bytes() != (clips[1] / name).read_bytes() for name in names), "new clips"
+
+
+def test_online_methods_align_round_by_round(finished):
+    params = finished / "params.yaml"
+    params.write_text(params.read_text().replace("online:\n  rounds: {}", "online:\n  rounds: {nft: 2, prfl: 1}"))
+    run(finished, "dvc", "repro", "online@nft", "online@prfl")
+    for method, rounds in (("nft", 2), ("prfl", 0)):
+        found = json.loads((finished / f"metrics/online-{method}.json").read_text())
+        assert found["methods"][f"online-{method}"]["win_rate"]["gold"]["Overall"]["n"] == 8
+        assert [row["clips"] for row in found["rounds"]] == [12] * rounds
+        assert "Win rates against base" in (finished / f"report/online-{method}.html").read_text()
+        assert (finished / f"models/online/{method}/pytorch_lora_weights.safetensors").exists()
+    with open(finished / "plots/online-nft.csv", newline="") as stream:
+        assert [row["round"] for row in csv.DictReader(stream)] == ["1.0", "2.0"]
 
 
 def test_a_training_stage_killed_goes_on_to_the_same_metrics(finished):

@@ -23,6 +23,7 @@ from components.guidance.flow_nrg import NrgSpec
 from components.guidance.latent_reward import latent_reward_once, load_latent_reward, save_latent_reward
 from components.guidance.train import build
 from components.pipeline.stage import folder_digest
+from components.preferences.prompts import sampled_prompts
 from components.preferences.schema import write_prompts
 from components.preferences.split import split_prompts
 from tests.generator.toy import TIME, Toy, save_toy
@@ -58,7 +59,8 @@ def toy(tmp_path, monkeypatch, bare_stage):
 def cached_pairs(stage) -> Pairs:
     """Candidates drawn and cached by the stage's code, and each prompt's two clips as a pair."""
     folder = Path("data/candidates")
-    draw_candidates(stage, SamplerSpec(BASE), lambda name: folder / name)
+    prompts = sampled_prompts(stage, "train", stage.params.candidates.prompts)
+    draw_candidates(stage, SamplerSpec(BASE), prompts, stage.params.candidates.per_prompt, lambda name: folder / name)
     candidates = load_candidates(folder_digest(BASE), folder)
     chosen = np.arange(0, 8, 2)
     table = pd.DataFrame({"prompt": candidates.table.prompt.iloc[chosen].to_numpy()})
@@ -92,7 +94,7 @@ def test_a_step_of_flow_dpo_trains_a_lora_that_loads(toy):
     toy.params = toy.params.model_copy(update={"align": align.model_copy(update={"dpo": settings, "draws": 2})})
     model = load_transformer(BASE)
     add_lora(model, LORA, seed=1)
-    rows, count = train_dpo(toy, model, pairs, {"base": "x"}, Path("cache"))
+    rows, count = train_dpo(toy, model, pairs, settings, {"base": "x"}, Path("cache"))
     assert count == 4 and rows[-1]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     save_lora(model, Path("lora"))
     x, t, told = pairs.candidates.latents[[0, 1]], torch.tensor([0.3, 0.8]), pairs.candidates.text([0, 1])
