@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import mlflow
 import pytest
 
 from components.errors import BadInput, Unreachable, exit_codes
@@ -30,7 +29,7 @@ from components.pipeline.mlflow_store import (
     store_uri,
 )
 from components.pipeline.tracking import _experiment
-from components.registry.versions import FILES, fetch
+from components.registry.versions import FILES, bring, fetch
 from tests.conftest import REPOSITORY
 
 PROFILE = "shapes"
@@ -164,10 +163,10 @@ def test_a_full_disk_here_is_not_taken_for_files_that_are_missing(made, here, mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store/mlflow.db")
     record = mlflow_client().get_model_version("m", "1")
 
-    def full(**_):
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "part")
 
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", full)
+    monkeypatch.setattr("components.registry.versions.bring", full)
     with pytest.raises(SystemExit) as ended, exit_codes():
         fetch(record)
     assert (ended.value.code, capsys.readouterr().err) == (4, "error: part: No space left on device\n")
@@ -177,15 +176,14 @@ def test_of_two_that_bring_a_version_at_once_both_have_it(made, here, monkeypatc
     """The second has its files when the first has put its own in place."""
     shutil.copytree(made[0], here / "store")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/store/mlflow.db")
-    record, download = mlflow_client().get_model_version("m", "1"), mlflow.artifacts.download_artifacts
-    first = []
+    record, first = mlflow_client().get_model_version("m", "1"), []
 
-    def while_another_does(**named):
-        monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+    def while_another_does(*given):
+        monkeypatch.setattr("components.registry.versions.bring", bring)
         first.append(fetch(record))
-        return download(**named)
+        return bring(*given)
 
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", while_another_does)
+    monkeypatch.setattr("components.registry.versions.bring", while_another_does)
     assert fetch(record) == first[0] and any(first[0].folder.iterdir())
     assert list((FILES / "partial").iterdir()) == []
 

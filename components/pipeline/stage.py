@@ -25,6 +25,7 @@ from components.files.digests import file_digest, files_below
 from components.files.locks import sole_writer
 from components.pipeline.graph import stage_definition, stage_names
 from components.pipeline.lock import keep_copy
+from components.pipeline.logged_models import Package
 from components.pipeline.memory import keep_freed_memory
 from components.pipeline.pipeline_run import hold_params, progress, refuse_change
 from components.pipeline.tracking import ChildRun, chosen_params
@@ -119,10 +120,11 @@ class Stage:
         self._measured |= facts
         self.log(facts)
 
-    def register(self, model: str, folder: str | Path, tags: dict[str, str]) -> None:
-        """Register `folder` (an output of this stage) as a new version of the model, once the stage has succeeded."""
+    def register(self, model: str, folder: str | Path, tags: dict[str, str], package: Package | None = None) -> None:
+        """Register `folder` (an output of this stage) as a new version of the model, once the stage has succeeded; as an
+        MLflow model where `package` writes one."""
         if self._run is not None:
-            self._run.registrations.append((model, Path(folder), tags))
+            self._run.registrations.append((model, Path(folder), tags, package))
 
     def run(self, body: Callable[["Stage"], None]) -> None:
         if self.rank:

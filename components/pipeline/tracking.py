@@ -22,6 +22,15 @@ from components.config.params import Params
 from components.contracts import ALIGNED, CANDIDATES, CHALLENGER, PAIRS, VIDEO_REWARD
 from components.errors import BadInput
 from components.files.tables import read_table
+from components.pipeline.logged_models import (
+    LOGGED,
+    Package,
+    datasets_of,
+    link_metrics,
+    log_datasets,
+    log_model,
+    logged_id,
+)
 from components.pipeline.mlflow_store import (
     ARTIFACTS,
     PATIENCE,
@@ -83,8 +92,9 @@ class ChildRun:
         self.stage = stage
         self.params = params
         self.deps = definition["deps"]
-        self.registrations: list[tuple[str, Path, dict[str, str]]] = []
+        self.registrations: list[tuple[str, Path, dict[str, str], Package | None]] = []
         self.figures: dict[str, float] = {}  # those of the stage as a whole
+        self.newest: dict[str, Any] = {}  # MLflow's record of the last value of each metric
         self.inputs = {path: made for path, made in inputs.items() if not path.startswith("components/")}
         experiment = _experiment(self.client, params.profile)
         chosen = chosen_params(params, definition["params"])
@@ -113,12 +123,15 @@ class ChildRun:
         self.origin = {**tags, "execution": execution}  # recorded in the model's version
         said = {"profile": params.profile, **chosen}
         self.client.log_batch(self.id, params=[Param(key, str(value)) for key, value in said.items()])
+        log_datasets(self.client, self.id, stage, self.inputs)
 
     @answering()
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step is None:
             self.figures |= metrics
-        self.client.log_batch(self.id, as_metrics(metrics, step or 0))
+        records = as_metrics(metrics, step or 0)
+        self.newest |= {record.key: record for record in records}
+        self.client.log_batch(self.id, records)
 
     @answering()
     def close(self, status: str, seconds: float, outputs: dict[str, str]) -> None:
@@ -129,8 +142,9 @@ class ChildRun:
         self.log({"seconds": seconds})
         if status == "FINISHED":
             self.client.set_tag(self.id, "data.outputs", json.dumps(outputs))
-            for model, folder, tags in self.registrations:
-                self._register(full_name(model, self.params.profile), folder, {**tags, "model.digest": outputs[str(folder)]})
+            for model, folder, tags, package in self.registrations:
+                tags = {**tags, "model.digest": outputs[str(folder)]}
+                self._register(full_name(model, self.params.profile), folder, tags, package)
             self._measured(figures)
         self.client.set_terminated(self.id, status)
         self._close_parent()
@@ -146,12 +160,13 @@ class ChildRun:
         if "RUNNING" not in newest.values():
             self.client.set_terminated(self.parent, "FAILED" if "FAILED" in newest.values() else "FINISHED")
 
-    def _register(self, model: str, folder: Path, tags: dict[str, str]) -> None:
-        """A new version of `model`, which becomes the challenger. It is complete before the alias points to it."""
+    def _register(self, model: str, folder: Path, tags: dict[str, str], package: Package | None) -> None:
+        """A new version of `model`, which becomes the challenger. It is complete before the alias points to it.
+
+        With a `package` it is an MLflow model, a LoggedModel of this run; without one, an artifact of it."""
         from mlflow.exceptions import MlflowException
 
         artifacts = artifacts_of(self.client, self.id)
-        artifacts.log_artifacts(str(folder), model)
         with tempfile.TemporaryDirectory() as place:
             seen = Path(place) / SEEN
             seen.write_text(json.dumps(prompts_learnt_from(self.deps)))
@@ -162,9 +177,17 @@ class ChildRun:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self.client.create_registered_model(model, tags={"profile": self.params.profile})
-        source = f"{self.client.get_run(self.id).info.artifact_uri}/{model}"
+        run, logged = self.client.get_run(self.id), None
         facts = {**self.origin, "signature": json.dumps(signature(folder, self.params)), **tags}
-        made = self.client.create_model_version(model, source=source, run_id=self.id, tags=facts)
+        if package:
+            figures = [one for key, one in self.newest.items() if key != "seconds"]
+            logged = log_model(self.client, run, folder.name, folder, package, facts, figures)
+            source = f"{LOGGED}{logged.model_id}"
+        else:
+            artifacts.log_artifacts(str(folder), model)
+            source = f"{run.info.artifact_uri}/{model}"
+        found = logged and logged.model_id
+        made = self.client.create_model_version(model, source=source, run_id=self.id, tags=facts, model_id=found)
         self.client.set_registered_model_alias(model, CHALLENGER, made.version)
 
     def _measured(self, figures: dict[str, float]) -> None:
@@ -174,14 +197,18 @@ class ChildRun:
             return
         overall = {key: value for key, value in figures.items() if key.endswith("/Overall")}
         self.client.log_batch(self.parent, as_metrics(overall))
+        data = datasets_of(self.client.get_run(self.id))
         for path in [path for path in self.inputs if path.startswith(MEASURED_BY[self.stage])]:
             method = Path(path).name
             own = {key: value for key, value in figures.items() if self.stage != "evaluate" or method in key.split("/")}
+            records = [self.newest[key] for key in own]
             for version in all_pages(self.client.search_model_versions, f"tags.`model.digest` = '{self.inputs[path]}'"):
                 if profile_of(version) != self.params.profile:
                     continue
                 for key, value in {"run": self.id, "figures": json.dumps(own)}.items():
                     self.client.set_model_version_tag(version.name, version.version, f"{self.stage}.{key}", value)
+                if model_id := logged_id(version):
+                    link_metrics(self.client, self.id, model_id, records, data)
 
 
 def signature(folder: Path, params: Params) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from components.config.params import load_params
 from components.contracts import CHAMPION, PAIRS
 from components.errors import BadInput, disk_error
 from components.files.atomic import discard, put_in_place
+from components.files.links import share
 from components.files.text import read_json
+from components.pipeline.logged_models import logged_id
 from components.pipeline.mlflow_store import all_pages, artifact_place, artifacts_of, embedded_store, mlflow_client
 from components.pipeline.stage import SCRATCH, folder_digest
 from components.pipeline.tracking import (
@@ -35,6 +37,7 @@ from components.preferences.near import near_groups
 from components.preferences.split import prompt_key
 
 FILES = SCRATCH / "registry"
+MODEL_FILES = f"artifacts/{REWARD}"  # of a version that is an MLflow model (components/reward/export_mlflow.py)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,6 @@ def find(client: Any, model: str, which: str) -> Any:
 def fetch(record: Any) -> Version:
     """Bring a version's files here, once, and again where they are damaged. BadInput where they are missing, or are not the
     bytes that were registered. OSError of this machine's disk passes through."""
-    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     folder = FILES / "versions" / record.run_id / record.name
@@ -118,9 +120,9 @@ def fetch(record: Any) -> Version:
     if not folder.exists():
         partial = FILES / "partial" / f"{record.run_id}.{secrets.token_hex(4)}"  # another process may bring the same
         partial.mkdir(parents=True)
-        source = artifact_place(record.source)
+        source = artifact_place(files_of(record))
         try:
-            brought = Path(download_artifacts(artifact_uri=source, dst_path=str(partial)))
+            brought = bring(source, partial)
             folder.parent.mkdir(parents=True, exist_ok=True)
             put_in_place(brought, folder)
         except (MlflowException, OSError) as error:
@@ -136,6 +138,31 @@ def fetch(record: Any) -> Version:
         why = f"its files in {source} are {digest}, registered was {registered}"
         raise BadInput(f"{record.name}/{record.version}", why)
     return Version(record.name, str(record.version), record.run_id, dict(record.tags), folder, digest)
+
+
+def files_of(record: Any) -> str:
+    """The recorded location of a version's files. BadInput where MLflow's record of its model is gone."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    model_id = logged_id(record)
+    if model_id is None:
+        return record.source
+    try:
+        return f"{MlflowClient().get_logged_model(model_id).artifact_location}/{MODEL_FILES}"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise BadInput(f"{record.name}/{record.version}", f"its LoggedModel {model_id} was deleted in MLflow") from error
+
+
+def bring(source: str, place: Path) -> Path:
+    """The files of an artifact location, below `place`. Large ones of a store here are shared with it and not copied."""
+    from mlflow.artifacts import download_artifacts
+
+    if os.path.isdir(source):
+        return Path(shutil.copytree(source, place / Path(source).name, copy_function=share))
+    return Path(download_artifacts(artifact_uri=source, dst_path=str(place)))
 
 
 def versions_with(client: Any, digest: str) -> list[Any]:

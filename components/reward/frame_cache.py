@@ -2,7 +2,8 @@
 
 A cache belongs to one frame plan and one version of the code that decodes: its folder is named by their digest. In it lie
 `frames.u8`, the frames of all clips end to end, and `index.jsonl`, a line a clip: {"clip": digest of the video file,
-"offset": of its first byte, "shape": [T, H, W, 3], "fps": planned frames a second, "frames": XXH3 of its bytes}.
+"offset": of its first byte, "shape": [T, H, W, 3], "fps": planned frames a second, "times": [T] seconds, "frames": XXH3 of
+its bytes}.
 
 It outlives the stage, so that another loss or learning rate decodes nothing again, and may be deleted whenever no training
 runs. Caches beside the one in use hold KEPT_BYTES at most: the least recently used are emptied.
@@ -88,6 +89,9 @@ def cache_folder(plan: FramePlan) -> Path:
     return CACHE / hashlib.sha256(json.dumps([repr(plan), code_digest(DECODING)]).encode()).hexdigest()[:16]
 
 
+Place = tuple[int, tuple[int, ...], float, tuple[float, ...]]  # of a clip: offset, shape, rate, seconds of its frames
+
+
 class FrameCache:
     """The cache of a folder, open for filling by one process at a time; others wait for it and then find all there.
 
@@ -98,7 +102,7 @@ class FrameCache:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.places: dict[str, tuple[int, tuple[int, ...], float]] = {}  # offset, shape and rate by clip digest
+        self.places: dict[str, Place] = {}  # by clip digest
         self._end = 0
         self._pending: list[str] = []  # index lines of frames that may not be on disk yet
         self._unwritten = 0
@@ -130,10 +134,11 @@ class FrameCache:
             return
         data = np.ascontiguousarray(clip.frames).data
         self._frames.write(data)
-        shape = clip.frames.shape
-        entry = {"clip": digest, "offset": self._end, "shape": shape, "fps": clip.fps, "frames": xxh3(data)}
+        shape, times = clip.frames.shape, clip.seconds
+        about = {"clip": digest, "offset": self._end, "shape": shape, "fps": clip.fps, "times": times}
+        entry = about | {"frames": xxh3(data)}
         self._pending.append(json.dumps(entry) + "\n")
-        self.places[digest] = (self._end, shape, clip.fps)
+        self.places[digest] = (self._end, shape, clip.fps, times)
         self._end += clip.frames.nbytes
         self._unwritten += clip.frames.nbytes
         if self._unwritten > UNWRITTEN:
@@ -144,8 +149,8 @@ class FrameCache:
         everything = np.memmap(self.folder / "frames.u8", np.uint8, "r")
         views = {}
         for key, digest in digests.items():
-            offset, shape, fps = self.places[digest]
-            views[key] = Clip(everything[offset : offset + math.prod(shape)].reshape(shape), fps)
+            offset, shape, fps, times = self.places[digest]
+            views[key] = Clip(everything[offset : offset + math.prod(shape)].reshape(shape), fps, times)
         return views
 
     def _read_index(self) -> int:
@@ -157,10 +162,13 @@ class FrameCache:
                     entry = json.loads(line)
                 except ValueError:  # cut off in the middle, or nothing but zeros after a power cut
                     break
+                if "times" not in entry:  # of an older version
+                    break
                 data = frames.read(math.prod(entry["shape"]))
                 if not line.endswith(b"\n") or entry["offset"] != self._end or entry.get("frames") != xxh3(data):
                     break
-                self.places[entry["clip"]] = (entry["offset"], tuple(entry["shape"]), entry["fps"])
+                shape, times = tuple(entry["shape"]), tuple(entry["times"])
+                self.places[entry["clip"]] = (entry["offset"], shape, entry["fps"], times)
                 self._end += len(data)
                 length += len(line)
         return length

@@ -1,6 +1,7 @@
 """From decoded frames to what a backbone's vision tower reads, the same in training, scoring and serving.
 
-Equal to transformers' video processor of Qwen2-VL, which cannot be used here: it needs torchvision, which has no CPU build.
+Equal to transformers' video processors of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, which cannot be used here: they need
+torchvision, which has no CPU build.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,17 @@ import torch
 
 @dataclass(frozen=True)
 class Clip:
-    """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second."""
+    """A video in memory: frames [T, H, W, 3] uint8 RGB at `fps` frames a second. `times` [T]: the second of the video that
+    each was chosen at; None where none was left out, and frame k is at k / fps."""
 
     frames: np.ndarray
     fps: float
+    times: tuple[float, ...] | None = None
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """The second of the video that each frame is at, [T]."""
+        return self.times or tuple(place / self.fps for place in range(len(self.frames)))
 
 
 Input = tuple[list[int], Clip]  # token ids, planned frames

@@ -79,10 +79,11 @@ class VideoReward(nn.Module):
         reward = ids == ids.new_tensor(self.prompts.reward_ids)[:, None, None]  # [tokens, B, L]
         embedded = self.backbone.embed_tokens(ids.masked_fill(reward.any(0), 0))
         features = self.backbone.embed_video(batch)
-        embedded = embedded.masked_scatter(video[..., None], features.to(embedded.dtype))
+        embedded = embedded.masked_scatter(video[..., None], features.tokens.to(embedded.dtype))
         tokens = torch.einsum("dbl,dh->blh", reward.to(embedded), self.reward_tokens.to(embedded))
         embedded = torch.where(reward.any(0)[..., None], tokens, embedded)
-        hidden = self.backbone.hidden_states(embedded, self.backbone.positions(batch, video, self.positions))
+        positions = self.backbone.positions(batch, video, self.positions)
+        hidden = self.backbone.hidden_states(embedded, positions, video, features)
         return (self._read(hidden, ids, reward) * self.head.weight.float()).sum(2)
 
     def _read(self, hidden: torch.Tensor, ids: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from components.files.text import read_text
 TEMPLATES = Path(__file__).parent / "templates"
 PROMPT = "{text_prompt}"
 SINGLE_TOKEN = "<|reward|>"
-KEPT = 1024  # prompts whose token ids are kept, as each comes with many clips,
+KEPT = 1024  # prompts whose token ids are kept, as each comes with many clips of like length,
 LONGEST_KEPT = 2000  # if they have no more characters: a server's memory is not for strangers to fill
 
 Readout = Literal["special", "single_special", "last", "mean", "mean_but_last"]
@@ -81,17 +81,21 @@ class PromptBuilder:
         tokenizer.add_tokens(tokens, special_tokens=True)
         self.special = set(tokenizer.get_added_vocab())
         self.reward_ids: list[int] = tokenizer.convert_tokens_to_ids(tokens)
+        self.video_token = video_token
         self.video_id: int = tokenizer.convert_tokens_to_ids(video_token)
         self._text_ids = lru_cache(maxsize=KEPT)(self._encode)
 
-    def ids(self, prompt: str, video_tokens: int) -> list[int]:
-        """Token ids for a prompt and a video of `video_tokens` tokens.
+    def ids(self, prompt: str, video_tokens: int, video: str | None = None) -> list[int]:
+        """Token ids for a prompt and a video of `video_tokens` tokens. `video`: the text that stands for it, in which the
+        video tokens share these out evenly; by default one of them.
 
         ValueError for an empty prompt, and for one that holds a special token: it could move the read-out.
         """
-        ids = self._text_ids(prompt) if len(prompt) <= LONGEST_KEPT else self._encode(prompt)
-        at = ids.index(self.video_id)
-        return [*ids[:at], *[self.video_id] * video_tokens, *ids[at + 1 :]]
+        text = video or self.video_token
+        ids = self._text_ids(prompt, text) if len(prompt) <= LONGEST_KEPT else self._encode(prompt, text)
+        each, left_over = divmod(video_tokens, text.count(self.video_token))
+        assert not left_over, f"{video_tokens} tokens in {text}"
+        return [token for known in ids for token in ([known] * each if known == self.video_id else [known])]
 
     def before_prompt(self) -> list[str]:
         """Dimensions that are read out before the prompt, and so may not depend on it."""
@@ -99,14 +103,15 @@ class PromptBuilder:
         places = [self.template.index(token) for token in tokens_read(self.dimensions, self.readout)]
         return [name for name, place in zip(self.dimensions, places, strict=False) if place < prompt]
 
-    def _encode(self, prompt: str) -> list[int]:
+    def _encode(self, prompt: str, video: str) -> list[int]:
         if not prompt.strip():
             raise ValueError("the prompt is empty")
         for token in self.special:
             if token in prompt:
                 raise ValueError(f"the prompt holds the special token {token}")
         text = self.template.replace(PROMPT, prompt)
-        return self.tokenizer(chat_text(self.tokenizer, text), add_special_tokens=False)["input_ids"]
+        chat = chat_text(self.tokenizer, text).replace(self.video_token, video, 1)
+        return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
 
 
 def chat_text(tokenizer: Any, text: str) -> str:

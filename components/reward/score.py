@@ -184,14 +184,15 @@ def planned_clip(
     note: Note | None = None,
     check: Callable[[int, int, int], None] | None = None,
 ) -> Clip | Unscored:
-    """The frames of the plan, at its size and their own rate, or why there are none. Each is made smaller when it is
-    decoded: at its own size one is in memory. `check` may refuse a number of frames of a height and width by ValueError."""
-    rate = float("nan")
+    """The frames of the plan, at its size, with their own rate and times, or why there are none. Each is made smaller when
+    it is decoded: at its own size one is in memory. `check` may refuse a number of frames of a height and width by
+    ValueError."""
+    rate, times = float("nan"), ()
 
     def choose(frames: int, fps: float, height: int, width: int) -> list[int]:
-        nonlocal rate
+        nonlocal rate, times
         indices, size = plan.indices(frames, fps), plan.resize(height, width)
-        rate = plan.rate(len(indices), frames, fps)
+        rate, times = plan.rate(len(indices), frames, fps), tuple(index / fps for index in indices)
         if check is not None:
             check(len(indices), *size)
         return indices
@@ -206,11 +207,13 @@ def planned_clip(
 
     try:
         if not isinstance(video, Clip):
-            return Clip(read_chosen(video, of_file, fit, limits), rate)
+            found = read_chosen(video, of_file, fit, limits)
+            return Clip(found, rate, times)
         frames, height, width = video.frames.shape[:3]
         if why := limits.refuse_count(frames) or limits.refuse_frame(width, height):
             return Unscored(why)
-        return Clip(np.stack([fit(video.frames[index]) for index in choose(frames, video.fps, height, width)]), rate)
+        chosen = choose(frames, video.fps, height, width)
+        return Clip(np.stack([fit(video.frames[index]) for index in chosen]), rate, times)
     except (VideoError, ValueError) as error:
         return Unscored(str(error))
 
@@ -222,7 +225,8 @@ def bytes_of(clip: Clip | Unscored) -> int:
 def make_input(model: VideoReward, clip: Clip, prompt: str) -> Input | Unscored:
     """Token ids and planned frames, or why the prompt cannot be used."""
     try:
-        ids = model.prompts.ids(prompt, model.patch_shape.tokens(*clip.frames.shape[:3]))
+        tokens = model.patch_shape.tokens(*clip.frames.shape[:3])
+        ids = model.prompts.ids(prompt, tokens, model.backbone.video_text(clip))
     except ValueError as error:
         return Unscored(str(error))
     most = model.backbone.max_tokens

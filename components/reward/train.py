@@ -18,6 +18,7 @@ from components.errors import BadInput
 from components.pipeline.stage import Stage, folder_digest, how_to_get, stage_main
 from components.reward.backbones.registry import load_backbone
 from components.reward.card import CARD, STEPS, Norm, PlanCard, Reference, RewardCard
+from components.reward.export_mlflow import package_mlflow
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import Clip, Input
 from components.reward.losses import NEED_RATINGS, pair_loss
@@ -104,7 +105,7 @@ def reward(stage: Stage) -> None:
     )
     model.save(folder, card)
     write_rows(folder / "training.csv", rows)
-    stage.register("video_reward", Path(VIDEO_REWARD), {"pairs_digest": provenance["pairs_digest"]})
+    stage.register("video_reward", Path(VIDEO_REWARD), {"pairs_digest": provenance["pairs_digest"]}, package_mlflow)
 
 
 def build(params: RewardParams) -> VideoReward:

@@ -13,6 +13,7 @@ import yaml
 from components.files.tables import write_table
 from components.pipeline.stage import Stage
 from components.reward.bench import reward_bench
+from components.reward.export_mlflow import package_mlflow
 from components.reward.train import reward
 from components.schemas import PAIRS_SCHEMA
 from components.video.encode import write_video
@@ -118,12 +119,13 @@ def train(steps: int, seed: int = 17) -> None:
     Stage("reward_bench").run(reward_bench)
 
 
-def register(model: Path) -> None:
-    """Register a model folder as the stage reward would have, had it trained it."""
+def register(model: Path, figures: dict[str, float] | None = None) -> None:
+    """Register a model folder as the stage reward would have, had it trained it and found these figures."""
 
     def body(stage: Stage) -> None:
         shutil.copytree(model, stage.output("models/video_reward"))
-        stage.register("video_reward", Path("models/video_reward"), {"pairs_digest": "none"})
+        stage.log(figures or {}, 1)
+        stage.register("video_reward", Path("models/video_reward"), {"pairs_digest": "none"}, package_mlflow)
 
     Stage("reward").run(body)
 

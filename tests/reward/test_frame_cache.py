@@ -20,7 +20,9 @@ from components.video.encode import write_video
 from components.video.frames import FramePlan
 
 PLAN = FramePlan(fps=None, frames=4, min_pixels=64, max_pixels=256, factor=8)
-CLIPS = {f"clip{n}": Clip(np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3), np.uint8), n / 3) for n in range(6)}
+CLIPS = {
+    f"clip{n}": Clip(np.random.default_rng(n).integers(0, 256, (2, 2, 3 + n, 3), np.uint8), (n + 1) / 3) for n in range(6)
+}
 
 
 def pairs(*paths: str) -> Pairs:
@@ -92,7 +94,7 @@ def test_of_two_that_want_the_same_clips_one_decodes(videos, bare_stage):
 
 def assert_same(clip: Clip, other: Clip) -> None:
     np.testing.assert_array_equal(clip.frames, other.frames)
-    assert clip.fps == other.fps
+    assert clip.fps == other.fps and clip.seconds == other.seconds
 
 
 def fill(folder: Path, names: list[str]) -> None:

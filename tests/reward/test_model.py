@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from components.config.params import LoraParams
 from components.errors import BadInput
-from components.reward.backbones.qwen2_vl import frame_runs
+from components.reward.backbones.qwen import in_frames
 from components.reward.inputs import Clip
 from components.reward.model import load_video_reward
 from components.reward.score import make_input, raw_scores
@@ -88,7 +88,7 @@ def test_plain_positions_are_the_language_models_own_default(model):
         network.resize_token_embeddings(len(model.prompts.tokenizer), mean_resizing=False)
         network.get_input_embeddings().weight[model.prompts.reward_ids] = model.reward_tokens
         embedded = qwen.language_model.embed_tokens(batch.input_ids)
-        video = qwen.visual(batch.pixels, grid_thw=batch.grid, runs=frame_runs(batch.grid)).pooler_output
+        video = qwen.visual(batch.pixels, grid_thw=batch.grid, frames=in_frames(batch.grid)).pooler_output
         embedded = embedded.masked_scatter((batch.input_ids == model.prompts.video_id)[..., None], video)
         hidden = qwen.language_model(inputs_embeds=embedded).last_hidden_state[0]
         ids = batch.input_ids[0].tolist()

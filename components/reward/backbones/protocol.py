@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 
 from components.config.types import Dtype
-from components.reward.inputs import Batch, PatchShape, PixelStatistics
+from components.reward.inputs import Batch, Clip, PatchShape, PixelStatistics
 
 Positions = Literal["plain", "multimodal"]
 
@@ -38,6 +38,16 @@ class Sizes:
     merger: int
     language: Stack
     linear: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """What a vision tower makes of the videos of a batch, one after the other. `tokens` [sum of PatchShape.tokens, hidden]
+    take the places of the video tokens. `deepstack`, of the same shape each: what the first layers of the language model add
+    to their states there, one a layer (DeepStack, https://arxiv.org/abs/2406.04334)."""
+
+    tokens: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...] = ()
 
 
 class Backbone(Protocol):
@@ -80,19 +90,25 @@ class Backbone(Protocol):
         """Of an input, prompt and video together."""
         ...
 
+    def video_text(self, clip: Clip) -> str:
+        """The text that stands for a clip: the video token, or one a block of like many of its features, with text between
+        them."""
+        ...
+
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids [B, L] to embeddings [B, L, hidden]."""
         ...
 
-    def embed_video(self, batch: Batch) -> torch.Tensor:
-        """Features of all videos, one after the other: [sum of PatchShape.tokens, hidden]."""
-        ...
+    def embed_video(self, batch: Batch) -> VideoFeatures: ...
 
     def positions(self, batch: Batch, video: torch.Tensor, kind: Positions) -> torch.Tensor:
         """Position ids as hidden_states takes them. "plain" numbers the tokens 0..L-1; "multimodal" is the model's own
         numbering of a video's tokens, where batch.fps may count. video [B, L]: which tokens are the video's."""
         ...
 
-    def hidden_states(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, L, hidden] to the language model's last states, of the same shape. Attention is causal."""
+    def hidden_states(
+        self, embedded: torch.Tensor, positions: torch.Tensor, video: torch.Tensor, features: VideoFeatures
+    ) -> torch.Tensor:
+        """Embeddings [B, L, hidden], with `features` in their places, to the language model's last states, of the same
+        shape. Attention is causal. video as of positions."""
         ...

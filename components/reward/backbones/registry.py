@@ -7,10 +7,14 @@ from components.config.types import Dtype
 from components.errors import BadInput
 from components.files.text import read_json
 from components.reward.backbones.protocol import Backbone
+from components.reward.backbones.qwen2_5_vl import Qwen25VL
 from components.reward.backbones.qwen2_vl import Qwen2VL
+from components.reward.backbones.qwen3_vl import Qwen3VL
 
 BACKBONES: dict[str, type[Backbone]] = {
     "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
 }
 
 

@@ -23,7 +23,7 @@ VISION = (
 
 
 def published_name(name: str) -> str:
-    """The name in a published checkpoint of a tensor of the network: the inverse of Qwen2VL.current_name."""
+    """The name in a published checkpoint of a tensor of the network: the inverse of `current_name`."""
     old = (
         name.removeprefix("model.") if name.startswith("model.visual.") else name.replace("model.language_model.", "model.")
     )

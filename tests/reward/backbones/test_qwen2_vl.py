@@ -7,7 +7,7 @@ import torch
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
-from components.reward.backbones.qwen2_vl import attend_by_frame, frame_runs
+from components.reward.backbones.qwen import attend_in_runs, frame_runs, in_frames
 
 CONFIG = Qwen2VLVisionConfig(
     depth=2, embed_dim=32, hidden_size=48, num_heads=2, mlp_ratio=2, patch_size=4, temporal_patch_size=2
@@ -26,14 +26,14 @@ def test_outputs_and_gradients_are_those_of_transformers(grid, checkpointing):
     torch.manual_seed(0)
     theirs = Qwen2VisionTransformerPretrainedModel(CONFIG).train()
     ours = copy.deepcopy(theirs)
-    attend_by_frame(ours)
+    attend_in_runs(ours)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     if checkpointing:
         ours.gradient_checkpointing_enable()
     grid = torch.tensor(grid)
     pixels = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 4 * 4)
     found = []
-    for model, more in ((theirs, {}), (ours, {"runs": frame_runs(grid)})):
+    for model, more in ((theirs, {}), (ours, {"frames": in_frames(grid)})):
         out = model(pixels, grid_thw=grid, **more).pooler_output
         out.square().sum().backward()
         found.append([out.detach(), *(weight.grad for weight in model.parameters())])

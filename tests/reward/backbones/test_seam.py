@@ -20,13 +20,16 @@ from tests.reward.test_train import PARAMS, PlainStage, data  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
 NAMES = re.compile(
-    r"Qwen2VL|qwen2_vl|vision_config|text_config|spatial_merge|temporal_patch_size|mrope|get_rope_index|language_model"
+    r"Qwen2VL|qwen2_vl|Qwen25VL|qwen2_5_vl|Qwen3VL|qwen3_vl|vision_config|text_config|spatial_merge|temporal_patch_size|mrope|get_rope_index|language_model"
     r"|\.visual\b|pooler_output|grid_thw|video_pad"
 )
-# The first knows them, the second how they were once called; the third lists members; the small model of the shapes world is
-# built as one.
+# The first four know them, the next how they were once called; then the list of members; the small model of the shapes world
+# is built as one.
 OWN = (
+    "reward/backbones/qwen.py",
     "reward/backbones/qwen2_vl.py",
+    "reward/backbones/qwen2_5_vl.py",
+    "reward/backbones/qwen3_vl.py",
     "reward/backbones/videoalign.py",
     "reward/backbones/registry.py",
     "simulation/small_vlm.py",

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from components.config.types import Dtype
-from components.reward.backbones.protocol import Positions, Sizes, Stack
-from components.reward.inputs import Batch, PatchShape, PixelStatistics
+from components.reward.backbones.protocol import Positions, Sizes, Stack, VideoFeatures
+from components.reward.inputs import Batch, Clip, PatchShape, PixelStatistics
 from components.runtime.weights import load_pretrained
 from components.simulation.small_vlm import train_tokenizer
 
@@ -97,8 +97,11 @@ class Toy:
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         return self.network.words(ids)
 
-    def embed_video(self, batch: Batch) -> torch.Tensor:
-        return self.network.eye(batch.pixels)
+    def video_text(self, clip: Clip) -> str:
+        return self.video_token
+
+    def embed_video(self, batch: Batch) -> VideoFeatures:
+        return VideoFeatures(self.network.eye(batch.pixels))
 
     def positions(self, batch: Batch, video: torch.Tensor, kind: Positions) -> torch.Tensor:
         rows, length = batch.input_ids.shape
@@ -109,7 +112,9 @@ class Toy:
                 positions[row, video[row]] = seconds.repeat_interleave(h * w).float()
         return positions
 
-    def hidden_states(self, embedded: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def hidden_states(
+        self, embedded: torch.Tensor, positions: torch.Tensor, video: torch.Tensor, features: VideoFeatures
+    ) -> torch.Tensor:
         return self.network.layer(embedded + torch.sin(positions)[..., None])
 
 
