@@ -75,7 +75,7 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("model_B", pa.string()),
         *(pa.field(dimension, pa.int8()) for dimension in DIMENSIONS),  # 1 A better, -1 B better, 0 same, null unknown
         *(pa.field(name, pa.float64()) for side in "AB" for name in rating_columns(side)),  # mean rating, null unrated
-        pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer or given
+        pa.field("decided_by", pa.string(), nullable=False),  # majority, reviewer, given, or votes of some annotators
         pa.field("annotators", pa.list_(pa.string()), nullable=False),  # names of its annotators
         pa.field("rows", pa.list_(pa.int32()), nullable=False),  # their lines of SOURCE_ANNOTATIONS
     ]

@@ -17,7 +17,11 @@ from dags.runners import REPOSITORY, Command, folder, make_task
 SERVED = "video_reward"  # the served model; in full reelign-PROFILE-video-reward
 # The stage with the gate's data: pairs and videos for a reward model, figures of clips for a generator.
 STAGE = '{{ "reward_bench" if params.model.endswith("reward") else "evaluate" }}'
-GATE = {"REELIGN_MODEL": "{{ params.model }}", "REELIGN_CHALLENGER": "{{ params.challenger or '' }}"}
+GATE = {
+    "REELIGN_MODEL": "{{ params.model }}",
+    "REELIGN_CHALLENGER": "{{ params.challenger or '' }}",
+    "REELIGN_REMEASURE": "{{ params.remeasure }}",
+}
 
 
 def is_served(params: dict[str, Any]) -> bool:
@@ -54,6 +58,7 @@ with DAG(
     params={
         "model": Param(SERVED, type="string", description="Or generator_dpo and the like, which is promoted alone"),
         "challenger": Param(None, type=["null", "string"], description="Number or alias; empty: the newest version"),
+        "remeasure": Param(False, type="boolean", description="Draw and judge a champion generator's clips anew"),
         "profile": profile_param("the retraining's"),
         "commit": commit_param("the retraining's"),
     },

@@ -175,7 +175,8 @@ def test_a_judge_from_peoples_pairs_is_made_before_it_judges():
     for section, change, why in (
         ("judge_reward", {"held_out": {}}, "keeps no pairs for it"),
         ("evaluate", {"judge_files": "judges"}, "judge_files must be models/judge_reward"),
-        ("judge_reward", {"held_out": {"annotators": 0.5}}, "should be 'prompts'"),
+        ("judge_reward", {"held_out": {"clips": 0.5}}, "should be 'prompts' or 'annotators'"),
+        ("judge_reward", {"held_out": {"prompts": 0.5, "annotators": 0.5}}, "at most 1 item"),
         ("judge_reward", {"held_out": {"prompts": 1.0}}, "less than 1"),
     ):
         with pytest.raises(ValidationError, match=why):

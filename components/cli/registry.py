@@ -29,7 +29,12 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and move nothing.")] = False,
     out: Annotated[Path | None, typer.Option(help="The evidence's file.", show_default="registry/evidence-...json")] = None,
     remeasure: Annotated[
-        bool, typer.Option("--remeasure", help="Draw and judge a champion generator's clips anew, as the challenger's were.")
+        bool,
+        typer.Option(
+            "--remeasure",
+            envvar="REELIGN_REMEASURE",
+            help="Draw and judge a champion generator's clips anew, as the challenger's were, also where settings changed.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +42,8 @@ def promote(
 
     A reward model is compared with the champion on test pairs that neither learnt from. It must be calibrated and keep its
     contract. A generator is compared on clips of the same prompts, seeds and settings by the held-out judge, and a hacking
-    alarm is a veto. Limits are in params.yaml, promotion.
+    alarm is a veto. A judge that was trained again since judges the champion's clips anew. Limits are in params.yaml,
+    promotion.
 
     Exit code 5: the challenger is refused; 0: promoted, no challenger, or champion already; 4: MLflow does not answer. The
     promotion has then not begun, or the next call finishes it.

@@ -9,10 +9,12 @@ from components.config.types import Count, Fraction, Positive, Section
 
 class JudgeFloorParams(Section):
     """What the card of the judge that decides must show, Overall: an accuracy without ties whose whole interval is above
-    `min_accuracy`. Of a judge of pairs also a position bias of at most `max_position_bias`, and the same answers to repeated
-    questions in at least the share `min_self_consistency`."""
+    `min_accuracy`, and no verdict on at most the share `max_failures` of the pairs. Of a judge of pairs also a position bias
+    of at most `max_position_bias`, and the same answers to repeated questions in at least the share
+    `min_self_consistency`."""
 
     min_accuracy: Fraction
+    max_failures: Fraction
     max_position_bias: Fraction
     min_self_consistency: Fraction
 

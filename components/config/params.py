@@ -111,9 +111,10 @@ class RewardParams(Section):
 
 class JudgeRewardParams(Section):
     """A second VideoReward, of the settings of `reward`, as held-out judge `model:models/judge_reward`. `held_out`: share of
-    prompts whose pairs are its own, which reward and alignment never read; {} is no such judge."""
+    prompts whose pairs are its own, or of annotators whose labels are, which reward and alignment never read; {} is no such
+    judge."""
 
-    held_out: dict[Literal["prompts"], Annotated[float, Field(gt=0, lt=1)]]
+    held_out: Annotated[dict[Literal["prompts", "annotators"], Annotated[float, Field(gt=0, lt=1)]], Field(max_length=1)]
 
 
 class RewardBenchParams(Section):

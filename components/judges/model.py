@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from components.errors import BadInput
@@ -17,6 +18,7 @@ from components.judges.protocol import REASON, Context, JudgedClip, JudgeFacts, 
 from components.pipeline.stage import how_to_get
 from components.reward.card import CARD, read_card
 from components.reward.inputs import Clip
+from components.reward.learnt import read_learnt
 from components.reward.published import is_published, published_version
 from components.reward.score import RewardModel
 from components.reward.scores import Unscored, score_names
@@ -82,6 +84,10 @@ def refuse_kin(folder: Path, reward: Path) -> None:
         raise BadInput(folder, f"one of it and {reward} was trained on from the other: {told}")
     if own["pairs"] is not None and own["pairs"] == other["pairs"]:
         raise BadInput(folder, f"learnt from the labels that {reward} learnt from (pairs {own['pairs']}): {told}")
+    if (labels := read_learnt(folder)) is not None and (others := read_learnt(reward)) is not None:
+        shared = len(np.intersect1d(labels, others, assume_unique=True))
+        if shared:
+            raise BadInput(folder, f"learnt from {shared} of its {len(labels)} labels as {reward} did: {told}")
     if own["base"] is not None and own["base"] == other["base"] and is_reward(own["base_folder"]):
         raise BadInput(folder, f"was trained on from a VideoReward, {own['base_folder']}, as {reward} was: {told}")
 

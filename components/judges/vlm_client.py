@@ -92,7 +92,8 @@ class Endpoint:
             self._key = os.environ.get(settings.key_variable)
             if not self._key:
                 raise BadInput(where, f"the environment variable {settings.key_variable} is empty", key="key_variable")
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        headers = {"Content-Type": "application/json"}  # FastAPI reads a body without it as text, and refuses it
+        headers |= {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         room = httpx2.Limits(max_connections=settings.concurrency)
         self._client = httpx2.Client(headers=headers, timeout=settings.timeout, limits=room)
 

@@ -56,6 +56,23 @@ def decide(file: str | Path, views: Sequence[Annotation]) -> tuple[dict[str, int
     return labels, decided_by
 
 
+def decide_part(views: Sequence[Annotation]) -> tuple[dict[str, int | None], str]:
+    """Labels by some of a pair's annotators, and how they were decided: `votes`, or `reviewer` if any dimension needed one.
+
+    The label that more than half of the votes share decides, else a reviewer among `views`; else there is none.
+    """
+    votes = [view for view in views if view.annotator != REVIEWER]
+    reviewer = next((view for view in views if view.annotator == REVIEWER), None)
+    labels, decided_by = {}, "votes"
+    for dimension in DIMENSIONS:
+        given = [label for view in votes if (label := view.labels[dimension]) is not None]
+        labels[dimension] = next((label for label in given if 2 * given.count(label) > len(given)), None)
+        if labels[dimension] is None and given and reviewer is not None:
+            labels[dimension] = reviewer.labels[dimension]
+            decided_by = "reviewer" if labels[dimension] is not None else decided_by
+    return labels, decided_by
+
+
 def awaits(views: Sequence[Annotation]) -> Literal["annotators", "reviewer"] | None:
     """Whose answers a pair still needs before `decide` can label it; None for nobody's. `views` as for `decide`."""
     names = [view.annotator for view in views]

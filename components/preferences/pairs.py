@@ -10,16 +10,17 @@ from components.contracts import CLIPS, DIMENSIONS, JUDGE, PAIRS, PAIRS_METRICS,
 from components.errors import BadInput
 from components.files.tables import read_table, write_table
 from components.pipeline.stage import Stage, stage_main, write_json
-from components.preferences.agreement import agreement, decide, shares
-from components.preferences.judge_half import judge_prompts
-from components.preferences.schema import Annotation, group_by_pair, read_annotations, read_prompts
+from components.preferences.agreement import agreement, decide, decide_part, shares
+from components.preferences.judge_half import judge_annotators, judge_prompts
+from components.preferences.schema import REVIEWER, Annotation, group_by_pair, read_annotations, read_prompts
 from components.preferences.split import SPLITS, Split, split_prompts
 from components.schemas import PAIRS_SCHEMA, VERDICTS_SCHEMA
 
 
 def pairs(stage: Stage) -> None:
     """Reads data/source/annotations.csv, prompts.csv and data/clips.parquet. Writes data/pairs, a table a split, and
-    metrics/pairs.json. With `judge_reward.held_out`, pairs of a share of the prompts are in data/pairs/judge alone.
+    metrics/pairs.json. With `judge_reward.held_out`, pairs of a share of the prompts are in data/pairs/judge alone, or
+    labels of a share of the annotators are.
 
     Fails with BadInput for an annotation of a missing or broken clip, annotators who contradict themselves, a dimension
     without labels, and a split without pairs. It takes seconds, and a killed run starts anew.
@@ -38,9 +39,15 @@ def pairs(stage: Stage) -> None:
     folder.mkdir()
     # The split covers all prompts of the source, so that prompts of later stages fall on the same sides.
     split = split_prompts([*read_prompts(SOURCE_PROMPTS), *(row["prompt"] for row in rows)], stage.params.split)
-    share = stage.params.judge_reward.held_out.get("prompts")
-    aside = judge_prompts(split, stage.params.split, share) if share else set()
-    counts = write_splits(folder, [row for row in rows if row["prompt"] not in aside], split)
+    held_out = stage.params.judge_reward.held_out
+    own, judges = rows, []
+    if share := held_out.get("prompts"):
+        aside = judge_prompts(split, stage.params.split, share)
+        own, judges = ([row for row in rows if (row["prompt"] in aside) == theirs] for theirs in (False, True))
+    elif share := held_out.get("annotators"):
+        people = judge_annotators({view.annotator for pair in usable for view in pair}, stage.params.split.seed, share)
+        own, judges = (labelled_by(usable, people, theirs) for theirs in (False, True))
+    counts = write_splits(folder, own, split)
     report: dict[str, Any] = {
         "splits": counts,
         "pairs": len(rows),
@@ -52,13 +59,13 @@ def pairs(stage: Stage) -> None:
         "generators": by_generator(rows),
         "krippendorff_alpha": agreement(usable),
     }
-    if share:
+    if held_out:
         (folder / JUDGE).mkdir()
-        report["judge_splits"] = write_splits(folder / JUDGE, [row for row in rows if row["prompt"] in aside], split)
+        report["judge_splits"] = write_splits(folder / JUDGE, judges, split)
     write_json(stage.output(PAIRS_METRICS), report)
     stage.log({"pairs": len(rows)} | {f"tie_share/{key}": value["tie_share"] for key, value in known(report).items()})
     stage.say(f"{len(rows)} pairs over {report['prompts']} prompts: {sizes(counts)}")
-    if share:
+    if held_out:
         stage.say(f"the judge's alone: {sizes(report['judge_splits'])}")
 
 
@@ -101,10 +108,25 @@ def usable_clips(clips: dict[str, dict], views: list[Annotation]) -> bool:
     return all(clips[path]["status"] == "ok" for path in (first.path_A, first.path_B))
 
 
+def labelled_by(pairs: list[list[Annotation]], people: set[str], theirs: bool) -> list[dict]:
+    """Rows of PAIRS_SCHEMA by the annotators among `people`, or by all others; without pairs that these left undecided."""
+    rows = []
+    for views in pairs:
+        part = [view for view in views if (view.annotator in people) == theirs]
+        if any(view.annotator != REVIEWER for view in part):
+            row = pair_row(part, *decide_part(part))
+            rows += [row] if any(row[dimension] is not None for dimension in DIMENSIONS) else []
+    return rows
+
+
 def labelled_pair(views: list[Annotation]) -> dict:
-    """A row of PAIRS_SCHEMA from the annotations of one pair."""
+    """A row of PAIRS_SCHEMA from all annotations of one pair."""
+    return pair_row(views, *decide(SOURCE_ANNOTATIONS, views))
+
+
+def pair_row(views: list[Annotation], labels: dict[str, int | None], decided_by: str) -> dict:
+    """A row of PAIRS_SCHEMA with these labels."""
     first = views[0]
-    labels, decided_by = decide(SOURCE_ANNOTATIONS, views)
     return {
         # The id does not depend on which side each clip is on.
         "pair_id": hashlib.sha256("\n".join(first.pair).encode()).hexdigest()[:16],

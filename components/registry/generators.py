@@ -35,6 +35,7 @@ CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored cl
 KEY = ["prompt_id", "seed"]
 NO_DIFFERENCE = 0.5
 SETTINGS = b"settings"  # of the file's metadata
+IDENTITY = "judge"  # of judged_with: changes where a judge is trained again
 ANEW = "--remeasure draws and judges the champion's clips anew"
 
 
@@ -42,7 +43,8 @@ def compare_generators(
     client: Any, challenger: Version, champion: Version | None, params: Params, progress: Progress, anew: bool
 ) -> tuple[dict[str, Any], list[str], pd.DataFrame]:
     """Evidence about an aligned generator, the reasons against it, and its scored clips. anew: the champion's clips are
-    drawn and judged once more, with the challenger's settings. BadInput for that where no held-out judge was at work."""
+    drawn and judged once more, with the challenger's settings, also where the kept ones do not do (kept_clips). BadInput for
+    `anew` where no held-out judge was at work."""
     method = challenger.tags["method"]
     metrics = read_json(ALIGNMENT_METRICS)
     if method not in metrics["methods"]:
@@ -65,19 +67,13 @@ def compare_generators(
     if champion:
         other = str(champion)
         settings = need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
-        if anew:
+        judge = metrics["judges"][key] if key else None
+        rows = None if anew else kept_clips(client, challenger, champion, settings, judge)
+        if rows is None:
             from components.registry.remeasure import remeasure  # brings diffusers
 
             rows, ours = remeasure(champion, clips[method], settings, params, progress)
             measured_anew = True
-        else:
-            way = ANEW if key else "a held-out judge, which could draw and judge them anew, was not at work"
-            rows, theirs = champions_clips(client, champion)
-            theirs = need_settings(champion, theirs, f"it was promoted before there were any; {way}")
-            if differs := difference(settings, theirs, f"the clips that {champion} was promoted on"):
-                raise BadInput(str(challenger), f"{differs}; set it back, or {way}")
-            if key and not metrics["judges"][key]["pointwise"]:
-                raise BadInput(str(challenger), f"{key} compares clips, of which the champion's are not kept: {ANEW}")
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
             raise BadInput(SAMPLE_SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
 
@@ -116,6 +112,27 @@ def compare_generators(
         return evidence, [*reasons, *against, f"no_verdict: {judge['name']} has none on these clips"], clips[method]
     reasons += against + verdict_reasons(evidence["differences"], NO_DIFFERENCE, params.promotion.level)
     return evidence, reasons, clips[method]
+
+
+def kept_clips(
+    client: Any, challenger: Version, champion: Version, settings: Settings, judge: dict[str, Any] | None
+) -> pd.DataFrame | None:
+    """The scored clips that the champion was promoted with; None where they were drawn as the challenger's, `settings`, and
+    `judge`, which decides, has no verdict on them but can judge such clips anew: it was trained again since, or compares.
+    BadInput for clips of other settings or by a judge of another name, which a person has changed."""
+    way = ANEW if judge else "a held-out judge, which could draw and judge them anew, was not at work"
+    rows, theirs = champions_clips(client, champion)
+    theirs = need_settings(champion, theirs, f"it was promoted before there were any; {way}")
+    again = judge is not None and not judge["on_record"]
+    retrained = again and difference({**settings, IDENTITY: None}, {**theirs, IDENTITY: None}, "") is None
+    differs = difference(settings, theirs, f"the clips that {champion} was promoted on")
+    if differs and not retrained:
+        raise BadInput(str(challenger), f"{differs}; set it back, or {way}")
+    if judge is None or (judge["pointwise"] and not differs):
+        return rows
+    if not again:
+        raise BadInput(str(challenger), f"{judge['key']} compares clips, of which the champion's are not kept: {ANEW}")
+    return None
 
 
 def win_rates(ours: pd.DataFrame, theirs: pd.DataFrame, judge: dict[str, Any], params: Params) -> dict[str, dict[str, dict]]:

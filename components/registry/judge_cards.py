@@ -5,7 +5,7 @@ from typing import Any
 from components.config.operation import JudgeFloorParams
 from components.evaluation.judging import cards_of
 from components.judges.card import Figure, JudgeCard
-from components.statistics.intervals import as_text
+from components.statistics.intervals import as_text, counted
 
 
 def judge_reasons(judge: dict[str, Any], floor: JudgeFloorParams) -> tuple[list[str], dict[str, Any] | None]:
@@ -28,6 +28,9 @@ def floor_reasons(card: JudgeCard, floor: JudgeFloorParams) -> list[str]:
         overall = card.dimensions.get("Overall")
         said = text(overall and overall.accuracy_without_ties)
         reasons.append(f"judge_accuracy: {card.judge} {said} without ties, not surely above {floor.min_accuracy:g}")
+    if card.failures > floor.max_failures * card.count:
+        why = f"no verdict on {card.failures} of {counted(card.count, 'pair')}, more than {floor.max_failures:.0%}"
+        reasons.append(f"judge_failures: {card.judge} has {why}")
     if card.protocol == "pairwise":
         bias, same = card.position_bias, card.self_consistency
         if bias is None or bias.value is None or abs(bias.value) > floor.max_position_bias:

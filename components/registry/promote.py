@@ -241,6 +241,8 @@ def as_lines(evidence: dict[str, Any], dry_run: bool) -> list[str]:
     names = [evidence[side] and evidence[side]["version"] for side in ("challenger", "champion")]
     against = names[1] or ("base" if evidence["kind"] == "generator" else "no champion")
     lines = [f"{names[0]} against {against}"]
+    if evidence.get("champion_measured_anew"):
+        lines.append(f"  clips of {against} were drawn and judged anew")
     if evidence["kind"] == "reward model":
         lines += [line for name in filter(None, names) for line in accuracies(name, evidence["figures"][name])]
     for dimension, kinds in (evidence["differences"] or {}).items():

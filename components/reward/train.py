@@ -5,6 +5,7 @@ A and B of a pair go through the model in one forward pass. The reward's scale i
 mean and standard deviation of the validation clips make it comparable between dimensions and models.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from components.reward.card import CARD, STEPS, Norm, PlanCard, Reference, Rewar
 from components.reward.export_mlflow import package_mlflow
 from components.reward.frame_cache import cached_clips
 from components.reward.inputs import Clip, Input
+from components.reward.learnt import write_learnt
 from components.reward.losses import NEED_RATINGS, pair_loss
 from components.reward.model import VideoReward, load_chat, load_video_reward
 from components.reward.pairs import Pairs, need_ratings, read_pairs, shuffled
@@ -33,6 +35,27 @@ from components.statistics.accuracy import fit_tie_threshold, without_ties
 from components.video.frames import FramePlan
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained VideoReward with its card. train, validation: its pairs in the dimensions of `params.dimensions`; judged:
+    validation pairs with Overall too. differences [N, D + 1]: of normalised scores of A and B on these. rows: the log."""
+
+    model: VideoReward
+    card: RewardCard
+    train: Pairs
+    validation: Pairs
+    judged: Pairs
+    differences: np.ndarray
+    rows: list[dict[str, Any]]
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder with the record of labels that it learnt from."""
+        self.model.save(folder, self.card)
+        base = Path(self.card.provenance["base"])
+        write_learnt(folder, [self.train.file, self.validation.file], base)
+        write_rows(folder / "training.csv", self.rows)
+
+
 def reward(stage: Stage) -> None:
     """Reads the backbone `reward.base`, data/pairs and their videos. Writes models/video_reward.
 
@@ -40,15 +63,33 @@ def reward(stage: Stage) -> None:
     NonFinite for a loss. Resumes from the frame cache and the last checkpoint of `fit`.
     """
     params: RewardParams = stage.params.reward
+    found = train(stage, params, PAIRS, params.shuffle_labels)
+    accuracies = {}
+    for column, name in enumerate(score_names(params.dimensions)):
+        known = found.judged.labels[:, column] != NO_LABEL
+        target, difference = found.judged.labels[known, column], found.differences[known, column]
+        decided = without_ties(target, difference, np.array(found.judged.prompts)[known], stage.rng(name), 1)
+        if decided.value is not None:
+            accuracies[f"validation/accuracy_without_ties/{name}"] = decided.value
+    stage.log(accuracies, params.training.steps)
+    stage.say(", ".join(f"{key} {value:.3f}" for key, value in accuracies.items()))
+    found.save(stage.output(VIDEO_REWARD))
+    pairs = {"pairs_digest": found.card.provenance["pairs_digest"]}
+    stage.register("video_reward", Path(VIDEO_REWARD), pairs, package_mlflow)
+
+
+def train(stage: Stage, params: RewardParams, folder: Path, shuffle: bool = False) -> Trained:
+    """A VideoReward trained on the pairs of `folder`, PAIRS or a folder below it; `shuffle`: with the labels of others."""
     torch.manual_seed(stage.seed("weights") % 2**32)  # of LoRA
     model = build(params)
     plan = FramePlan(**params.frames.model_dump(), factor=model.patch_shape.factor)
-    train, validation = (read_pairs(split, params.dimensions) for split in ("train", "validation"))
-    judged = read_pairs("validation", score_names(params.dimensions))
+    part = folder.relative_to(PAIRS)
+    train, validation = (read_pairs(str(part / split), params.dimensions) for split in ("train", "validation"))
+    judged = read_pairs(str(part / "validation"), score_names(params.dimensions))
     if params.loss in NEED_RATINGS:
         need_ratings(train, params.dimensions)
     clips = cached_clips(stage, [train, validation], plan, params.decode_threads)
-    if params.shuffle_labels:  # the control: shuffled labels teach nothing
+    if shuffle:  # the control: shuffled labels teach nothing
         train = shuffled(train, stage.rng("shuffle labels"))
 
     prepare(model, params)
@@ -63,28 +104,11 @@ def reward(stage: Stage) -> None:
     distinct = distinct_scores(scores, validation)
     mean, std = normalisation(distinct, validation)
     differences = with_overall((scores[0] - scores[1]) / std, params.dimensions)
-    thresholds, accuracies = {}, {}
+    thresholds = {}
     for column, name in enumerate(score_names(params.dimensions)):
         known = judged.labels[:, column] != NO_LABEL
         target, difference = judged.labels[known, column], differences[known, column]
         thresholds[name] = fit_tie_threshold(target, difference)[0] if known.any() else None
-        decided = without_ties(target, difference, np.array(judged.prompts)[known], stage.rng(name), 1)
-        if decided.value is not None:
-            accuracies[f"validation/accuracy_without_ties/{name}"] = decided.value
-    stage.log(accuracies, params.training.steps)
-    stage.say(", ".join(f"{key} {value:.3f}" for key, value in accuracies.items()))
-
-    folder = stage.output(VIDEO_REWARD)
-    provenance = {
-        "base": params.base,
-        "base_digest": folder_digest(params.base) if Path(params.base).exists() else None,
-        "pairs_digest": folder_digest(PAIRS),
-        "train_pairs": len(train),
-        "validation_pairs": len(validation),
-        "steps": params.training.steps,
-        "shuffled_labels": params.shuffle_labels,
-        "stage_digest": stage.digest,
-    }
     card = RewardCard(
         dimensions=params.dimensions,
         readout=params.readout,
@@ -101,11 +125,18 @@ def reward(stage: Stage) -> None:
         },
         reference=reference((distinct - mean) / std, params.dimensions),
         tie_thresholds=thresholds,
-        provenance=provenance,
+        provenance={
+            "base": params.base,
+            "base_digest": folder_digest(params.base) if Path(params.base).exists() else None,
+            "pairs_digest": folder_digest(folder),
+            "train_pairs": len(train),
+            "validation_pairs": len(validation),
+            "steps": params.training.steps,
+            "shuffled_labels": shuffle,
+            "stage_digest": stage.digest,
+        },
     )
-    model.save(folder, card)
-    write_rows(folder / "training.csv", rows)
-    stage.register("video_reward", Path(VIDEO_REWARD), {"pairs_digest": provenance["pairs_digest"]}, package_mlflow)
+    return Trained(model, card, train, validation, judged, differences, rows)
 
 
 def build(params: RewardParams) -> VideoReward:

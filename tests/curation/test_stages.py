@@ -37,7 +37,7 @@ class PlainStage:
         engine: str = "local",
         workers: int = 1,
         dimensions: tuple[str, ...] = ("VQ", "MQ", "TA"),
-        judge: float | None = None,
+        judge: dict[str, float] | None = None,
     ):
         self.said: list[str] = []
         self.params = SimpleNamespace(
@@ -46,7 +46,7 @@ class PlainStage:
             measure=MeasureParams(engine=engine, workers=workers, chunk=2, optical_flow=True),
             curate=CurateParams(scores=str(scores), rules=rules or {}),
             reward=SimpleNamespace(dimensions=dimensions),
-            judge_reward=JudgeRewardParams(held_out={} if judge is None else {"prompts": judge}),
+            judge_reward=JudgeRewardParams(held_out=judge or {}),
             split=SplitParams(scheme=scheme, seed=5, validation=0.1, test=0.3),
         )
 
@@ -114,7 +114,7 @@ def test_pairs_of_a_share_of_the_prompts_are_the_judges_alone(folder):
     before = {name: read_table(f"data/pairs/{name}.parquet") for name in SPLITS}
     assert not Path("data/pairs/judge").exists() and "judge_splits" not in whole
     shutil.rmtree("data/pairs")
-    stage = PlainStage(folder, judge=0.5)
+    stage = PlainStage(folder, judge={"prompts": 0.5})
     report = run(stage)
     seen = {}
     for part in ("", "judge/"):
@@ -129,7 +129,45 @@ def test_pairs_of_a_share_of_the_prompts_are_the_judges_alone(folder):
     assert stage.said[-1] == "the judge's alone: train 4, validation 4, test 4"
     shutil.rmtree("data/pairs")
     with pytest.raises(BadInput, match=r"into split 'train' for the judge \(judge_reward.held_out\) \(of 0\)"):
-        pairs(PlainStage(folder, judge=0.05))
+        pairs(PlainStage(folder, judge={"prompts": 0.05}))
+
+
+def test_labels_of_a_share_of_the_annotators_are_the_judges_alone(folder):
+    """Ann, Bob and Cy label each pair, and disagree on MQ; VQ is B for Ann alone."""
+    header = "path_A,path_B,prompt,annotator,VQ,MQ,TA"
+    names = {"ann": "B,A,same", "bob": "A,B,same", "cy": "A,same,same", "reviewer": ",A,"}
+    row = "videos/{0}_A.mp4,videos/{0}_B.mp4,prompt {0},{1},{2}"
+    rows = [row.format(n, name, labels) for n in range(3) for name, labels in names.items()]
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n")
+    for share in (0.01, 0.99):  # of three at least one, and not all
+        stage = PlainStage(folder, judge={"annotators": share})
+        report = run(stage)
+        judged, own = (
+            [row for name in SPLITS for row in read_table(f"data/pairs/{part}{name}.parquet", PAIRS_SCHEMA)]
+            for part in ("judge/", "")
+        )
+        assert len(judged) == len(own) == 3 and {row["pair_id"] for row in judged} == {row["pair_id"] for row in own}
+        theirs, ours = set(judged[0]["annotators"]), set(own[0]["annotators"])
+        assert not theirs & ours and theirs | ours == set(names) and "reviewer" in ours
+        assert len(theirs) == (1 if share < 0.5 else 2)
+        for part, people in ((judged, theirs), (own, ours)):
+            for made in part:
+                votes = {name: names[name].split(",") for name in people - {"reviewer"}}
+                assert made["decided_by"] == ("reviewer" if people >= {"reviewer"} and len(votes) > 1 else "votes")
+                assert made["TA"] == 0 and len(made["rows"]) == len(people)
+                if len(votes) == 1:
+                    (vote,) = votes.values()
+                    assert [made["VQ"], made["MQ"]] == [{"A": 1, "B": -1, "same": 0}[label] for label in vote[:2]]
+                elif people >= {"reviewer"}:
+                    assert made["MQ"] == 1, "the two differ, and the reviewer decides"
+                else:
+                    assert made["MQ"] is None, "the two differ, and nobody decides"
+        assert report["judge_splits"]["test"] == {"pairs": 1, "prompts": 1} and report["pairs"] == 3
+        assert stage.said[-1] == "the judge's alone: train 1, validation 1, test 1"
+        shutil.rmtree("data/pairs")
+    labels(folder, ["videos/0_A.mp4,videos/0_B.mp4,prompt,A,A,A,8,9,8,9"])
+    with pytest.raises(BadInput, match=r"key 'annotator': judge_reward.held_out keeps a share .* and there are 0"):
+        run(PlainStage(folder, judge={"annotators": 0.5}))
 
 
 def test_a_missing_video_is_named_by_source(folder):

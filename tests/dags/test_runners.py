@@ -24,7 +24,8 @@ GOLDEN = Path(__file__).with_name("golden")
 RUNNERS = ("local", "docker", "kubernetes")
 STAGES = ("pairs", "align@dpo")
 TASKS = (*STAGES, "promote", "roll_over", "verify", "roll_back", "drift")
-ASKED = {"profile": "smoke", "commit": None, "force": ["align@dpo"], "model": "video_reward", "challenger": None}
+ASKED = {"profile": "smoke", "commit": None, "force": ["align@dpo"]}
+ASKED |= {"model": "video_reward", "challenger": None, "remeasure": False}
 SERVING = {  # as it would be where a runner is used
     "local": {},
     "docker": {"url": "http://triton:8000", "live": "/srv/live", "served": "reelign_served"},

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.config.operation import JudgeFloorParams
@@ -16,6 +17,7 @@ from components.judges.protocol import Context, JudgedClip
 from components.judges.train import judge_reward
 from components.pipeline.stage import folder_digest
 from components.registry.judge_cards import judge_reasons
+from components.reward.learnt import read_learnt
 from components.reward.train import reward
 from components.schemas import PAIRS_SCHEMA
 from tests.reward.test_train import PARAMS, PlainStage, data  # noqa: F401
@@ -56,7 +58,7 @@ def test_a_judge_from_its_own_pairs_may_decide(halves):
 
     judge = load_judge(NAME, Context(reward=Path("models/video_reward")))
     assert judge.facts.identity == card["identity"] and judge.facts.key == "model-judge_reward"
-    floor = JudgeFloorParams(min_accuracy=0.0, max_position_bias=0.1, min_self_consistency=0.9)
+    floor = JudgeFloorParams(min_accuracy=0.0, max_failures=0.0, max_position_bias=0.1, min_self_consistency=0.9)
     reasons, found = judge_reasons(judge.facts.as_json(), floor)
     assert reasons == [] and found["file"] == "models/judge_reward/judge_card.json"
     strict = floor.model_copy(update={"min_accuracy": 1.0})
@@ -75,6 +77,17 @@ def test_the_reward_model_and_a_judge_of_its_pairs_do_not_decide(halves):
         load_judge("model:models/video_reward", context)
     judge_reward(JudgeStage(training=still))
     load_judge(NAME, context)
+    shutil.rmtree("models/judge_reward")
+    theirs = read_table("data/pairs/judge/train.parquet")
+    some = read_table("data/pairs/train.parquet")[:7]
+    write_table("data/pairs/judge/train.parquet", [*theirs, *some], PAIRS_SCHEMA)  # seven pairs are the reward model's
+    judge_reward(JudgeStage(training=still))
+    with pytest.raises(BadInput, match=r"learnt from 7 of its \d+ labels as models/video_reward did"):
+        load_judge(NAME, context)
+    write_table("data/pairs/judge/train.parquet", [*theirs, *by_another(some)], PAIRS_SCHEMA)
+    shutil.rmtree("models/judge_reward")
+    judge_reward(JudgeStage(training=still))
+    load_judge(NAME, context)
     shutil.rmtree("data/pairs/judge")
     shutil.rmtree("models")
     reward(PlainStage(training=still))
@@ -82,6 +95,28 @@ def test_the_reward_model_and_a_judge_of_its_pairs_do_not_decide(halves):
     judge_reward(JudgeStage(training=still))
     with pytest.raises(BadInput, match="models/judge_reward: learnt from the labels that models/video_reward learnt from"):
         load_judge(NAME, context)
+
+
+def by_another(rows: list[dict]) -> list[dict]:
+    """The same pairs with labels of another annotator."""
+    return [row | {"annotators": ["somebody else"]} for row in rows]
+
+
+def test_the_labels_of_a_base_are_learnt_too(halves):
+    still = PARAMS.training.model_copy(update={"steps": 1})
+    reward(PlainStage(training=still))
+    first = read_learnt(Path("models/video_reward"))
+    assert first is not None and len(first) == sum(
+        len(read_table(f"data/pairs/{split}.parquet")) for split in ("train", "validation")
+    )
+    shutil.move("models/video_reward", "before")
+    write_table("data/pairs/train.parquet", by_another(read_table("data/pairs/train.parquet")), PAIRS_SCHEMA)
+    reward(PlainStage(training=still, base="before"))
+    both = read_learnt(Path("models/video_reward"))
+    assert both is not None and set(first) < set(both) and (np.diff(both.astype(float)) > 0).all()
+    Path("models/video_reward/learnt.npy").write_bytes(b"no array")
+    with pytest.raises(BadInput, match=r"learnt\.npy: is no record of labels"):
+        read_learnt(Path("models/video_reward"))
 
 
 def test_a_judge_does_not_start_from_a_reward_model(halves):

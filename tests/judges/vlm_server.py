@@ -82,6 +82,8 @@ class VlmServer:
         if self.mode.key is not None and request.headers["authorization"] != f"Bearer {self.mode.key}":
             given = request.headers["authorization"]
             return reply(request, 401, {"error": {"message": f"Incorrect API key provided: {given}"}})
+        if request.headers["content-type"] != "application/json":
+            return reply(request, 422, {"detail": "Input should be a valid dictionary"})
         digest = hashlib.sha256(raw).hexdigest()
         with self._lock:
             if self.mode.per_second is not None:

@@ -1,4 +1,4 @@
-"""Prompts that are a judge's alone: whole groups, of each split, and never given back."""
+"""Prompts that are a judge's alone: whole groups, of each split, and never given back. Annotators that are."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config.params import SplitParams
-from components.preferences.judge_half import judge_prompts
+from components.errors import BadInput
+from components.preferences.judge_half import judge_annotators, judge_prompts
 from components.preferences.near import near_groups
 from components.preferences.split import SPLITS, prompt_key, split_prompts
 from tests.preferences.near import near_and_far
@@ -46,3 +47,21 @@ def test_more_prompts_and_a_larger_share_give_nothing_back():
     assert some <= judges(PROMPTS, HASH, 0.3) < judges(PROMPTS, HASH, 0.5)
     other = HASH.model_copy(update={"seed": 6})
     assert judges(PROMPTS, other, 0.3) != judges(PROMPTS, HASH, 0.3)
+
+
+def test_a_share_of_the_annotators_is_the_judges_whoever_else_comes():
+    names = [f"person {n}" for n in range(400)]
+    half = judge_annotators([*names, "given", "reviewer"], 5, 0.5)
+    assert half < set(names) and 160 < len(half) < 240
+    assert judge_annotators(names[:200], 5, 0.5) == half & set(names[:200]), "a later annotator moves no other"
+    assert judge_annotators(reversed(names), 5, 0.5) == half and judge_annotators(names, 6, 0.5) != half
+    assert judge_annotators(names, 5, 0.1) < half
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.5, 1 - 1e-9])
+def test_each_side_has_an_annotator(share):
+    sizes = {len(judge_annotators(["1", "2", "3"], seed, share)) for seed in range(50)}
+    assert sizes == ({1} if share < 0.1 else {2} if share > 0.9 else {1, 2})
+    for names in (["given"], ["1", "reviewer"], []):
+        with pytest.raises(BadInput, match="keeps a share of the annotators for the judge"):
+            judge_annotators(names, 5, share)
