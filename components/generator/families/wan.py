@@ -18,6 +18,7 @@ from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from components.config.types import Decoding, Dtype
+from components.errors import BadInput
 from components.files.text import read_json
 from components.generator.conditioning import Conditioning
 from components.generator.families.wan_experts import PARTS as EXPERTS
@@ -25,8 +26,10 @@ from components.generator.families.wan_experts import WanExperts, lora_files
 from components.generator.families.wan_folder import boundary_of, check_text_encoder, check_wan_folder
 from components.generator.families.wan_generator import WanGenerator, load_clip, tile_side
 from components.generator.families.wan_image import (
+    CHANNELS,
     FIRST,
     TIMESTEPS,
+    TOKENS,
     inputs,
     with_first,
     with_known_first,
@@ -40,6 +43,7 @@ from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
 from components.runtime.weights import load_pretrained, load_tokenizer
 
+CLIP_TOKENS = 257  # of an image of 224 x 224 in patches of 14, and one for all of it
 IMAGE_PIPELINE = "WanImageToVideoPipeline"
 
 
@@ -203,8 +207,14 @@ class Wan:
         new: dict[str, Any] = {"device": "meta", "dtype": transformer.dtype}
         shape = ((frames - 1) // time + 1, height // space, width // space)
         words = configs.get("words", LONGEST_TEXT), models["text_encoder"].config.d_model
-        latents = torch.empty(1, transformer.config.in_channels, *shape, **new)
-        return latents, Conditioning({"text": torch.empty(1, *words, **new)})
+        found = {"text": torch.empty(1, *words, **new)}
+        if self.image and self.expand_timesteps:
+            found[FIRST] = torch.empty(1, vae.z_dim, 1, *shape[1:], **new)
+        elif self.image:
+            found[CHANNELS] = torch.empty(1, time + vae.z_dim, *shape, **new)
+        if self.image and transformer.config.image_dim is not None:
+            found[TOKENS] = torch.empty(1, CLIP_TOKENS, transformer.config.image_dim, **new)
+        return torch.empty(1, vae.z_dim, *shape, **new), Conditioning(found)
 
     def passes(
         self, configs: dict[str, Any], models: dict[str, Network], clip: torch.Tensor, decoding: Decoding
@@ -231,6 +241,8 @@ class Wan:
     def pipeline_conditioning(
         self, pipeline: WanPipeline, prompt: str | list[str], clips: int, max_sequence_length: int = LONGEST_TEXT, **_: Any
     ) -> Conditioning:
+        if self.image:
+            raise BadInput("FlowNRGPipeline", "guides text-to-video alone; `reelign generate --image --guide` guides both")
         text: torch.Tensor = pipeline.encode_prompt(
             prompt,
             do_classifier_free_guidance=False,
