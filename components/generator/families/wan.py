@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
@@ -37,7 +37,7 @@ from components.generator.families.wan_image import (
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
 from components.generator.families.wan_text import LONGEST_TEXT, WanText
-from components.generator.family import HIGH_NOISE, SECOND_PART, Network, VelocityModel, check_blocks
+from components.generator.family import HIGH_NOISE, SECOND_PART, Network, Pipeline, VelocityModel, check_blocks
 from components.generator.lora import apply_lora
 from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
@@ -233,8 +233,10 @@ class Wan:
 
         return {"text_encoder": lambda: text(tokens), "vae": decode}
 
-    def load_pipeline(self, folder: Path, **settings: Any) -> WanPipeline | WanImageToVideoPipeline:
+    def load_pipeline(self, folder: Path, **settings: Any) -> Pipeline:
         if self.image:
+            from diffusers import WanImageToVideoPipeline  # prints a line about torchvision
+
             return WanImageToVideoPipeline.from_pretrained(folder, **settings)
         return ShortTextWanPipeline.from_pretrained(folder, **settings)
 
