@@ -6,6 +6,7 @@ import math
 import shutil
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from components.alignment.lora import add_lora, resume_lora, save_lora
 from components.alignment.methods.flow_dpo import pair_loss, train_dpo
 from components.config.params import LoraParams, NrgParams, SamplingParams, TimestepParams
 from components.errors import BadInput
-from components.generator.families import wan
+from components.generator.families import wan, wan_experts
 from components.generator.families.wan_small import save_generator
 from components.generator.folder import check_folder, load_generator, load_transformer
 from components.generator.sampler import Job, noise_of, solve
@@ -329,3 +330,23 @@ def set_config(folder: Path, **values) -> None:
 
 def change(file: Path, values: dict) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_processes_that_share_a_step_all_run_both_experts(folder, monkeypatch):
+    """With several processes each expert has a part in every batch, whose outputs and gradients are those of one process."""
+    model, x, text = load_transformer(folder), torch.randn(2, 4, 3, 4, 4), conditioning(2, 6, 16)
+    add_lora(model, LORA, seed=1)
+    t = torch.tensor([0.2, 0.6])
+    alone = model(x, t, text)
+    alone.sum().backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all(gradient is None for name, gradient in gradients.items() if "high_noise" in name)
+    model.zero_grad()
+    monkeypatch.setattr(wan_experts, "launched_together", lambda: SimpleNamespace(num_processes=2))
+    together = model(x, t, text)
+    together.sum().backward()
+    torch.testing.assert_close(together, alone)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None
+            torch.testing.assert_close(weight.grad, torch.zeros_like(weight) if gradients[name] is None else gradients[name])

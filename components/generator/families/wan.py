@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
 from components.config.types import Decoding, Dtype
+from components.errors import BadInput
 from components.files.text import read_json
 from components.generator.conditioning import Conditioning
 from components.generator.families.wan_experts import PARTS as EXPERTS
@@ -25,8 +26,10 @@ from components.generator.families.wan_experts import WanExperts, lora_files
 from components.generator.families.wan_folder import boundary_of, check_text_encoder, check_wan_folder
 from components.generator.families.wan_generator import WanGenerator, load_clip, tile_side
 from components.generator.families.wan_image import (
+    CHANNELS,
     FIRST,
     TIMESTEPS,
+    TOKENS,
     inputs,
     with_first,
     with_known_first,
@@ -34,12 +37,13 @@ from components.generator.families.wan_image import (
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
 from components.generator.families.wan_text import LONGEST_TEXT, WanText
-from components.generator.family import HIGH_NOISE, SECOND_PART, Network, VelocityModel, check_blocks
+from components.generator.family import HIGH_NOISE, SECOND_PART, Network, Pipeline, VelocityModel, check_blocks
 from components.generator.lora import apply_lora
 from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
 from components.runtime.weights import load_pretrained, load_tokenizer
 
+CLIP_TOKENS = 257  # of an image of 224 x 224 in patches of 14, and one for all of it
 IMAGE_PIPELINE = "WanImageToVideoPipeline"
 
 
@@ -203,8 +207,14 @@ class Wan:
         new: dict[str, Any] = {"device": "meta", "dtype": transformer.dtype}
         shape = ((frames - 1) // time + 1, height // space, width // space)
         words = configs.get("words", LONGEST_TEXT), models["text_encoder"].config.d_model
-        latents = torch.empty(1, transformer.config.in_channels, *shape, **new)
-        return latents, Conditioning({"text": torch.empty(1, *words, **new)})
+        found = {"text": torch.empty(1, *words, **new)}
+        if self.image and self.expand_timesteps:
+            found[FIRST] = torch.empty(1, vae.z_dim, 1, *shape[1:], **new)
+        elif self.image:
+            found[CHANNELS] = torch.empty(1, time + vae.z_dim, *shape, **new)
+        if self.image and transformer.config.image_dim is not None:
+            found[TOKENS] = torch.empty(1, CLIP_TOKENS, transformer.config.image_dim, **new)
+        return torch.empty(1, vae.z_dim, *shape, **new), Conditioning(found)
 
     def passes(
         self, configs: dict[str, Any], models: dict[str, Network], clip: torch.Tensor, decoding: Decoding
@@ -223,14 +233,18 @@ class Wan:
 
         return {"text_encoder": lambda: text(tokens), "vae": decode}
 
-    def load_pipeline(self, folder: Path, **settings: Any) -> WanPipeline | WanImageToVideoPipeline:
+    def load_pipeline(self, folder: Path, **settings: Any) -> Pipeline:
         if self.image:
+            from diffusers import WanImageToVideoPipeline  # prints a line about torchvision
+
             return WanImageToVideoPipeline.from_pretrained(folder, **settings)
         return ShortTextWanPipeline.from_pretrained(folder, **settings)
 
     def pipeline_conditioning(
         self, pipeline: WanPipeline, prompt: str | list[str], clips: int, max_sequence_length: int = LONGEST_TEXT, **_: Any
     ) -> Conditioning:
+        if self.image:
+            raise BadInput("FlowNRGPipeline", "guides text-to-video alone; `reelign generate --image --guide` guides both")
         text: torch.Tensor = pipeline.encode_prompt(
             prompt,
             do_classifier_free_guidance=False,

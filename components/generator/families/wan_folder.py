@@ -60,6 +60,8 @@ def check_wan_folder(folder: Path, index: dict[str, Any]) -> None:
     check_channels(folder, index, configs)
     if index.get("_class_name") == "WanImageToVideoPipeline" and configs["transformer"].get("image_dim") is not None:
         check_part(folder / "image_encoder", read_object(folder / "image_encoder/config.json"), *IMAGE_ENCODER)
+        if not (folder / "image_processor").is_dir():
+            raise BadInput(folder / "image_processor", "missing: this pipeline reads the first frame by CLIP")
     read_scheduler(folder)
     if not (folder / "tokenizer").is_dir():
         raise BadInput(folder / "tokenizer", "missing: a WanPipeline folder has its tokenizer")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from PIL.Image import Image
-from transformers import CLIPImageProcessor, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from components.config.types import WHOLE, Decoding
 from components.errors import BadInput
@@ -34,7 +34,7 @@ class WanGenerator:
     model: VelocityModel
     vae: Network  # an AutoencoderKLWan
     text: TextEncoder | None = None
-    clip: tuple[CLIPVisionModel, CLIPImageProcessor] | None = None  # of an image-to-video pipeline of Wan 2.1
+    clip: tuple[CLIPVisionModel, Any] | None = None  # of an image-to-video pipeline of Wan 2.1
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     kept: Path | None = None  # of components/generator/images.py
 
@@ -105,8 +105,10 @@ class WanGenerator:
         return mean, std
 
 
-def load_clip(folder: Path) -> tuple[CLIPVisionModel, CLIPImageProcessor]:
-    """The image encoder of a Wan 2.1 pipeline, in float32 as diffusers documents it."""
+def load_clip(folder: Path) -> tuple[CLIPVisionModel, Any]:
+    """The image encoder of a Wan 2.1 pipeline and its processor, in float32 as diffusers documents it."""
+    from transformers import CLIPImageProcessor  # prints a line about torchvision
+
     model = load_pretrained(CLIPVisionModel, folder / "image_encoder")
     model.requires_grad_(False).eval().to(PartialState().device)
     return model, CLIPImageProcessor.from_pretrained(folder / "image_processor", local_files_only=True)
