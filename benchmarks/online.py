@@ -56,10 +56,17 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "DPO in rounds": ("online@dpo", FOUR | {"online.rounds": {"dpo": 4}, "online.dpo.training.steps": 30}),
     "NFT": ("online@nft", ROUNDS | {"online.rounds": {"nft": 10}}),
     "GRPO": ("online@grpo", ROUNDS | {"online.rounds": {"grpo": 10}}),
+    "NFT on candidates": (
+        "online@nft",
+        {"online.rounds": {"nft": 1}, "online.first_on_candidates": True, "online.nft.training.steps": 100},
+    ),
     "PRFL": ("online@prfl", {"online.rounds": {"prfl": 1}}),
 }
 GUIDANCE = (2.0, 3.0, 4.0, 5.0)
 SOLVERS = ("euler", "unipc")
+PLAIN = (SOLVERS[0], GUIDANCE[0])  # as the demo samples
+WAYS = [(SOLVERS[0], scale) for scale in GUIDANCE] + [(SOLVERS[1], scale) for scale in GUIDANCE[:2]]
+TEST = 120  # prompts
 ALL = ",".join(RUNS)
 BATCH = 32
 
@@ -67,45 +74,53 @@ app = typer.Typer(help=__doc__, add_completion=False)
 Demo = Annotated[Path, typer.Option(help="Checkout in which `make demo` was run.")]
 Names = Annotated[str, typer.Option(help="Methods, of the table in this file.")]
 Seeds = Annotated[str, typer.Option(help="Of training.")]
+Clips = Annotated[int, typer.Option(help="Validation prompts, a clip each.")]
+PerPrompt = Annotated[int, typer.Option(help="Clips of each test prompt.")]
+Tune = Annotated[bool, typer.Option(help="Solver and guidance for each method, on validation prompts.")]
 
 
 @app.command()
-def run(demo: Demo = Path(), names: Names = ALL, seeds: Seeds = "17", clips: int = 101, per_prompt: int = 2) -> None:
-    """Train, sample and judge whatever is not in its cell yet. clips: validation prompts, a clip each; per_prompt: clips of
-    each of 120 test prompts."""
+def run(
+    demo: Demo = Path(), names: Names = ALL, seeds: Seeds = "17", clips: Clips = 101, per_prompt: PerPrompt = 2,
+    tune: Tune = True,
+) -> None:  # fmt: skip
+    """Train, sample and judge whatever is not in its cell yet."""
     for seed in map(int, seeds.split(",")):
         for name in names.split(","):
             lora = trained(demo, name, seed)
-            for solver in SOLVERS:
-                for scale in GUIDANCE if solver == SOLVERS[0] else GUIDANCE[:2]:
-                    judged(demo, lora, "validation", clips, 1, solver, scale)
-            for solver, scale in {(SOLVERS[0], GUIDANCE[0]), best(demo, lora, clips)}:
-                judged(demo, lora, "test", 120, per_prompt, solver, scale)
-            print(f"seed {seed}, {name}: best on validation prompts {best(demo, lora, clips)}", flush=True)
+            cells(demo, lora, clips, per_prompt, tune)
+            print(f"seed {seed}, {name}: done", flush=True)
 
 
 @app.command()
-def show(demo: Demo = Path(), names: Names = ALL, seeds: Seeds = "17", clips: int = 101, per_prompt: int = 2) -> None:
-    """Print the tables of cells that are there."""
-    plain = (SOLVERS[0], GUIDANCE[0])
+def show(
+    demo: Demo = Path(), names: Names = ALL, seeds: Seeds = "17", clips: Clips = 101, per_prompt: PerPrompt = 2,
+    tune: Tune = True,
+) -> None:  # fmt: skip
+    """Print the tables; what is not in its cell yet is run first."""
     for seed in map(int, seeds.split(",")):
-        base = cells(demo, None, clips, per_prompt)
+        base = cells(demo, None, clips, per_prompt, tune)
         for name in names.split(","):
             lora = trained(demo, name, seed)
-            own = cells(demo, lora, clips, per_prompt)
-            curve = "  ".join(f"{scale:g}: {own['validation', SOLVERS[0], scale].Overall.mean():.3f}" for scale in GUIDANCE)
-            tuned, base_tuned = best(demo, lora, clips), best(demo, None, clips)
-            rows = [("as the demo samples", plain, plain), ("each at its best", tuned, base_tuned)]
-            print(f"seed {seed} {name:14} best {tuned}; gold Overall on validation prompts over guidance {curve}")
+            own = cells(demo, lora, clips, per_prompt, tune)
+            print(f"seed {seed}, {name}")
+            rows = [("as the demo samples", PLAIN, PLAIN)]
+            if tune:
+                curve = "  ".join(f"{at:g}: {own['validation', SOLVERS[0], at].Overall.mean():.3f}" for at in GUIDANCE)
+                print(f"    gold Overall on validation prompts over guidance  {curve}")
+                ours, theirs = (best(demo, one, clips) for one in (lora, None))
+                rows.append((f"own best, {ours[0]} at {ours[1]:g}, base {theirs[0]} at {theirs[1]:g}", ours, theirs))
             for words, ours, theirs in rows:
-                mine, other = own["test", *ours], base["test", *theirs]
-                prompts = mine.prompt.to_numpy()
-                wins = {d: win_rate(mine[d].to_numpy(), other[d].to_numpy(), prompts) for d in DIMENSIONS}
-                text = "  ".join(
-                    f"{d} {w.value:.3f} [{w.low:.3f}, {w.high:.3f}]" for d, w in wins.items() if w.low is not None
-                )
-                print(f"    {words:20} {text}  right {mine.right.mean():.3f}  dynamic degree {mine.dynamic.mean():.3f}"
-                      f" (base {other.dynamic.mean():.3f})")  # fmt: skip
+                print(f"    {words}: {compared(own['test', *ours], base['test', *theirs])}", flush=True)
+
+
+def compared(mine: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Gold win rates of clips against others of the same prompts and noise, with 95% intervals over prompts."""
+    prompts = mine.prompt.to_numpy()
+    wins = {d: win_rate(mine[d].to_numpy(), other[d].to_numpy(), prompts) for d in DIMENSIONS}
+    text = ", ".join(f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for name, found in wins.items())
+    motion = f"dynamic degree {mine.dynamic.mean():.3f}, base {other.dynamic.mean():.3f}"
+    return f"{text}; right {mine.right.mean():.3f}, base {other.right.mean():.3f}; {motion}"
 
 
 @app.command(hidden=True)
@@ -114,24 +129,22 @@ def train(method: str) -> None:
     Stage(f"online@{method}").run(lambda stage: align(method, stage) and None)
 
 
-def cells(demo: Path, lora: Path | None, clips: int, per_prompt: int) -> dict[tuple, pd.DataFrame]:
+def cells(demo: Path, lora: Path | None, clips: int, per_prompt: int, tune: bool) -> dict[tuple, pd.DataFrame]:
     """Verdicts by (split, solver, guidance)."""
-    plan = [
-        ("validation", solver, scale) for solver in SOLVERS for scale in (GUIDANCE if solver == "euler" else GUIDANCE[:2])
-    ]
-    found = {(split, *how): judged(demo, lora, split, clips, 1, *how) for split, *how in plan}
-    for how in {(SOLVERS[0], GUIDANCE[0]), best(demo, lora, clips)}:
-        found["test", *how] = judged(demo, lora, "test", 120, per_prompt, *how)
+    found = {}
+    if tune:
+        found = {("validation", *how): judged(demo, lora, "validation", clips, 1, *how) for how in WAYS}
+    for how in {PLAIN, best(demo, lora, clips)} if tune else {PLAIN}:
+        found["test", *how] = judged(demo, lora, "test", TEST, per_prompt, *how)
     return found
 
 
 def best(demo: Path, lora: Path | None, clips: int) -> tuple[str, float]:
     """Solver and guidance with the highest gold Overall on validation prompts."""
-    ways = [(solver, scale) for solver in SOLVERS for scale in (GUIDANCE if solver == SOLVERS[0] else GUIDANCE[:2])]
-    return max(ways, key=lambda how: judged(demo, lora, "validation", clips, 1, *how).Overall.mean())
+    return max(WAYS, key=lambda how: judged(demo, lora, "validation", clips, 1, *how).Overall.mean())
 
 
-def trained(demo: Path, name: str, seed: int, more: dict[str, Any] | None = None) -> Path | None:
+def trained(demo: Path, name: str, seed: int) -> Path | None:
     """The LoRA of a method, trained unless its cell is there; None for base."""
     stage, changes = RUNS[name]
     if stage is None:
@@ -139,7 +152,9 @@ def trained(demo: Path, name: str, seed: int, more: dict[str, Any] | None = None
     kind, _, method = stage.partition("@")
     place = METHODS[method].lora if kind == "align" else ONLINE[method].lora
     program = METHODS[method].training.program if kind == "align" else "components.online.run"
-    changes = {"seed": seed, **changes, **(more or {})}
+    if kind == "align" and seed == load_params().seed and (demo / place).exists():
+        return demo / place  # the demo's own
+    changes = {"seed": seed, **changes}
     inputs = [folder_digest(demo / name) for name in OF_DEMO if name.startswith("models/") or name.endswith(".parquet")]
     params = load_params().align.model_dump(), load_params().online.model_dump()
     cell = WORK / "trained" / f"{kind}-{method}-{key_of(changes, inputs, params, sources_digest((program,)))}"

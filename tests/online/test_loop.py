@@ -66,6 +66,18 @@ def test_rounds_are_logged_and_the_policy_moves(checkout, method):
     assert left == {"rounds"}, "draws and checkpoints of finished rounds are gone"
 
 
+def test_nft_learns_from_clips_of_any_solver(checkout):
+    stage = checkout("state")
+    sampling = stage.params.sampling.model_copy(update={"solver": "unipc"})
+    stage.params = stage.params.model_copy(update={"sampling": sampling})
+    weights, _, figures, _ = run(stage, rounds=1)
+    assert figures[0]["clips"] == 6 and not same(weights, copy_of(policy(stage)))
+    grpo = checkout("grpo", "grpo")
+    grpo.params = stage.params
+    with pytest.raises(BadInput, match="needs euler"):
+        run(grpo, "grpo", rounds=1)
+
+
 def test_the_current_policy_draws(checkout, monkeypatch):
     drawn = []
 
