@@ -2,9 +2,14 @@
 
 import asyncio
 import hashlib
+import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -14,6 +19,7 @@ from components.serving.client import Unanswered
 from components.serving.gateway.app import create_app
 from components.serving.gateway.options import GatewayOptions
 from components.serving.gateway.run import listen
+from tests.running import heed_interrupts, until
 
 VERSION, PLAN = "0123456789abcdef", "8frames 64-1024px/8"
 GOOD = b"good "  # the first bytes of a video that the stand-in scores
@@ -76,6 +82,23 @@ def running(triton, **options) -> Iterator[str]:
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+@contextmanager
+def gateway_process(grpc: str, root: Path, said: Path, *options: str) -> Iterator[str]:
+    """The address of `reelign gateway` in front of a real server; it ends by a signal, with exit status 130."""
+    command = [sys.executable, "-m", "components.cli.main", "gateway", "--triton", f"grpc://{grpc}"]
+    command += ["--port", "0", "--root", str(root), "--in-flight", "4", *options]
+    with said.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed_interrupts)
+        try:
+            until(lambda: process.poll() is not None or "in front of" in said.read_text(), "the gateway's address")
+            yield re.search(r"http://[\d.:]+", said.read_text())[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130, said.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture

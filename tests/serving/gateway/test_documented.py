@@ -1,9 +1,7 @@
 """The curl line of the docs, as it stands there, and the command that it calls; with the stand-in and with a real Triton."""
 
 import json
-import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,8 @@ import requests
 from components.reward.score import RewardModel, Score
 from components.video.decode import read_frames
 from tests.documented import blocks
-from tests.running import heed_interrupts, until
-from tests.serving.gateway.conftest import GOOD
+from tests.running import until
+from tests.serving.gateway.conftest import GOOD, gateway_process
 from tests.serving.gateway.test_malformed import fire
 from tests.serving.gateway.test_v1 import encoded
 from tests.serving.gateway.test_wires import flow_factory, rewards_as_it_reads_them, unirl
@@ -40,20 +38,8 @@ def test_the_line_gets_a_score(url, triton, tmp_path):
 
 @pytest.fixture
 def gateway(server, videos, tmp_path):
-    """The address of `reelign gateway` in front of the real server; it ends by a signal, with exit status 130."""
-    command = [sys.executable, "-m", "components.cli.main", "gateway", "--triton", f"grpc://{server.grpc}"]
-    command += ["--port", "0", "--root", str(videos[0].parent), "--in-flight", "4"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heed_interrupts)
-        try:
-            said = (tmp_path / "log").read_text
-            until(lambda: process.poll() is not None or "in front of" in said(), "the gateway's address")
-            yield re.search(r"http://[\d.:]+", said())[0]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130, said()
-        finally:
-            process.kill()
-            process.wait()
+    with gateway_process(server.grpc, videos[0].parent, tmp_path / "log") as url:
+        yield url
 
 
 @pytest.mark.serving
