@@ -99,18 +99,23 @@ IMAGE_FIELD = pa.field("image", pa.string())  # from the working folder
 
 
 def candidate_scores_schema(dimensions: list[str]) -> pa.Schema:
-    """CANDIDATE_SCORES by a reward model of these dimensions."""
+    """CANDIDATE_SCORES by a reward model of these dimensions, and those of other sources (NAME.DIMENSION)."""
     numbers = [(name, pa.float64()) for name in (*dimensions, "reward")]
     text = [(name, pa.string()) for name in ("candidate_id", "prompt_id", "prompt", "reward_model", "frame_plan")]
-    return pa.schema([*text[:3], *numbers, *text[3:]])
+    return pa.schema([*text[:3], *numbers, *text[3:], *_stamp(dimensions)])
 
 
 def alignment_pairs_schema(dimensions: list[str]) -> pa.Schema:
-    """ALIGNMENT_PAIRS by a reward model of these dimensions."""
+    """ALIGNMENT_PAIRS by a reward model of these dimensions, and those of other sources (NAME.DIMENSION)."""
     numbers = [f"{side}_{name}" for side in ("chosen", "rejected") for name in (*dimensions, "reward")] + ["margin"]
     text = ("prompt_id", "prompt", "chosen", "rejected", "reward_model", "frame_plan")
     fields = [(name, pa.string()) for name in text] + [(name, pa.float64()) for name in (*numbers, "weight")]
-    return pa.schema([*fields, ("tied", pa.bool_())])
+    return pa.schema([*fields, ("tied", pa.bool_()), *_stamp(dimensions)])
+
+
+def _stamp(dimensions: list[str]) -> list[tuple[str, pa.DataType]]:
+    """The column with what other sources scored with, where there are some."""
+    return [("sources", pa.string())] if any("." in name for name in dimensions) else []
 
 
 # SAMPLES/<method>/samples.parquet

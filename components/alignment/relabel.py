@@ -1,8 +1,9 @@
 """Stage `relabel`: VideoReward scores the candidates; the best and the worst of a prompt become a pair.
 
-The paper relabels offline with its reward model, by the mean of the three dimensions. Scores of all candidates are kept
-beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are copied with their
-clips to data/example_pairs, for inspection.
+The paper relabels offline with its reward model, by the mean of the three dimensions. `relabel.sources` adds scorers that
+run elsewhere (components/reward/external.py), whose dimensions `relabel.weights` names NAME.DIMENSION. Scores of all
+candidates are kept beside the pairs: thresholds and weights can change without decoding a video again. A few pairs are
+copied with their clips to data/example_pairs, for inspection.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from components.contracts import ALIGNMENT_PAIRS, CANDIDATE_SCORES, CANDIDATES, 
 from components.errors import BadInput
 from components.files.tables import read_table, spread, write_table
 from components.pipeline.stage import Stage, stage_main
+from components.reward.external import source_names, source_scores
 from components.reward.score import RewardModel, score_table
 from components.schemas import CANDIDATES_SCHEMA, alignment_pairs_schema, candidate_scores_schema
 from components.video.limits import Limits
@@ -39,7 +41,7 @@ def relabel(stage: Stage) -> None:
 
 
 def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]]:
-    """Scores of the candidates in `folder`, the pairs they make, and the reward model's dimensions."""
+    """Scores of the candidates in `folder`, the pairs they make, and the names of the scores."""
     scores, dimensions = score_candidates(stage, folder)
     pairs = choose_pairs(scores, stage.params.relabel)
     if not pairs:
@@ -52,33 +54,40 @@ def label(stage: Stage, folder: Path) -> tuple[list[dict], list[dict], list[str]
 
 
 def score_candidates(stage: Stage, folder: Path) -> tuple[list[dict], list[str]]:
-    """Scores of the candidates in `folder`, and the reward model's dimensions; BadInput for a clip without a score."""
+    """Scores of the candidates in `folder`, and their names: the reward model's dimensions, then those of other sources.
+    BadInput for a clip without a score."""
     params = stage.params.relabel
     model = RewardModel.load(VIDEO_REWARD, limits=Limits.of(stage.params.limits))
-    unknown = sorted(set(params.weights) - set(model.dimensions))
+    names = [*model.dimensions, *source_names(params.sources)]
+    unknown = sorted(set(params.weights) - set(names))
     if unknown:
-        why = f"the reward model has only {', '.join(model.dimensions)}"
+        why = f"the reward model has only {', '.join(names)}"
         raise BadInput("params.yaml", why, key=f"relabel.weights.{unknown[0]}")
     rows = pd.DataFrame(read_table(folder / "candidates.parquet", CANDIDATES_SCHEMA))
     table = score_table(stage, model, rows, root=folder)
     failed = table[table.status != "ok"]
     if len(failed):
         raise BadInput(folder / failed.path.iloc[0], failed.reason.iloc[0])
+    others = source_scores(stage, params.sources, rows, folder)
 
     clips: Iterable[Any] = rows.itertuples()
-    scores = [
-        {
-            "candidate_id": row.candidate_id,
-            "prompt_id": row.prompt_id,
-            "prompt": row.prompt,
-            **{name: float(table[name].iloc[place]) for name in model.dimensions},
-            "reward": reward(table.iloc[place], params),
-            "reward_model": model.version,
-            "frame_plan": str(model.plan),
-        }
-        for place, row in enumerate(clips)
-    ]
-    return scores, model.dimensions
+    scores = []
+    for place, row in enumerate(clips):
+        found = {name: float(table[name].iloc[place]) for name in model.dimensions}
+        found |= {name: float(values[place]) for name, values in others.values.items()}
+        scores.append(
+            {
+                "candidate_id": row.candidate_id,
+                "prompt_id": row.prompt_id,
+                "prompt": row.prompt,
+                **found,
+                "reward": reward(found, params),
+                "reward_model": model.version,
+                "frame_plan": str(model.plan),
+                **({"sources": others.stamp} if others.values else {}),
+            }
+        )
+    return scores, names
 
 
 def reward(scores: dict[str, float], params: RelabelParams) -> float:
@@ -106,7 +115,7 @@ def choose_pairs(scores: list[dict], params: RelabelParams) -> list[dict]:
 
 
 def pair_of(better: dict, worse: dict) -> dict:
-    shared = ("prompt_id", "prompt", "reward_model", "frame_plan")
+    shared = [key for key in ("prompt_id", "prompt", "reward_model", "frame_plan", "sources") if key in better]
     ids = {"chosen": better["candidate_id"], "rejected": worse["candidate_id"]}
     scores = {}
     for side, row in (("chosen", better), ("rejected", worse)):

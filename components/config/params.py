@@ -23,6 +23,7 @@ from components.config.data import (  # noqa: F401
 )
 from components.config.online import OnlineParams
 from components.config.operation import MonitoringParams, OrchestrationParams, PromotionParams
+from components.config.sources import SourceParams
 from components.config.types import (
     Count,
     Decoding,
@@ -198,9 +199,11 @@ class CandidatesParams(Section):
 
 class RelabelParams(Section):
     """Conversion of candidates' scores into pairs; reward = weighted mean of normalised dimensions. `margin_weighted` is all
-    pairs, each weighted by its margin over the mean margin. Pairs within `min_margin` are ties."""
+    pairs, each weighted by its margin over the mean margin. Pairs within `min_margin` are ties. A dimension of a source is
+    NAME.DIMENSION."""
 
     weights: dict[Dimension, float]
+    sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], SourceParams]
     choose: Literal["best_worst", "all_pairs", "margin_weighted"]
     min_margin: Annotated[float, Field(ge=0)]
     ties: Literal["drop", "keep"]  # kept ones need align.dpo.theta > 1

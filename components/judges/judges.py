@@ -56,7 +56,8 @@ def _vbench(spec: Spec, context: Context) -> Judge:
 
 
 def _command(spec: Spec, context: Context) -> Judge:
-    from components.judges.command import CommandJudge, split
+    from components.judges.command import CommandJudge
+    from components.reward.program import split
 
     return CommandJudge(str(spec), spec.key, split(spec.argument, str(spec)), context)
 

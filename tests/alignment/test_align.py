@@ -197,7 +197,8 @@ def scores(*rewards: float) -> list[dict]:
 
 
 def test_pairs_are_best_against_worst_or_all():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", example_pairs=2)
+    rest = {"sources": {}, "ties": "drop", "example_pairs": 2}
+    params = RelabelParams(weights={"VQ": 1.0}, choose="best_worst", min_margin=0.0, **rest)
     (pair,) = choose_pairs(scores(0.5, 2.0, -1.0), params)
     assert (pair["chosen"], pair["rejected"], pair["margin"]) == ("c1", "c2", 3.0)
     assert (pair["chosen_VQ"], pair["rejected_reward"]) == (2.0, -1.0)
@@ -209,7 +210,8 @@ def test_pairs_are_best_against_worst_or_all():
 
 
 def test_ties_are_kept_when_asked_for_and_margins_weigh():
-    params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, ties="keep", example_pairs=2)
+    rest = {"sources": {}, "ties": "keep", "example_pairs": 2}
+    params = RelabelParams(weights={"VQ": 1.0}, choose="margin_weighted", min_margin=1.0, **rest)
     pairs = {(p["chosen"], p["rejected"]): p for p in choose_pairs(scores(0.5, 3.0, -0.5), params)}
     assert {key: (p["tied"], p["weight"]) for key, p in pairs.items()} == {
         ("c1", "c0"): (False, pytest.approx(2.5 / 3)),
@@ -222,7 +224,8 @@ def test_ties_are_kept_when_asked_for_and_margins_weigh():
 def test_rewards_weigh_dimensions():
     from components.alignment.relabel import reward
 
-    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, ties="drop", example_pairs=2)
+    rest = {"sources": {}, "ties": "drop", "example_pairs": 2}
+    params = RelabelParams(weights={"VQ": 3.0, "TA": 1.0}, choose="best_worst", min_margin=0.0, **rest)
     assert reward({"VQ": 1.0, "TA": -1.0, "MQ": np.nan}, params) == 0.5
 
 

@@ -17,7 +17,7 @@ from components.pipeline.mlflow_store import answering, artifacts_of, mlflow_cli
 from components.pipeline.stage import folder_digest
 from components.registry import promote as promote_module
 from components.registry.promote import PENDING, promote
-from components.registry.versions import aliases, connect, fetch
+from components.registry.versions import aliases, connect, fetch, files_of
 from tests.conftest import REPOSITORY
 from tests.registry.server import Server
 from tests.registry.world import environment, make_checkout, make_pairs, random_model, register, train
@@ -109,7 +109,7 @@ def test_test_pairs_that_a_version_learnt_from_are_refused(here):
 def test_files_that_are_not_those_registered_are_fetched_again_and_then_refused(here, capsys):
     version = connect().get_model_version(MODEL, "1")
     kept = here / ".reelign/registry/versions" / version.run_id / MODEL / "head.safetensors"
-    stored = here / "mlartifacts" / version.run_id / "artifacts" / MODEL / "head.safetensors"
+    stored = here / files_of(version) / "head.safetensors"
     before = stored.read_bytes()
     kept.write_bytes(before[:-1] + b"x")
     fetch(version)
