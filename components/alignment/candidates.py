@@ -9,8 +9,9 @@ from pathlib import Path
 
 from components.contracts import BASE_GENERATOR, CANDIDATES
 from components.files.tables import write_table
+from components.generator.folder import family_of
 from components.generator.prompts import TEXT, encode_ahead
-from components.generator.sampler import Job, Loader, draw, prompts_of
+from components.generator.sampler import Job, Loader, draw, prompts_of, with_settings
 from components.generator.shards import save_conditioning, save_shards
 from components.generator.spec import SamplerSpec
 from components.pipeline.stage import Stage, folder_digest, stage_main
@@ -50,7 +51,8 @@ def draw_candidates(stage: Stage, load: Loader, place: Callable[[str], Path]) ->
     made_from = {"base generator": folder_digest(BASE_GENERATOR)}
     save_shards(latents, place("latents"), made_from)
     batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
-    save_conditioning((encoded(batch) for batch in batches), place("text"), made_from)
+    family = family_of(BASE_GENERATOR)
+    save_conditioning((with_settings(family, encoded(batch), sampling) for batch in batches), place("text"), made_from)
     write_table(place("candidates.parquet"), rows, CANDIDATES_SCHEMA)
 
 

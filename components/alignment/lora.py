@@ -55,6 +55,9 @@ def make_lean(model: VelocityModel, params: AlignParams) -> None:
     if params.compile:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++; none was found", key="align.compile")
+        if not model.transformer._repeated_blocks:
+            why = f"{type(model.transformer).__name__} lists no repeated blocks to compile; set it to false"
+            raise BadInput("params.yaml", why, key="align.compile")
         model.transformer.compile_repeated_blocks(fullgraph=True)
 
 

@@ -29,7 +29,14 @@ from components.generator.conditioning import Conditioning
 from components.generator.families.wan_folder import check_text_encoder, check_wan_folder
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
-from components.generator.family import Network, TextEncoder, VelocityModel, check_blocks
+from components.generator.family import (
+    Network,
+    TextEncoder,
+    VelocityModel,
+    check_blocks,
+    own_layout,
+    plain_timesteps,
+)
 from components.generator.lora import apply_lora
 from components.generator.parts import read_scheduler
 from components.generator.pixels import clips_of, pixels
@@ -137,6 +144,9 @@ class Wan:
     parts: Mapping[str, str] = MappingProxyType({"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"})
     float32_parts = frozenset({"vae"})
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    reads: tuple[str, ...] = ()
+    set_timesteps = staticmethod(plain_timesteps)
+    pipeline_layout = staticmethod(own_layout)
 
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
         check_wan_folder(folder, index, key)
