@@ -12,9 +12,10 @@ from components.config.params import SamplingParams
 from components.contracts import BASE_GENERATOR, CANDIDATES, SOURCE_PROMPTS
 from components.files.tables import write_table
 from components.generator.conditioning import Conditioning
+from components.generator.folder import family_of
 from components.generator.images import IMAGES, EncodesImages, image_conditioning, with_images
 from components.generator.prompts import TEXT, encode_ahead
-from components.generator.sampler import Job, Loader, draw, prompts_of
+from components.generator.sampler import Job, Loader, draw, prompts_of, with_settings
 from components.generator.shards import save_conditioning, save_shards
 from components.generator.spec import SamplerSpec
 from components.pipeline.stage import Stage, folder_digest, stage_main
@@ -67,7 +68,8 @@ def draw_candidates(
     batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
     images = partial(stored_images, load, frames, sampling, stage.state() / what / IMAGES) if frames else None
     parts = (encoded(batch) if images is None else with_images(encoded(batch), images(batch)) for batch in batches)
-    save_conditioning(parts, place("text"), made_from)
+    family = family_of(BASE_GENERATOR)
+    save_conditioning((with_settings(family, part, sampling) for part in parts), place("text"), made_from)
     schema = CANDIDATES_SCHEMA.append(IMAGE_FIELD) if frames else CANDIDATES_SCHEMA
     write_table(place("candidates.parquet"), rows, schema)
 

@@ -59,6 +59,9 @@ def make_lean(model: VelocityModel, params: AlignParams) -> None:
         if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
             raise BadInput("params.yaml", "needs a C++ compiler, g++ or clang++; none was found", key="align.compile")
         for transformer in model.networks.values():
+            if not transformer._repeated_blocks:
+                why = f"{type(transformer).__name__} lists no repeated blocks to compile; set it to false"
+                raise BadInput("params.yaml", why, key="align.compile")
             transformer.compile_repeated_blocks(fullgraph=True)
 
 

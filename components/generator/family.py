@@ -24,6 +24,7 @@ HIGH_NOISE, LOW_NOISE = "high_noise", "low_noise"  # the transformers of a gener
 SECOND_PART = "transformer_2"  # the folder of the second
 ROUNDING = 2**-22  # of t, relative: float32 holds thousandths to this
 
+Layout = Callable[[torch.Tensor], torch.Tensor]
 TextEncoder = Callable[[list[str]], Conditioning]  # one row per prompt; NonFinite where an embedding is not finite
 
 
@@ -106,6 +107,9 @@ class Family(Protocol):
     parts: Mapping[str, str]
     float32_parts: frozenset[str]
     lora_targets: tuple[str, ...]
+    reads: tuple[str, ...]
+    """Numbers of params.sampling that the transformer is given: tensors [B] of the conditioning, by the field's name. One
+    that is given guidance_scale makes one pass a step, whatever the scale."""
 
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
         """BadInput where a folder of this class cannot be loaded. index: its model_index.json. key: of params.yaml."""
@@ -134,7 +138,8 @@ class Family(Protocol):
         ...
 
     def blocks(self, transformer: Network) -> nn.ModuleList:
-        """The repeated layers in order. Each takes the tokens [B, N, width] first and returns them."""
+        """The repeated layers in order. Each takes the tokens [B, N, width] first (`hidden_states` by keyword) and returns
+        them, alone or first of several tensors."""
         ...
 
     def cut(self, trunk: Network, blocks: int) -> None:
@@ -186,6 +191,16 @@ class Family(Protocol):
         self, pipeline: Pipeline, prompt: str | list[str], clips: int, **settings: Any
     ) -> Conditioning:
         """Conditioning of `clips` clips of each prompt, for the same settings as the pipeline's call."""
+        ...
+
+    def set_timesteps(self, scheduler: Any, steps: int, shape: tuple[int, ...]) -> None:
+        """Set the steps of the folder's scheduler, of diffusers, as the pipeline does for latents [C, T', H', W']. BadInput
+        for a number of steps that the pipeline cannot take."""
+        ...
+
+    def pipeline_layout(self, pipeline: Pipeline, **settings: Any) -> tuple[Layout, Layout]:
+        """From latents [B, C, T', H', W'] to the pipeline's own layout of them, and back, for the same settings as the
+        pipeline's call."""
         ...
 
     def pipeline_velocity(self, output: torch.Tensor) -> torch.Tensor:
@@ -240,3 +255,13 @@ def check_blocks(blocks: int, there: int) -> None:
     """BadInput where a trunk of `blocks` needs more than the generator has."""
     if blocks > there:
         raise BadInput("params.yaml", f"the generator has {there} blocks", key="latent_reward.blocks")
+
+
+def plain_timesteps(scheduler: Any, steps: int, shape: tuple[int, ...]) -> None:
+    """Family.set_timesteps of a pipeline that gives its scheduler nothing else."""
+    scheduler.set_timesteps(steps)
+
+
+def own_layout(pipeline: Pipeline, **_: Any) -> tuple[Layout, Layout]:
+    """Family.pipeline_layout of a pipeline whose latents are [B, C, T', H', W']."""
+    return lambda latents: latents, lambda latents: latents

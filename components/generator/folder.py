@@ -6,13 +6,29 @@ from typing import Any
 
 from components.config.types import Dtype
 from components.errors import BadInput
+from components.generator.families.hunyuan import Hunyuan
+from components.generator.families.hunyuan15 import Hunyuan15
+from components.generator.families.ltx import LTX
+from components.generator.families.mochi import Mochi
 from components.generator.families.wan import Wan
 from components.generator.family import HIGH_NOISE, LOW_NOISE, Family, Generator, Varied, VelocityModel, WithExperts
 from components.generator.parts import INDEX, read_object, read_scheduler
 from components.pipeline.stage import how_to_get
 
 # The family of a pipeline's class, `_class_name` of model_index.json.
-FAMILIES: dict[str, Family] = {"WanImageToVideoPipeline": Wan(), "WanPipeline": Wan()}
+FAMILIES: dict[str, Family] = {
+    "HunyuanVideo15Pipeline": Hunyuan15(),
+    "HunyuanVideoPipeline": Hunyuan(),
+    "LTXPipeline": LTX(),
+    "MochiPipeline": Mochi(),
+    "WanImageToVideoPipeline": Wan(),
+    "WanPipeline": Wan(),
+}
+
+# Pipelines that no family can serve, and why.
+REFUSED = {
+    "CogVideoXPipeline": "predicts the v of a diffusion (DDIM), which is no rectified flow: no velocity x1 - x0 to align"
+}
 
 
 def family_of(folder: str | Path, key: str | None = None) -> Family:
@@ -23,6 +39,8 @@ def family_of(folder: str | Path, key: str | None = None) -> Family:
 def known_family(place: Path, index: dict[str, Any], key: str | None = None) -> Family:
     """The family that `_class_name` of `index` names; BadInput names the class and the families known."""
     name = index.get("_class_name")
+    if name in REFUSED:
+        raise BadInput(place, f"{name} {REFUSED[name]}", key=key or "_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise BadInput(place, f"is of class {name}; known are {', '.join(sorted(FAMILIES))}", key=key or "_class_name")
     family = FAMILIES[name]

@@ -11,7 +11,7 @@ from diffusers import SchedulerMixin
 
 from components.config.params import SamplingParams
 from components.errors import BadInput
-from components.generator.family import Family, Generator
+from components.generator.family import Generator, Layout
 from components.generator.parts import SCHEDULER
 
 Velocity = Callable[[torch.Tensor, float], torch.Tensor]  # (x_t [B, C, T', H', W'], t) -> velocity of the same shape
@@ -22,6 +22,7 @@ SHIFTS = {
     "FlowMatchEulerDiscreteScheduler": "shift",
     "FlowMapEulerDiscreteScheduler": "shift",
 }
+DYNAMIC = "use_dynamic_shifting"  # of FlowMatchEulerDiscreteScheduler: by the number of tokens, in place of its shift
 UNIPC = "UniPCMultistepScheduler"
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}  # what makes UniPC and DPM-Solver read a velocity
 PURE_NOISE = 0.9985  # from this t on, x_t is noise: schedulers cut the timestep of t = 1 to 999 of 1000
@@ -57,18 +58,17 @@ class Euler:
 
 class Scheduled:
     """Steps of a scheduler of diffusers, as the family's pipeline takes them. The transformer gets the scheduler's own
-    timestep, which may be cut to a whole number of thousandths."""
+    timestep, which may be cut to a whole number of thousandths. The scheduler's steps are set already."""
 
-    def __init__(self, scheduler: SchedulerMixin, family: Family, steps: int):
+    def __init__(self, scheduler: SchedulerMixin, time: Callable[[torch.Tensor], float], output: Layout):
+        """time: t of a timestep. output: what the scheduler takes, of a velocity."""
         self.scheduler: Any = scheduler
-        self.family, self.done = family, 0
-        self.scheduler.set_timesteps(steps)
-        self.times = [family.pipeline_time(timestep) for timestep in self.scheduler.timesteps] + [0.0]
+        self.output, self.done = output, 0
+        self.times = [time(timestep) for timestep in self.scheduler.timesteps] + [0.0]
 
     def run(self, flow: Velocity, x: torch.Tensor, steps: int) -> torch.Tensor:
         for timestep, t in zip(self.scheduler.timesteps[self.done :][:steps], self.times[self.done :], strict=False):
-            output = self.family.pipeline_velocity(flow(x, t))
-            x = self.scheduler.step(output, timestep, x, return_dict=False)[0]
+            x = self.scheduler.step(self.output(flow(x, t)), timestep, x, return_dict=False)[0]
         self.done += steps
         return x
 
@@ -83,20 +83,26 @@ class Scheduled:
 
 def integration(generator: Generator, sampling: SamplingParams) -> Integration:
     """A new integration of one batch. BadInput for a folder whose scheduler integrates no velocity."""
-    config = generator.scheduler
+    config, family = generator.scheduler, generator.model.family
     if sampling.timesteps is not None:
         return Euler([*sampling.timesteps, 0.0])
     if sampling.solver == "euler":
         return Euler(timesteps(sampling.steps, sampling.shift or shift_of(config)))
     if sampling.solver == "unipc" and config.get("_class_name") != UNIPC:
-        config = {"_class_name": UNIPC, "flow_shift": shift_of(config), **FLOW}
-    return Scheduled(flow_scheduler(config, sampling.shift), generator.model.family, sampling.steps)
+        scheduler: Any = flow_scheduler({"_class_name": UNIPC, "flow_shift": shift_of(config), **FLOW}, sampling.shift)
+        scheduler.set_timesteps(sampling.steps)
+        return Scheduled(scheduler, lambda timestep: float(timestep) / scheduler.config.num_train_timesteps, lambda v: v)
+    scheduler = flow_scheduler(config, sampling.shift)
+    family.set_timesteps(scheduler, sampling.steps, generator.latent_shape(sampling.frames, sampling.height, sampling.width))
+    return Scheduled(scheduler, family.pipeline_time, family.pipeline_velocity)
 
 
 def in_words(config: Mapping[str, Any], sampling: SamplingParams) -> str:
     """Solver, shift and steps."""
     solver = {"euler": "Euler steps", "unipc": UNIPC, "folder": config.get("_class_name")}[sampling.solver]
     shift = f"shift {sampling.shift or shift_of(config):g}" if sampling.timesteps is None else "timesteps of params.yaml"
+    if sampling.solver == "folder" and sampling.shift is None and config.get(DYNAMIC):
+        shift = "a shift by the clip's size"
     return f"{solver}, {shift}, {sampling.steps} steps"
 
 
@@ -105,7 +111,7 @@ def flow_scheduler(config: Mapping[str, Any], shift: float | None) -> SchedulerM
     name = config.get("_class_name")
     if name not in SHIFTS:
         raise BadInput(SCHEDULER, f"{name} integrates no velocity; set sampling.solver to euler or unipc", key="_class_name")
-    own = {} if shift is None else {SHIFTS[name]: shift}
+    own = {} if shift is None else {SHIFTS[name]: shift} | ({DYNAMIC: False} if DYNAMIC in config else {})
     scheduler = getattr(diffusers, name).from_config({**config, **own})
     for key, value in FLOW.items():
         if key in scheduler.config and scheduler.config[key] != value:

@@ -18,7 +18,7 @@ from components.config.params import SamplingParams
 from components.errors import BadInput
 from components.files.digests import file_digest
 from components.generator.conditioning import Conditioning
-from components.generator.family import Generator, TextEncoder, VelocityModel, WithImage, below
+from components.generator.family import Family, Generator, TextEncoder, VelocityModel, WithImage, below
 from components.generator.images import IMAGES, EncodesImages, image_conditioning, with_images
 from components.generator.integration import Velocity, integration
 from components.generator.prompts import TEXT, EncodedPrompts, encode_ahead
@@ -29,6 +29,7 @@ from components.runtime.microbatches import in_microbatches
 from components.runtime.processes import launched_together
 from components.video.encode import write_video
 
+EMBEDDED = "guidance_scale"  # among Family.reads
 Solver = Callable[[Generator, list["Job"], SamplingParams], torch.Tensor]  # -> normalised latents of a batch, as solve's
 
 
@@ -118,14 +119,27 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 def beginning(generator: Generator, jobs: list[Job], sampling: SamplingParams) -> tuple[ClassifierFree, torch.Tensor]:
     """The classifier-free velocity of a batch of jobs, and their noise [B, C, T', H', W']."""
     shape, device = generator.latent_shape(sampling.frames, sampling.height, sampling.width), generator.model.device
+    family = generator.model.family
     images = image_conditioning(generator, [job.image for job in jobs], sampling)
-    text = with_images(generator.encode_text([job.prompt for job in jobs]), images).to(device)
+    prompted = with_images(generator.encode_text([job.prompt for job in jobs]), images).to(device)
+    text = with_settings(family, prompted, sampling)
     noise = torch.stack([noise_of(job.seed, shape) for job in jobs]).to(device)
-    empty = generator.encode_text([sampling.negative_prompt]).to(device)
     if sampling.guidance_scale_2 is not None and generator.model.boundary is None:
         raise BadInput("params.yaml", "the generator has one transformer", key="sampling.guidance_scale_2")
+    if EMBEDDED in family.reads:
+        if sampling.negative_prompt:
+            why = "has no effect: this transformer is given the guidance scale, and makes one pass a step"
+            raise BadInput("params.yaml", why, key="sampling.negative_prompt")
+        return ClassifierFree(generator.model, text, text[[0]], 1.0), noise
+    empty = with_settings(family, generator.encode_text([sampling.negative_prompt]).to(device), sampling)
     scales = sampling.guidance_scale, sampling.guidance_scale_2
     return ClassifierFree(generator.model, text, empty, *scales, sampling.guidance_interval), noise
+
+
+def with_settings(family: Family, text: Conditioning, sampling: SamplingParams) -> Conditioning:
+    """The conditioning of clips sampled so: of their text, and of the numbers that the family's transformer is given."""
+    given = {name: torch.full((len(text),), float(getattr(sampling, name)), device=text.device) for name in family.reads}
+    return Conditioning({**text.tensors, **given})
 
 
 @torch.no_grad()

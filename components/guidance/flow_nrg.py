@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from components.config.params import NrgParams
 from components.errors import NonFinite
@@ -111,9 +112,9 @@ def velocity_and_gradient(
     keep their graph back to x; the later blocks get them detached."""
     kept = threading.local()  # parts of the batch run in parallel threads
 
-    def keep(_block: torch.nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
-        kept.tokens = tokens
-        return tokens.detach()
+    def keep(_block: torch.nn.Module, _inputs: tuple, output: Any) -> Any:
+        kept.tokens = output if isinstance(output, torch.Tensor) else output[0]
+        return tree_map(torch.Tensor.detach, output)  # some blocks return tokens of the text too
 
     def part(x: torch.Tensor, text: Conditioning, weights: torch.Tensor) -> torch.Tensor:
         times = x.new_full((len(x),), t)

@@ -51,15 +51,16 @@ class FlowNRGPipeline:
         """As the pipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py)."""
         family, scheduler = self.model.family, self.pipeline.scheduler
         conditioning = family.pipeline_conditioning(self.pipeline, prompt, num_videos_per_prompt, **settings)
+        pack, unpack = family.pipeline_layout(self.pipeline, **settings)
         step = scheduler.step
         predicted: Any = None  # the velocity, once the pipeline has computed one
 
         def guided_step(output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, *more: Any, **named: Any) -> Any:
             nonlocal predicted
-            predicted = family.pipeline_velocity(output)
+            predicted = family.pipeline_velocity(unpack(output))
             # Latents take the velocity's dtype in the scheduler; half precision would round the noise level as well.
-            guided = flow(sample.float(), family.pipeline_time(timestep))
-            return step(family.pipeline_velocity(guided), timestep, sample, *more, **named)
+            guided = flow(unpack(sample).float(), family.pipeline_time(timestep))
+            return step(pack(family.pipeline_velocity(guided)), timestep, sample, *more, **named)
 
         # The pipeline computes the velocity before each call of the scheduler's step.
         flow = flow_nrg(lambda x, t: predicted, reward, conditioning, nrg, weights, shared=False)

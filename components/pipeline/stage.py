@@ -30,7 +30,10 @@ from components.pipeline.memory import keep_freed_memory
 from components.pipeline.pipeline_run import hold_params, progress, refuse_change
 from components.pipeline.tracking import ChildRun, chosen_params
 
-OWNERS = {"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI"}  # on the model hub, by prefix of model names
+OWNERS = {  # on the model hub, by prefix of model names
+    **{"Wan": "Wan-AI", "Qwen": "Qwen", "VideoReward": "KwaiVGI", "LTX": "Lightricks", "mochi": "genmo"},
+    "Hunyuan": "hunyuanvideo-community",  # in diffusers' layout
+}
 SCRATCH = Path(".reelign")  # beside the outputs, so that a rename is atomic; ignored by git and DVC
 MEASURED = SCRATCH / "measured"  # a JSON file per stage with local measurements, see Stage.measured
 

@@ -16,6 +16,7 @@ from components.contracts import JUDGE_REWARD
 from components.evaluation.prompt_sets import count_prompts
 from components.generator.family import SECOND_PART, Family, VelocityModel, two_experts
 from components.generator.prompts import BATCH
+from components.generator.sampler import EMBEDDED
 from components.methods import METHODS, trained
 from components.planning.costs import ADAM, BYTES, Costs, alive, architecture, costs_of, models, size
 from components.planning.guidance import LatentCosts, LatentSizes, latent_costs, latent_sizes
@@ -24,6 +25,7 @@ from components.reward.backbones.protocol import Sizes
 
 Parts = dict[str, float]  # bytes that are in memory together
 Phases = dict[str, Parts]  # of a stage, one after the other
+TEXT_ENCODER = "text_encoder"  # how the names of the parts that read prompts begin
 TRAINING = "training"  # a phase whose batch GPUs share
 
 
@@ -73,7 +75,7 @@ class Drawing:
     @property
     def guided(self) -> int:
         """Forward passes per step and clip: 2 with classifier-free guidance."""
-        return 1 if self.params.sampling.guidance_scale == 1 else 2
+        return 1 if self.params.sampling.guidance_scale == 1 or EMBEDDED in self.measured.family.reads else 2
 
     def plain(self, steps: int | None = None) -> float:
         return (self.params.sampling.steps if steps is None else steps) * self.guided * self.measured.costs.forward
@@ -100,13 +102,15 @@ class Drawing:
                 continue
             if part in self.measured.family.float32_parts:
                 held[f"{label}, float32"] = self.measured.sizes[part] * 4.0
-            elif part != "text_encoder":
+            elif not part.startswith(TEXT_ENCODER):
                 held[label] = self.measured.sizes[part] * float(BYTES[self.params.base_generator.dtype])
         return held
 
     def encoding(self) -> Phases:
         bytes_each = BYTES[self.params.base_generator.dtype]
-        weights = self.measured.sizes["text_encoder"] * float(bytes_each)
+        weights = sum(size for part, size in self.measured.sizes.items() if part.startswith(TEXT_ENCODER)) * float(
+            bytes_each
+        )
         return {"encoding": {"text encoder": weights, "activations": BATCH * self.measured.encoding}}
 
     def sampled(self, at_once: int = 1) -> Phases:
@@ -198,7 +202,7 @@ def measure(params: Params) -> Measured:
         costs,
         latent,
         reward_sizes(params),
-        alive(passes(WHOLE)["text_encoder"]),
+        alive(passes(WHOLE)[TEXT_ENCODER]),
         decoding,
         clip.numel() * 4.0,
         float(text.nbytes),

@@ -118,8 +118,8 @@ def kept_by_a_layer(layers: Iterable[torch.nn.Module], predict: Callable[[], tor
     kept: list[dict[int, torch.Tensor]] = []
     entries: list[torch.Tensor] = []
 
-    def enter(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        entries.append(inputs[0])
+    def enter(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        entries.append(inputs[0] if inputs else named["hidden_states"])
         kept.append({})
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def kept_by_a_layer(layers: Iterable[torch.nn.Module], predict: Callable[[], tor
             kept[-1][tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    handles = [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         predict()
     for handle in handles:

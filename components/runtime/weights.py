@@ -31,7 +31,7 @@ def load_pretrained(
     only from safetensors, as a pickle may run code.
 
     `config` replaces values of the folder's configuration, such as num_layers; `unread` is a pattern of the names of tensors
-    that a model with fewer layers leaves unread.
+    that a model with fewer layers leaves unread, and of layers that the caller removes again.
     """
     if Path(folder).is_dir() and not {"model_type", "_class_name"} & set(read_json(Path(folder) / "config.json")):
         # These libraries would make a default model of the kind with random weights.
@@ -51,13 +51,14 @@ def load_pretrained(
     except UNREADABLE as error:
         raise BadInput(folder, f"no {kind.__name__} here: {first_line(error)}") from error
     for name, given, wanted in sorted(report["mismatched_keys"]):
-        raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
+        if unread is None or not re.match(unread, name):
+            raise BadInput(folder, f"is {tuple(given)}, not {tuple(wanted)}", key=name)
     for found, why in (("missing_keys", "missing"), ("unexpected_keys", "this model has no such tensor")):
         for name in sorted(report[found]):
-            if found == "missing_keys" or unread is None or not re.match(unread, name):
+            if unread is None or not re.match(unread, name):
                 raise BadInput(folder, why, key=name)
     for name, value in model.named_parameters():
-        if not finite(value):
+        if not (unread and re.match(unread, name)) and not finite(value):
             raise BadInput(folder, "a weight is not finite", key=name)
     return model
 

@@ -29,9 +29,9 @@ from components.preferences.split import split_prompts
 from tests.generator.toy import TIME, Toy, save_toy
 
 BASE, LORA = "models/base_generator", LoraParams(rank=2, alpha=4, targets=["to_q"])
-# Classes, keys of configurations and attributes of Wan's parts.
-WAN = re.compile(
-    r"\bWan[A-Z]\w*|\w*KLWan\b|UMT5|umt5|ShortTextWan|patch_embedding|condition_embedder|latents_(mean|std)|scale_shift_table"
+# Classes, keys of configurations and attributes of the families' parts.
+PARTS = re.compile(
+    r"\b(Wan|LTX|Mochi|Hunyuan)[A-Z]\w*|AutoencoderKL\w+|UMT5|umt5|T5Encoder|ShortTextWan|patch_embedding|condition_embedder|latents_(mean|std)|scale_shift_table"
     r"|proj_out\b|norm_out\b|\.rope\b|\bz_dim\b|\btext_dim=|temperal_downsample|scale_factor_(temporal|spatial)|\bd_model\b"
     r"|transformer\.blocks\b|trunk\.blocks\b|prompt_clean"
 )
@@ -133,11 +133,9 @@ def test_a_latent_reward_on_its_trunk_guides_sampling(toy, trunk):
 
 
 def test_a_folder_of_an_unknown_class_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
-    with pytest.raises(
-        BadInput,
-        match=r"key 'base_generator\.folder': is of class MochiPipeline; known are WanImageToVideoPipeline, WanPipeline$",
-    ):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AllegroPipeline"}')
+    known = ", ".join(sorted(FAMILIES))
+    with pytest.raises(BadInput, match=rf"key 'base_generator\.folder': is of class AllegroPipeline; known are {known}$"):
         check_folder(tmp_path, key="base_generator.folder")
     words = ["generate", "--prompt", "a red circle", "--generator", str(tmp_path), "--out", str(tmp_path / "clips")]
     monkeypatch.setattr(sys, "argv", ["reelign", *words])
@@ -145,18 +143,26 @@ def test_a_folder_of_an_unknown_class_is_one_line(tmp_path, monkeypatch, capsys)
         main()
     (line,) = capsys.readouterr().err.splitlines()
     where = f"{tmp_path}/model_index.json, key '_class_name'"
-    assert line == f"error: {where}: is of class MochiPipeline; known are WanImageToVideoPipeline, WanPipeline"
+    assert line == f"error: {where}: is of class AllegroPipeline; known are {known}"
 
 
-def test_only_the_familys_files_name_its_parts():
+def test_a_pipeline_without_a_rectified_flow_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "CogVideoXPipeline"}')
+    with pytest.raises(
+        BadInput, match=r"CogVideoXPipeline predicts the v of a diffusion \(DDIM\), which is no rectified flow"
+    ):
+        check_folder(tmp_path)
+
+
+def test_only_the_families_files_name_their_parts():
     files = [*Path("components").rglob("*.py"), *Path("dags").rglob("*.py"), *Path("examples").rglob("*.py")]
-    own = {path for path in files if path.name.startswith("wan") and path.parent == Path("components/generator/families")}
+    own = {path for path in files if path.parent == Path("components/generator/families")}
     found = [
         f"{path}:{number}: {line.strip()}"
         for path in sorted(set(files) - own)
         for number, line in enumerate(path.read_text().splitlines(), start=1)
-        if WAN.search(line)
+        if PARTS.search(line)
     ]
     assert len(own) >= 2
-    line = 'FAMILIES: dict[str, Family] = {"WanImageToVideoPipeline": Wan(), "WanPipeline": Wan()}'
-    assert found == [f"components/generator/folder.py:15: {line}"]
+    named = [line for line in found if re.match(r'components/generator/folder\.py:\d+: "\w+Pipeline": ', line)]
+    assert found == named and len(named) == len(FAMILIES) + 1  # and a pipeline that is refused

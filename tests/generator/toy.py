@@ -94,6 +94,7 @@ class Toy:
     parts = MappingProxyType({"transformer": "transformer"})
     float32_parts = frozenset()
     lora_targets = ("to_q",)
+    reads = ()
 
     def check_folder(self, folder, index, key):
         pass

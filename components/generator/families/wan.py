@@ -37,7 +37,16 @@ from components.generator.families.wan_image import (
 from components.generator.families.wan_lora import wan_name
 from components.generator.families.wan_pipeline import ShortTextWanPipeline
 from components.generator.families.wan_text import LONGEST_TEXT, WanText
-from components.generator.family import HIGH_NOISE, SECOND_PART, Network, Pipeline, VelocityModel, check_blocks
+from components.generator.family import (
+    HIGH_NOISE,
+    SECOND_PART,
+    Network,
+    Pipeline,
+    VelocityModel,
+    check_blocks,
+    own_layout,
+    plain_timesteps,
+)
 from components.generator.lora import apply_lora
 from components.generator.lora_file import read_lora
 from components.generator.parts import read_scheduler
@@ -58,6 +67,9 @@ class Wan:
     expand_timesteps: bool = False
     float32_parts = frozenset({"vae"})
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    reads: tuple[str, ...] = ()
+    set_timesteps = staticmethod(plain_timesteps)
+    pipeline_layout = staticmethod(own_layout)
 
     @property
     def parts(self) -> Mapping[str, str]:
