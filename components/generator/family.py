@@ -104,12 +104,20 @@ class Family(Protocol):
     """The parts of a pipeline folder by what people call them, those always in float32, and the layers that a LoRA usually
     adapts. `transformer` below is the network of a VelocityModel, `trunk` one that `cut` has shortened."""
 
-    parts: Mapping[str, str]
-    float32_parts: frozenset[str]
-    lora_targets: tuple[str, ...]
-    reads: tuple[str, ...]
-    """Numbers of params.sampling that the transformer is given: tensors [B] of the conditioning, by the field's name. One
-    that is given guidance_scale makes one pass a step, whatever the scale."""
+    @property
+    def parts(self) -> Mapping[str, str]: ...
+
+    @property
+    def float32_parts(self) -> frozenset[str]: ...
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]: ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Numbers of params.sampling that the transformer is given: tensors [B] of the conditioning, by the field's name.
+        One that is given guidance_scale makes one pass a step, whatever the scale."""
+        ...
 
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
         """BadInput where a folder of this class cannot be loaded. index: its model_index.json. key: of params.yaml."""
