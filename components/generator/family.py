@@ -54,7 +54,7 @@ class VelocityModel(nn.Module):
 
     @property
     def boundary(self) -> float | None:
-        """The t from which on the second of two transformers acts; None with one."""
+        """The t below which the second of two transformers acts; None with one."""
         return getattr(self.transformer, "boundary", None)
 
     @property

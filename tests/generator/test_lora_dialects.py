@@ -77,6 +77,7 @@ LAYOUTS = {
         ATTENTION, lambda layer: "lora_unet_" + layer.replace(".", "_"), *COMFY, alpha=ALPHA
     ),
     "kohya, embeddings and head": low_rank(HEAD, kohya, *COMFY, alpha=ALPHA),
+    "kohya, mixed ranks": low_rank(LINEAR, kohya, *COMFY, alpha=ALPHA) | {"mixed": True},
     "DiffSynth": low_rank(LINEAR, own, *DEFAULT),
     "DiffSynth, of its pipeline": low_rank(LINEAR, lambda layer: f"pipe.dit.{own(layer)}", *DEFAULT),
 }
@@ -110,16 +111,17 @@ def made(layout, transformer, folder, dtype=torch.float32):
     for place, layer in enumerate(layout["layers"]):
         draw = torch.Generator().manual_seed(place)
         wide, narrow = transformer.get_submodule(layer).weight.shape
-        down = (torch.randn(RANK, narrow, generator=draw) * 0.3).to(dtype)
-        up = (torch.randn(wide, RANK, generator=draw) * 0.3).to(dtype)
+        rank = RANK + 2 * (place % 3) if layout.get("mixed") else RANK
+        down = (torch.randn(rank, narrow, generator=draw) * 0.3).to(dtype)
+        up = (torch.randn(wide, rank, generator=draw) * 0.3).to(dtype)
         stem = layout["key"](layer)
         tensors |= {f"{stem}.{layout['down']}": down, f"{stem}.{layout['up']}": up}
-        alpha = RANK if layout["alpha"] is None else layout["alpha"]
+        alpha = rank if layout["alpha"] is None else layout["alpha"]
         if layout["alpha"] is not None:
             tensors[f"{stem}.alpha"] = torch.tensor(alpha)
         elif layout["metadata"] is not None:
             alpha = ALPHA
-        changes[f"{layer}.weight"] = alpha / RANK * up.float() @ down.float()
+        changes[f"{layer}.weight"] = alpha / rank * up.float() @ down.float()
     return write(folder, tensors, "a name of mine.safetensors", layout["metadata"]), changes
 
 

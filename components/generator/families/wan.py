@@ -6,8 +6,8 @@ latents_std. The conditioning is `text` [B, L, D]: UMT5's embeddings, zero-padde
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -56,29 +56,27 @@ CLIP_TOKENS = 257  # of an image of 224 x 224 in patches of 14, and one for all 
 IMAGE_PIPELINE = "WanImageToVideoPipeline"
 
 
-@dataclass(frozen=True)
 class Wan:
     """Family of components/generator/family.py. boundary: the noise level below which transformer_2 acts, of a pipeline with
     two transformers; None with one. image: a first frame is given. expand_timesteps: it takes the place of the latents' own,
     at timestep 0 (TI2V-5B)."""
 
-    boundary: float | None = None
-    image: bool = False
-    expand_timesteps: bool = False
     float32_parts = frozenset({"vae"})
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     reads: tuple[str, ...] = ()
     set_timesteps = staticmethod(plain_timesteps)
     pipeline_layout = staticmethod(own_layout)
 
-    @property
-    def parts(self) -> Mapping[str, str]:
-        second = {} if self.boundary is None else {SECOND_PART: "transformer 2"}
-        return {"transformer": "transformer", **second, "text_encoder": "text encoder", "vae": "VAE"}
+    def __init__(self, boundary: float | None = None, image: bool = False, expand_timesteps: bool = False):
+        self.boundary, self.image, self.expand_timesteps = boundary, image, expand_timesteps
+        second = {} if boundary is None else {SECOND_PART: "transformer 2"}
+        self.parts: Mapping[str, str] = MappingProxyType(
+            {"transformer": "transformer", **second, "text_encoder": "text encoder", "vae": "VAE"}
+        )
 
     def variant(self, index: Mapping[str, Any]) -> "Wan":
-        own = {"image": index.get("_class_name") == IMAGE_PIPELINE, "expand_timesteps": bool(index.get("expand_timesteps"))}
-        return replace(self, boundary=boundary_of(index), **own)
+        image, expand = index.get("_class_name") == IMAGE_PIPELINE, bool(index.get("expand_timesteps"))
+        return Wan(boundary_of(index), image, expand)
 
     def check_folder(self, folder: Path, index: dict[str, Any], key: str | None) -> None:
         check_wan_folder(folder, index)
@@ -88,7 +86,8 @@ class Wan:
         vae.requires_grad_(False).eval().to(PartialState().device)
         transformer = self._load_tuned(folder, lora, dtype)
         clip = load_clip(folder) if self.image and transformer.config.image_dim is not None else None
-        return WanGenerator(VelocityModel(self, transformer).eval(), vae, clip=clip, scheduler=read_scheduler(folder))
+        model, scheduler = VelocityModel(self, transformer).eval(), read_scheduler(folder)
+        return WanGenerator(model, vae, clip=clip, scheduler=scheduler, expand_timesteps=self.expand_timesteps)
 
     def _load_tuned(self, folder: Path, lora: str | Path | None, dtype: Dtype) -> Network:
         """The transformer with a LoRA, or that of two which acts first; it reads the other when that one's steps begin."""

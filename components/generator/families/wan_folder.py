@@ -83,7 +83,7 @@ def check_boundary(place: Path, index: Mapping[str, Any]) -> None:
     """BadInput for two transformers without a boundary between 0 and 1, where the pipeline would never use the second, and
     for a boundary without a second, where it would fail at the first low step. place: the file of `index`."""
     two, ratio = index.get(SECOND_PART) not in (None, [None, None]), index.get("boundary_ratio")
-    if two and (type(ratio) not in (int, float) or not 0 < ratio < 1):
+    if two and not (isinstance(ratio, int | float) and 0 < ratio < 1):
         raise BadInput(place, f"is {ratio}; two transformers need a noise level between 0 and 1", key="boundary_ratio")
     if not two and ratio is not None:
         raise BadInput(place, f"is {ratio}, and there is no {SECOND_PART} that acts below it", key="boundary_ratio")

@@ -36,6 +36,7 @@ class WanGenerator:
     text: TextEncoder | None = None
     clip: tuple[CLIPVisionModel, Any] | None = None  # of an image-to-video pipeline of Wan 2.1
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    expand_timesteps: bool = False
     kept: Path | None = None  # of components/generator/images.py
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -70,7 +71,7 @@ class WanGenerator:
 
     def _encode_image(self, image: Image, frames: int, height: int, width: int) -> Conditioning:
         first = pixels_of([image], height, width).to(self.vae.device)
-        if self.model.family.expand_timesteps:
+        if self.expand_timesteps:
             return Conditioning({FIRST: self._normalised(self._encode(first[:, :, None]))})
         latents = self._normalised(self._encode(grey_after(first, frames)))
         found = {CHANNELS: channels(latents, self.vae.config.scale_factor_temporal)}
