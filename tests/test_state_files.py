@@ -385,10 +385,11 @@ def scores_of_a_source(folder: Path) -> tuple[Path, Use]:
     source = SourceParams(kind="command", place=f"sh {program}", **given)
 
     def use() -> list:
-        return [one["speed"] for one in scored(stage, "mine", source, [("a.mp4", "x"), ("b.mp4", "y")])]
+        return [one["speed"] for one in scored(stage, "mine", source, [("params.yaml", "x"), ("params.yaml", "y")])]
 
     use()
-    return folder / "state/source-mine-0.json", use
+    (file,) = (folder / "state").glob("source-mine-0-*.json")
+    return file, use
 
 
 S3 = ("curation/s3",)
