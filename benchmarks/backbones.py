@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -41,7 +42,8 @@ TAKES = 4  # clips of a prompt
 def make_pairs(prompts: int) -> dict[str, int]:
     """data/source/videos and data/pairs; how many pairs each split has."""
     params, rng = load_params(), np.random.default_rng(0)
-    people, scenes, world = panel(params.source.noise, params.source.tie), all_scenes(), params.world
+    source: Any = params.source
+    people, scenes, world = panel(source.noise, source.tie), all_scenes(), params.world
     work = functools.partial(make_and_judge, videos=str(SOURCE_VIDEOS), rendered=str(SOURCE_VIDEOS))
     names = [prompt_of(scenes[at]) for at in rng.choice(len(scenes), prompts, replace=False)]
     split = split_prompts(names, params.split)

@@ -23,6 +23,7 @@ from components.alignment.methods.flow_grpo import WindowSpec, forget_damaged, r
 from components.annotation.human_study import read_study
 from components.annotation.studio import read_project
 from components.annotation.tasks import read_key, read_settings
+from components.config.sources import SourceParams
 from components.curation.s3 import PART, Object, Prefix
 from components.errors import BadInput
 from components.evaluation import tradeoff
@@ -43,6 +44,7 @@ from components.pipeline.mlflow_store import relocate
 from components.pipeline.stage import folder_digest, write_json
 from components.pipeline.work_tree import check_out
 from components.registry.versions import fetch
+from components.reward.external import scored
 from components.reward.frame_cache import FrameCache
 from components.reward.inputs import Clip
 from components.reward.score import Score
@@ -415,6 +417,20 @@ def answers_of_a_model(folder: Path) -> tuple[Path, Use]:
     return file, use
 
 
+def scores_of_a_source(folder: Path) -> tuple[Path, Use]:
+    stage, program = BareStage(folder / "state"), folder / "program.sh"
+    program.write_text('printf "clip,speed\\n0,1.5\\n1,2.5\\n" > "$2"')
+    given = {"reward": None, "dimensions": ["speed"], "batch": 2, "attempts": 1, "seconds": 1.0, "key_variable": None}
+    source = SourceParams(kind="command", place=f"sh {program}", **given)
+
+    def use() -> list:
+        return [one["speed"] for one in scored(stage, "mine", source, [("params.yaml", "x"), ("params.yaml", "y")])]
+
+    use()
+    (file,) = (folder / "state").glob("source-mine-0-*.json")
+    return file, use
+
+
 S3 = ("curation/s3",)
 ROWS = {
     "checkpoint of a training": Row(("runtime/training",), checkpoint),
@@ -453,6 +469,7 @@ ROWS = {
     "files of a model version": Row(("registry/versions",), version_files),
     "MLflow's store": Row(("pipeline/tracking", "pipeline/mlflow_store"), mlflow_store, refused=True),
     "answers of a model on record": Row(("judges/vlm_record", "judges/vlm"), answers_of_a_model, quiet=("emptied",)),
+    "scores of a source": Row(("reward/external",), scores_of_a_source),
     "settings of an annotation": Row(("annotation/tasks",), made(annotation, "settings.json", read_settings), True),
     "key of an annotation": Row(("annotation/tasks",), made(annotation, "key.csv", read_key), True),
     "tasks of an annotation": Row(("annotation/studio",), made(annotation, "tasks.json", read_project), True),

@@ -2,10 +2,11 @@
 
 Scores of a dimension are normalised over the clips that they are of: (score - mean) / standard deviation, as VideoReward's
 are over its validation clips. A clip that a scorer has no finite score for is named with the reason; no number takes its
-place. Answers are kept by batch, so that a run that failed or was killed asks for the others alone.
+place. Answers are kept by batch, so that after a failed or killed run the others alone are scored.
 """
 
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ def scored(stage: Stage, name: str, source: SourceParams, clips: Sequence[Clip])
     ask = asker(name, source)
     batches = [clips[start : start + source.batch] for start in range(0, len(clips), source.batch)]
     for number, batch in enumerate(stage.progress(batches, f"scores of {name}", total=len(batches))):
-        file = stage.state() / f"source-{name}-{number}.json"
+        file = stage.state() / f"source-{name}-{number}-{digest_of(source, batch)}.json"
         rows = kept(file, source.dimensions, len(batch))
         if rows is None:
             rows = [checked(row, source.dimensions) for row in ask(batch)]
@@ -81,6 +82,12 @@ def scored(stage: Stage, name: str, source: SourceParams, clips: Sequence[Clip])
                     raise BadInput(path, f"{where(name)}: {row[REASON]}")
             atomic_write(file, json.dumps(rows))
         yield from rows
+
+
+def digest_of(source: SourceParams, batch: Sequence[Clip]) -> str:
+    """Of all that a batch's scores depend on here: a stage may score more than one set of clips."""
+    asked = [[folder_digest(path), prompt] for path, prompt in batch]
+    return hashlib.sha256(json.dumps([source.model_dump(), asked]).encode()).hexdigest()[:16]
 
 
 def kept(file: Path, dimensions: Sequence[str], count: int) -> list[Scored] | None:
@@ -100,7 +107,7 @@ def kept(file: Path, dimensions: Sequence[str], count: int) -> list[Scored] | No
 
 
 def checked(row: Scored, dimensions: Sequence[str]) -> Scored:
-    """A row with the wanted scores alone, or with the reason why they are none."""
+    """A row with the scores of these dimensions alone, or with the reason why they are none."""
     if REASON in row:
         return {REASON: str(row[REASON])}
     for dimension in dimensions:

@@ -54,7 +54,11 @@ def test_the_pages_show_signature_metrics_and_data(served, tmp_path):
                 for word in words:
                     await page.wait_for(f"document.body.innerText.includes({word!r})", 60)
 
-            await shows(f"models/{MODEL}/versions/{record.version}", "raw_VQ", "frame_plan", "prompt", "double")
+            await shows(f"models/{MODEL}/versions/{record.version}", "Inputs (3)", "Outputs (11)")
+            for group, column in (("Inputs (3)", "prompt"), ("Outputs (11)", "raw_VQ")):
+                named = f"[...document.querySelectorAll('*')].filter(one => one.innerText === {group!r})"
+                await page.evaluate(f"{named}.at(-1).click()")
+                await page.wait_for(f"document.body.innerText.includes({column!r})", 60)
             figures = "test/accuracy_without_ties/VQ", "validation/accuracy_without_ties/VQ", "0.75"
             await shows(f"experiments/{experiment}/models/{logged.model_id}", "pairs", pairs[:8], *figures)
             await shows(f"experiments/{experiment}/runs/{run}", "pairs", "clips", pairs[:8])
