@@ -198,13 +198,13 @@ def generator_of(
     return FolderGenerator(model, coder(vae.on_device(folder / "vae")), scheduler=read_scheduler(folder))
 
 
-def load_blocks(part: Part, folder: Path, blocks: int, dtype: Dtype, more: int = 0, **config: Any) -> Network:
+def load_blocks(part: Part, folder: Path, blocks: int, dtype: Dtype, more: int = 0) -> Network:
     """A transformer with its first blocks of `transformer_blocks`, and `more` of them as the caller removes again. The
-    weights of all others are not read. BadInput where there are fewer. config: replaces values of the folder's."""
+    weights of all others are not read. BadInput where there are fewer."""
     there = read_json(folder / "transformer/config.json", "num_layers")["num_layers"]
     check_blocks(blocks, there)
-    unread = rf"transformer_blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)|single_transformer_blocks\."
-    return part.load(folder / "transformer", dtype, unread, num_layers=min(there, blocks + more), **config)
+    unread = rf"transformer_blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
+    return part.load(folder / "transformer", dtype, unread, num_layers=min(there, blocks + more))
 
 
 @dataclass(frozen=True)

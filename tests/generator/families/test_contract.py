@@ -195,6 +195,9 @@ def test_a_trunk_computes_what_the_generator_computes(case):
         loaded = case.family.load_trunk(case.folder, 1, "float32")
         for trunk in (first_blocks(model, 1), first_blocks(model, 1, shared=True), loaded):
             close(case.family.tokens(trunk, *case.inputs()), tokens)
+        count = len(case.family.blocks(model.transformer))
+        whole = case.family.tokens(case.family.load_trunk(case.folder, count, "float32"), *case.inputs())
+        close(whole, case.family.tokens(first_blocks(model, count), *case.inputs()))
     heads, width = case.family.attention(model.transformer)
     assert tokens.shape[2] == heads * width
     close(model(*case.inputs()), load_transformer(case.folder)(*case.inputs()))  # the generator stayed whole
