@@ -214,7 +214,8 @@ class Hunyuan:
     def pipeline_conditioning(
         self, pipeline: HunyuanVideoPipeline, prompt: str | list[str], clips: int, guidance_scale: float = GUIDANCE, **_: Any
     ) -> Conditioning:
-        text, pooled, mask = pipeline.encode_prompt(prompt, num_videos_per_prompt=clips, device=pipeline._execution_device)
+        found: Any = pipeline.encode_prompt(prompt, num_videos_per_prompt=clips, device=pipeline._execution_device)
+        text, pooled, mask = found
         scale = torch.full((len(text),), float(guidance_scale), device=text.device)
         return Conditioning({"text": text, "mask": mask.bool(), "pooled": pooled, "guidance_scale": scale})
 

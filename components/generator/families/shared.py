@@ -99,8 +99,8 @@ class Coder:
     """A VAE as its pipeline uses it: normalised latents are (z - mean) / std by channel.
 
     time, space: frames and pixels a latent; side: what a clip's sides are multiples of; mean, std [C] or [1]. tile: makes
-    the VAE decode in tiles of a number of pixels, a multiple of 4 latents. given: more arguments of its decode. alone: the
-    VAE fails on several clips at once.
+    the VAE decode in tiles of a number of pixels, a multiple of 4 latents. given: more arguments of its decode. alone: one
+    clip a call, as the VAE fails on several or `given` is of one.
     """
 
     vae: Network
@@ -292,8 +292,9 @@ def shapes_alone(latents: torch.Tensor) -> Iterator[None]:
     def true(mask: torch.Tensor, *axes: Any, **settings: Any) -> Any:
         return all_of(mask, *axes, **settings) if axes or settings else True
 
+    settings: Any = fx_config
     no_autocast = patch.object(torch, "autocast", lambda *_, **__: nullcontext())
-    with fx_config.patch(meta_nonzero_assume_all_nonzero=True), patch.object(torch, "all", true), no_autocast:
+    with settings.patch(meta_nonzero_assume_all_nonzero=True), patch.object(torch, "all", true), no_autocast:
         yield
 
 

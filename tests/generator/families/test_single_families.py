@@ -1,4 +1,4 @@
-"""Folders and settings with which a family's pipeline draws noise, fails late, or ignores a setting: one line before it."""
+"""What single families have beside the contract: refused folders and settings, positions, a VAE with a noise level."""
 
 import json
 import re
@@ -12,11 +12,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from components.errors import BadInput
 from components.generator.conditioning import Conditioning
 from components.generator.families.hunyuan import Hunyuan
-from components.generator.families.ltx import LTX, positions
+from components.generator.families.ltx import LTX, coder, positions
 from components.generator.families.mochi import Mochi
 from components.generator.folder import check_folder
 from components.generator.sampler import Job, beginning
-from tests.generator.families.small_folders import SMALL
+from tests.generator.families.small_folders import SMALL, ltx_vae
 
 LATENTS = (8, 3, 4, 4)
 
@@ -83,3 +83,13 @@ def test_a_negative_prompt_of_an_embedded_guidance_is_refused(bare_stage):
     assert flow.scale == 1 and flow.text.tensors["guidance_scale"].tolist() == [6.0]
     with pytest.raises(BadInput, match=re.escape("key 'sampling.negative_prompt': has no effect")):
         beginning(generator, [Job("a", "a red circle", 1)], sampling.model_copy(update={"negative_prompt": "blurry"}))
+
+
+@torch.no_grad()
+def test_a_vae_with_a_noise_level_decodes_at_level_zero():
+    vae = ltx_vae(timestep_conditioning=True).eval()
+    latents = torch.randn(2, 8, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+    mean, std = (value.view(1, -1, 1, 1, 1) for value in (vae.latents_mean, vae.latents_std / vae.config.scaling_factor))
+    theirs = vae.decode(latents * std + mean, torch.zeros(2)).sample
+    torch.testing.assert_close(coder(vae).decode(latents), theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(vae.decode(latents * std + mean, torch.ones(2)).sample, theirs, atol=1e-4)
