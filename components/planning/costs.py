@@ -124,7 +124,10 @@ def kept_by_a_layer(layers: Iterable[torch.nn.Module], predict: Callable[[], tor
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         tokens = entries[-1].shape[1] if entries else None
-        is_attention_matrix = tensor.shape[-2:] == (tokens, tokens)
+        square = tensor.ndim > 2 and tensor.shape[-2] == tensor.shape[-1]
+        is_attention_matrix = tensor.shape[-2:] == (tokens, tokens) or (
+            square and tokens is not None and tensor.shape[-1] > tokens  # text beside the tokens
+        )
         if kept and not is_attention_matrix and not isinstance(tensor, torch.nn.Parameter):
             kept[-1][tensor.untyped_storage()._cdata] = tensor
         return tensor

@@ -35,14 +35,13 @@ from components.generator.families.shared import (
     check_parts,
     drawn,
     generator_of,
-    load_blocks,
     no_original_name,
     padded,
     same,
     tile_by_stride,
     tokens_of,
 )
-from components.generator.family import Network, own_layout
+from components.generator.family import Network, check_blocks, own_layout
 from components.runtime.weights import load_tokenizer
 
 PARTS = {
@@ -53,6 +52,7 @@ PARTS = {
 }
 WORDS, POOLED_WORDS = 256, 77  # tokens of a prompt for LLaMA, after the template's, and for CLIP
 LAYER = -3  # the hidden states that the pipeline reads
+DOUBLE, SINGLE = "transformer_blocks", "single_transformer_blocks"  # of two streams and of one
 GUIDANCE = 6.0  # the pipeline's default
 
 
@@ -132,7 +132,14 @@ class Hunyuan:
         return PARTS["transformer"].load(folder / "transformer", dtype)
 
     def load_trunk(self, folder: Path, blocks: int, dtype: Dtype) -> Network:
-        trunk = load_blocks(PARTS["transformer"], folder, blocks, dtype, num_single_layers=0)
+        config = read_json(folder / "transformer/config.json", "num_layers", "num_single_layers")
+        check_blocks(blocks, config["num_layers"] + config["num_single_layers"])
+        double = min(blocks, config["num_layers"])
+        single = blocks - double
+        first = "|".join(f"{name}.{n}" for name, count in ((DOUBLE, double), (SINGLE, single)) for n in range(count))
+        unread = rf"(?!({first})\.)({DOUBLE}|{SINGLE})\."
+        numbers = {"num_layers": double, "num_single_layers": single}
+        trunk = PARTS["transformer"].load(folder / "transformer", dtype, unread, **numbers)
         self.cut(trunk, blocks)
         return trunk
 
@@ -152,12 +159,13 @@ class Hunyuan:
         return output.to(latents.dtype)
 
     def blocks(self, transformer: Network) -> nn.ModuleList:
-        """Those of two streams; blocks of one stream come after them and are no part of a trunk."""
-        return transformer.transformer_blocks
+        """Those of two streams, and then those of one."""
+        return nn.ModuleList([*transformer.transformer_blocks, *transformer.single_transformer_blocks])
 
     def cut(self, trunk: Network, blocks: int) -> None:
+        double = len(trunk.transformer_blocks)
         trunk.transformer_blocks = trunk.transformer_blocks[:blocks]
-        trunk.single_transformer_blocks = nn.ModuleList()
+        trunk.single_transformer_blocks = trunk.single_transformer_blocks[: max(0, blocks - double)]
         trunk.norm_out, trunk.proj_out = Catch(), nn.Identity()
 
     def tokens(self, trunk: Network, latents: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -206,7 +214,8 @@ class Hunyuan:
     def pipeline_conditioning(
         self, pipeline: HunyuanVideoPipeline, prompt: str | list[str], clips: int, guidance_scale: float = GUIDANCE, **_: Any
     ) -> Conditioning:
-        text, pooled, mask = pipeline.encode_prompt(prompt, num_videos_per_prompt=clips, device=pipeline._execution_device)
+        found: Any = pipeline.encode_prompt(prompt, num_videos_per_prompt=clips, device=pipeline._execution_device)
+        text, pooled, mask = found
         scale = torch.full((len(text),), float(guidance_scale), device=text.device)
         return Conditioning({"text": text, "mask": mask.bool(), "pooled": pooled, "guidance_scale": scale})
 

@@ -53,10 +53,11 @@ FPS = 25.0  # the pipeline's default
 def coder(vae: Network) -> Coder:
     time, space = vae.temporal_compression_ratio, vae.spatial_compression_ratio
     std = vae.latents_std / vae.config.scaling_factor
-    # Some versions of the VAE take a noise level while decoding; 0 is the pipeline's default.
-    given = {"temb": torch.zeros(1, device=vae.device)} if vae.config.timestep_conditioning else {}
-    channels = vae.config.latent_channels
-    return Coder(vae, channels, time, space, max(SIDE, space), vae.latents_mean, std, tile_by_stride, given)
+    # Some versions of the VAE take a noise level for each clip while decoding; 0 is the pipeline's default.
+    noisy = bool(vae.config.timestep_conditioning)
+    given = {"temb": torch.zeros(1, device=vae.device)} if noisy else {}
+    channels, side = vae.config.latent_channels, max(SIDE, space)
+    return Coder(vae, channels, time, space, side, vae.latents_mean, std, tile_by_stride, given, alone=noisy)
 
 
 def packed(latents: torch.Tensor) -> torch.Tensor:
@@ -218,9 +219,10 @@ class LTX:
         frame_rate: float = FPS,
         **_: Any,
     ) -> Conditioning:
-        text, mask, _, _ = pipeline.encode_prompt(
+        found: Any = pipeline.encode_prompt(
             prompt, None, False, clips, max_sequence_length=max_sequence_length, device=pipeline._execution_device
         )
+        text, mask, _, _ = found
         scale = text.new_tensor([pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio])
         fps = torch.full((len(text),), float(frame_rate), device=text.device)
         return Conditioning({"text": text, "mask": mask, "scale": scale.float().expand(len(text), 2), "fps": fps})

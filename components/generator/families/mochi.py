@@ -158,9 +158,10 @@ class Mochi:
         max_sequence_length: int = WORDS,
         **_: Any,
     ) -> Conditioning:
-        text, mask, _, _ = pipeline.encode_prompt(
+        found: Any = pipeline.encode_prompt(
             prompt, None, False, clips, max_sequence_length=max_sequence_length, device=pipeline._execution_device
         )
+        text, mask, _, _ = found
         return Conditioning({"text": text, "mask": mask})
 
     def set_timesteps(self, scheduler: Any, steps: int, shape: tuple[int, ...]) -> None:

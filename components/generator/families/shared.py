@@ -99,8 +99,8 @@ class Coder:
     """A VAE as its pipeline uses it: normalised latents are (z - mean) / std by channel.
 
     time, space: frames and pixels a latent; side: what a clip's sides are multiples of; mean, std [C] or [1]. tile: makes
-    the VAE decode in tiles of a number of pixels, a multiple of 4 latents. given: more arguments of its decode. alone: the
-    VAE fails on several clips at once.
+    the VAE decode in tiles of a number of pixels, a multiple of 4 latents. given: more arguments of its decode. alone: one
+    clip a call, as the VAE fails on several or `given` is of one.
     """
 
     vae: Network
@@ -198,13 +198,13 @@ def generator_of(
     return FolderGenerator(model, coder(vae.on_device(folder / "vae")), scheduler=read_scheduler(folder))
 
 
-def load_blocks(part: Part, folder: Path, blocks: int, dtype: Dtype, more: int = 0, **config: Any) -> Network:
+def load_blocks(part: Part, folder: Path, blocks: int, dtype: Dtype, more: int = 0) -> Network:
     """A transformer with its first blocks of `transformer_blocks`, and `more` of them as the caller removes again. The
-    weights of all others are not read. BadInput where there are fewer. config: replaces values of the folder's."""
+    weights of all others are not read. BadInput where there are fewer."""
     there = read_json(folder / "transformer/config.json", "num_layers")["num_layers"]
     check_blocks(blocks, there)
-    unread = rf"transformer_blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)|single_transformer_blocks\."
-    return part.load(folder / "transformer", dtype, unread, num_layers=min(there, blocks + more), **config)
+    unread = rf"transformer_blocks\.(?!({'|'.join(map(str, range(blocks)))})\.)"
+    return part.load(folder / "transformer", dtype, unread, num_layers=min(there, blocks + more))
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,9 @@ def shapes_alone(latents: torch.Tensor) -> Iterator[None]:
     def true(mask: torch.Tensor, *axes: Any, **settings: Any) -> Any:
         return all_of(mask, *axes, **settings) if axes or settings else True
 
+    settings: Any = fx_config
     no_autocast = patch.object(torch, "autocast", lambda *_, **__: nullcontext())
-    with fx_config.patch(meta_nonzero_assume_all_nonzero=True), patch.object(torch, "all", true), no_autocast:
+    with settings.patch(meta_nonzero_assume_all_nonzero=True), patch.object(torch, "all", true), no_autocast:
         yield
 
 

@@ -92,7 +92,9 @@ def case(request, tmp_path_factory):
     pipeline = family.load_pipeline(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.enable_slicing()  # clip by clip: some VAEs fail on several at once
-    return Case(small, folder, family, load_generator(folder), pipeline, PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        small.shorten(pipeline, patch)
+        yield Case(small, folder, family, load_generator(folder), pipeline, PARAMS)
 
 
 @pytest.fixture
@@ -195,6 +197,9 @@ def test_a_trunk_computes_what_the_generator_computes(case):
         loaded = case.family.load_trunk(case.folder, 1, "float32")
         for trunk in (first_blocks(model, 1), first_blocks(model, 1, shared=True), loaded):
             close(case.family.tokens(trunk, *case.inputs()), tokens)
+        count = len(case.family.blocks(model.transformer))
+        whole = case.family.tokens(case.family.load_trunk(case.folder, count, "float32"), *case.inputs())
+        close(whole, case.family.tokens(first_blocks(model, count), *case.inputs()))
     heads, width = case.family.attention(model.transformer)
     assert tokens.shape[2] == heads * width
     close(model(*case.inputs()), load_transformer(case.folder)(*case.inputs()))  # the generator stayed whole
@@ -270,7 +275,7 @@ def test_flow_dpo_starts_at_log_2_and_a_cached_reference_is_the_live_one(case, s
     assert live == pytest.approx(table, abs=1e-5)
 
 
-def test_a_lora_goes_into_the_pipeline_by_its_own_loader(case, tmp_path):
+def test_a_lora_goes_into_the_pipeline_by_its_own_loader(case, tmp_path, monkeypatch):
     model = load_transformer(case.folder)
     add_lora(model, LORA, seed=3)
     for name, weight in model.named_parameters():
@@ -280,6 +285,7 @@ def test_a_lora_goes_into_the_pipeline_by_its_own_loader(case, tmp_path):
     base = case.drawn("latent", 3.0)
     pipeline = case.family.load_pipeline(case.folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    case.small.shorten(pipeline, monkeypatch)
     case.small.load_lora(pipeline, tmp_path)
     tuned = Case(case.small, case.folder, case.family, load_generator(case.folder, tmp_path), pipeline, case.params)
     theirs = tuned.drawn("latent", 3.0)
