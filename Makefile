@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -89,8 +89,12 @@ test-s3: setup .seaweedfs/installed
 test-vbench: setup .vbench/installed
 	pytest -m vbench
 
+# A VLM as a judge, behind the server of transformers.
+test-vlm: setup .vlm/installed
+	pytest -m vlm
+
 # Folders of what no environment should have.
-.seaweedfs/installed .vbench/installed .axe/installed: .%/installed: docker/locks/%.txt | setup
+.seaweedfs/installed .vbench/installed .vlm/installed .axe/installed: .%/installed: docker/locks/%.txt | setup
 	rm -rf .$*
 	$(UV) pip install --quiet --no-deps --require-hashes --python .venv-ml/bin/python --target .$* -r $<
 	touch $@
