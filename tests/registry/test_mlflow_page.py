@@ -49,18 +49,24 @@ def test_the_pages_show_signature_metrics_and_data(served, tmp_path):
     async def seen() -> None:
         async with browser(tmp_path / "profile") as page:
 
-            async def shows(place: str, *words: str) -> None:
-                await page.open(f"{served.uri}/#/{place}")
+            async def shows(*words: str) -> None:
                 for word in words:
                     await page.wait_for(f"document.body.innerText.includes({word!r})", 60)
 
-            await shows(f"models/{MODEL}/versions/{record.version}", "Inputs (3)", "Outputs (11)")
-            for group, column in (("Inputs (3)", "prompt"), ("Outputs (11)", "raw_VQ")):
-                named = f"[...document.querySelectorAll('*')].filter(one => one.innerText === {group!r})"
+            async def press(text: str) -> None:
+                named = f"[...document.querySelectorAll('*')].filter(one => one.innerText === {text!r})"
                 await page.evaluate(f"{named}.at(-1).click()")
-                await page.wait_for(f"document.body.innerText.includes({column!r})", 60)
-            figures = "test/accuracy_without_ties/VQ", "validation/accuracy_without_ties/VQ", "0.75"
-            await shows(f"experiments/{experiment}/models/{logged.model_id}", "pairs", pairs[:8], *figures)
-            await shows(f"experiments/{experiment}/runs/{run}", "pairs", "clips", pairs[:8])
+
+            await page.open(f"{served.uri}/#/models/{MODEL}/versions/{record.version}")
+            await shows("Inputs (3)", "Outputs (11)")
+            for group, column in (("Inputs (3)", "prompt"), ("Outputs (11)", "raw_VQ")):
+                await press(group)
+                await shows(column)
+            await page.open(f"{served.uri}/#/experiments/{experiment}/models/{logged.model_id}")
+            await shows("test/accuracy_without_ties/VQ", "validation/accuracy_without_ties/VQ", "0.75", "pairs", pairs[:8])
+            await page.open(f"{served.uri}/#/experiments/{experiment}/runs/{run}")
+            await shows(f"pairs ({pairs})", "+1")
+            await press("+1")
+            await shows("clips (")
 
     asyncio.run(seen())
