@@ -49,7 +49,8 @@ def params(request, tmp_path, monkeypatch) -> Params:
 def test_stand_ins_load_as_the_real_models_do(params, tmp_path):
     make_generator(tmp_path / "generator", params)
     generator = load_generator(tmp_path / "generator", dtype=params.base_generator.dtype)
-    assert {p.dtype for p in generator.model.transformer.blocks.parameters()} >= {torch.bfloat16}
+    transformer = next(iter(generator.model.networks.values()))
+    assert {p.dtype for p in transformer.blocks.parameters()} >= {torch.bfloat16}
     assert generator.scheduler["_class_name"] == "UniPCMultistepScheduler"
     text = generator.encode_text(["a red circle moving up", "a blue square"]).tensors["text"]
     assert text.isfinite().all() and not torch.equal(text[0], text[1])
