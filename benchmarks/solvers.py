@@ -19,22 +19,17 @@ from components.simulation.judge import judge
 from components.simulation.world import all_scenes, prompt_of
 
 PARAMS = load_params(Path("infra/profiles/shapes.yaml"))
+Setting = tuple[str, int, float, tuple[float, float]]  # solver, steps, shift, interval of guidance
 ALL = (0.0, 1.0)
-SETTINGS = [
-    ("euler", 8, ALL),
-    ("unipc", 4, ALL),
-    ("unipc", 5, ALL),
-    ("unipc", 6, ALL),
-    ("unipc", 8, ALL),
-    ("euler", 16, ALL),
-    ("unipc", 6, (0.5, 1.0)),
-    ("unipc", 6, (0.7, 1.0)),
-    ("unipc", 6, (0.0, 0.95)),
-    ("unipc", 6, (0.0, 0.9)),
-    ("unipc", 6, (0.5, 0.95)),
-    ("unipc", 8, (0.7, 1.0)),
-    ("unipc", 8, (0.5, 0.95)),
-]  # solver, steps, interval of guidance; the first is the reference
+SETTINGS: list[Setting] = [
+    ("euler", 8, 3.0, ALL),  # the reference
+    *[("unipc", steps, 3.0, ALL) for steps in (4, 5, 6, 8)],
+    ("euler", 16, 3.0, ALL),
+    *[("unipc", 4, shift, ALL) for shift in (1.0, 1.5, 2.0, 2.5, 4.0, 5.0)],
+    *[("unipc", 5, shift, ALL) for shift in (1.5, 2.0, 4.0)],
+    *[("unipc", 6, 3.0, part) for part in ((0.5, 1.0), (0.7, 1.0), (0.0, 0.95), (0.0, 0.9), (0.5, 0.95))],
+    *[("unipc", 8, 3.0, part) for part in ((0.7, 1.0), (0.5, 0.95))],
+]
 BATCH = 32
 
 
@@ -50,9 +45,8 @@ def main(prompts: Annotated[int, typer.Option()] = 96, seeds: Annotated[int, typ
             part = chosen[start : start + BATCH]
             jobs = [Job(str(place), prompt, 1000 * seed + start + place) for place, prompt in enumerate(part)]
             for setting in SETTINGS:
-                solver, steps, interval = setting
                 sampling = PARAMS.sampling.model_copy(
-                    update={"solver": solver, "steps": steps, "guidance_interval": interval}
+                    update=dict(zip(("solver", "steps", "shift", "guidance_interval"), setting, strict=True))
                 )
                 began = time.perf_counter()
                 clips = generator.decode(solve(generator, jobs, sampling))
@@ -64,8 +58,8 @@ def main(prompts: Annotated[int, typer.Option()] = 96, seeds: Annotated[int, typ
         difference = (own - scores[SETTINGS[0]]).mean(1)
         width = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
         each, ratio = seconds[setting] / own.size, seconds[SETTINGS[0]] / seconds[setting]
-        name = f"{setting[0]}, {setting[1]} steps, guidance in {list(setting[2])}"
-        print(f"{name:44} {own.mean():.4f}  {difference.mean():+.4f} +-{width:.4f}  {each:.3f} s a clip  {ratio:.2f}x")
+        name = f"{setting[0]}, {setting[1]} steps, shift {setting[2]:g}, guidance in {list(setting[3])}"
+        print(f"{name:52} {own.mean():.4f}  {difference.mean():+.4f} +-{width:.4f}  {each:.3f} s a clip  {ratio:.2f}x")
 
 
 if __name__ == "__main__":
