@@ -64,6 +64,8 @@ def test_json_is_the_same_option_wherever_a_script_reads_a_result():
         "monitor",
         "study read",
         "judge check",
+        "lora inspect",
+        "lora convert",
     }
     shown = Path("docs/how-to/script.md").read_text()
     for name in having:
@@ -134,4 +136,4 @@ def test_every_command_stands_in_a_group_of_the_help_and_has_an_example():
     """The examples are lines of docs/reference/cli.md, whose commands tests/test_docs.py checks."""
     for name, command in typer.main.get_command(app).commands.items():
         assert command.rich_help_panel, name
-        assert name in ("annotate", "study", "judge") or command.epilog.startswith(f"Example: reelign {name} "), name
+        assert name in ("annotate", "study", "judge", "lora") or command.epilog.startswith(f"Example: reelign {name} "), name

@@ -13,6 +13,7 @@ from torch import nn
 
 from components.config.params import AlignParams, LoraParams
 from components.errors import BadInput
+from components.files.atomic import put_in_place
 from components.files.text import Record, read_record
 from components.generator.family import Family, Network, VelocityModel
 from components.generator.lora_file import LORA, read_lora, sort_header
@@ -120,7 +121,7 @@ def save_lora(model: VelocityModel, folder: Path) -> None:
     for name, transformer in model.networks.items():
         save_one(transformer, model.family, folder)
         if name:
-            (folder / LORA).rename(folder / f"{name}.safetensors")
+            put_in_place(folder / LORA, folder / f"{name}.safetensors")
 
 
 def save_one(transformer: Network, family: Family, folder: Path) -> None:

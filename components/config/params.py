@@ -155,7 +155,7 @@ class SamplingParams(Section):
     negative_prompt: str
     guidance_scale: Annotated[float, Field(ge=1)]
     guidance_scale_2: Annotated[float, Field(ge=1)] | None  # of the second of two transformers; None is the first's
-    guidance_interval: tuple[Fraction, Fraction]
+    guidance_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     height: Count
     width: Count
     frames: Count

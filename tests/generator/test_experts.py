@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from components.alignment.candidates import draw_candidates
 from components.alignment.data import Pairs, load_candidates
 from components.alignment.flow import quantile, timesteps_at
 from components.alignment.lora import add_lora, resume_lora, save_lora
@@ -31,6 +30,7 @@ from components.guidance.latent_reward import latent_reward_once, load_latent_re
 from components.guidance.train import build
 from components.pipeline.stage import folder_digest
 from components.preferences.schema import write_prompts
+from tests.alignment.drawn import draw_base_candidates
 from tests.generator.experts import TIMESTEPS, pipeline_latents, save_experts
 from tests.generator.small import conditioning, tiny_generator
 
@@ -167,9 +167,9 @@ def stage(folder, tmp_path, monkeypatch, bare_stage, sampling):
 
 
 def cached_pairs(stage) -> Pairs:
-    draw_candidates(stage, SamplerSpec("models/base_generator"), lambda name: Path("data/candidates") / name)
+    folder = draw_base_candidates(stage)
     generator_once.cache_clear()
-    candidates = load_candidates(folder_digest("models/base_generator"), Path("data/candidates"))
+    candidates = load_candidates(folder_digest("models/base_generator"), folder)
     chosen = np.arange(0, 8, 2)
     table = pd.DataFrame({"prompt": candidates.table.prompt.iloc[chosen].to_numpy()})
     return Pairs(candidates, chosen, chosen + 1, torch.ones(4), torch.zeros(4, dtype=torch.bool), table)
@@ -181,7 +181,7 @@ def tuned(stage, experts: str, folder: str):
     model = load_transformer("models/base_generator", experts=stage.params.align.trained_experts)
     add_lora(model, LORA, seed=1)
     shutil.rmtree(stage.state())
-    rows, _ = train_dpo(stage, model, cached_pairs(stage), {"base": experts}, Path("cache"))
+    rows, _ = train_dpo(stage, model, cached_pairs(stage), stage.params.align.dpo, {"base": experts}, Path("cache"))
     save_lora(model, Path(folder))
     return model, rows
 
@@ -191,7 +191,7 @@ def test_flow_dpo_starts_at_log_two_at_all_noise_levels(stage, reference):
     stage.params = stage.params.model_copy(update={"align": stage.params.align.model_copy(update={"reference": reference})})
     model = load_transformer("models/base_generator")
     add_lora(model, LORA, seed=1)
-    loss_of = pair_loss(stage, model, cached_pairs(stage), {"base": "x"}, Path("cache"))
+    loss_of = pair_loss(stage, model, cached_pairs(stage), stage.params.align.dpo, {"base": "x"}, Path("cache"), None)
     for draw in range(4):
         loss, _ = loss_of(model, [0, 1, 2, 3], [draw] * 4)
         assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
@@ -204,7 +204,7 @@ def test_the_cached_reference_is_the_live_one(stage):
         stage.params = stage.params.model_copy(update={"align": own})
         model = load_transformer("models/base_generator")
         add_lora(model, LORA, seed=1)
-        loss_of = pair_loss(stage, model, pairs, {"base": "x"}, Path("cache"))
+        loss_of = pair_loss(stage, model, pairs, own.dpo, {"base": "x"}, Path("cache"), None)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from components.alignment.candidates import draw_candidates
 from components.alignment.data import Pairs, load_candidates
 from components.alignment.lora import add_lora, save_lora
 from components.alignment.methods.flow_dpo import train_dpo
@@ -23,9 +22,9 @@ from components.guidance.flow_nrg import NrgSpec
 from components.guidance.latent_reward import latent_reward_once, load_latent_reward, save_latent_reward
 from components.guidance.train import build
 from components.pipeline.stage import folder_digest
-from components.preferences.prompts import sampled_prompts
 from components.preferences.schema import write_prompts
 from components.preferences.split import split_prompts
+from tests.alignment.drawn import draw_base_candidates
 from tests.generator.toy import TIME, Toy, save_toy
 
 BASE, LORA = "models/base_generator", LoraParams(rank=2, alpha=4, targets=["to_q"])
@@ -58,10 +57,7 @@ def toy(tmp_path, monkeypatch, bare_stage):
 
 def cached_pairs(stage) -> Pairs:
     """Candidates drawn and cached by the stage's code, and each prompt's two clips as a pair."""
-    folder = Path("data/candidates")
-    prompts = sampled_prompts(stage, "train", stage.params.candidates.prompts)
-    draw_candidates(stage, SamplerSpec(BASE), prompts, stage.params.candidates.per_prompt, lambda name: folder / name)
-    candidates = load_candidates(folder_digest(BASE), folder)
+    candidates = load_candidates(folder_digest(BASE), draw_base_candidates(stage, BASE))
     chosen = np.arange(0, 8, 2)
     table = pd.DataFrame({"prompt": candidates.table.prompt.iloc[chosen].to_numpy()})
     return Pairs(candidates, chosen, chosen + 1, torch.ones(4), torch.zeros(4, dtype=torch.bool), table)

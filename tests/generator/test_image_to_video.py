@@ -19,7 +19,6 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from components.alignment.candidates import draw_candidates
 from components.alignment.data import Pairs, load_candidates
 from components.alignment.flow import flow_errors
 from components.alignment.lora import add_lora, save_lora
@@ -32,10 +31,11 @@ from components.files.tables import read_table
 from components.generator.folder import check_folder, load_generator, load_transformer
 from components.generator.images import image_conditioning
 from components.generator.sampler import Job, noise_of, solve
-from components.generator.spec import SamplerSpec, generator_once
+from components.generator.spec import generator_once
 from components.guidance.latent_reward import LatentReward
 from components.pipeline.stage import folder_digest
 from components.preferences.first_frames import FirstFrame, write_prompts_with_images
+from tests.alignment.drawn import draw_base_candidates
 from tests.generator.small import tiny_generator
 
 PROMPTS = ["a blue circle moving down", "a red circle"]
@@ -241,9 +241,7 @@ def test_candidates_keep_what_training_needs_of_the_image(folder, files, samplin
     counts = params.candidates.model_copy(update={"prompts": 4, "per_prompt": 2})
     align = params.align.model_copy(update={"draws": 2, "reference": "live", "lora": LORA})
     bare_stage.params = params.model_copy(update={"sampling": sampling, "candidates": counts, "align": align})
-    draw_candidates(bare_stage, SamplerSpec("models/base_generator"), lambda name: Path("data/candidates") / name)
-
-    candidates = load_candidates(folder_digest("models/base_generator"), Path("data/candidates"))
+    candidates = load_candidates(folder_digest("models/base_generator"), draw_base_candidates(bare_stage))
     generator = load_generator(folder)
     shown = candidates.table[:2].itertuples()
     own = [Job(row.candidate_id, row.prompt, row.seed, image=images[row.prompt].path) for row in shown]
@@ -259,7 +257,8 @@ def test_candidates_keep_what_training_needs_of_the_image(folder, files, samplin
     pairs = Pairs(candidates, chosen, chosen + 1, torch.ones(4), torch.zeros(4, dtype=torch.bool), table)
     model = load_transformer(folder)
     add_lora(model, LORA, seed=1)
-    loss, _ = pair_loss(bare_stage, model, pairs, {"base": "x"}, Path("cache"))(model, [0, 1, 2, 3], [0, 1, 0, 1])
+    loss_of = pair_loss(bare_stage, model, pairs, align.dpo, {"base": "x"}, Path("cache"), None)
+    loss, _ = loss_of(model, [0, 1, 2, 3], [0, 1, 0, 1])
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     dropped = regression(candidates, np.arange(4), align.sft, align.timesteps, lambda errors, _: errors.mean(), model.span)
     assert dropped(model, [0, 1, 2, 3], torch.Generator().manual_seed(1))[0].isfinite()

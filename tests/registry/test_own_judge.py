@@ -142,6 +142,7 @@ def light(method: str) -> list[float]:
 def test_a_generator_is_promoted_by_a_judge_from_peoples_pairs(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(sample, "evaluation_prompts", lambda stage: PROMPTS)
+    monkeypatch.setattr(sample, "evaluation_images", lambda stage: {})
     with world.environment(MLFLOW_TRACKING_URI=f"sqlite:///{place}/mlflow.db"):
         retrain(steps=40, undone=0.5)
         assert np.mean(light("base")) < np.mean(light("dpo"))

@@ -53,6 +53,7 @@ def params(**sampling):
 
 def test_the_clips_are_those_of_the_stage(champion, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "evaluation_prompts", lambda stage: PROMPTS)
+    monkeypatch.setattr(sample, "evaluation_images", lambda stage: {})
     stage = BareStage(tmp_path / "state")
     stage.params = params()
     sample.draw_samples(stage, SamplerSpec(BASE_GENERATOR, "lora"), tmp_path / "samples")

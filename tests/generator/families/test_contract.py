@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 
-from components.alignment.candidates import draw_candidates
 from components.alignment.data import Candidates, Pairs, load_candidates
 from components.alignment.lora import add_lora, save_lora
 from components.alignment.methods.flow_dpo import train_dpo
@@ -22,13 +21,14 @@ from components.generator.family import Family, Generator, VelocityModel
 from components.generator.folder import FAMILIES, check_folder, load_generator, load_transformer
 from components.generator.integration import integration
 from components.generator.sampler import EMBEDDED, Job, noise_of, solve, with_settings
-from components.generator.spec import SamplerSpec, generator_once
+from components.generator.spec import generator_once
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward, first_blocks
 from components.guidance.pipeline import FlowNRGPipeline
 from components.pipeline.stage import folder_digest
 from components.planning.costs import costs_of, models
 from components.preferences.schema import write_prompts
+from tests.alignment.drawn import draw_base_candidates
 from tests.generator.families.small_folders import SMALL, Small
 from tests.guidance.test_flow_nrg import NOISE, S0, ToyReward, toy_flow
 
@@ -117,7 +117,8 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 
 def test_every_family_is_here():
-    assert set(SMALL) == set(FAMILIES)
+    image = {"WanImageToVideoPipeline"}  # tests/generator/test_image_to_video.py
+    assert set(SMALL) | image == set(FAMILIES)
 
 
 def test_prompts_are_read_as_the_pipeline_reads_them(case):
@@ -241,9 +242,7 @@ def test_the_pipeline_is_guided_as_our_sampler_is(case):
 
 
 def cached(stage) -> Candidates:
-    folder = Path("data/candidates")
-    draw_candidates(stage, SamplerSpec("models/base_generator"), lambda name: folder / name)
-    return load_candidates(folder_digest("models/base_generator"), folder)
+    return load_candidates(folder_digest("models/base_generator"), draw_base_candidates(stage))
 
 
 def losses_of(stage, candidates: Candidates, reference: str, draws: int = 2) -> list[float]:
@@ -261,7 +260,7 @@ def losses_of(stage, candidates: Candidates, reference: str, draws: int = 2) -> 
     model = load_transformer("models/base_generator")
     add_lora(model, LORA, seed=1)
     stage.folder = Path(reference).resolve()
-    rows, _ = train_dpo(stage, model, pairs, {"base": "x"}, Path(reference) / "cache")
+    rows, _ = train_dpo(stage, model, pairs, settings, {"base": "x"}, Path(reference) / "cache")
     return [row["loss"] for row in rows]
 
 

@@ -41,7 +41,7 @@ def test_only_its_own_file_knows_a_backbones_names():
     found = {
         f"{file.relative_to(ROOT)}: {line.strip()}"
         for file in files
-        if not str(file).endswith(OWN)
+        if not str(file).endswith(OWN) and "generator/families" not in str(file)  # whose text encoders may be such models
         for line in file.read_text().splitlines()
         if NAMES.search(line)
     }
