@@ -5,7 +5,7 @@ noise depends on its seed alone.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,7 @@ class ClassifierFree:
     empty: Conditioning
     scale: float
     scale_2: float | None = None  # of the second of two transformers, where it differs
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: Sequence[float] = (0.0, 1.0)  # the lowest and the highest t
 
     def _without(self) -> Conditioning:
         """The empty prompt in each row; first frames stay."""

@@ -16,7 +16,7 @@ import yaml
 from components.config.params import Params
 from components.config.types import TrainingParams
 from components.errors import BadInput
-from components.methods import trained
+from components.methods import ONLINE, trained
 from components.planning.budget import Measured, budget_of
 from components.planning.plan import on_each
 
@@ -121,17 +121,22 @@ def latent_rewards(params: Params, gpus: int) -> Iterator[dict[str, Any]]:
 
 
 def alignments(params: Params, gpus: int) -> Iterator[dict[str, Any]]:
-    """Of all methods together: they share checkpointing, and no method's microbatch is above the common bound."""
+    """Of all methods together, the online ones too: they share checkpointing, and no microbatch is above a common bound."""
     trainings = {own.params: getattr(params.align, own.params).training for own in trained().values()}
+    online = {name: getattr(params.online, name).training for name in ONLINE}
     bounds = sorted({size for own in trainings.values() for size in microbatches(own, gpus)}, reverse=True)
     for again, offload in levels(params.align):
         for bound in bounds:
-            sizes = {
-                name: next((size for size in microbatches(own, gpus) if size <= bound), gpus)
-                for name, own in trainings.items()
-            }
-            own = {name: {"training": split(trainings[name], size)} for name, size in sizes.items()}
-            yield {"align": {"gradient_checkpointing": again, "offload": offload, **own}}
+            own, others = (
+                {name: {"training": split(one, at_most(one, bound, gpus))} for name, one in group.items()}
+                for group in (trainings, online)
+            )
+            yield {"align": {"gradient_checkpointing": again, "offload": offload, **own}, "online": others}
+
+
+def at_most(training: TrainingParams, bound: int, gpus: int) -> int:
+    """The largest microbatch up to `bound`."""
+    return next((size for size in microbatches(training, gpus) if size <= bound), gpus)
 
 
 def samplings(params: Params) -> Iterator[dict[str, Any]]:
