@@ -96,7 +96,7 @@ def said(answer: requests.Response) -> str:
 
 
 def mark(settings: Settings) -> str:
-    """The mark in the description of this folder's project; the seed cannot be worked out from it."""
+    """Marker in the project's description that identifies this folder. It does not reveal the seed."""
     return f"reelign-{settings.digest('project')}"
 
 

@@ -150,7 +150,7 @@ def columns_of(facts: JudgeFacts) -> dict[str, str]:
 
 
 def columns(table: pd.DataFrame, facts: JudgeFacts) -> dict[str, np.ndarray]:
-    """A judge's columns: its scores, and what it measures beside them, under names of their own."""
+    """Column names of a judge: its scores, and its other measures."""
     found = {column: table[dimension].to_numpy(float) for dimension, column in columns_of(facts).items()}
     more = [name for name in table if name not in (*facts.dimensions, REASON)]
     return found | {name: table[name].to_numpy() for name in more}

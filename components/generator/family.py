@@ -49,7 +49,7 @@ class VelocityModel(nn.Module):
 
     @property
     def networks(self) -> Mapping[str, Network]:
-        """The transformers in memory by name: one, or those of a generator with several, each of its own noise levels."""
+        """Transformers in memory, by name. A generator with two has one for each range of noise levels."""
         return getattr(self.transformer, "networks", {"": self.transformer})
 
     @property

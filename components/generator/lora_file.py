@@ -36,7 +36,7 @@ class Lora:
 
 
 def read_lora(path: str | Path, transformer: torch.nn.Module, original_name: OriginalName) -> Lora:
-    """The LoRA at `path`, a file or a folder with one, for this transformer. original_name: that of its family.
+    """Read the LoRA file at `path`, or in the folder `path`. original_name: the family's function of that name.
 
     BadInput names the file and the tensor that fits no layer, has no partner, has a wrong shape or kind, or is not finite.
     """

@@ -1,4 +1,4 @@
-"""A notifier that writes down the tasks of which it is told."""
+"""A notifier that appends the name of each failed task to a file."""
 
 from pathlib import Path
 from typing import Any

@@ -319,7 +319,7 @@ def test_a_roll_back_that_the_server_refuses_is_one_line(prepared, monkeypatch):
 
 
 def test_a_load_that_a_killed_command_began_is_waited_for(prepared, models, monkeypatch):
-    """The server goes on with it: a front that is loaded meanwhile does not find its version, another load waits."""
+    """The load continues in the server. A front loaded meanwhile finds no version; a second load waits for it."""
     under_way, load = {MODEL: [2, 3]}, FakeTriton.load_model
 
     def loading(self, name, headers=None, config=None):
