@@ -45,7 +45,7 @@ from components.registry.gate import verdict_reasons
 from components.registry.generators import NO_DIFFERENCE, win_rates
 from components.reward.score import RewardModel
 from components.reward.scores import OVERALL, Unscored
-from components.schemas import CANDIDATES_SCHEMA, PAIRS_SCHEMA, alignment_pairs_schema
+from components.schemas import CANDIDATES_SCHEMA, PAIRS_SCHEMA, alignment_pairs_schema, candidate_scores_schema
 from components.simulation.annotators import NOISE_FACTORS, Annotator, annotate
 from components.simulation.judge import judge
 from components.simulation.zoo import view_of
@@ -331,6 +331,7 @@ def bright_candidates(demo: Path, folder: Path, model: RewardModel, params: Para
             | {**found.normalised, "reward": planted, "reward_model": model.version, "frame_plan": str(model.plan)}
         )
     pairs = choose_pairs(scores, params.relabel)
+    write_table(folder / "data/candidate_scores.parquet", scores, candidate_scores_schema(model.dimensions))
     write_table(folder / "data/alignment_pairs.parquet", pairs, alignment_pairs_schema(model.dimensions))
 
 

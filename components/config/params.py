@@ -150,12 +150,12 @@ class SamplingParams(Section):
 
     solver: Literal["folder", "euler", "unipc"]
     steps: Count
-    timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None
+    timesteps: list[Annotated[float, Field(gt=0, le=1)]] | None
     shift: Positive | None  # None is the folder's own
     negative_prompt: str
     guidance_scale: Annotated[float, Field(ge=1)]
     guidance_scale_2: Annotated[float, Field(ge=1)] | None  # of the second of two transformers; None is the first's
-    guidance_interval: tuple[Fraction, Fraction]  # the lowest t and the highest
+    guidance_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     height: Count
     width: Count
     frames: Count
