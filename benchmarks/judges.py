@@ -8,8 +8,9 @@
 A seed draws two new annotators, who label training pairs of the demo that its own annotators labelled too. The demo's reward
 model has never read the two. Stage `judge_reward` trains on what both agree on, and judges the demo's samples.
 
-The planted hack is a LoRA that Flow-DPO trained on pairs of a reward that likes brightness: VideoReward, and its standard
-deviation for each BRIGHTER of mean brightness. Among its candidates are clips with more exposure.
+The planted hack is a LoRA that SFT trained on the winners of a reward that likes brightness: VideoReward, and its standard
+deviation for each BRIGHTER of mean brightness. Among its candidates are clips with more exposure. (Flow-DPO on the same pairs
+separates them without drawing brighter clips.)
 """
 
 import json
@@ -59,9 +60,9 @@ HERE = ("components", "dvc.yaml")  # of this checkout
 LINKED = ("infra", "pretrained", "judges", "data/source", "models/base_generator", "models/video_reward")
 METHODS = ("sft", "rwr", "dpo", "nrg", "best_of_n")
 KEY = "model-judge_reward"
-PAIRS = {"train": 1200, "validation": 240, "test": 480}  # a split, before ties of the two annotators
-JUDGE_STEPS, JUDGE_BATCH = 150, 16
-HACK_PROMPTS, HACK_STEPS, HACK_BATCH, BRIGHTER = 150, 60, 16, 0.05
+PAIRS = {"train": 2400, "validation": 240, "test": 480}  # a split, before ties of the two annotators
+JUDGE_STEPS, JUDGE_BATCH = 250, 16
+HACK_PROMPTS, HACK_STEPS, HACK_BATCH, BRIGHTER = 150, 150, 16, 0.05
 ROUNDS = 2000
 
 app = typer.Typer(help=__doc__, add_completion=False)
@@ -93,6 +94,7 @@ def show() -> None:
             cell = cells["accuracy_without_ties"]
             print(f"  card, {name}: {as_text(cell)} without ties, {cell['n']} pairs")
         print(f"  order {order['spearman']:.2f} [{order['low']:.2f}, {order['high']:.2f}], pairs alike {order['pairs']}")
+        print("  order by dimension", ", ".join(f"{name} {value:.2f}" for name, value in order["dimensions"].items()))
         for name in order["gold"]:
             print(f"    {name:10} gold {order['gold'][name]:.3f} judge {order['judge'][name]:.3f}")
         for name, reasons in one["alarms"].items():
@@ -222,25 +224,28 @@ def with_judge(clips: pd.DataFrame, held_out: Any) -> pd.DataFrame:
 
 def rates(clips: pd.DataFrame) -> dict[str, Any]:
     """Win rates against base, Overall, by gold and by the judge, base's own one half; and Spearman's rho of the two over
-    generators, with an interval by bootstrap over prompts."""
+    generators, with an interval by bootstrap over prompts. `dimensions`: rho in each dimension."""
     order = {str(name): part.sort_values(["prompt_id", "seed"]) for name, part in clips.groupby("method")}
     won = {
         column: np.stack([points(order[name][column].to_numpy(), order[BASE][column].to_numpy(), 1e-9) for name in METHODS])
-        for column in ("gold_Overall", f"{KEY}_Overall")
+        for column in (f"{by}_{name}" for by in ("gold", KEY) for name in DIMENSIONS)
     }
     groups = np.unique(order[BASE]["prompt_id"].to_numpy(), return_inverse=True)[1]
     rng, count = np.random.default_rng(0), int(groups.max()) + 1
 
-    def rho(weights: np.ndarray) -> float:
-        gold, held_out = ([*np.average(of, axis=1, weights=weights), 0.5] for of in won.values())
+    def rho(weights: np.ndarray, name: str = OVERALL) -> float:
+        both = (won[f"{by}_{name}"] for by in ("gold", KEY))
+        gold, held_out = ([*np.average(of, axis=1, weights=weights), 0.5] for of in both)
         return spearman(np.array(gold), np.array(held_out))
 
     drawn = [rho(rng.multinomial(count, np.full(count, 1 / count))[groups]) for _ in range(ROUNDS)]
-    gold, held_out = (dict(zip((*METHODS, BASE), [*map(float, of.mean(1)), 0.5], strict=True)) for of in won.values())
+    overall = (won[f"{by}_{OVERALL}"] for by in ("gold", KEY))
+    gold, held_out = (dict(zip((*METHODS, BASE), [*map(float, of.mean(1)), 0.5], strict=True)) for of in overall)
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     pairs = [(one, other) for one, other in permutations(gold, 2) if gold[one] > gold[other]]
     same = sum(held_out[one] > held_out[other] for one, other in pairs)
     found = {"spearman": rho(np.ones(len(groups))), "low": low, "high": high, "pairs": f"{same} of {len(pairs)}"}
+    found["dimensions"] = {name: rho(np.ones(len(groups)), name) for name in DIMENSIONS}
     return found | {"gold": gold, "judge": held_out, "prompts": count}
 
 
@@ -281,14 +286,14 @@ def hacked(demo: Path) -> pd.DataFrame:
     model = RewardModel.load(demo / "models/video_reward")
     if not (folder / "data/alignment_pairs.parquet").exists():
         bright_candidates(demo, folder, model, params)
-    if not (folder / "models/aligned/dpo").exists():
-        stage(folder, trained()["dpo"].program)
-    if not (folder / "data/samples/dpo").exists():
-        stage(folder, "components.evaluation.sample", "dpo")
+    if not (folder / "models/aligned/sft").exists():
+        stage(folder, trained()["sft"].program)
+    if not (folder / "data/samples/sft").exists():
+        stage(folder, "components.evaluation.sample", "sft")
     base = samples(demo).loc[lambda table: table["method"] == BASE]
-    rows = read_table(folder / "data/samples/dpo/samples.parquet")
+    rows = read_table(folder / "data/samples/sft/samples.parquet")
     bright = pd.DataFrame(rows).assign(method="dpo").sort_values(["prompt_id", "seed"])
-    bright["video"] = [str(folder / "data/samples/dpo" / path) for path in bright.pop("path")]
+    bright["video"] = [str(folder / "data/samples/sft" / path) for path in bright.pop("path")]
     bright = pd.DataFrame(list(scored_clips(bright, model)), index=bright.index).combine_first(bright)
     both = pd.concat([base, bright.loc[:, base.columns.intersection(bright.columns)]], ignore_index=True)
     both["reward_Overall"] += both["brightness"] / BRIGHTER
@@ -298,7 +303,7 @@ def hacked(demo: Path) -> pd.DataFrame:
 
 def hack_params(folder: Path) -> Params:
     values = yaml.safe_load(Path("infra/profiles/shapes.yaml").read_text())
-    values["align"]["dpo"]["training"] |= {"steps": HACK_STEPS, "batch_size": HACK_BATCH, "learning_rate": 1e-3}
+    values["align"]["sft"]["training"] |= {"steps": HACK_STEPS, "batch_size": HACK_BATCH, "learning_rate": 5e-4}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     return load_params(folder / "params.yaml")
 

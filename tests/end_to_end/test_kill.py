@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.pipeline.graph import stage_names
-from tests.end_to_end.conftest import environment, run
+from tests.end_to_end.smoke import environment, run
 
 pytestmark = pytest.mark.kill
 START_UP = 4.0  # seconds of `dvc repro` around a stage's own time, about
