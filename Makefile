@@ -56,7 +56,7 @@ down: setup
 # Files of tests side by side, as they lie: the smoke profile's is the longest, and comes early. A thread each: two processes
 # with two threads each on two cores wait for each other.
 TESTS = OMP_NUM_THREADS=1 pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# With COVERAGE=N it prints the share of lines that tests reach, and fails below N percent, as in CI.
+# With COVERAGE=N it prints the share of lines that tests reach, and fails below N percent; slower by half.
 test: setup
 	$(TESTS) $(if $(COVERAGE),--cov --cov-report term --cov-fail-under $(COVERAGE))
 

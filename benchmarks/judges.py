@@ -9,7 +9,7 @@ A seed draws two new annotators, who label training pairs of the demo that its o
 model has never read the two. Stage `judge_reward` trains on what both agree on, and judges the demo's samples.
 
 The planted hack is a LoRA that SFT trained on the winners of a reward that likes brightness: VideoReward, and its standard
-deviation for each BRIGHTER of mean brightness. Among its candidates are clips with more exposure. (Flow-DPO on the same pairs
+deviation for each BRIGHTER of mean brightness. Among its candidates are clips with more exposure. (Flow-DPO on these pairs
 separates them without drawing brighter clips.)
 """
 
