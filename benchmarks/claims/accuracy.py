@@ -1,5 +1,7 @@
 """Accuracy of reward models on the demo's test pairs, by prompt."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -8,11 +10,11 @@ from components.statistics.accuracy import correct
 ASKED = ("VQ", "MQ", "TA")
 
 
-def hits(pairs: pd.DataFrame, ties: bool) -> pd.DataFrame:
-    """Right answers and counted pairs of each prompt, over ASKED together: columns right, count. pairs: of
+def hits(pairs: pd.DataFrame, ties: bool, asked: Sequence[str] = ASKED) -> pd.DataFrame:
+    """Right answers and counted pairs of each prompt, over `asked` together: columns right, count. pairs: of
     models.test_pairs. Without ties, pairs that people decided; with ties, all, under the thresholds of validation pairs."""
     found = []
-    for name in ASKED:
+    for name in asked:
         labels = pairs[name].to_numpy(float)
         counted = np.isfinite(labels) & ((labels != 0) | ties)
         threshold = float(pairs[f"threshold_{name}"].iloc[0]) if ties else 0.0
