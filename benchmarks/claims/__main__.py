@@ -1,6 +1,7 @@
 """python -m benchmarks.claims run | show | power: see the package's docstring."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 import benchmarks.claims
 from benchmarks.cells import key_of
-from benchmarks.claims import page, results
+from benchmarks.claims import looks, page, results
 from benchmarks.claims.design import FIRST_SEED, Claim
 from benchmarks.claims.index import CLAIMS, ORDER
 from benchmarks.claims.reasons import REASONS
@@ -19,7 +20,9 @@ from components.pipeline.stage import folder_digest
 
 MODELS = ("models/base_generator", "models/video_reward", "models/latent_reward", "data/alignment_pairs.parquet")
 
-app = typer.Typer(help=benchmarks.claims.__doc__, add_completion=False)
+TABLES = ("data/sample_scores.parquet", "data/tradeoff.parquet")
+
+app = typer.Typer(help=benchmarks.claims.__doc__, add_completion=False, pretty_exceptions_enable=False)
 Demo = Annotated[Path, typer.Option(help="Checkout in which `make demo` was run.")]
 
 
@@ -40,11 +43,21 @@ def run(
 def show() -> None:
     """Write both pages from the figures on record."""
     found = {number: result for number, one in CLAIMS.items() if (result := results.read(one))}
-    parts = page.sections(CLAIMS, found, REASONS)
+    parts = page.sections(CLAIMS, found, REASONS, results.read_looks())
     head = (Path(__file__).parent / "introduction.md").read_text().rstrip()
     atomic_write(page.MARKDOWN, page.markdown(parts, CLAIMS, found, head))
     atomic_write(page.HTML, page.html(parts))
     print(f"{page.MARKDOWN} and {page.HTML}: {len(found)} of {len(CLAIMS)} claims")
+
+
+@app.command()
+def look(demo: Demo = Path()) -> None:
+    """Put on record what the demo's own finished clips show of some claims: seconds, one training, no verdict."""
+    need_demo(demo, TABLES)
+    results.write_looks(looks.looks(demo), key_of([folder_digest(demo / name) for name in TABLES]))
+    for number, found in results.read_looks().items():
+        for name, one in found.items():
+            print(f"{number:2} {name}: {page.interval_text(one)}")
 
 
 @app.command()
@@ -63,8 +76,8 @@ def chosen(claim: int) -> tuple[int, ...]:
     return (claim,) if claim else ORDER
 
 
-def need_demo(demo: Path) -> None:
-    for name in MODELS:
+def need_demo(demo: Path, names: Iterable[str] = MODELS) -> None:
+    for name in names:
         if not (demo / name).exists():
             raise BadInput(demo / name, "missing; `make demo` makes it")
 

@@ -7,6 +7,7 @@ import jinja2
 import numpy as np
 
 from benchmarks.claims.design import Claim
+from benchmarks.claims.looks import Looks
 from benchmarks.claims.results import Result, decided, findable
 from benchmarks.claims.statistics import NOT_RUN, Effect, Part
 from components.evaluation.charts import interval_strip
@@ -16,6 +17,7 @@ from components.evaluation.win_rates import Interval
 MARKDOWN, HTML = Path("docs/explanation/claims.md"), Path("docs/assets/claims.html")
 SHARE = "Effects are shares less one half for win rates, and differences of shares for the rest: 0.05 is 5 points."
 
+LOOK = "First look at the demo's own finished clips: one training, intervals over prompts alone, no correction, no verdict."
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -44,14 +46,19 @@ the whole scale goes from -0.5 to 0.5.</p>
 {% for row in one.rows %}<tr><td>{{ row.name }}</td>
 <td class="num">{{ row.shown }}</td><td class="num">{{ row.seeds }}</td></tr>
 {% endfor %}</tbody></table>
-{% else %}
+{% else %}{{ one.strip }}
 <p class="absent">Not run yet: about {{ "%.2g" | format(one.claim.hours) }} hours of one core for three seeds.</p>
 {% endif %}
 <p>{{ one.claim.hypothesis }} Refuted where: {{ one.claim.refuted }}</p>
 <p>{{ one.claim.design }}</p>
 <p>The paper: {{ one.claim.paper }}</p>
 {% for reason in one.reasons %}<p>{{ reason }}</p>
-{% endfor %}<p class="note"><code>{{ one.claim.command }}</code></p>
+{% endfor %}{% if one.looks %}<p>{{ look }}</p>
+<table><thead><tr><th>first look</th><th>value</th><th>prompts, clips</th></tr></thead><tbody>
+{% for name, value, prompts, clips in one.looks %}<tr><td>{{ name }}</td><td class="num">{{ value }}</td>
+<td class="num">{{ prompts }}, {{ clips }}</td></tr>
+{% endfor %}</tbody></table>
+{% endif %}<p class="note"><code>{{ one.claim.command }}</code></p>
 </section>
 {% endfor %}</main>
 </body>
@@ -78,22 +85,42 @@ class Section:
     rows: list[Row]
     strip: str
     reasons: list[str]
+    looks: list[tuple[str, str, int, int]]  # words, value, prompts, clips
 
 
-def section(claim: Claim, result: Result | None, verdict: tuple[str, float, float] | None, reasons: list[str]) -> Section:
-    """Figures as text and plot; empty ones for a claim that has not run."""
+def section(
+    claim: Claim,
+    result: Result | None,
+    verdict: tuple[str, float, float] | None,
+    reasons: list[str],
+    looks: dict[str, Interval],
+) -> Section:
+    """Figures as text and plot; a claim that has not run has first looks at most."""
+    shown = [(name, interval_text(one), one.prompts, one.n) for name, one in looks.items()]
     if result is None or verdict is None:
-        return Section(claim, NOT_RUN.capitalize(), [], "", reasons)
+        strip = interval_strip([("base", name, shifted(one)) for name, one in looks.items()]) if looks else ""
+        return Section(claim, NOT_RUN.capitalize(), [], strip, reasons, shown)
     rows, marks = [], []
     for part in (*claim.parts, *claim.more):
         found = result.effects[part.name]
         seeds = ", ".join(f"{value:+.3f}" for value in found.each_seed)
         rows.append(Row(part.name, effect_text(found), seeds, part in claim.parts))
-        ends = (float(np.clip(0.5 + value, 0, 1)) for value in (found.value, found.low, found.high))
         kind = "dpo" if part in claim.parts else "base"
-        marks.append((kind, part.name, Interval(*ends, found.prompts * found.seeds, found.prompts)))
+        whole = Interval(found.value, found.low, found.high, found.prompts * found.seeds, found.prompts)
+        marks.append((kind, part.name, shifted(whole)))
     words = f"{verdict[0]} (corrected p-value for it {p_text(verdict[1])}, against it {p_text(verdict[2])})"
-    return Section(claim, words[0].upper() + words[1:], rows, interval_strip(marks), reasons)
+    return Section(claim, words[0].upper() + words[1:], rows, interval_strip(marks), reasons, shown)
+
+
+def shifted(found: Interval) -> Interval:
+    """An effect on the scale of the plot, where one half is no effect."""
+    low, high = found.low or 0.0, found.high or 0.0
+    ends = (float(np.clip(0.5 + value, 0, 1)) for value in (found.value, low, high))
+    return Interval(*ends, found.n, found.prompts)
+
+
+def interval_text(found: Interval) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def effect_text(found: Effect) -> str:
@@ -104,20 +131,24 @@ def p_text(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def sections(claims: dict[int, Claim], results: dict[int, Result], reasons: dict[int, list[str]]) -> list[Section]:
+def sections(
+    claims: dict[int, Claim], results: dict[int, Result], reasons: dict[int, list[str]], looks: Looks
+) -> list[Section]:
     found = decided(claims, results)
-    return [section(one, results.get(n), found.get(n), reasons.get(n, [])) for n, one in claims.items()]
+    return [section(one, results.get(n), found.get(n), reasons.get(n, []), looks.get(n, {})) for n, one in claims.items()]
 
 
 def html(parts: list[Section]) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(PAGE).render(css=style_sheet(), sections=parts, share=SHARE)
+    return environment.from_string(PAGE).render(css=style_sheet(), sections=parts, share=SHARE, look=LOOK)
 
 
 def markdown(parts: list[Section], claims: dict[int, Claim], results: dict[int, Result], head: str) -> str:
     """The page in Markdown, below the introduction `head`."""
     lines = [head, "", "| claim | verdict |", "|---|---|"]
     lines += [f"| {one.claim.number}. {one.claim.title} | {one.verdict} |" for one in parts]
+    hours = sum(claim.hours for claim in claims.values())
+    lines += ["", f"All take about {hours:.0f} hours of one core for three seeds; cells that claims share are made once."]
     for one in parts:
         claim, result = one.claim, results.get(one.claim.number)
         lines += ["", f"## {claim.number}. {claim.title}", "", f"**{one.verdict}.**", ""]
@@ -132,6 +163,9 @@ def markdown(parts: list[Section], claims: dict[int, Claim], results: dict[int, 
         lines += [f"| {line} |" for line in table(one, result, len(claims))]
         for reason in one.reasons:
             lines += ["", reason]
+        if one.looks:
+            lines += ["", LOOK, "", "| first look | value | prompts, clips |", "|---|---|---|"]
+            lines += [f"| {name} | {value} | {prompts}, {clips} |" for name, value, prompts, clips in one.looks]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,9 @@ import pandas as pd
 
 from benchmarks.cells import key_of
 from benchmarks.claims.design import Claim
+from benchmarks.claims.looks import Looks
 from benchmarks.claims.statistics import LEVEL, PRIOR_RATIO, Effect, Part, claim_p, crossed, smallest_effect, verdicts
+from components.evaluation.win_rates import Interval
 from components.pipeline.stage import write_json
 
 FOLDER = Path(__file__).parent / "results"
@@ -72,6 +74,19 @@ def read(claim: Claim, folder: Path = FOLDER) -> Result | None:
         return None
     body.pop("claim")
     return Result(**body | {"effects": {name: Effect(**found) for name, found in body["effects"].items()}})
+
+
+def write_looks(found: Looks, demo: str, folder: Path = FOLDER) -> None:
+    """First looks on record, with the digest of the demo's tables."""
+    body = {str(number): {name: asdict(one) for name, one in looks.items()} for number, looks in found.items()}
+    write_json(folder / "looks.json", {"demo": demo, "looks": rounded(body)})
+
+
+def read_looks(folder: Path = FOLDER) -> Looks:
+    """{} where there are none."""
+    file = folder / "looks.json"
+    body = json.loads(file.read_text())["looks"] if file.exists() else {}
+    return {int(number): {name: Interval(**one) for name, one in looks.items()} for number, looks in body.items()}
 
 
 def rounded(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.cells import kept, key_of
-from benchmarks.claims import accuracy, models, page, results, world
+from benchmarks.claims import accuracy, looks, models, page, results, world
 from benchmarks.claims import statistics as claims_statistics
 from benchmarks.claims.index import CLAIMS, ORDER
 from benchmarks.claims.statistics import (
@@ -231,7 +231,7 @@ def test_seeds_of_other_prompts_are_refused():
 
 def test_pages_have_figures_of_finished_claims_alone():
     done = {7: finished(7, 0.2), 8: finished(8, -0.3)}
-    parts = page.sections(CLAIMS, done, {8: ["Looked at because it fails."]})
+    parts = page.sections(CLAIMS, done, {8: ["Looked at because it fails."]}, {})
     text, html = page.markdown(parts, CLAIMS, done, "# Claims"), page.html(parts)
     assert f"| {HOLDS.capitalize()} (corrected" in text and f"| {REFUTED.capitalize()} (corrected" in text
     assert text.count(f"| {NOT_RUN.capitalize()} |") == len(CLAIMS) - 2 == html.count("hours of one core")
@@ -247,3 +247,34 @@ def test_every_claim_is_in_the_order_of_cost_once():
     assert all(one.parts and one.hypothesis and one.refuted and one.design for one in CLAIMS.values())
     assert len({results.design_digest(one) for one in CLAIMS.values()}) == len(CLAIMS)
     assert key_of(1) != key_of(2) and claims_statistics.LEVEL == 0.025
+
+
+def test_first_looks_give_no_verdict(tmp_path):
+    rows = [
+        {"method": method, "prompt_id": f"p{place}", "seed": seed, "dynamic_degree": 1.0 - 0.1 * (method == "dpo")}
+        | {f"{judge}_Overall": 0.5 + 0.1 * (method == "dpo" and judge == "gold") for judge in ("gold", "reward")}
+        for method in ("base", "sft", "rwr", "dpo", "nrg", "best_of_n")
+        for place in range(6)
+        for seed in range(2)
+    ]
+    settings = [
+        {"setting": setting, "prompt_id": f"p{place}", "clip": f"p{place}_0"}
+        | {f"gold_{name}": 0.5 + 0.1 * (setting == "0:0:1") for name in ("VQ", "MQ", "TA", "Overall")}
+        for setting in ("plain", "0:0:1", "0.5:0.5:0", "guidance 3.5")
+        for place in range(6)
+    ]
+    (tmp_path / "data").mkdir()
+    pd.DataFrame(rows).to_parquet(tmp_path / "data/sample_scores.parquet")
+    pd.DataFrame(settings).to_parquet(tmp_path / "data/tradeoff.parquet")
+    found = looks.looks(tmp_path)
+    shown = {name: one.value for each in found.values() for name, one in each.items()}
+    assert shown["gold win rate of Flow-DPO against SFT, Overall"] == 0.5
+    assert shown["gold win rate in TA, weights 0:0:1 less 0.5:0.5:0"] == 0.5
+    assert shown["reward win rate less gold win rate of Flow-DPO, Overall"] == -0.5
+    assert shown["gold win rate of Flow-DPO at guidance 2 against base at 3.5, Overall"] == 0.5
+    assert shown["share of clips slower than base's, Flow-DPO"] == 0.5
+    results.write_looks(found, "demo", tmp_path)
+    assert results.read_looks(tmp_path) == found
+    parts = page.sections(CLAIMS, {}, {}, found)
+    text = page.markdown(parts, CLAIMS, {}, "# Claims")
+    assert text.count(page.LOOK) == 5 and text.count(f"| {NOT_RUN.capitalize()} |") == len(CLAIMS)
