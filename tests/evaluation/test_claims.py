@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks.cells import kept, key_of
-from benchmarks.claims import accuracy, looks, models, page, results, world
+from benchmarks.claims import accuracy, align, looks, models, page, results, world
 from benchmarks.claims import statistics as claims_statistics
 from benchmarks.claims.index import CLAIMS, ORDER
 from benchmarks.claims.statistics import (
@@ -29,6 +30,10 @@ from benchmarks.claims.statistics import (
     smallest_effect,
     verdicts,
 )
+from components.alignment.lora import add_lora
+from components.pipeline.stage import folder_digest
+from tests.alignment.test_align import LORA, pairs_of
+from tests.generator.small import conditioning, tiny_generator
 
 ABOVE = Part("gain", 0.05)
 WITHIN = Part("change", 0.05, kind="within")
@@ -278,3 +283,34 @@ def test_first_looks_give_no_verdict(tmp_path):
     parts = page.sections(CLAIMS, {}, {}, found)
     text = page.markdown(parts, CLAIMS, {}, "# Claims")
     assert text.count(page.LOOK) == 5 and text.count(f"| {NOT_RUN.capitalize()} |") == len(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("weights", "file"), [("lora", "pytorch_lora_weights.safetensors"), ("full", "transformer/config.json")]
+)
+def test_weights_are_kept_along_the_way(tmp_path, monkeypatch, bare_stage, weights, file):
+    policy = tiny_generator().model
+    if weights == "lora":
+        add_lora(policy, LORA, seed=1)
+    else:
+        policy.requires_grad_(True)
+    pairs = pairs_of(tmp_path, torch.randn(12, 4, 3, 4, 4), conditioning(5, 16, 16))
+    for name in ("new_policy", "whole_policy"):
+        monkeypatch.setattr(align, name, lambda *_: policy)
+    monkeypatch.setattr(align, "folder_digest", lambda _: "x")
+    monkeypatch.setattr(align, "load_candidates", lambda _: None)
+    monkeypatch.setattr(align, "load_pairs", lambda _: pairs)
+    monkeypatch.setattr(align, "CACHE", tmp_path / "cache")
+    short = {"steps": 4, "batch_size": 2, "log_every": 2, "validate_every": 2, "ema_decay": None}
+    dpo = bare_stage.params.align.dpo
+    dpo = dpo.model_copy(update={"training": dpo.training.model_copy(update=short)})
+    section = bare_stage.params.align.model_copy(update={"dpo": dpo})
+    bare_stage.params = bare_stage.params.model_copy(update={"align": section})
+    bare_stage.output = lambda path: tmp_path / path
+    align.train(bare_stage, weights, [2, 4])
+    out = tmp_path / align.OUT
+    assert all((out / step / file).exists() for step in ("2", "4")) and (out / "training.csv").exists()
+    kept_weights = [folder_digest(out / step) for step in ("2", "4")]
+    assert kept_weights[0] != kept_weights[1]
+    with pytest.raises(ValueError, match="multiple of 2"):
+        align.train(bare_stage, weights, [3])
