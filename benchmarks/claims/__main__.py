@@ -89,10 +89,8 @@ def finish(claim: Claim, world: World, count: int) -> None:
     for seed in seeds:
         measured.append(claim.measure(world, seed))
         print(f"claim {claim.number}, seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
-    before = results.read(claim)
-    minutes = max((time.perf_counter() - began) / 60, before.minutes if before else 0.0)
     demo = key_of([folder_digest(world.demo / name) for name in MODELS])
-    result = results.record(claim, seeds, measured, minutes, demo)
+    result = results.record(claim, seeds, measured, demo)
     results.write(claim, result)
     for name, effect in result.effects.items():
         print(f"  {name}: {page.effect_text(effect)}", flush=True)

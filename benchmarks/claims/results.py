@@ -30,7 +30,6 @@ class Result:
 
     seeds: list[int]
     effects: dict[str, Effect]
-    minutes: float
     demo: str
     cells: str
 
@@ -52,11 +51,11 @@ def matrix(measured: Iterable[pd.Series]) -> np.ndarray:
     return np.stack([values.to_numpy(float) for values in found])
 
 
-def record(claim: Claim, seeds: list[int], measured: list[dict[str, pd.Series]], minutes: float, demo: str) -> Result:
+def record(claim: Claim, seeds: list[int], measured: list[dict[str, pd.Series]], demo: str) -> Result:
     """The effects of all parts and further looks, from the values of each seed."""
     values = {part.name: matrix(one[part.name] for one in measured) for part in (*claim.parts, *claim.more)}
     cells = key_of({name: np.round(own, 6).tolist() for name, own in values.items()})
-    return Result(seeds, {name: crossed(own) for name, own in values.items()}, round(minutes, 1), demo, cells)
+    return Result(seeds, {name: crossed(own) for name, own in values.items()}, demo, cells)
 
 
 def write(claim: Claim, result: Result, folder: Path = FOLDER) -> None:

@@ -21,7 +21,7 @@ from components.statistics.significance import holm
 LEVEL = 0.025  # one-sided, of both families: 5% for a wrong verdict over all claims
 FOUND = 0.8  # power
 PRIOR_SEEDS, PRIOR_RATIO = 10, 0.04  # deviation between seeds over that of the rest; a little above 0.016 / 0.48
-HOLDS, REFUTED, UNTOLD, NOT_RUN = "holds", "does not hold", "cannot be told at this size", "not run yet"
+HOLDS, REFUTED, UNTOLD, NOT_RUN = "holds", "does not hold", "cannot be decided at this size", "not run yet"
 Kind = Literal["above", "within"]
 
 

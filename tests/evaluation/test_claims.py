@@ -215,7 +215,7 @@ def finished(number: int, effect: float) -> results.Result:
     names = [part.name for part in (*claim.parts, *claim.more)]
     values = simulated(effect, number, prompts=300)
     measured = [dict.fromkeys(names, pd.Series(own, prompts)) for own in values]
-    return results.record(claim, [17, 18, 19], measured, 2.0, "demo")
+    return results.record(claim, [17, 18, 19], measured, "demo")
 
 
 def test_a_record_is_read_back_for_its_design_alone(tmp_path):
