@@ -32,7 +32,8 @@ import torch
 import typer
 import yaml
 from alignment import SHAPES, make_model, make_text, timed
-from methods import stage, summary, workspace
+from cells import stage
+from methods import summary, workspace
 from turns import middle, take_turns
 
 from components.config.params import NrgParams

@@ -23,7 +23,9 @@ import numpy as np
 import pandas as pd
 import typer
 import yaml
-from methods import stage, summary
+from cells import link, samples, stage
+from held_out import label_again, two_annotators
+from methods import summary
 from scipy.stats import binomtest
 
 from components.alignment.relabel import choose_pairs
@@ -40,16 +42,12 @@ from components.judges.judges import load_judge
 from components.judges.protocol import Context, JudgedClip
 from components.methods import BASE, trained
 from components.pipeline.stage import folder_digest
-from components.preferences.agreement import decide_part
-from components.preferences.pairs import pair_row
 from components.registry.gate import verdict_reasons
 from components.registry.generators import NO_DIFFERENCE, win_rates
 from components.reward.score import RewardModel
 from components.reward.scores import OVERALL, Unscored
-from components.schemas import CANDIDATES_SCHEMA, PAIRS_SCHEMA, alignment_pairs_schema, candidate_scores_schema
-from components.simulation.annotators import NOISE_FACTORS, Annotator, annotate
+from components.schemas import CANDIDATES_SCHEMA, alignment_pairs_schema, candidate_scores_schema
 from components.simulation.judge import judge
-from components.simulation.zoo import view_of
 from components.statistics.correlation import spearman
 from components.statistics.intervals import as_text
 from components.video.decode import read_frames
@@ -110,7 +108,7 @@ def show() -> None:
 @app.command()
 def baseline(demo: Demo = Path()) -> None:
     """Order of methods and promotions by the reward model that aligned them: what a held-out judge has to beat."""
-    clips = samples(demo)
+    clips = samples(demo, (BASE, *METHODS))
     clips = clips.assign(**{f"{KEY}_{name}": clips[f"reward_{name}"] for name in DIMENSIONS})
     order, found = rates(clips), decisions(clips, load_params("infra/profiles/shapes.yaml"))
     print(f"order {order['spearman']:.2f} [{order['low']:.2f}, {order['high']:.2f}], pairs alike {order['pairs']}")
@@ -128,7 +126,7 @@ def measured(demo: Path, seed: int, hack: pd.DataFrame) -> dict[str, Any]:
         stage(folder, "components.judges.train", "annotators")
     held_out = load_judge(f"model:{folder / JUDGE_REWARD}", Context(), key=None)
     panel = Panel({KEY: held_out.facts}, frozenset({KEY}), agreeing=agreeing({KEY: held_out.facts}))
-    clips = with_judge(samples(demo), held_out)
+    clips = with_judge(samples(demo, (BASE, *METHODS)), held_out)
     wins = rates(clips)
     alarms, bright = alarm_reasons(clips, panel, params, ["dpo"]), with_judge(hack, held_out)
     alarms |= {f"{name}, planted": found for name, found in alarm_reasons(bright, panel, params, ["dpo"]).items()}
@@ -150,10 +148,8 @@ def measured(demo: Path, seed: int, hack: pd.DataFrame) -> dict[str, Any]:
 def place(demo: Path, name: str) -> Path:
     """A folder for stages, with links to the demo's files and to this checkout's code."""
     folder = WORK / name
-    for link, target in {**{one: Path(one) for one in HERE}, **{one: demo / one for one in LINKED}}.items():
-        (folder / link).parent.mkdir(parents=True, exist_ok=True)
-        if not (folder / link).exists():
-            (folder / link).symlink_to(target.resolve())
+    link(folder, Path(), HERE)
+    link(folder, demo, LINKED)
     return folder
 
 
@@ -169,49 +165,7 @@ def labelled(demo: Path, folder: Path, seed: int, params: Params) -> None:
     """data/pairs/judge: pairs of the demo's splits with labels by two annotators of this seed."""
     rng, source = np.random.default_rng(seed), params.source
     assert source.kind == "shapes"
-    people = [
-        Annotator(
-            f"held out {n}",
-            {name: value * rng.uniform(min(NOISE_FACTORS), max(NOISE_FACTORS)) for name, value in source.noise.items()},
-            dict(source.tie),
-            lapse=0.1,
-        )
-        for n in range(2)
-    ]
-    gold: dict[tuple[str, str], dict[str, float]] = {}
-    for split, count in PAIRS.items():
-        rows = read_table(demo / f"data/pairs/{split}.parquet", PAIRS_SCHEMA)
-        made = []
-        for number in sorted(rng.choice(len(rows), min(count, len(rows)), replace=False)):
-            row = rows[number]
-            scores = [scored(gold, demo, row[f"path_{side}"], row["prompt"]) for side in "AB"]
-            sides = [{"path": row[f"path_{side}"], "model": row[f"model_{side}"]} for side in "AB"]
-            views = []
-            for person in people:
-                answers, ratings = annotate(*scores, person, rng)
-                views.append(view_of(row["prompt"], *sides, person.name, answers, ratings))
-            found = pair_row(views, *decide_part(views)) | {"pair_id": row["pair_id"], "rows": row["rows"]}
-            made += [found] if any(found[name] is not None for name in DIMENSIONS) else []
-        write_table(folder / f"data/pairs/judge/{split}.parquet", made, PAIRS_SCHEMA)
-
-
-def scored(known: dict[tuple[str, str], dict[str, float]], demo: Path, path: str, prompt: str) -> dict[str, float]:
-    """Gold scores of a source clip, each judged once."""
-    if (path, prompt) not in known:
-        known[path, prompt] = dict(judge(read_frames(demo / "data/source/videos" / path), prompt).scores())
-    return known[path, prompt]
-
-
-def samples(demo: Path) -> pd.DataFrame:
-    """The demo's scored samples of base and methods, with the files."""
-    table = pd.DataFrame(read_table(demo / "data/sample_scores.parquet"))
-    files = {
-        (method, row["prompt_id"], row["seed"]): str(demo / "data/samples" / method / row["path"])
-        for method in (BASE, *METHODS)
-        for row in read_table(demo / "data/samples" / method / "samples.parquet")
-    }
-    keys = zip(table["method"], table["prompt_id"], table["seed"], strict=True)
-    return table.assign(video=[files[key] for key in keys])
+    label_again(demo, folder, two_annotators(rng, source.noise, source.tie), rng, PAIRS)
 
 
 def with_judge(clips: pd.DataFrame, held_out: Any) -> pd.DataFrame:
@@ -290,7 +244,7 @@ def hacked(demo: Path) -> pd.DataFrame:
         stage(folder, trained()["sft"].program)
     if not (folder / "data/samples/sft").exists():
         stage(folder, "components.evaluation.sample", "sft")
-    base = samples(demo).loc[lambda table: table["method"] == BASE]
+    base = samples(demo, (BASE, *METHODS)).loc[lambda table: table["method"] == BASE]
     rows = read_table(folder / "data/samples/sft/samples.parquet")
     bright = pd.DataFrame(rows).assign(method="dpo").sort_values(["prompt_id", "seed"])
     bright["video"] = [str(folder / "data/samples/sft" / path) for path in bright.pop("path")]

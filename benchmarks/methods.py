@@ -9,22 +9,19 @@ and of their noise. The pipeline's stages run in one folder per seed with links 
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
-import yaml
+from cells import gold, link, stage, write_params
 from scipy import stats
 
+from components.config.params import load_params
 from components.contracts import DIMENSIONS
 from components.evaluation.win_rates import mean_difference, win_rate
 from components.methods import trained
-from components.simulation.judge import judge
 from components.video.decode import read_frames
 
 WORK = Path(".reelign/methods")
@@ -131,14 +128,9 @@ def results() -> list[dict]:
 def measure(seed: int, method: str, changes: dict) -> dict:
     """Gold win rates and mean differences of a method against base, (value, low, high) per dimension."""
     folder = workspace(WORK / str(seed))
-    params = yaml.safe_load(Path("params.yaml").read_text()) | {"seed": seed}
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        section = params
-        for part in path:
-            section = section[part]
-        section[last] = params["align"]["dpo"]["training"] if value == "align.dpo.training" else value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    alike = load_params().align.dpo.training.model_dump()
+    changes = {key: alike if value == "align.dpo.training" else value for key, value in changes.items()}
+    write_params(folder, {"seed": seed, **changes})
     if not (folder / "data/samples/base").exists():
         stage(folder, "components.evaluation.sample", "base")
     stage(folder, trained()[method].program)
@@ -159,30 +151,14 @@ def measure(seed: int, method: str, changes: dict) -> dict:
 
 def workspace(folder: Path, more: tuple[str, ...] = ()) -> Path:
     """A folder for stages with separate params, with links to common files and to `more`."""
-    for name in (*LINKED, *more):
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(Path(name).resolve())
+    link(folder, Path(), (*LINKED, *more))
     return folder
-
-
-def stage(folder: Path, module: str, *arguments: str) -> None:
-    # Runs of a benchmark have a separate store; `components` are those of this checkout.
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / 'mlflow.db').resolve()}"}
-    with open(folder / "log.txt", "a") as log:
-        subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, env=environment, check=True, stderr=log)
 
 
 def verdicts(folder: Path) -> pd.DataFrame:
     """The gold judge's scores of a method's clips, in the order of prompt and seed."""
     table = pd.read_parquet(folder / "samples.parquet").sort_values(["prompt_id", "seed"], ignore_index=True)
-    rows = []
-    for clip in table.itertuples():
-        verdict = judge(read_frames(folder / clip.path), clip.prompt)
-        scores = {name: getattr(verdict, name) for name in DIMENSIONS}
-        motion = {"dynamic": verdict.dynamic_degree, "speed_error": verdict.speed_error}
-        rows.append(scores | motion | {"right": verdict.prompt_right})
+    rows = [gold(read_frames(folder / clip.path), clip.prompt) for clip in table.itertuples()]
     return pd.concat([table, pd.DataFrame(rows)], axis=1)
 
 

@@ -10,34 +10,24 @@ Test prompts then give two win rates: both sampled as the demo samples, and each
 digest of all that it depends on.
 """
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
-import yaml
+from cells import draw_clips, gold, key_of, link, prompts_of, run_in, write_params
 
 from components.config.params import SamplingParams, load_params
-from components.contracts import BASE_GENERATOR, DIMENSIONS, SOURCE_PROMPTS
+from components.contracts import BASE_GENERATOR, DIMENSIONS
 from components.evaluation.win_rates import win_rate
-from components.generator.folder import load_generator
-from components.generator.sampler import Job, solve
+from components.generator.sampler import Job
+from components.generator.spec import SamplerSpec
 from components.methods import METHODS, ONLINE
 from components.online.run import align
 from components.pipeline.code_digest import sources_digest
 from components.pipeline.stage import Stage, folder_digest, seed_of
-from components.preferences.schema import read_prompts
-from components.preferences.split import split_prompts
-from components.simulation.judge import judge
 from components.video.decode import read_frames
-from components.video.encode import write_video
 
 WORK = Path(".reelign/online")
 OF_DEMO = (
@@ -68,7 +58,6 @@ PLAIN = (SOLVERS[0], GUIDANCE[0])  # as the demo samples
 WAYS = [(SOLVERS[0], scale) for scale in GUIDANCE] + [(SOLVERS[1], scale) for scale in GUIDANCE[:2]]
 TEST = 120  # prompts
 ALL = ",".join(RUNS)
-BATCH = 32
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Demo = Annotated[Path, typer.Option(help="Checkout in which `make demo` was run.")]
@@ -159,32 +148,11 @@ def trained(demo: Path, name: str, seed: int) -> Path | None:
     params = load_params().align.model_dump(), load_params().online.model_dump()
     cell = WORK / "trained" / f"{kind}-{method}-{key_of(changes, inputs, params, sources_digest((program,)))}"
     if not (cell / place).exists():
-        workspace(cell, demo, changes)
-        command = [sys.executable, "-m", program]
-        if kind == "online":
-            command = [sys.executable, str(Path(__file__).resolve()), "train", method]
-        store = f"sqlite:///{(cell / 'mlflow.db').resolve()}"  # runs of a benchmark have a separate store
-        environment = os.environ | {"MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(Path().resolve())}
-        with open(cell / "log.txt", "a") as log:
-            subprocess.run(command, cwd=cell, env=environment, check=True, stderr=log)
+        link(cell, Path(), OF_HERE)
+        link(cell, demo, OF_DEMO)
+        write_params(cell, changes)
+        run_in(cell, [str(Path(__file__).resolve()), "train", method] if kind == "online" else ["-m", program])
     return cell / place
-
-
-def workspace(folder: Path, demo: Path, changes: dict[str, Any]) -> None:
-    """A folder for a stage with separate params, and links to the files of the demo and the code of this checkout."""
-    for name, root in [*((name, Path()) for name in OF_HERE), *((name, demo) for name in OF_DEMO)]:
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to((root / name).resolve())
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        section = params
-        for part in path:
-            section = section[part]
-        section[last] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def judged(
@@ -207,39 +175,18 @@ def judged(
     return pd.read_parquet(cell)
 
 
-def prompts_of(demo: Path, split: str, count: int) -> list[str]:
-    """`count` prompts of a split, in an order that no method's seed changes."""
-    params = load_params()
-    prompts = read_prompts(demo / SOURCE_PROMPTS)
-    sides = split_prompts(prompts, params.split)
-    pool = [prompt for prompt in prompts if sides[prompt] == split]
-    order = np.random.default_rng(seed_of(params.seed, "benchmark", split)).permutation(len(pool))[:count]
-    return [pool[i] for i in sorted(order)]
-
-
 def verdicts(demo: Path, lora: Path | None, prompts: list[str], per_prompt: int, sampling: SamplingParams) -> pd.DataFrame:
-    """The clips go through MP4, as those of the stages do. Noise depends on prompt and number alone."""
-    generator = load_generator(demo / BASE_GENERATOR, lora)
+    """Gold scores of drawn clips. Noise depends on prompt and number alone."""
     jobs = [
         Job(f"{i}-{k}", prompt, seed_of(0, "benchmark", prompt, k))
         for i, prompt in enumerate(prompts)
         for k in range(per_prompt)
     ]
-    rows = []
+    load = SamplerSpec(str(demo / BASE_GENERATOR), None if lora is None else str(lora))
     with tempfile.TemporaryDirectory() as folder:
-        for start in range(0, len(jobs), BATCH):
-            batch = jobs[start : start + BATCH]
-            clips = generator.decode(solve(generator, batch, sampling), sampling.decoding)
-            for job, clip in zip(batch, clips, strict=True):
-                write_video(Path(folder) / "clip.mp4", clip, sampling.fps)
-                found = judge(read_frames(Path(folder) / "clip.mp4"), job.prompt)
-                more = {"right": found.prompt_right, "dynamic": found.dynamic_degree, "speed_error": found.speed_error}
-                rows.append({"prompt": job.prompt, "clip": job.clip, **found.scores(), **more})
-    return pd.DataFrame(rows)
-
-
-def key_of(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        draw_clips(load, jobs, sampling, Path(folder))
+        clips = [(job, read_frames(Path(folder) / f"{job.clip}.mp4")) for job in jobs]
+    return pd.DataFrame([{"prompt": job.prompt, "clip": job.clip, **gold(clip, job.prompt)} for job, clip in clips])
 
 
 if __name__ == "__main__":
