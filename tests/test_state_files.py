@@ -37,7 +37,7 @@ from components.guidance.train import read_kept
 from components.judges.vlm_questions import Answer
 from components.judges.vlm_record import Record
 from components.online.loop import FIGURES, POLICY, SCORES, collected, finished, write_round
-from components.orchestration import services
+from components.orchestration import service as services
 from components.pipeline import lock
 from components.pipeline.lock_entries import read_entry, read_lock
 from components.pipeline.mlflow_store import relocate
@@ -342,7 +342,9 @@ def measured(folder: Path) -> tuple[Path, Use]:
 
 
 def service(folder: Path) -> tuple[Path, Use]:
-    write_json(services.FOLDER / "mlflow.json", {"pid": 2**22 + 1, "created": 0.0, "ports": [1], "stop": 15})
+    write_json(
+        services.FOLDER / "mlflow.json", {"pid": 2**22 + 1, "created": 0.0, "ports": [1], "stop": 15, "form": "light"}
+    )
     return services.FOLDER / "mlflow.json", lambda: services.running("mlflow")
 
 
@@ -465,7 +467,7 @@ ROWS = {
         ("pipeline/work_tree",), made(work_tree, "config"), quiet=("truncated", "emptied")
     ),
     "what a stage took": Row(("pipeline/stage", "evaluation/summary"), measured),
-    "record of a service": Row(("orchestration/services",), service),
+    "record of a service": Row(("orchestration/service",), service),
     "files of a model version": Row(("registry/versions",), version_files),
     "MLflow's store": Row(("pipeline/tracking", "pipeline/mlflow_store"), mlflow_store, refused=True),
     "answers of a model on record": Row(("judges/vlm_record", "judges/vlm"), answers_of_a_model, quiet=("emptied",)),
