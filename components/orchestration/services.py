@@ -67,7 +67,7 @@ def up(
             ports = Ports(mlflow, airflow, triton, postgres, s3, gateway)
             chosen = stack_services(ports, params.orchestration.serving)
         if not any(service.name == "triton" for service in chosen):
-            say(f"triton    left out: {MODEL_REPOSITORY} is missing, `dvc repro package` makes it")
+            say(f"triton left out: {MODEL_REPOSITORY} is missing, `dvc repro package` makes it")
         start_all(chosen, form)
         for service in chosen:
             page = f"{service.about}{runs_page(mlflow, params.profile)}" if service.name == "mlflow" else service.about

@@ -28,6 +28,7 @@ from components.serving.server import answers
 HOME = Path(".reelign/stack")
 CREDENTIALS, VARIABLES = HOME / "credentials.env", HOME / "environment.sh"
 DATA, OBJECTS, IDENTITIES, AIRFLOW = HOME / "postgres/data", HOME / "s3", HOME / "identities.json", HOME / "airflow"
+RETRAINED = Path(".reelign/trees/package") / MODEL_REPOSITORY  # of DAG `retrain`
 WEED = Path(".seaweedfs/bin/weed")
 BUCKET = "reelign"
 INNER = ("master.port", "volume.port", "filer.port")  # of the S3 server, on the ports after its own
@@ -123,7 +124,7 @@ def objects(compose: Compose, clean: Mapping[str, str], port: int) -> Service:
 
 
 def remove_sockets(ports: list[int]) -> None:
-    """SeaweedFS talks to itself through sockets, which a killed one cannot remove."""
+    """SeaweedFS has sockets there for its own parts, which a killed one cannot remove."""
     for port in ports:
         for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             left.unlink(missing_ok=True)
@@ -165,7 +166,8 @@ def tracking(compose: Compose, clean: Mapping[str, str], port: int) -> Service:
 def scoring(compose: Compose, clean: Mapping[str, str], ports: Ports, serving: ServingParams) -> list[Service]:
     """Triton and the gateway; none before there is a model to serve."""
     live = Path(serving.live)
-    if not (MODEL_REPOSITORY.exists() or live.exists()):
+    packaged = next((place for place in (MODEL_REPOSITORY, RETRAINED) if place.exists()), None)
+    if packaged is None and not live.exists():
         return []
     program = [sys.executable, "-m", "components.cli.main"]
     key = {name: text for name, text in compose.environment("triton").items() if name == "REELIGN_TRITON_KEY"}
@@ -174,7 +176,14 @@ def scoring(compose: Compose, clean: Mapping[str, str], ports: Ports, serving: S
     return [
         Service(
             "triton",
-            [*program, "serve", f"--live={live}", f"--served={serving.served}", *triton_ports(ports.triton)],
+            [
+                *program,
+                "serve",
+                str(packaged or MODEL_REPOSITORY),
+                f"--live={live}",
+                f"--served={serving.served}",
+                *triton_ports(ports.triton),
+            ],
             [ports.triton, ports.triton + 1, ports.triton + 2],
             partial(answers, f"{where}/v2/models/video_reward/ready"),
             f"reelign score clip.mp4 --prompt TEXT --triton {where}",
@@ -234,7 +243,7 @@ def scheduling(compose: Compose, clean: Mapping[str, str], secrets: Mapping[str,
 
 
 def is_healthy(address: str, part: str, name: str) -> bool:
-    """Whether a program of Airflow has sent a sign of life since it was started, by what the API server says."""
+    """Whether a program of Airflow has sent a sign of life since it was started, by the API server's health."""
     known = record(name)
     with (
         suppress(urllib.error.URLError, ConnectionError, TimeoutError),
