@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -56,6 +56,13 @@ up: setup orchestrator $(if $(LIGHT),,.seaweedfs/installed $(POSTGRES))
 
 down: setup
 	@python -m components.orchestration.services down
+
+# Databases and objects of the stack that runs, into the new folder TO; and from a folder FROM into a checkout without a stack.
+backup: setup
+	@python -m components.orchestration.services backup $(TO)
+
+restore: setup orchestrator .seaweedfs/installed $(POSTGRES)
+	@python -m components.orchestration.services restore $(FROM) $(PORTS)
 
 # Debian's; its package would start a server of its own on port 5432.
 postgres:

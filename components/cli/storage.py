@@ -15,8 +15,8 @@ def gc(
 ) -> None:
     """Print what is stored here, why each part stays or may go, and with --apply remove what is safe to drop.
 
-    These are the DVC cache, MLflow artifacts, frame caches, tables of reference errors, served logs and served versions. What
-    a dvc.lock of any branch, a registered version, a record of a deployment or a run of the last DAYS days needs stays.
+    These are the DVC cache, MLflow artifacts, frame caches, tables of reference errors, served logs and served versions.
+    What a dvc.lock of any branch, a registered version, a record of a deployment or a run of the last DAYS days needs stays.
 
     --apply is refused while a stage runs. Exit code 4 where the server of MLflow does not answer.
     """

@@ -4,12 +4,14 @@
 """
 
 import json
+import shutil
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +21,7 @@ from components.config.params import load_params
 from components.contracts import MODEL_REPOSITORY
 from components.errors import BadInput, exit_codes
 from components.files.locks import sole_writer
+from components.orchestration.backup import DATABASES, back_up, check_backup, fill, put_credentials
 from components.orchestration.light import HOME as LIGHT_HOME
 from components.orchestration.light import STORE_FILE, light_services
 from components.orchestration.service import (
@@ -34,7 +37,7 @@ from components.orchestration.service import (
     stop,
     wait,
 )
-from components.orchestration.stack import VARIABLES, Ports, stack_services
+from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES, Ports, stack_services
 from components.pipeline.mlflow_store import relocate
 from components.serving.server import is_free
 
@@ -90,6 +93,49 @@ def down() -> None:
         end_leftovers()
     for name in names:
         say(f"{name} stopped")
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy the databases and objects of the running stack, and its credentials, into a folder."""
+    ports = []
+    for name in LAST:
+        known = record(name) if running(name) is not None else None
+        if known is None:
+            raise BadInput(name, "does not run; `make up` starts it")
+        ports.append(known["ports"][0])
+    count, held = back_up(folder, *ports)
+    say(f"{folder}: databases {' and '.join(DATABASES)}, {count} objects of {held:,} bytes, and credentials")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder of `backup`.")], postgres: Port = 5432, s3: Port = 8333
+) -> None:
+    """Fill a checkout that has no data of a stack from a backup; `up` then starts with it."""
+    make_folder()
+    with sole_writer(FOLDER / "up"), ExitStack() as undo:
+        end_leftovers(SETUP)
+        secrets = check_backup(folder)
+        undo.callback(remove_data)
+        put_credentials(folder)
+        serving, ports = load_params().orchestration.serving, Ports(5000, 8080, 8000, postgres, s3, 8090)
+        chosen = [service for service in stack_services(ports, serving) if service.name in LAST]
+        start_all(chosen, STACK)
+        try:
+            count, held = fill(folder, chosen, secrets)
+        finally:
+            for service in chosen:
+                stop(service.name)
+        undo.pop_all()
+    say(f"databases {' and '.join(DATABASES)} and {count} objects of {held:,} bytes; `make up` starts with them")
+
+
+def remove_data() -> None:
+    """Of a restoring that failed: nothing of it stays."""
+    CREDENTIALS.unlink(missing_ok=True)
+    for place in (DATA.parent, OBJECTS):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def make_folder() -> None:

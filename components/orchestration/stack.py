@@ -65,7 +65,7 @@ def stack_services(ports: Ports, serving: ServingParams) -> list[Service]:
         "=/served": f"={Path(serving.served).absolute()}",
     }
     compose = read_compose(secrets, here)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
+    clean = clean_environment()
     write_variables(compose, ports)
     return [
         database(clean, secrets, ports.postgres),
@@ -74,6 +74,10 @@ def stack_services(ports: Ports, serving: ServingParams) -> list[Service]:
         tracking(compose, clean, ports.mlflow),
         *scheduling(compose, clean, secrets, ports.airflow),
     ]
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
 
 
 def write_variables(compose: Compose, ports: Ports) -> None:

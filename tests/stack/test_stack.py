@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import boto3
@@ -138,6 +139,51 @@ def test_what_was_killed_comes_back(stack, name):
     assert done.returncode == 0, done.stderr
     after = records(stack)
     assert {one for one in before if before[one] != after[one]} == {name}
+
+
+def test_a_backup_is_restored_elsewhere(stack, tmp_path_factory):
+    """Versions, runs, DAG runs, and the bytes of a version's files."""
+    place = tmp_path_factory.mktemp("backup")
+    done = stack.call("backup", str(place / "monday"))
+    assert done.returncode == 0 and "credentials" in done.stdout, done.stderr
+    assert (place / "monday").stat().st_mode & 0o077 == 0
+    again = stack.call("backup", str(place / "monday"))
+    assert again.returncode == 2 and "is there already" in again.stderr
+    assert stack.call("restore", str(place / "monday")).returncode == 2, "not where a stack is"
+
+    ports = stack_ports()
+    other = Stack(make_checkout(tmp_path_factory.mktemp("restored") / "checkout", ports), ports)
+    (place / "half").mkdir()
+    half = other.call("restore", str(place / "half"))
+    assert half.returncode == 2 and "missing: no backup" in half.stderr
+    try:
+        listen = [f"--{name}={ports[name]}" for name in ("postgres", "s3")]
+        done = other.call("restore", str(place / "monday"), *listen)
+        assert done.returncode == 0, done.stderr
+        assert other.processes() == []
+        assert stack.call("down").returncode == 0  # two stacks are much for two cores
+        done = other.up()
+        assert done.returncode == 0, done.stderr
+        assert len(Airflow(other).runs("retrain")) == 1
+        assert champion(other) == registered(other)["model_versions"][0]["version"]
+        fetched = subprocess.run(
+            [sys.executable, "-c", FETCH], cwd=other.folder, env=other.environ(), capture_output=True, text=True
+        )
+        assert fetched.returncode == 0, fetched.stderr
+        assert fetched.stdout.strip() == registered_digest(other)
+    finally:
+        assert other.call("down").returncode == 0
+    assert stack.up().returncode == 0
+
+
+FETCH = f"""
+from components.registry.versions import connect, fetch, find
+print(fetch(find(connect(), "{MODEL}", "champion")).digest)
+"""
+
+
+def registered_digest(stack: Stack) -> str:
+    return {tag["key"]: tag["value"] for tag in registered(stack)["model_versions"][0]["tags"]}["model.digest"]
 
 
 def test_down_leaves_nothing_and_up_brings_all_back(stack):

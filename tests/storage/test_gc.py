@@ -51,8 +51,8 @@ def made(folder: Path, value: str) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
-    """Values by what names them: `tagged` a tag, `head` a commit, `tree` the tree of a stage, `here` the checkout, `lately` an
-    entry of the run cache that is new, `gone` nothing. All objects are old."""
+    """Values by what names them: `tagged` a tag, `head` a commit, `tree` the tree of a stage, `here` the checkout, `lately`
+    an entry of the run cache that is new, `gone` nothing. All objects are old."""
     folder = tmp_path_factory.mktemp("gc") / "checkout"
     folder.mkdir()
     run(folder, "git", "init", "--quiet")
