@@ -148,14 +148,13 @@ def stop(name: str) -> None:
 def end_leftovers(name: str | None = None) -> None:
     """Kill what services of this checkout, or the one of this name, have left running; never a service that is recorded."""
     kept = {process.pid for file in FOLDER.glob("*.json") if (process := running(file.stem)) is not None}
-    found = [process for process in leftovers(name) if process.pid not in kept]
+    found = [process for process in leftovers(name) if process.pid not in kept and not _writes_log(process)]
     for process in found:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(found, 10)
-    for last in psutil.wait_procs(leftovers(f"{name}{LOG}" if name else None), 10)[
-        1
-    ]:  # a log's writer ends after the others
+    writers = leftovers(f"{name}{LOG}" if name else None)  # of logs: they end after the others
+    for last in psutil.wait_procs(writers, 10)[1]:
         last.kill()
 
 
@@ -170,10 +169,16 @@ def leftovers(name: str | None = None) -> list[psutil.Process]:
     for process in psutil.process_iter(["environ"]):
         marked = (process.info["environ"] or {}).get(MARK, "")
         with suppress(ProcessLookupError, PermissionError, psutil.Error):
-            ours = marked == wanted if name else marked.startswith(wanted) and not marked.endswith(LOG)
+            ours = marked == wanted if name else marked.startswith(wanted)
             if ours or (os.getsid(process.pid) in sessions and _works_here(process)):
                 found.append(process)
     return found
+
+
+def _writes_log(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.environ().get(MARK, "").endswith(LOG)
+    return False
 
 
 def _works_here(process: psutil.Process) -> bool:

@@ -67,12 +67,14 @@ def stack_services(ports: Ports, serving: ServingParams) -> list[Service]:
     compose = read_compose(secrets, here)
     clean = clean_environment()
     write_variables(compose, ports)
+    triton, gateway = scoring(compose, clean, ports, serving)
     return [
         database(clean, secrets, ports.postgres),
         objects(compose, clean, ports.s3),
-        *scoring(compose, clean, ports, serving),
+        *triton,
         tracking(compose, clean, ports.mlflow),
         *scheduling(compose, clean, secrets, ports.airflow),
+        *gateway,
     ]
 
 
@@ -167,42 +169,37 @@ def tracking(compose: Compose, clean: Mapping[str, str], port: int) -> Service:
     )
 
 
-def scoring(compose: Compose, clean: Mapping[str, str], ports: Ports, serving: ServingParams) -> list[Service]:
-    """Triton and the gateway; none before there is a model to serve."""
+def scoring(
+    compose: Compose, clean: Mapping[str, str], ports: Ports, serving: ServingParams
+) -> tuple[list[Service], list[Service]]:
+    """Triton, and the gateway; none before there is a model to serve."""
     live = Path(serving.live)
     packaged = next((place for place in (MODEL_REPOSITORY, RETRAINED) if place.exists()), None)
     if packaged is None and not live.exists():
-        return []
+        return [], []
     program = [sys.executable, "-m", "components.cli.main"]
     key = {name: text for name, text in compose.environment("triton").items() if name == "REELIGN_TRITON_KEY"}
     _, *gateway = compose.command("gateway", **{"--port=8080": f"--port={ports.gateway}"})
     where = f"http://127.0.0.1:{ports.triton}"
-    return [
-        Service(
-            "triton",
-            [
-                *program,
-                "serve",
-                str(packaged or MODEL_REPOSITORY),
-                f"--live={live}",
-                f"--served={serving.served}",
-                *triton_ports(ports.triton),
-            ],
-            [ports.triton, ports.triton + 1, ports.triton + 2],
-            partial(answers, f"{where}/v2/models/video_reward/ready"),
-            f"reelign score clip.mp4 --prompt TEXT --triton {where}",
-            {**clean, **key},
-        ),
-        Service(
-            "gateway",
-            [*program, *gateway],
-            [ports.gateway],
-            partial(answers, f"http://127.0.0.1:{ports.gateway}/health"),
-            f"plain HTTP for scores; the token is GATEWAY_TOKEN in {CREDENTIALS}",
-            {**clean, **compose.environment("gateway")},
-            after=("triton",),
-        ),
-    ]
+    repository = [str(packaged or MODEL_REPOSITORY), f"--live={live}", f"--served={serving.served}"]
+    triton = Service(
+        "triton",
+        [*program, "serve", *repository, *triton_ports(ports.triton)],
+        [ports.triton, ports.triton + 1, ports.triton + 2],
+        partial(answers, f"{where}/v2/models/video_reward/ready"),
+        f"reelign score clip.mp4 --prompt TEXT --triton {where}",
+        {**clean, **key},
+    )
+    plain = Service(
+        "gateway",
+        [*program, *gateway],
+        [ports.gateway],
+        partial(answers, f"http://127.0.0.1:{ports.gateway}/health"),
+        f"plain HTTP for scores; the token is GATEWAY_TOKEN in {CREDENTIALS}",
+        {**clean, **compose.environment("gateway")},
+        after=("triton",),
+    )
+    return [triton], [plain]
 
 
 def scheduling(compose: Compose, clean: Mapping[str, str], secrets: Mapping[str, str], port: int) -> list[Service]:
