@@ -1,6 +1,7 @@
 """Passwords and keys of the services of `make up`: random ones, made at the first start, for their owner alone to read."""
 
 import base64
+import hashlib
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,12 +10,13 @@ from components.errors import BadInput
 from components.files.atomic import atomic_write
 from components.files.text import read_text
 
+END = "# whole: "
+
 
 def make_credentials(file: Path, names: Iterable[str], used_by: Path) -> dict[str, str]:
-    """A value for each name, those of the file first. The file has lines NAME=VALUE.
+    """A value for each name, those of the file first. The file has lines NAME=VALUE, and a last one with their digest.
 
-    BadInput where others may read the file, a line is of another form, or the file is gone while `used_by`, a database made
-    with it, is there.
+    BadInput as of read_credentials, and where the file is gone while `used_by`, a database made with it, is there.
     """
     known = read_credentials(file) if file.exists() else {}
     missing = sorted({*names} - known.keys())
@@ -23,20 +25,23 @@ def make_credentials(file: Path, names: Iterable[str], used_by: Path) -> dict[st
             why = f"missing, and {used_by} was made with it: bring it back, or remove {used_by.parent} with all data in it"
             raise BadInput(file, why)
         known |= {name: _value(name) for name in missing}
-        atomic_write(file, "".join(f"{name}={value}\n" for name, value in sorted(known.items())), private=True)
+        text = "".join(f"{name}={value}\n" for name, value in sorted(known.items()))
+        atomic_write(file, f"{text}{END}{_digest(text)}\n", private=True)
     return known
 
 
 def read_credentials(file: Path) -> dict[str, str]:
+    """BadInput where others may read the file, or it is not whole."""
     if file.stat().st_mode & 0o077:
         raise BadInput(file, "others may read it: chmod 600")
-    known = {}
-    for row, line in enumerate(read_text(file).splitlines(), 1):
-        name, sign, value = line.partition("=")
-        if not (name and sign and value):
-            raise BadInput(file, "no line NAME=VALUE", row=row)
-        known[name] = value
-    return known
+    text, sign, end = read_text(file).rpartition(END)
+    if not sign or end != f"{_digest(text)}\n":
+        raise BadInput(file, "damaged or edited: bring a copy back, `make backup` keeps one")
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _value(name: str) -> str:

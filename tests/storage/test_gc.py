@@ -46,7 +46,7 @@ def run(folder: Path, *words: str) -> str:
 
 def made(folder: Path, value: str) -> None:
     (folder / "value.txt").write_text(value)
-    run(folder, "dvc", "repro", "--quiet")
+    run(folder, "dvc", "repro")
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from components.errors import BadInput
 from components.orchestration.storage.item import Item, dropped, kept, size_of
 from components.pipeline.dvc_internals import cache_folder, repository
-from components.pipeline.lock import COPY, LOCK
+from components.pipeline.lock import COPY, LOCK, remove_empty
 
 KIND = "DVC cache"
 OBJECTS = Path("files/md5")
@@ -51,8 +52,14 @@ def dvc_items(checkout: Path, trees: Iterable[Path], since: float, days: int) ->
     for file in entries:
         if file not in recent and not gone.isdisjoint(with_files(cache, digests(file.read_text()))):
             # Before its objects: without them it would promise what is not there.
-            items.insert(0, dropped(KIND, file, size_of(file), "entry of an old run whose outputs go", file.unlink))
+            why = "entry of an old run whose outputs go"
+            items.insert(0, dropped(KIND, file, size_of(file), why, partial(remove_entry, file)))
     return items
+
+
+def remove_entry(file: Path) -> None:
+    file.unlink()
+    remove_empty(file.parent)
 
 
 def named_by_locks(checkout: Path, trees: Iterable[Path]) -> set[str]:
