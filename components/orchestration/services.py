@@ -41,7 +41,9 @@ from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES
 from components.pipeline.mlflow_store import relocate
 from components.serving.server import is_free
 
-LAST = ("postgres", "s3")  # to be stopped: others write to them until their end
+LAST = ("postgres", "s3")
+# The order of the stop, the others before these: each group has clients in those before it, whose connections hold it up.
+STOPPED = (("triton", "mlflow", "airflow-api-server"), LAST)
 Port = Annotated[int, typer.Option(min=1, max=65528, help="Port.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -87,9 +89,10 @@ def down() -> None:
         return
     with sole_writer(FOLDER / "up"):
         names = sorted(file.stem for file in FOLDER.glob("*.json"))
+        first = {*names}.difference(*STOPPED)
         with ThreadPoolExecutor() as threads:
-            list(threads.map(stop, [name for name in names if name not in LAST]))
-            list(threads.map(stop, [name for name in names if name in LAST]))
+            for group in (first, *STOPPED):
+                list(threads.map(stop, [name for name in names if name in group]))
         end_leftovers()
     for name in names:
         say(f"{name} stopped")
