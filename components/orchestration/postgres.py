@@ -89,7 +89,7 @@ def make_cluster(data: Path, port: int, environment: Mapping[str, str], password
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **as_user(USER),
     )  # fmt: skip
     try:
-        superuser = dict(environment) | passwords | client(port, "postgres", passwords["POSTGRES_PASSWORD"])
+        superuser = {**environment, **passwords, **client(port, "postgres", passwords["POSTGRES_PASSWORD"])}
         superuser["PATH"] = f"{bin}:{superuser['PATH']}"
         await_server(process, port)
         set_up(["bash", "-euc", DATABASES.read_text()], superuser, str(DATABASES))
