@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down test test-services test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -46,12 +46,30 @@ demo: setup
 summary:
 	@python -m components.evaluation.summary
 
-# MLflow, Airflow and Triton on the loopback, for a look around; PORTS="--mlflow 5001" where one is taken.
-up: setup orchestrator
-	@python -m components.orchestration.services up $(PORTS)
+POSTGRES := $(if $(wildcard /usr/lib/postgresql/*/bin/initdb),,postgres)
+
+# The services of infra/compose.yaml as processes on the loopback; PORTS="--mlflow 5001" where one is taken. With LIGHT=1,
+# MLflow and Airflow on SQLite, and Triton, alone.
+up: setup orchestrator $(if $(LIGHT),,.seaweedfs/installed $(POSTGRES))
+	@python -m components.serving.install > /dev/null
+	@python -m components.orchestration.services up $(if $(LIGHT),--light) $(PORTS)
 
 down: setup
 	@python -m components.orchestration.services down
+
+# Databases and objects of the stack that runs, into the new folder TO; and from a folder FROM into a checkout without a stack.
+backup: setup
+	@python -m components.orchestration.services backup $(TO)
+
+restore: setup orchestrator .seaweedfs/installed $(POSTGRES)
+	@python -m components.orchestration.services restore $(FROM) $(PORTS)
+
+# Debian's; its package would start a server of its own on port 5432.
+postgres:
+	mkdir -p /etc/postgresql-common
+	test -e /etc/postgresql-common/createcluster.conf || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends postgresql
 
 # Files of tests side by side, as they lie: the smoke profile's is the longest, and comes early. A thread each: two processes
 # with two threads each on two cores wait for each other.
@@ -107,9 +125,14 @@ test-kill: setup
 test-registry: setup
 	pytest -m registry -rP
 
-# `make up` and `make down`.
+# `make up LIGHT=1` and `make down`.
 test-services: setup orchestrator
 	pytest -m services
+
+# The whole stack of `make up`: a retraining of the smoke profile through it, kills, a backup and its restoring.
+test-stack: setup orchestrator .seaweedfs/installed $(POSTGRES)
+	.venv-ml/bin/python -m components.serving.install
+	pytest -m stack -rP --durations=0
 
 # Airflow lives in an environment of its own; so do the tests of the DAGs. DAG deploy comes last: to a real Triton go the models
 # of the whole run before it.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.orchestration import bounded_log, services
-from components.orchestration.services import Service
+from components.orchestration import bounded_log, service
+from components.orchestration.service import Service
 from components.serving.server import Triton
 from tests.running import until
 
@@ -41,12 +41,12 @@ def test_a_log_that_has_grown_begins_anew(tmp_path, monkeypatch, lines, kept):
 
 def test_a_service_writes_through_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    services.FOLDER.mkdir(parents=True)
+    service.FOLDER.mkdir(parents=True)
     says = "import sys; print('out'); print('error', file=sys.stderr)"
-    service = Service("echo", [sys.executable, "-c", says], [], "", "")
-    services.start(service)
-    until(lambda: sorted(service.log.read_text().splitlines()) == ["error", "out"], "both lines")
-    assert stat.S_IMODE(service.log.stat().st_mode) == 0o600
+    echo = Service("echo", [sys.executable, "-c", says], [], lambda: True, "")
+    service.start(echo)
+    until(lambda: sorted(echo.log.read_text().splitlines()) == ["error", "out"], "both lines")
+    assert stat.S_IMODE(echo.log.stat().st_mode) == 0o600
 
 
 def test_the_log_of_triton_begins_anew(tmp_path):

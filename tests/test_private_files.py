@@ -10,7 +10,8 @@ import pytest
 from components.annotation.human_study import export_study
 from components.annotation.tasks import Settings, write_key
 from components.files.atomic import atomic_write, whole_file
-from components.orchestration import services
+from components.orchestration import service
+from components.orchestration.light import light_services
 from tests.annotation.conftest import clip
 
 
@@ -59,19 +60,19 @@ def test_a_studys_record_which_names_the_method_of_each_clip(tmp_path, monkeypat
 def test_logs_of_services_and_what_airflow_writes(tmp_path, monkeypatch):
     """Airflow prints its admin's password into the log, and keeps it in a file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(services, "FOLDER", tmp_path)
+    monkeypatch.setattr(service, "FOLDER", tmp_path)
     (tmp_path / "airflow.log").write_text("of an earlier start")
     (tmp_path / "airflow.log").chmod(0o644)
-    airflow = next(service for service in services.services(1, 2, 3) if service.name == "airflow")
+    airflow = next(one for one in light_services(1, 2, 3) if one.name == "airflow")
     started: list[subprocess.Popen] = []
     real = subprocess.Popen
     monkeypatch.setattr(
-        services.subprocess,
+        service.subprocess,
         "Popen",
         lambda words, **how: (
             started.append(real(["touch", "password"] if words == airflow.command else words, **how)) or started[-1]
         ),
     )
-    services.start(airflow)
+    service.start(airflow)
     assert [process.wait(60) for process in started] == [0, 0]
     assert mode(tmp_path / "airflow.log") == 0o600 and mode(tmp_path / "password") == 0o600

@@ -1,4 +1,4 @@
-"""`make up` and `make down`: three real services, one that dies, ports that are taken."""
+"""The light form of `make up`, and `make down`: three real services, one that dies, ports that are taken."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from components.orchestration.services import running, services
+from components.orchestration.light import light_services
+from components.orchestration.service import Service, leftovers, running, start, stop
 from components.pipeline.mlflow_store import artifacts_of, mlflow_client
 from components.pipeline.tracking import _experiment
 from components.serving.ports import free_ports
 from components.serving.repository import write_repository
-from components.serving.server import answers
 from tests.reward.tiny import saved_model
 from tests.running import until, until_gone
 from tests.serving.conftest import PARAMS
@@ -78,7 +78,7 @@ def dags(folder: Path, port: int) -> set[str]:
 
 @pytest.mark.services
 def test_services_start_together_come_back_alone_and_leave_nothing(checkout, ports):
-    done = call(checkout, "up", *options(ports))
+    done = call(checkout, "up", "--light", *options(ports))
     assert done.returncode == 0, done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == [f"http://127.0.0.1:{p}" for p in ports.values()]
     until(lambda: "retrain" in dags(checkout, ports["airflow"]), "DAG retrain")
@@ -88,10 +88,10 @@ def test_services_start_together_come_back_alone_and_leave_nothing(checkout, por
 
     os.kill(first["triton"], signal.SIGTERM)
     until(lambda: not psutil.pid_exists(first["triton"]), "end of Triton")
-    assert call(checkout, "up", *options(ports)).returncode == 0
+    assert call(checkout, "up", "--light", *options(ports)).returncode == 0
     second = records(checkout)
     assert {name for name in first if first[name] != second[name]} == {"triton"}
-    other = call(checkout, "up", *options(ports | {"mlflow": ports["mlflow"] + 1}))
+    other = call(checkout, "up", "--light", *options(ports | {"mlflow": ports["mlflow"] + 1}))
     assert other.returncode == 2 and "--mlflow: runs on" in other.stderr
 
     family += [psutil.Process(pid) for pid in second.values() if psutil.pid_exists(pid)]
@@ -103,16 +103,37 @@ def test_services_start_together_come_back_alone_and_leave_nothing(checkout, por
 def test_services_of_a_copied_checkout_are_left_alone(tmp_path, monkeypatch):
     """`make down` in a copy, which has the records too, must not end what serves the original; after a move it must."""
     (tmp_path / "here" / FILES).mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path / "here", stdin=subprocess.PIPE) as process:
-        made = psutil.Process(process.pid).create_time()
-        known = {"pid": process.pid, "created": made, "ports": [1], "stop": signal.SIGTERM}
-        (tmp_path / "here" / FILES / "mlflow.json").write_text(json.dumps(known))
-        shutil.copytree(tmp_path / "here", tmp_path / "copy")
-        monkeypatch.chdir((tmp_path / "here").rename(tmp_path / "moved"))
-        assert running("mlflow").pid == process.pid
-        monkeypatch.chdir(tmp_path / "copy")
-        assert running("mlflow") is None
-        process.kill()
+    monkeypatch.chdir(tmp_path / "here")
+    start(Service("mlflow", [sys.executable, "-c", "import time; time.sleep(600)"], [], lambda: True, ""))
+    pid = running("mlflow").pid
+    shutil.copytree(tmp_path / "here", tmp_path / "copy")
+    monkeypatch.chdir((tmp_path / "here").rename(tmp_path / "moved"))
+    assert running("mlflow").pid == pid
+    monkeypatch.chdir(tmp_path / "copy")
+    assert running("mlflow") is None
+    stop("mlflow")
+    assert psutil.pid_exists(pid)
+    monkeypatch.chdir(tmp_path / "moved")
+    stop("mlflow")
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_a_killed_service_left_is_ended(tmp_path, monkeypatch):
+    """A child in a session of its own, and one that hides its environment."""
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    sleep = "import time; time.sleep(600)"
+    child = f"subprocess.Popen([sys.executable, '-c', {sleep!r}], start_new_session=%s, env=%s)"
+    words = f"import os, subprocess, sys; {child % (True, 'os.environ')}; {child % (False, '{}')}; {sleep}"
+    start(Service("parent", [sys.executable, "-c", words], [], lambda: True, ""))
+    parent = running("parent")
+    until(lambda: len(parent.children()) == 2, "both children")
+    family = parent.children()
+    parent.kill()
+    parent.wait()
+    assert len(leftovers("parent")) == 2 and leftovers("other") == []
+    stop("parent")
+    until_gone(family)
 
 
 @pytest.mark.services
@@ -128,10 +149,10 @@ def test_mlflow_of_a_moved_checkout_serves_its_artifacts(tmp_path, monkeypatch):
     artifacts_of(client, run).log_artifact("note")
     monkeypatch.chdir((tmp_path / "old").rename(tmp_path / "new"))
     port = free_ports(1)[0]
-    mlflow = services(port, 1, 2)[0]
+    mlflow = light_services(port, 1, 2)[0]
     with open("log", "w") as log, subprocess.Popen(mlflow.command, stdout=log, stderr=log, start_new_session=True) as server:
         try:
-            until(lambda: answers(mlflow.ready), "MLflow")
+            until(mlflow.ready, "MLflow")
             monkeypatch.chdir(tmp_path / "elsewhere")
             monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             shown = f"http://127.0.0.1:{port}/get-artifact?path=note&run_uuid={run}"
@@ -150,9 +171,9 @@ def test_mlflow_of_a_moved_checkout_serves_its_artifacts(tmp_path, monkeypatch):
 @pytest.mark.services
 def test_what_cannot_start_leaves_nothing_behind(checkout, ports):
     with socket.create_server(("127.0.0.1", ports["airflow"])):
-        done = call(checkout, "up", *options(ports))
-    assert done.returncode == 2 and "error: --airflow: another process listens on" in done.stderr
+        done = call(checkout, "up", "--light", *options(ports))
+    assert done.returncode == 2 and done.stderr.startswith("error: --airflow: another process listens on port")
     (checkout / "serving/model_repository/video_reward_model/1/video_reward/model.safetensors").write_bytes(b"no model")
-    done = call(checkout, "up", *options(ports))
+    done = call(checkout, "up", "--light", *options(ports))
     assert done.returncode == 2 and "triton did not start" in done.stderr, done.stderr
     assert records(checkout) == {}

@@ -37,7 +37,8 @@ from components.guidance.train import read_kept
 from components.judges.vlm_questions import Answer
 from components.judges.vlm_record import Record
 from components.online.loop import FIGURES, POLICY, SCORES, collected, finished, write_round
-from components.orchestration import services
+from components.orchestration import service as services
+from components.orchestration.credentials import make_credentials, read_credentials
 from components.pipeline import lock
 from components.pipeline.lock_entries import read_entry, read_lock
 from components.pipeline.mlflow_store import relocate
@@ -342,8 +343,20 @@ def measured(folder: Path) -> tuple[Path, Use]:
 
 
 def service(folder: Path) -> tuple[Path, Use]:
-    write_json(services.FOLDER / "mlflow.json", {"pid": 2**22 + 1, "created": 0.0, "ports": [1], "stop": 15})
+    write_json(
+        services.FOLDER / "mlflow.json", {"pid": 2**22 + 1, "created": 0.0, "ports": [1], "stop": 15, "form": "light"}
+    )
     return services.FOLDER / "mlflow.json", lambda: services.running("mlflow")
+
+
+def stack_credentials(folder: Path) -> tuple[Path, Use]:
+    make_credentials(folder / "credentials.env", ["A_PASSWORD"], folder / "data")
+
+    def use() -> dict:
+        (folder / "credentials.env").chmod(0o600)
+        return read_credentials(folder / "credentials.env")
+
+    return folder / "credentials.env", use
 
 
 def version_files(folder: Path) -> tuple[Path, Use]:
@@ -465,7 +478,8 @@ ROWS = {
         ("pipeline/work_tree",), made(work_tree, "config"), quiet=("truncated", "emptied")
     ),
     "what a stage took": Row(("pipeline/stage", "evaluation/summary"), measured),
-    "record of a service": Row(("orchestration/services",), service),
+    "record of a service": Row(("orchestration/service",), service),
+    "credentials of the stack": Row(("orchestration/stack",), stack_credentials, refused=True),
     "files of a model version": Row(("registry/versions",), version_files),
     "MLflow's store": Row(("pipeline/tracking", "pipeline/mlflow_store"), mlflow_store, refused=True),
     "answers of a model on record": Row(("judges/vlm_record", "judges/vlm"), answers_of_a_model, quiet=("emptied",)),

@@ -23,6 +23,7 @@ from components.cli.registry import lineage, promote
 from components.cli.reward import bench_reward, check_reward_model, export_reward, score
 from components.cli.serving import deploy, gateway, monitor, serve
 from components.cli.stages import run_stage, run_with
+from components.cli.storage import gc
 from components.cli.study import app as study
 from components.config.profiles import PROFILES, profile_file
 from components.errors import BadInput, exit_codes
@@ -254,6 +255,7 @@ COMMANDS: dict[str, dict[str, tuple[Callable, str]]] = {
         "run-stage": (run_stage, "reelign run-stage reward --profile smoke"),
         "run-with": (run_with, "reelign run-with reward_bench promote --dry-run"),
         "export-kfp": (export_kfp, "reelign export-kfp --out pipeline.yaml"),
+        "gc": (gc, "reelign gc --days 60"),
     },
 }
 for panel, commands in COMMANDS.items():

@@ -1,209 +1,205 @@
-"""`make up` and `make down`: MLflow, Airflow and Triton of this checkout, on the loopback, for local use.
+"""`make up` and `make down`: the stack of infra/compose.yaml as processes of this checkout, on the loopback, for local use.
 
-Each is a separate process that outlives this one; `.reelign/services/NAME.json` records it, NAME.log and NAME.log.1 have
-the end of its output. For permanent services, see infra/.
+`--light` starts MLflow and Airflow on SQLite and Triton alone. For permanent services, see infra/.
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
+from components.config.operation import ServingParams
 from components.config.params import load_params
 from components.contracts import MODEL_REPOSITORY
 from components.errors import BadInput, exit_codes
-from components.files.atomic import atomic_write, discard
-from components.orchestration import bounded_log
-from components.pipeline.mlflow_store import ARTIFACTS, relocate
-from components.runtime.termination import end
-from components.serving.server import answers, is_free
+from components.files.locks import sole_writer
+from components.orchestration.backup import DATABASES, back_up, check_backup, fill, put_credentials
+from components.orchestration.light import HOME as LIGHT_HOME
+from components.orchestration.light import STORE_FILE, light_services
+from components.orchestration.service import (
+    FOLDER,
+    LIGHT,
+    SETUP,
+    STACK,
+    Service,
+    end_leftovers,
+    record,
+    running,
+    start,
+    stop,
+    wait,
+)
+from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES, Ports, stack_services
+from components.pipeline.mlflow_store import relocate
+from components.serving.server import is_free
 
-FOLDER = Path(".reelign/services")
-STORE_FILE = Path("mlflow.db")
-START_SECONDS, STOP_SECONDS = 240.0, 60.0
-PASSWORD = ".airflow/simple_auth_manager_passwords.json.generated"
+LAST = ("postgres", "s3")
+# The order of the stop, the others before these: each group has clients in those before it, whose connections hold it up.
+STOPPED = (("triton", "mlflow", "airflow-api-server"), LAST)
+Port = Annotated[int, typer.Option(min=1, max=65528, help="Port.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
-@dataclass(frozen=True)
-class Service:
-    """`ready`: URL that returns 200 once the service is ready. `stop`: the signal for an orderly end."""
-
-    name: str
-    command: list[str]
-    ports: list[int]
-    ready: str
-    about: str
-    environment: dict[str, str] = field(default_factory=dict)
-    stop: signal.Signals = signal.SIGTERM
-    umask: int = -1  # of this process
-
-    @property
-    def log(self) -> Path:
-        return FOLDER / f"{self.name}.log"
-
-
-def services(mlflow: int, airflow: int, triton: int) -> list[Service]:
-    here = Path.cwd()
-    home = here / ".airflow"
-    environment = {
-        "AIRFLOW_HOME": str(home),
-        # Airflow writes these into airflow.cfg once, but the checkout may have been moved or copied since.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs/dag_processor"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(here / "dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-        "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(airflow),
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{airflow}",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{airflow}/execution/",
-        "PATH": f"{here}/.venv-orchestrator/bin:{os.environ['PATH']}",
-        "PYTHONPATH": str(here),
-    }
-    python = [sys.executable, "-m"]
-    store = ["--backend-store-uri", f"sqlite:///{STORE_FILE}", "--artifacts-destination", ARTIFACTS]
-    listen = [f"--{kind}-port={triton + place}" for place, kind in enumerate(("http", "grpc", "metrics"))]
-    return [
-        Service(
-            "mlflow",
-            [*python, "mlflow", "server", "--host=127.0.0.1", f"--port={mlflow}", "--workers=1", *store],
-            [mlflow],
-            f"http://127.0.0.1:{mlflow}/health",
-            "runs and models: ",
-            {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        ),
-        Service(
-            "airflow",
-            [str(here / ".venv-orchestrator/bin/airflow"), "standalone"],
-            [airflow],
-            f"http://127.0.0.1:{airflow}/api/v2/monitor/health",
-            f"DAGs; user admin, password in {PASSWORD}",
-            environment,
-            signal.SIGINT,  # SIGTERM would leave its children behind
-            0o077,
-        ),
-        Service(
-            "triton",
-            [*python, "components.cli.main", "serve", "--install", "--live=serving/live", *listen],
-            [triton, triton + 1, triton + 2],
-            f"http://127.0.0.1:{triton}/v2/models/video_reward/ready",
-            f"reelign score clip.mp4 --prompt TEXT --triton http://127.0.0.1:{triton}",
-        ),
-    ]
-
-
 @app.command()
 def up(
-    mlflow: Annotated[int, typer.Option(help="Port.")] = 5000,
-    airflow: Annotated[int, typer.Option(help="Port.")] = 8080,
+    mlflow: Port = 5000,
+    airflow: Port = 8080,
     triton: Annotated[int, typer.Option(help="Port of HTTP; gRPC and metrics get the next two.")] = 8000,
+    postgres: Port = 5432,
+    s3: Annotated[int, typer.Option(help="Port of S3; its inner ones are the next seven.")] = 8333,
+    gateway: Port = 8090,
+    light: Annotated[bool, typer.Option("--light", help="MLflow and Airflow on SQLite, and Triton, alone.")] = False,
 ) -> None:
-    """Start the services that are not running, and return when all respond; a failed start stops those just started."""
-    profile = load_params().profile
-    for folder in (FOLDER, Path(".airflow")):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # Airflow prints its admin's password, and keeps it in a file
-    relocate(STORE_FILE.absolute())
-    chosen = services(mlflow, airflow, triton)
-    if not MODEL_REPOSITORY.exists():
-        say(f"triton    left out: {MODEL_REPOSITORY} is missing, `dvc repro package` makes it")
-        chosen = [service for service in chosen if service.name != "triton"]
-    missing = [service for service in chosen if running(service.name) is None]
-    for service in chosen:
-        if service in missing and not all(map(is_free, service.ports)):
-            raise BadInput(f"--{service.name}", f"another process listens on one of {service.ports}")
-        known = None if service in missing else record(service.name)
-        if known is not None and known["ports"] != service.ports:
-            raise BadInput(f"--{service.name}", f"runs on {known['ports']}; `make down` stops it")
-    with ExitStack() as undo:
-        for service in missing:
-            start(service)
-            undo.callback(stop, service.name)
+    """Start the services that are not running, and return when all are ready; a failed start stops those just started."""
+    begun, params = time.monotonic(), load_params()
+    make_folder()
+    with sole_writer(FOLDER / "up"):
+        end_leftovers(SETUP)  # of an `up` that was killed
+        form = LIGHT if light else STACK
+        refuse_other_form(form)
+        if light:
+            chosen = light_form(mlflow, airflow, triton)
+        else:
+            ports = Ports(mlflow, airflow, triton, postgres, s3, gateway)
+            chosen = stack_services(ports, params.orchestration.serving)
+        if not any(service.name == "triton" for service in chosen):
+            say(f"triton left out: {MODEL_REPOSITORY} is missing, `dvc repro package` makes it")
+        start_all(chosen, form)
         for service in chosen:
-            wait(service)
-            page = f"{service.about}{runs_page(mlflow, profile)}" if service.name == "mlflow" else service.about
-            say(f"{service.name:9} http://127.0.0.1:{service.ports[0]}  {page}")
-        undo.pop_all()
+            page = f"{service.about}{runs_page(mlflow, params.profile)}" if service.name == "mlflow" else service.about
+            say(f"{service.name:{max(len(one.name) for one in chosen)}} {address(service, chosen)}  {page}")
+    if not light:
+        say(f"All are ready after {time.monotonic() - begun:.0f} s.")
+        say_first_task(params.orchestration.serving, airflow, triton)
 
 
 @app.command()
 def down() -> None:
-    """Stop the services that `up` started."""
-    for file in sorted(FOLDER.glob("*.json")):
-        stop(file.stem)
-        say(f"{file.stem:9} stopped")
+    """Stop the services that `up` started, and what a killed `up` left."""
+    if not FOLDER.is_dir():
+        return
+    with sole_writer(FOLDER / "up"):
+        names = sorted(file.stem for file in FOLDER.glob("*.json"))
+        first = {*names}.difference(*STOPPED)
+        with ThreadPoolExecutor() as threads:
+            for group in (first, *STOPPED):
+                list(threads.map(stop, [name for name in names if name in group]))
+        end_leftovers()
+    for name in names:
+        say(f"{name} stopped")
 
 
-def start(service: Service) -> None:
-    os.close(os.open(service.log, os.O_WRONLY | os.O_CREAT, 0o600))  # wait may read it before bounded_log has begun
-    log = subprocess.Popen(
-        [sys.executable, "-I", bounded_log.__file__, service.log],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    assert log.stdin is not None  # a pipe
-    with log.stdin as pipe:
-        process = subprocess.Popen(
-            service.command, env=os.environ | service.environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe,
-            start_new_session=True, umask=service.umask,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in background
-        )  # fmt: skip
-    made = psutil.Process(process.pid).create_time()
-    known = {"pid": process.pid, "created": made, "ports": service.ports, "stop": service.stop}
-    atomic_write(FOLDER / f"{service.name}.json", json.dumps(known))
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy the databases and objects of the running stack, and its credentials, into a folder."""
+    ports = []
+    for name in LAST:
+        known = record(name) if running(name) is not None else None
+        if known is None:
+            raise BadInput(name, "does not run; `make up` starts it")
+        ports.append(known["ports"][0])
+    count, held = back_up(folder, *ports)
+    say(f"{folder}: databases {' and '.join(DATABASES)}, {count} objects of {held:,} bytes, and credentials")
 
 
-def record(name: str) -> dict | None:
-    """What is known of a service that was started; None where that is nothing, or damaged: then the file is removed."""
-    file = FOLDER / f"{name}.json"
-    if not file.exists():
-        return None
-    try:
-        known = json.loads(file.read_bytes())
-        return {key: known[key] for key in ("pid", "created", "ports", "stop")}
-    except (ValueError, TypeError, KeyError):
-        discard(file, "no record of a service; one that still runs has to be ended by hand")
-        return None
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder of `backup`.")], postgres: Port = 5432, s3: Port = 8333
+) -> None:
+    """Fill a checkout that has no data of a stack from a backup; `up` then starts with it."""
+    make_folder()
+    with sole_writer(FOLDER / "up"), ExitStack() as undo:
+        end_leftovers(SETUP)
+        secrets = check_backup(folder)
+        undo.callback(remove_data)
+        put_credentials(folder)
+        serving, ports = load_params().orchestration.serving, Ports(5000, 8080, 8000, postgres, s3, 8090)
+        chosen = [service for service in stack_services(ports, serving) if service.name in LAST]
+        start_all(chosen, STACK)
+        try:
+            count, held = fill(folder, chosen, secrets)
+        finally:
+            for service in chosen:
+                stop(service.name)
+        undo.pop_all()
+    say(f"databases {' and '.join(DATABASES)} and {count} objects of {held:,} bytes; `make up` starts with them")
 
 
-def running(name: str) -> psutil.Process | None:
-    """The process of a service, if it is still the one that was started; in a copied checkout it is another's."""
-    known = record(name)
-    if known is None:
-        return None
-    try:
-        process = psutil.Process(known["pid"])
-        same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
-        same = same and process.cwd() == str(Path.cwd())
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+def remove_data() -> None:
+    """Of a restoring that failed: nothing of it stays."""
+    CREDENTIALS.unlink(missing_ok=True)
+    for place in (DATA.parent, OBJECTS):
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def wait(service: Service) -> None:
-    """Return when the service responds; BadInput with its last log lines where it ends or times out."""
-    deadline = time.monotonic() + START_SECONDS
-    while not answers(service.ready):
-        if running(service.name) is None or time.monotonic() > deadline:
-            time.sleep(1)  # its last words pass through bounded_log
-            lines = service.log.read_text(errors="replace").splitlines()
-            raise BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
-        time.sleep(0.3)
+def make_folder() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    FOLDER.chmod(0o700)  # logs, and Airflow prints its admin's password
+
+
+def light_form(mlflow: int, airflow: int, triton: int) -> list[Service]:
+    LIGHT_HOME.mkdir(exist_ok=True)
+    LIGHT_HOME.chmod(0o700)  # Airflow keeps its admin's password in a file
+    relocate(STORE_FILE.absolute())
+    chosen = light_services(mlflow, airflow, triton)
+    return [service for service in chosen if service.name != "triton" or MODEL_REPOSITORY.exists()]
+
+
+def refuse_other_form(form: str) -> None:
+    """BadInput where services of the other form run: they have another database."""
+    for file in FOLDER.glob("*.json"):
+        known = record(file.stem) if running(file.stem) is not None else None
+        if known is not None and known["form"] != form:
+            raise BadInput("make up", f"{file.stem} of the form `{known['form']}` runs; `make down` stops it")
+
+
+def start_all(chosen: list[Service], form: str) -> None:
+    """Start what does not run, each after those that it needs, and wait for all."""
+    by_name = {service.name: service for service in chosen}
+    missing = [service for service in chosen if running(service.name) is None]
+    check_ports(chosen, missing)
+    with ExitStack() as undo:
+        for service in missing:
+            for other in service.after:
+                wait(by_name[other])
+            if service.prepare is not None:
+                service.prepare()
+            start(service, form)
+            undo.callback(stop, service.name)
+        for service in chosen:
+            wait(service)
+        undo.pop_all()
+
+
+def check_ports(chosen: list[Service], missing: list[Service]) -> None:
+    """BadInput where a port is taken, two services have the same one, or a service runs on others."""
+    uses = Counter(port for service in chosen for port in service.ports)
+    for service in chosen:
+        option = f"--{service.name.removesuffix('-api-server')}"
+        if twice := [port for port in service.ports if uses[port] > 1]:
+            raise BadInput(option, f"port {twice[0]} is another service's too; choose another one")
+        if service in missing:
+            end_leftovers(service.name)  # a server whose parent was killed
+            taken = [port for port in service.ports if not is_free(port)]
+            if taken:
+                raise BadInput(option, f"another process listens on port {taken[0]}; choose another one")
+        elif (known := record(service.name)) is not None and known["ports"] != service.ports:
+            raise BadInput(option, f"runs on {known['ports']}; `make down` stops it")
+
+
+def address(service: Service, chosen: list[Service]) -> str:
+    scheme = "postgresql" if service.name == "postgres" else "http"
+    widest = max(len(f"{one.ports[0]}") for one in chosen if one.ports) + len("postgresql://127.0.0.1:")
+    return f"{scheme}://127.0.0.1:{service.ports[0]}" if service.ports else " " * (widest - 8)
 
 
 def runs_page(port: int, profile: str) -> str:
@@ -216,12 +212,12 @@ def runs_page(port: int, profile: str) -> str:
     return f"{address}/#/experiments{runs}?workflowType=machine_learning"
 
 
-def stop(name: str) -> None:
-    """End a service and its children, by an orderly stop if possible and by a kill after STOP_SECONDS."""
-    process, known = running(name), record(name)
-    if process is not None and known is not None:
-        end(process, signal.Signals(known["stop"]), STOP_SECONDS)
-    (FOLDER / f"{name}.json").unlink(missing_ok=True)
+def say_first_task(serving: ServingParams, airflow: int, triton: int) -> None:
+    say(f"In a shell: source {VARIABLES}   (reelign and dvc then use these services)")
+    page = f"http://127.0.0.1:{airflow}"
+    say(f"First task: at {page} unpause `retrain` and `deploy`, and trigger `retrain` with profile smoke.")
+    if serving.url != f"http://127.0.0.1:{triton}":
+        say(f"params.yaml has Triton at {serving.url}, key orchestration.serving.url: `deploy` goes there")
 
 
 def say(text: str) -> None:

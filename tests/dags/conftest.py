@@ -25,13 +25,7 @@ BROKEN = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B\na
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory) -> Path:
     """A clone with this checkout's files as they are, the smoke profile in place, and a profile `broken`."""
-    folder = tmp_path_factory.mktemp("dags") / "checkout"
-    run(REPOSITORY, "git", "clone", "--quiet", REPOSITORY, folder)
-    tracked = run(REPOSITORY, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, tracked):
-        if (REPOSITORY / name).is_file() and not (REPOSITORY / name).is_symlink():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, folder / name)
+    folder = clone(tmp_path_factory.mktemp("dags") / "checkout")
     smoke = (REPOSITORY / "infra/profiles/smoke.yaml").read_text().replace("retries: 1", "retries: 0")
     told = f"{{notifier: tests.dags.told.Told, arguments: {{file: {folder.parent / TOLD}}}}}"
     smoke = smoke.replace("{notifier: null, arguments: {}}", told)
@@ -43,9 +37,25 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "broken/labels.csv").write_text(BROKEN)
     for name in (".venv-ml", ".triton"):
         (folder / name).symlink_to((REPOSITORY / name).resolve())
-    run(folder, "git", "add", "--all", "components", "dags", "infra", "broken", "params.yaml", "dvc.yaml")
-    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "smoke")
+    commit(folder, "broken")
     return folder
+
+
+def clone(folder: Path) -> Path:
+    """A clone with this checkout's files as they are."""
+    run(REPOSITORY, "git", "clone", "--quiet", REPOSITORY, folder)
+    tracked = run(REPOSITORY, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, tracked):
+        if (REPOSITORY / name).is_file() and not (REPOSITORY / name).is_symlink():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    return folder
+
+
+def commit(folder: Path, *more: str) -> None:
+    """What tasks run: they clone the commit."""
+    run(folder, "git", "add", "--all", "components", "dags", "infra", "params.yaml", "dvc.yaml", *more)
+    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "smoke")
 
 
 # Passwords of the addresses of the remote and of MLflow, beside the secrets of variables. No file has them, these tests' own

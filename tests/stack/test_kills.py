@@ -1,0 +1,80 @@
+"""SIGKILL of each service in turn while a retraining of the smoke profile runs: it ends green, with the metrics of one that
+nothing disturbed, and nothing is lost."""
+
+import json
+import shutil
+import time
+
+import psutil
+import pytest
+
+from tests.running import until
+from tests.stack.conftest import Airflow, Stack, make_checkout, stack_ports
+from tests.stack.test_stack import champion, records, registered
+
+pytestmark = pytest.mark.stack
+KILLED = ("postgres", "s3", "airflow-scheduler", "airflow-api-server", "triton", "gateway")
+
+
+def metrics(stack: Stack) -> dict[str, dict]:
+    """All metrics files that the stages' trees have, by path."""
+    found = {}
+    for tree in sorted((stack.folder / ".reelign/trees").iterdir()):
+        for file in sorted((tree / "metrics").glob("*.json")):
+            found[file.name] = json.loads(file.read_text())
+    return found
+
+
+def retrained(stack: Stack, disturb=None) -> dict[str, dict]:
+    airflow = Airflow(stack)
+    airflow.unpause("retrain", "deploy")
+    begun = time.monotonic()
+    run = airflow.trigger("retrain")
+    if disturb is not None:
+        disturb(airflow, run)
+    state = airflow.ended("retrain", run)
+    states = airflow.states("retrain", run)
+    assert state == "success" and set(states.values()) == {"success"}, states
+    print(f"retraining: {time.monotonic() - begun:.0f} s")
+    return metrics(stack)
+
+
+def test_a_retraining_outlives_the_kill_of_each_service(stack, tmp_path_factory):
+    undisturbed = retrained(stack)
+    assert {"reward_bench.json", "alignment.json"} <= undisturbed.keys()
+    assert stack.call("down").returncode == 0
+    ports = stack_ports()
+    other = Stack(make_checkout(tmp_path_factory.mktemp("kills") / "checkout", ports), ports)
+    try:
+        done = other.up()
+        assert done.returncode == 0, done.stderr
+        assert retrained(other, lambda airflow, run: kill_each(other, airflow, run)) == undisturbed
+        assert champion(other) == registered(other)["model_versions"][0]["version"] == "1"
+    finally:
+        assert other.call("down").returncode == 0
+        shutil.rmtree(other.folder / ".reelign", ignore_errors=True)
+
+
+def kill_each(stack: Stack, airflow: Airflow, run: str) -> None:
+    """One after the other, each while tasks run, and after progress since the last one; `make up` brings it back, as
+    compose would."""
+    done = 0
+    for name in KILLED:
+        until(lambda floor=done: finished(airflow, run) > floor and running(airflow, run), "progress", 900)
+        done = finished(airflow, run)
+        busy = running(airflow, run)
+        process = psutil.Process(records(stack)[name])
+        process.kill()
+        psutil.wait_procs([process], 30)
+        begun = time.monotonic()
+        back = stack.up()
+        assert back.returncode == 0, back.stderr
+        print(f"{name} killed beside {busy}, back after {time.monotonic() - begun:.1f} s")
+
+
+def finished(airflow: Airflow, run: str) -> int:
+    return sum(state == "success" for state in airflow.states("retrain", run).values())
+
+
+def running(airflow: Airflow, run: str) -> list[str]:
+    return [task for task, state in airflow.states("retrain", run).items() if state == "running"]
