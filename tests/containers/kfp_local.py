@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
 from docker.types import Mount
 from kfp import components, local  # pyright: ignore[reportMissingImports]
 from kfp.local import docker_task_handler  # pyright: ignore[reportMissingImports]
+
+from docker import DockerClient
 
 
 def run_to_the_end(client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **settings: Any) -> int:
