@@ -7,7 +7,7 @@ from components.annotation import studio
 from components.cli.main import app
 from components.errors import NO
 from components.preferences.schema import read_annotations
-from tests.annotation.conftest import QUESTIONS
+from tests.annotation.conftest import QUESTIONS, write_csv
 
 SAME = {question: "tie" for question in QUESTIONS} | {f"rating_{side}_{one}": 3 for side in "AB" for one in QUESTIONS}
 
@@ -54,8 +54,8 @@ def test_until_enough_tasks_are_ready_it_says_no_and_writes_nothing(exported, pr
 def test_export_chooses_pairs_by_their_scores(clips, tmp_path):
     """The most uncertain pair of two prompts with three clips each; then the others; then none."""
     scores, out = tmp_path / "scores.csv", tmp_path / "out"
-    rows = [f"{path},{prompt.join('""')},ok,,{place * place}" for place, (path, prompt, _) in enumerate(clips.rows)]
-    scores.write_text("path,prompt,status,reason,raw_Overall\n" + "\n".join(rows) + "\n")
+    rows = [(path, prompt, "ok", "", place * place) for place, (path, prompt, _) in enumerate(clips.rows)]
+    write_csv(scores, ["path", "prompt", "status", "reason", "raw_VQ"], rows)
     words = ["annotate", "export", "--clips", clips.csv, "--videos", clips.videos, "--scores", scores, "--out", out]
 
     def export(count: int):

@@ -42,8 +42,8 @@ def studio():
 
 
 @pytest.fixture(scope="module")
-def labels(checkout, studio, tmp_path_factory) -> Path:
-    """The checkout's folder `labels` with three clips and their scores, and a copy of the DAG whose model need not be there."""
+def labels(checkout, studio) -> Path:
+    """The checkout's folder `labels` with three clips and their scores, for a DAG that needs no model."""
     folder = checkout / "labels"
     folder.mkdir()
     python = REPOSITORY / ".venv-ml/bin/python"
