@@ -23,7 +23,7 @@ def export_kfp(
 ) -> None:
     """Compile the graph for Kubeflow Pipelines, with stages, order, image and resources of Airflow (`make kfp`).
 
-    Kubeflow's cache stays off, as DVC knows what has to run again.
+    Kubeflow's cache stays off: DVC decides what has to run again.
     """
     from components.orchestration.kubeflow import Cluster, export, read_labels
 
