@@ -69,9 +69,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(list(self.runs.values()))
         if not self.known():
             return None
+        if address.path == f"{API}/healthz":
+            return self.answer({"multi_user": False})
         if address.path == f"{API}/experiments":
             wanted = json.loads(parse_qs(address.query)["filter"][0])["predicates"][0]
-            assert wanted["operation"] == "EQUALS" and wanted["key"] == "display_name", wanted
+            assert wanted["operation"] in (1, "EQUALS") and wanted["key"] == "display_name", wanted
             found = [one for one in self.experiments.values() if one["display_name"] == wanted["stringValue"]]
             return self.answer({"experiments": found, "total_size": len(found)} if found else {})
         if address.path.startswith(f"{API}/runs/"):

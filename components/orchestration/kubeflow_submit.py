@@ -14,6 +14,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
+
+from yaml import YAMLError
 
 from components.errors import BadInput, Unreachable, exit_codes
 from components.orchestration.kubeflow import PYTHON, interpreter
@@ -46,14 +51,17 @@ def submit(request: Request, python: Path = PYTHON) -> int:
 def start(request: Request) -> int:
     """Runs in kfp's environment. BadInput where the server refuses, Unreachable where it does not answer."""
     warnings.simplefilter("ignore", FutureWarning)  # the client's word on servers before 2.0
+    from google.protobuf.json_format import ParseError
     from kfp.client import Client  # pyright: ignore[reportMissingImports]
     from kfp_server_api import ApiException  # pyright: ignore[reportMissingImports]
-    from urllib3.exceptions import HTTPError  # pyright: ignore[reportMissingImports]
+    from urllib3.exceptions import HTTPError as NoAnswer  # pyright: ignore[reportMissingImports]
 
+    token = os.environ.get(TOKEN) or None
+    greet(request.url, token)
     try:
         client = Client(
             host=request.url,
-            existing_token=os.environ.get(TOKEN) or None,
+            existing_token=token,
             namespace=request.namespace or "kubeflow",  # the client's word for none
             ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
         )
@@ -69,14 +77,30 @@ def start(request: Request) -> int:
         return wait_for(client, run.run_id) if request.wait else 0
     except ApiException as error:
         raise BadInput(request.url, f"answered {error.status} {error.reason}: {reason(error.body)}") from error
-    except HTTPError as error:
+    except (ParseError, YAMLError) as error:
+        raise BadInput(request.pipeline, f"no compiled pipeline: {str(error).splitlines()[0]}") from error
+    except NoAnswer as error:
         raise Unreachable(request.url, str(error)) from error
+
+
+def greet(url: str, token: str | None) -> None:
+    """Ask for the server's health: kfp's client would ask five times, and print what it gets each time."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(HttpRequest(f"{url.rstrip('/')}/apis/v2beta1/healthz", headers=headers), timeout=30) as answer:
+            json.load(answer)
+    except HTTPError as error:
+        raise BadInput(url, f"answered {error.code} {error.reason}: {reason(error.read())}") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(url, "the answer is no JSON; is this the address of Kubeflow Pipelines?") from error
+    except OSError as error:
+        raise Unreachable(url, str(getattr(error, "reason", error))) from error
 
 
 def wait_for(client: Any, run: str) -> int:
     """0 where the run succeeds; else 1, with its state and the error that the server gives. A server that is silent for a
     while is waited for, as the run goes on without it."""
-    from urllib3.exceptions import HTTPError  # pyright: ignore[reportMissingImports]
+    from urllib3.exceptions import HTTPError as NoAnswer  # pyright: ignore[reportMissingImports]
 
     begun = answered = time.monotonic()
     while True:
@@ -85,7 +109,7 @@ def wait_for(client: Any, run: str) -> int:
             answered = time.monotonic()
             if found.state in ENDED:
                 break
-        except HTTPError:
+        except NoAnswer:
             if time.monotonic() - answered > PATIENCE:
                 raise
         time.sleep(min(POLL[0] + (time.monotonic() - begun) / 10, POLL[1]))
