@@ -44,5 +44,5 @@ def waiting(operator: type[BaseOperator], poll: timedelta, patience: timedelta) 
                 raise AirflowFailException(f"the answer is still no, {patience.days} days after the run began") from error
             raise TaskDeferred(trigger=TimeDeltaTrigger(poll), method_name="look_again") from error
 
-    Waiting.__name__ = f"Waiting{operator.__name__}"
+    Waiting.__name__ = Waiting.__qualname__ = f"Waiting{operator.__name__}"
     return Waiting
