@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback
 from airflow.sdk.module_loading import import_string
 
-from components.config.operation import AlertsParams
+from components.config.operation import AlertsParams, DagName
 from components.config.params import load_params
 from components.errors import BadInput
 
@@ -22,12 +22,12 @@ def notifier(alerts: AlertsParams) -> Any:
         raise BadInput("params.yaml", f"{alerts.notifier}: {error}", key="orchestration.alerts.notifier") from error
 
 
-def deadline(dag_id: str) -> DeadlineAlert | None:
+def deadline(dag_id: DagName) -> DeadlineAlert | None:
     """The deadline of a DAG's runs in params.yaml, from the time when a run is queued."""
     return deadline_of(dag_id, load_params(PARAMS).orchestration.alerts)
 
 
-def deadline_of(dag_id: str, alerts: AlertsParams) -> DeadlineAlert | None:
+def deadline_of(dag_id: DagName, alerts: AlertsParams) -> DeadlineAlert | None:
     """The executor calls the notifier for a run that has not ended by then. Its context has `dag_run` and `deadline`, and no
     task."""
     hours = alerts.deadlines.get(dag_id)

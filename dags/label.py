@@ -44,7 +44,7 @@ def add_tasks(settings: OrchestrationParams) -> None:
     }
     skips = {"choose": {"skip_on_exit_code": NO}}  # nothing is left to label
     tasks = [make_task(name, command, settings, **skips.get(name, {})) for name, command in commands.items()]
-    chain(*tasks, new_preferences())
+    chain(*tasks, new_preferences())  # pyright: ignore[reportCallIssue]
 
 
 with DAG(

@@ -143,7 +143,7 @@ def collect(
     out: Annotated[Path, typer.Option(help="Annotations, as the stage `source` reads them; one that is there is extended.")],
     url: Server = LOCAL,
     reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of the reviewer.")] = None,
-    ready: Annotated[float, typer.Option(min=0, max=1, help="Share of the tasks that OUT lacks.")] = 1.0,
+    ready: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the tasks that OUT lacks.")] = 1.0,
 ) -> None:
     """Pull and import labels once enough tasks have all their answers; until then exit code 5, and OUT stays as it is."""
     from components.annotation import collecting

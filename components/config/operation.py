@@ -105,6 +105,9 @@ class ServingParams(Section):
     max_latency_ratio: Positive
 
 
+DagName = Literal["retrain", "deploy", "monitor", "label"]  # of dags/
+
+
 class AlertsParams(Section):
     """An Airflow notifier for failed tasks and late DAG runs, by its class
     (`airflow.providers.smtp.notifications.smtp.SmtpNotifier`), and what it is made with. Secrets belong in Airflow's
@@ -112,7 +115,7 @@ class AlertsParams(Section):
 
     notifier: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")] | None
     arguments: dict[str, Any]
-    deadlines: dict[Literal["retrain", "deploy", "monitor", "label"], Positive]
+    deadlines: dict[DagName, Positive]
 
     @model_validator(mode="after")
     def deadlines_have_a_notifier(self) -> "AlertsParams":
