@@ -35,7 +35,7 @@ write_csv(folder / "scores.csv", ["path", "prompt", "status", "reason", "raw_VQ"
 
 @pytest.fixture(scope="module")
 def studio():
-    studio = Studio(patience=2)
+    studio = Studio(patience=3)
     with serving(studio) as url:
         studio.url = url
         yield studio
