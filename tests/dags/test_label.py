@@ -71,7 +71,8 @@ def test_pairs_are_chosen_pushed_waited_for_and_handed_to_a_retraining(labels, s
     assert TOKEN not in log
     with sqlite3.connect(f"{environ['AIRFLOW_HOME']}/airflow.db") as base:
         [(extra,)] = base.execute(
-            "select asset_event.extra from asset_event join asset on asset.id = asset_id where asset.name = 'new_preferences'"
+            "select asset_event.extra from asset_event join asset on asset.id = asset_id"
+            " where asset.name = 'new_preferences'"
         )
     assert json.loads(extra)["asked_by"] == "label"
 
