@@ -189,7 +189,7 @@ image-source:
 
 # As root: the engine is the test's own, its data in .images/. MARK=containers without pods, MARK=kubernetes with nothing else.
 MARK ?= containers or kubernetes
-test-containers: orchestrator .seaweedfs/installed
+test-containers: orchestrator .venv-kfp/installed .seaweedfs/installed
 	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m "$(MARK)" tests/containers
 

@@ -10,6 +10,8 @@ from airflow.sdk import DAG, Param, TriggerRule
 from components.config.operation import OrchestrationParams
 from components.config.params import load_params
 from components.errors import NO
+from components.serving.access import VARIABLE as KEY
+from dags.alerts import deadline
 from dags.asked import commit_param, profile_param
 from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
@@ -38,10 +40,12 @@ def add_tasks(settings: OrchestrationParams) -> None:
     promote = Command(["run-with", STAGE, "promote"], resources, GATE)
     promote = make_task("promote", promote, settings, skip_on_exit_code=NO)
     served = ShortCircuitOperator(task_id="is_served", python_callable=is_served)
-    roll_over, verify, roll_back = (
-        make_task(name, Command(deploy + words, resources, folders=["live"], manages=name != "verify"), settings)
-        for name, words in {"roll_over": max_latency_ratio, "verify": ["--verify"], "roll_back": ["--rollback"]}.items()
-    )
+    commands = {
+        "roll_over": Command(deploy + max_latency_ratio, resources, folders=["live"], secrets=[KEY]),
+        "verify": Command([*deploy, "--verify"], resources, folders=["live"]),
+        "roll_back": Command([*deploy, "--rollback"], resources, folders=["live"], secrets=[KEY]),
+    }
+    roll_over, verify, roll_back = (make_task(name, command, settings) for name, command in commands.items())
     # Roll back only after a rollover: a refused version has changed nothing.
     refuted = EmptyOperator(task_id="refuted", trigger_rule=TriggerRule.ALL_FAILED)
     deployed = EmptyOperator(task_id="deployed")  # so that the run fails where verify fails
@@ -55,6 +59,7 @@ with DAG(
     schedule=NEW_REWARD_MODEL,
     catchup=False,
     max_active_runs=1,
+    deadline=deadline("deploy"),
     params={
         "model": Param(SERVED, type="string", description="Or generator_dpo and the like, which is promoted alone"),
         "challenger": Param(None, type=["null", "string"], description="Number or alias; empty: the newest version"),

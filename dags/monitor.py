@@ -9,6 +9,7 @@ from airflow.sdk import DAG, TaskInstance, Variable
 
 from components.config.params import Params, load_params
 from components.errors import NO
+from dags.alerts import deadline
 from dags.runners import REPOSITORY, Command, folder, make_task
 from dags.timing import on_time, skip_late
 
@@ -65,6 +66,7 @@ with DAG(
     schedule=on_time("7 * * * *"),
     catchup=False,
     max_active_runs=1,
+    deadline=deadline("monitor"),
     tags=["reelign"],
 ) as dag:
     add_tasks(load_params(REPOSITORY / "params.yaml"))

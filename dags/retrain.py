@@ -4,6 +4,7 @@ from typing import Any
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, task
 
+from dags.alerts import deadline
 from dags.asked import commit_param, profile_param, stages_param
 from dags.assets import NEW_PREFERENCES, NEW_REWARD_MODEL
 from dags.pipeline import add_stages
@@ -21,6 +22,7 @@ with DAG(
     description="Retrain VideoReward, align the generator with it, evaluate (dvc.yaml)",
     schedule=AssetOrTimeSchedule(timetable=on_time("0 3 * * 0"), assets=[NEW_PREFERENCES]),
     catchup=False,
+    deadline=deadline("retrain"),
     max_active_runs=1,  # labels that arrive during a run start one more run together
     params={
         "profile": profile_param("params.yaml as it is"),

@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.module_loading import import_string
 
-from components.config.operation import AlertsParams, OrchestrationParams, ResourcesParams
-from components.errors import BadInput
+from components.config.operation import LabellingParams, OrchestrationParams, ResourcesParams
 from components.orchestration.images import image_of, own_commit
 from components.serving.access import VARIABLE as KEY
+from dags.alerts import notifier
+from dags.links import MLflowRun
+from dags.waiting import waiting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER = 10001  # of our images (docker/)
-TRITON_SECRET = "reelign-triton"  # of infra/kubernetes: the key of the server's management
+# Secrets of infra/kubernetes with the variables that only some tasks get: the key of the server's management, and the token
+# of Label Studio.
+TOKEN = "LABEL_STUDIO_API_KEY"  # components/annotation/studio.py, whose libraries Airflow's environment lacks
+SECRETS = {KEY: "reelign-triton", TOKEN: "reelign-label-studio"}
 # What is asked of a DAG run, as templates: by its params, or by those of the DAG run before it, which the event has that
 # started this one (dags/retrain.py).
 EVENTS = "triggering_asset_events.values() | sum(start=[]) | map(attribute='extra') | list"
@@ -38,22 +42,32 @@ ASKED = {
 
 @dataclass(frozen=True)
 class Command:
-    """`reelign WORDS...`, with variables of its own (templates); `folders` are those of the server that it works with,
-    "live" and "served" of section `orchestration.serving`. Only what `manages` the server gets its key: a process finds it
-    beside the folder (components/serving/access.py), containers and pods by the environment."""
+    """`reelign WORDS...`, with variables of its own (templates); `folders` are those that it works with: "live" and "served"
+    of section `orchestration.serving`, "labels" of `orchestration.labelling`. Only tasks that need them get `secrets`, in
+    the environment of containers and pods; a process has Airflow's environment, and the server's key beside its folder
+    (components/serving/access.py)."""
 
     words: Sequence[str]
     resources: ResourcesParams
     environment: dict[str, str] = field(default_factory=dict)
     folders: Sequence[str] = ()
-    manages: bool = False
+    secrets: Sequence[str] = ()
+    waits: LabellingParams | None = None  # for people: exit code NO means to look again later
+
+    def kind(self, operator: type[BaseOperator]) -> Any:
+        """The operator of the runner, as one that waits if the command does."""
+        if self.waits is None:
+            return operator
+        return waiting(operator, timedelta(minutes=self.waits.poll), timedelta(days=self.waits.patience))
 
 
 def make_stage(name: str, settings: OrchestrationParams, **common: Any) -> BaseOperator:
     """The task of a stage, "align@dpo" as task "align.dpo"; `common` is passed to the operator, e.g. dag=."""
     forced = {"REELIGN_FORCE": f"{{{{ '{name}' in params.force }}}}"}
     command = Command(["run-stage", name], settings.resources_of(name), forced)
-    return make_task(name.replace("@", "."), command, settings, **common)
+    task = make_task(name.replace("@", "."), command, settings, **common)
+    task.operator_extra_links = (MLflowRun(name),)
+    return task
 
 
 def make_task(task_id: str, command: Command, settings: OrchestrationParams, **common: Any) -> BaseOperator:
@@ -71,17 +85,14 @@ def make_task(task_id: str, command: Command, settings: OrchestrationParams, **c
     return make(command, settings, common)
 
 
-def notifier(alerts: AlertsParams) -> Any:
-    """The notifier of params.yaml; BadInput where it cannot be made, so that the DAGs do not load without it."""
-    try:
-        return import_string(alerts.notifier)(**alerts.arguments)
-    except (ImportError, TypeError) as error:
-        raise BadInput("params.yaml", f"{alerts.notifier}: {error}", key="orchestration.alerts.notifier") from error
+def source(name: str, settings: OrchestrationParams) -> str:
+    """What params.yaml has for a folder: a path, a volume or a claim."""
+    return settings.labelling.folder if name == "labels" else getattr(settings.serving, name)
 
 
 def folder(name: str, settings: OrchestrationParams) -> str:
-    """Path of a folder of the server in a task."""
-    return str(REPOSITORY / getattr(settings.serving, name)) if settings.runner == "local" else f"/{name}"
+    """Path of a folder in a task."""
+    return str(REPOSITORY / source(name, settings)) if settings.runner == "local" else f"/{name}"
 
 
 def image(settings: OrchestrationParams) -> str:
@@ -94,7 +105,7 @@ def local(command: Command, settings: OrchestrationParams, common: dict[str, Any
     from airflow.providers.standard.operators.bash import BashOperator
 
     here = {"PATH": f"{REPOSITORY}/.venv-ml/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
-    return BashOperator(
+    return command.kind(BashOperator)(
         **common,
         bash_command=f"exec python -m components.cli.main {shlex.join(command.words)}",
         cwd=str(REPOSITORY),
@@ -124,8 +135,8 @@ def docker(command: Command, settings: OrchestrationParams, common: dict[str, An
         return Mount(target=target, source=source, type="bind" if source.startswith("/") else "volume")
 
     resources = command.resources
-    private = [*settings.docker.environment, *([KEY] if command.manages else [])]
-    return ContainedOperator(
+    private = [*settings.docker.environment, *command.secrets]
+    return command.kind(ContainedOperator)(
         **common,
         image=image(settings),
         command=["reelign", *command.words],
@@ -135,7 +146,7 @@ def docker(command: Command, settings: OrchestrationParams, common: dict[str, An
         user=f"{USER}:{USER}",
         mounts=[
             mount("/work", settings.docker.work),
-            *(mount(folder(name, settings), getattr(settings.serving, name)) for name in command.folders),
+            *(mount(folder(name, settings), source(name, settings)) for name in command.folders),
         ],
         mount_tmp_dir=False,
         network_mode=settings.docker.network,
@@ -166,15 +177,15 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
         return k8s.V1Volume(name=key, empty_dir=k8s.V1EmptyDirVolumeSource(**empty))
 
     def claim(name: str) -> k8s.V1Volume:
-        source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=getattr(settings.serving, name))
-        return k8s.V1Volume(name=name, persistent_volume_claim=source)
+        claimed = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=source(name, settings))
+        return k8s.V1Volume(name=name, persistent_volume_claim=claimed)
 
     volumes = [volume("work"), volume("tmp"), volume("shm", medium="Memory", size_limit=resources.shared_memory)]
     paths = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"} | {key: folder(key, settings) for key in command.folders}
     labels = {"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"}
     if settings.serving.url in command.words:
         labels["reelign/scores"] = "yes"  # may connect to Triton
-    return KubernetesPodOperator(
+    return command.kind(KubernetesPodOperator)(
         **common,
         name=f"reelign-{common['task_id'].replace('.', '-').replace('_', '-')}",
         namespace=settings.kubernetes.namespace,
@@ -187,7 +198,7 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
             k8s.V1EnvFromSource(config_map_ref=k8s.V1ConfigMapEnvSource(name=settings.kubernetes.config_map)),
             k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=settings.kubernetes.secret)),
         ],
-        secrets=[Secret("env", KEY, TRITON_SECRET, KEY)] if command.manages else [],
+        secrets=[Secret("env", key, SECRETS[key], key) for key in command.secrets],
         labels=labels,
         container_resources=k8s.V1ResourceRequirements(requests=amounts, limits=amounts),
         node_selector=resources.node_selector,

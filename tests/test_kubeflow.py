@@ -10,7 +10,7 @@ import yaml
 from components.config.params import load_params
 from components.errors import BadInput
 from components.orchestration.images import own_commit
-from components.orchestration.kubeflow import CONFIG, SECRET, export, in_order
+from components.orchestration.kubeflow import CONFIG, SECRET, Cluster, export, in_order, read_labels
 from components.pipeline import graph
 from components.pipeline.graph import edges, stage_names
 
@@ -24,21 +24,20 @@ def graph_of_the_profile(monkeypatch):
     monkeypatch.setattr(graph, "_params", lambda: params)
 
 
-def compiled(out: Path) -> tuple[dict, dict]:
-    """(pipeline, platform): the two documents of a compiled pipeline."""
-    export(out)
-    return tuple(yaml.safe_load_all(out.read_text()))
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """Compiled in a folder with the profile in place, as `reelign profile` puts it."""
-    folder = tmp_path_factory.mktemp("kfp")
+def compiled(folder: Path, cluster: Cluster | None = None) -> tuple[dict, dict]:
+    """(pipeline, platform): the two documents of a pipeline, compiled in a folder with the profile in place, as `reelign
+    profile` puts it."""
     shutil.copy("dvc.yaml", folder)
     shutil.copy(f"infra/profiles/{PROFILE}.yaml", folder / "params.yaml")
     (folder / ".venv-kfp").symlink_to(Path(".venv-kfp").absolute())
     with contextlib.chdir(folder):
-        return compiled(Path("pipeline.yaml"))
+        export(Path("pipeline.yaml"), cluster)
+        return tuple(yaml.safe_load_all(Path("pipeline.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("kfp"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,7 @@ def test_a_task_runs_its_stage_in_the_image(pipeline, settings):
         task = pipeline[0]["root"]["dag"]["tasks"][task_id(name)]
         assert not task["cachingOptions"].get("enableCache", False), "DVC knows what has to run again"
         assert task["retryPolicy"]["maxRetryCount"] == settings.resources_of(name).retries
+        assert task["retryPolicy"]["backoffDuration"] == f"{settings.retry_delay:g}s"
 
 
 @pytest.mark.kfp
@@ -109,6 +109,31 @@ def test_credentials_are_references(pipeline, settings):
         assert {key["configMapKey"] for key in config["keyToEnv"]} == set(CONFIG)
         assert kubernetes["securityContext"]["runAsNonRoot"]
         assert {"/work", "/tmp", "/dev/shm"} == {mount["mountPath"] for mount in kubernetes["emptyDirMounts"]}
+
+
+@pytest.mark.kfp
+def test_a_cluster_has_its_own_gpus_nodes_and_retries(tmp_path, settings):
+    own = Cluster(
+        "nvidia.com/mig-3g.40gb", {"pool": "reelign"}, {"cloud.google.com/gke-accelerator": "nvidia-l4"}, retries=0
+    )
+    pipeline = compiled(tmp_path, own)
+    for name in ("pairs", "align@dpo"):
+        container, kubernetes = executor(pipeline, name)
+        wanted = settings.resources_of(name)
+        labels = wanted.node_selector | own.nodes | (own.gpu_nodes if wanted.gpu else {})
+        assert kubernetes["nodeSelector"]["labels"] == labels
+        if wanted.gpu:
+            assert container["resources"]["accelerator"]["resourceType"] == own.gpu_resource
+        assert "retryPolicy" not in pipeline[0]["root"]["dag"]["tasks"][task_id(name)]
+
+
+@pytest.mark.parametrize("label", ["pool", "=gpus", "pool=a b", "po ol=gpus", "pool=gpus\n"])
+def test_a_label_that_no_node_can_have_is_refused_by_its_option(label):
+    assert read_labels("--node", ["a.b/c=d", "pool="]) == {"a.b/c": "d", "pool": ""}
+    with pytest.raises(BadInput, match=r"^--node"):
+        read_labels("--node", [label])
+    with pytest.raises(BadInput, match="and before it pool=a"):
+        read_labels("--node", ["pool=a", "pool=b"])
 
 
 def test_config_map_and_secret_are_those_of_the_manifests():

@@ -14,6 +14,7 @@ import requests
 
 from components.annotation.tasks import VIDEOS, Settings, read_settings
 from components.errors import BadInput
+from components.files.atomic import atomic_write
 from components.files.locks import sole_writer
 from components.files.text import read_json, read_text
 from components.preferences.agreement import ANNOTATORS_PER_PAIR
@@ -172,6 +173,11 @@ def serve_videos(studio: Studio, project: int, videos: Path) -> None:
         return
     about = {"project": project, "title": "videos", "path": str(videos), "use_blob_urls": True}
     studio.ask("POST", "/api/storages/localfiles", json=about)
+
+
+def write_export(out: Path, tasks: list[dict]) -> None:
+    """What `pull` returned, as Label Studio's JSON export: its owner's alone to read, as it has people's addresses."""
+    atomic_write(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", private=True)
 
 
 def pull(folder: Path, url: str) -> list[dict]:

@@ -3,7 +3,6 @@
 export -> serve -> push -> (people label) -> pull -> import -> report, next -> export ...
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from components.cli.labels import Margin, OwnColumns
-from components.errors import BadInput
+from components.errors import NO, BadInput
 from components.files.atomic import whole_file
 from components.files.locks import sole_writer
 
@@ -20,6 +19,7 @@ app = typer.Typer(help="Have people compare clips in Label Studio, and import th
 Folder = Annotated[Path, typer.Argument(help="Folder that `annotate export` makes.")]
 Server = Annotated[str, typer.Option(help="Label Studio's address; its token is taken from LABEL_STUDIO_API_KEY.")]
 Clips = Annotated[Path, typer.Option(help="CSV with the columns path, prompt and model (which may be empty).")]
+Theta = Annotated[float, typer.Option(min=1, help="The reward model's, in params.yaml under reward.theta.")]
 Videos = Annotated[Path | None, typer.Option(help="Folder that paths are relative to; default: that of the CSV.")]
 LOCAL = "http://127.0.0.1:8080"
 
@@ -31,17 +31,60 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder for project, tasks, videos and key; one that is there is extended.")],
     videos: Videos = None,
     pairs: Annotated[Path | None, typer.Option(help="CSV of pairs, as `next` writes; default: every pair.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Or: choose new pairs by this table of scores, as `next` does; with --count.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pairs to choose with --scores.")] = 100,
+    theta: Theta = 5.0,
     ratings: Annotated[bool | None, typer.Option(help="Also collect 1 to 5 stars for each clip.")] = None,
     overall: Annotated[bool | None, typer.Option(help="Add the question which clip is better overall.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws names and sides; default: a secret one, kept in OUT.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Where OUT/media/videos will be; default: on Label Studio.")] = None,
 ) -> None:
-    """Make blind tasks of pairs of clips with the same prompt. Only OUT/media may be shown to anybody."""
+    """Make blind tasks of pairs of clips with the same prompt. Only OUT/media may be shown to anybody.
+
+    Exit code 5, with --scores, where no pair is left to choose.
+    """
     from components.annotation import tasks
 
     context.with_resource(sole_writer(out))
-    new, total = tasks.export(clips, videos or clips.parent, out, pairs, seed, ratings, base_url, overall)
+    if scores is not None:
+        if pairs is not None:
+            raise BadInput("--scores", "chooses pairs; --pairs has chosen already")
+        new, total = export_chosen(clips, videos, out, scores, count, theta, (seed, ratings, base_url, overall))
+        if not new:
+            print(f"no unlabelled pair of scored clips with one prompt is left in {clips}")
+            raise typer.Exit(NO)
+    else:
+        new, total = tasks.export(clips, videos or clips.parent, out, pairs, seed, ratings, base_url, overall)
     print(f"{out / 'tasks.json'}: {total} tasks, {new} of them new")
+
+
+def export_chosen(
+    clips: Path, videos: Path | None, out: Path, scores: Path, count: int, theta: float, settings: tuple
+) -> tuple[int, int]:
+    """Tasks of pairs chosen by scores; those of OUT count as labelled. How many are new, and how many there are."""
+    from components.annotation import tasks
+
+    known, chosen = chosen_pairs(clips, videos, scores, count, theta, None, out if (out / "key.csv").exists() else None)
+    if not chosen:
+        return 0, len(known)
+    found = tasks.choose_settings(out, *settings)
+    return tasks.export_pairs(clips, [pair for pair, _ in chosen], videos or clips.parent, out, found)
+
+
+def chosen_pairs(
+    clips: Path, videos: Path | None, scores: Path, count: int, theta: float, labelled: Path | None, folder: Path | None
+) -> tuple[list, list]:
+    """All clips, and the pairs that choose_next takes, each with its uncertainty. Clips without scores are counted aloud."""
+    from components.annotation.choosing import choose_next, read_scores, taken_pairs
+    from components.annotation.clips import read_clips
+
+    known = read_clips(clips, videos or clips.parent)
+    found = read_scores(scores, known, videos or clips.parent)
+    if found.failed or found.absent:
+        print(f"left out: {found.failed} clips that could not be scored, {found.absent} that are not in {scores}")
+    return known, choose_next(known, found.raw, taken_pairs(labelled, folder), count, theta)
 
 
 @app.command()
@@ -86,12 +129,33 @@ def pull(
     """Fetch the project's annotations; the same as exporting it as JSON, with authors' addresses: OUT is its
     owner's alone to read."""
     from components.annotation import studio
-    from components.files.atomic import atomic_write
 
     context.with_resource(sole_writer(out))
     tasks = studio.pull(folder, url)
-    atomic_write(out, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", private=True)
+    studio.write_export(out, tasks)
     print(f"{out}: {len(tasks)} tasks, {sum(len(task['annotations']) for task in tasks)} annotations")
+
+
+@app.command()
+def collect(
+    context: typer.Context,
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Annotations, as the stage `source` reads them; one that is there is extended.")],
+    url: Server = LOCAL,
+    reviewer: Annotated[list[str] | None, typer.Option(help="Mail address or number of the reviewer.")] = None,
+    ready: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the tasks that OUT lacks.")] = 1.0,
+) -> None:
+    """Pull and import labels once enough tasks have all their answers; until then exit code 5, and OUT stays as it is."""
+    from components.annotation import collecting
+
+    context.with_resource(sole_writer(out))
+    found = collecting.collect(folder, url, out, reviewer or [], ready)
+    counts = found.counts
+    print(f"{found.ready} of {found.open} new tasks are ready, {found.needed} needed; "
+          f"{counts['annotators']} await annotators, {counts['reviewer']} a reviewer")  # fmt: skip
+    if found.written is None:
+        raise typer.Exit(NO)
+    print(f"{out}: {found.written} annotations")
 
 
 @app.command("import")
@@ -187,19 +251,14 @@ def choose(
     out: Annotated[Path, typer.Option(help="CSV of pairs, for `export --pairs`.")],
     labelled: Annotated[Path | None, typer.Option(help="Annotations that are there already.")] = None,
     folder: Annotated[Path | None, typer.Option(help="The folder of `export`: its tasks count as labelled.")] = None,
-    theta: Annotated[float, typer.Option(min=1, help="The reward model's, in params.yaml under reward.theta.")] = 5.0,
+    theta: Theta = 5.0,
     videos: Videos = None,
 ) -> None:
     """Choose pairs to label: where the reward model is unsure, spread over pairs of generators and prompts."""
-    from components.annotation.choosing import choose_next, read_scores, taken_pairs
-    from components.annotation.clips import read_clips, write_pairs
+    from components.annotation.clips import write_pairs
 
     context.with_resource(sole_writer(out))
-    known = read_clips(clips, videos or clips.parent)
-    found = read_scores(scores, known, videos or clips.parent)
-    if found.failed or found.absent:
-        print(f"left out: {found.failed} clips that could not be scored, {found.absent} that are not in {scores}")
-    chosen = choose_next(known, found.raw, taken_pairs(labelled, folder), count, theta)
+    _, chosen = chosen_pairs(clips, videos, scores, count, theta, labelled, folder)
     if not chosen:
         raise BadInput(clips, "no unlabelled pair of scored clips with one prompt", key="prompt")
     with whole_file(out) as partial:

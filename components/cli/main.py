@@ -17,6 +17,7 @@ from components.cli.annotation import app as annotate
 from components.cli.evaluation import ablation, vbench
 from components.cli.generator import generate
 from components.cli.judge import app as judge
+from components.cli.kubeflow import export_kfp, submit_kfp
 from components.cli.lora import app as lora
 from components.cli.output import AsJson, print_json
 from components.cli.registry import lineage, promote
@@ -87,16 +88,6 @@ def put_in_params(content: bytes, force: bool) -> None:
 
         refuse_while_running(Path.cwd())
         atomic_write(current, content)
-
-
-def export_kfp(
-    out: Annotated[Path, typer.Option(help="The compiled pipeline, for Kubeflow's page or client.")] = Path("pipeline.yaml"),
-) -> None:
-    """Compile the graph for Kubeflow Pipelines, with stages, order, image and resources of Airflow (`make kfp`)."""
-    from components.orchestration.kubeflow import export
-
-    export(out)
-    print(f"{out} written")
 
 
 def fetch(
@@ -254,7 +245,8 @@ COMMANDS: dict[str, dict[str, tuple[Callable, str]]] = {
     "Orchestration": {
         "run-stage": (run_stage, "reelign run-stage reward --profile smoke"),
         "run-with": (run_with, "reelign run-with reward_bench promote --dry-run"),
-        "export-kfp": (export_kfp, "reelign export-kfp --out pipeline.yaml"),
+        "export-kfp": (export_kfp, "reelign export-kfp --gpu-node cloud.google.com/gke-accelerator=nvidia-l4"),
+        "submit-kfp": (submit_kfp, "reelign submit-kfp https://kubeflow.example.com/pipeline --profile wan2.1-1.3b --wait"),
         "gc": (gc, "reelign gc --days 60"),
     },
 }

@@ -105,12 +105,39 @@ class ServingParams(Section):
     max_latency_ratio: Positive
 
 
+DagName = Literal["retrain", "deploy", "monitor", "label"]  # of dags/
+
+
 class AlertsParams(Section):
-    """An Airflow notifier for failed tasks, by its class (`airflow.providers.smtp.notifications.smtp.SmtpNotifier`), and
-    what it is made with. Secrets belong in Airflow's connections."""
+    """An Airflow notifier for failed tasks and late DAG runs, by its class
+    (`airflow.providers.smtp.notifications.smtp.SmtpNotifier`), and what it is made with. Secrets belong in Airflow's
+    connections. `deadlines` are hours by DAG: a run is late that has not ended so long after it was queued."""
 
     notifier: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")] | None
     arguments: dict[str, Any]
+    deadlines: dict[DagName, Positive]
+
+    @model_validator(mode="after")
+    def deadlines_have_a_notifier(self) -> "AlertsParams":
+        if self.deadlines and self.notifier is None:
+            raise ValueError("deadlines need a notifier: nobody would hear of a late run")
+        return self
+
+
+class LabellingParams(Section):
+    """Label Studio of DAG `label`, by its address from the tasks, and the folder with `clips.csv` and its clips (a folder,
+    volume or claim, as in ServingParams). The DAG writes there: scores, the folder `project` of `reelign annotate`, and
+    `annotations.csv`. `base_url` is where the project's videos are, if not on Label Studio. Every `poll` minutes it looks
+    whether the share `ready` of all tasks has all its answers; after `patience` days it fails. `reviewers` decide disputes,
+    by mail address or number."""
+
+    url: str
+    folder: str
+    base_url: str | None
+    reviewers: list[str]
+    ready: Annotated[float, Field(gt=0, le=1)]
+    poll: Positive
+    patience: Positive
 
 
 class OrchestrationParams(Section):
@@ -124,6 +151,7 @@ class OrchestrationParams(Section):
     retry_delay: Annotated[float, Field(ge=0)]  # seconds
     gpu_pool: str | None
     alerts: AlertsParams
+    labelling: LabellingParams
     serving: ServingParams
     docker: DockerParams
     kubernetes: KubernetesParams

@@ -14,6 +14,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,22 +30,61 @@ SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # of the secret
 USER = 10001  # of our images
 EMPTY = {"work": "/work", "tmp": "/tmp"}  # work trees and cache (REELIGN_WORK of the image), scratch; one per pod
 
+# A label of Kubernetes' nodes: KEY or PREFIX/KEY, and a value that may be empty.
+PART = r"[A-Za-z0-9](?:[-\w.]{0,61}[A-Za-z0-9])?"
+LABEL = re.compile(rf"((?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{PART})=({PART})?", re.ASCII)
+
 Spec = dict[str, Any]
 
 
-def export(out: Path, python: Path = PYTHON) -> None:
+@dataclass(frozen=True)
+class Cluster:
+    """How a cluster differs from params.yaml: the name of its resource for GPUs, labels of the nodes for all stages (a node
+    pool) and for those with GPUs (a type of GPU), and retries of every stage (None: those of params.yaml)."""
+
+    gpu_resource: str = "nvidia.com/gpu"
+    nodes: dict[str, str] = field(default_factory=dict)
+    gpu_nodes: dict[str, str] = field(default_factory=dict)
+    retries: int | None = None
+
+    def change(self, resources: dict[str, Any]) -> dict[str, Any]:
+        """The resources of a stage on this cluster."""
+        labels = self.nodes | (self.gpu_nodes if resources["gpu"] else {})
+        retries = resources["retries"] if self.retries is None else self.retries
+        return resources | {"node_selector": resources["node_selector"] | labels, "retries": retries}
+
+
+def read_labels(option: str, labels: Sequence[str]) -> dict[str, str]:
+    """["pool=gpus"] -> {"pool": "gpus"}; BadInput names the option where one is no label, or a key has two values."""
+    found: dict[str, str] = {}
+    for label in labels:
+        match = LABEL.fullmatch(label)
+        if match is None:
+            raise BadInput(option, f"'{label}' is no label of a node, KEY=VALUE")
+        key, value = match[1], match[2] or ""
+        if found.setdefault(key, value) != value:
+            raise BadInput(option, f"'{label}', and before it {key}={found[key]}", key=key)
+    return found
+
+
+def export(out: Path, cluster: Cluster | None = None, python: Path = PYTHON) -> None:
     """Write the pipeline to `out` (.yaml), complete or not at all; BadInput where kfp's environment is missing."""
     if out.suffix not in (".yaml", ".yml"):
         raise BadInput(out, "the name of a compiled pipeline must end in .yaml")
-    if not python.exists():
-        raise BadInput(python, "missing; `make kfp` makes the environment that compiles pipelines")
-    command = [python.absolute(), "-m", "components.orchestration.kubeflow", out]
-    done = subprocess.run(command, input=json.dumps(specification()), capture_output=True, text=True)
+    command = [interpreter(python), "-m", "components.orchestration.kubeflow", out]
+    done = subprocess.run(command, input=json.dumps(specification(cluster or Cluster())), capture_output=True, text=True)
     if done.returncode:
         raise BadInput(python, f"kfp could not compile the pipeline:\n{done.stderr}")
 
 
-def specification() -> Spec:
+def interpreter(python: Path = PYTHON) -> Path:
+    """The absolute path of kfp's interpreter; BadInput where it is missing."""
+    if not python.exists():
+        raise BadInput(python, "missing; `make kfp` makes the environment with kfp")
+    return python.absolute()
+
+
+def specification(cluster: Cluster) -> Spec:
     """The specification to compile: image, and by stage the stages before it and its resources in params.yaml."""
     from components.config.params import load_params
 
@@ -55,8 +96,10 @@ def specification() -> Spec:
         "image": image_of(orchestration.image, own_commit()),
         "config_map": orchestration.kubernetes.config_map,
         "secret": orchestration.kubernetes.secret,
+        "gpu_resource": cluster.gpu_resource,
+        "retry_delay": orchestration.retry_delay,
         "stages": {
-            name: {"after": after, "resources": orchestration.resources_of(name).model_dump()}
+            name: {"after": after, "resources": cluster.change(orchestration.resources_of(name).model_dump())}
             for name, after in before.items()
         },
     }
@@ -101,9 +144,9 @@ def add_stage(name: str, spec: Spec, profile: Any) -> Any:
     task.set_cpu_request(str(resources["cpu"])).set_cpu_limit(str(resources["cpu"]))
     task.set_memory_request(resources["memory"]).set_memory_limit(resources["memory"])
     if resources["gpu"]:
-        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(resources["gpu"])
+        task.set_accelerator_type(spec["gpu_resource"]).set_accelerator_limit(resources["gpu"])
     if resources["retries"]:
-        task.set_retry(num_retries=resources["retries"])
+        task.set_retry(num_retries=resources["retries"], backoff_duration=f"{round(spec['retry_delay'])}s", backoff_factor=1)
     for key, value in resources["node_selector"].items():
         kubernetes.add_node_selector(task, key, value)
     for toleration in resources["tolerations"]:

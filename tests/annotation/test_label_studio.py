@@ -20,7 +20,7 @@ from components.annotation import studio
 from components.annotation.server import command, environment
 from components.annotation.tasks import read_key
 from components.cli.main import app
-from components.errors import BadInput
+from components.errors import NO, BadInput
 from components.preferences.agreement import awaits, decide
 from components.preferences.schema import group_by_pair, read_annotations
 from components.serving.ports import free_ports
@@ -177,6 +177,13 @@ def test_round_trip(server, clips, exported, tmp_path, monkeypatch):
     }
     assert differ, "the draw should leave something to the reviewer"
     assert f"{8 - len(differ)} pairs are ready, 1 await annotators, {len(differ)} a reviewer" in said
+
+    by_hand, collected = tmp_path / "ready.csv", tmp_path / "collected.csv"
+    run("import", export, "--folder", folder, "--out", by_hand, "--reviewer", REVIEWER, "--ready")
+    words = ["collect", folder, "--url", url, "--out", collected, "--reviewer", REVIEWER]
+    assert CliRunner().invoke(app, ["annotate", *map(str, words)]).exit_code == NO and not collected.exists()
+    run(*words, "--ready", f"{(8 - len(differ)) / 9:.3f}")
+    assert collected.read_bytes() == by_hand.read_bytes()
 
     annotations = read_annotations(labels)
     people = {str(number): name for name, number in numbers.items()} | {"reviewer": REVIEWER}

@@ -29,10 +29,17 @@ def commit() -> str:
 
 
 @pytest.fixture(scope="session")
-def images(engine, commit) -> dict[str, str]:
+def pipeline_image(engine, commit) -> str:
+    """Name of the image of HEAD that stages run in."""
+    engine.make_images("pipeline")
+    return f"localhost/reelign-pipeline-cpu:{commit}"
+
+
+@pytest.fixture(scope="session")
+def images(engine, pipeline_image, commit) -> dict[str, str]:
     """Names of the images of HEAD: {"pipeline": ..., "airflow": ...}."""
-    engine.make_images("pipeline", "airflow")
-    return {"pipeline": f"localhost/reelign-pipeline-cpu:{commit}", "airflow": f"localhost/reelign-airflow:{commit}"}
+    engine.make_images("airflow")
+    return {"pipeline": pipeline_image, "airflow": f"localhost/reelign-airflow:{commit}"}
 
 
 @pytest.fixture(scope="session")

@@ -67,4 +67,4 @@ def test_airflow_answers_in_good_health(engine, images):
         time.sleep(1)
     said = engine("logs", container)
     engine("rm", "--force", "--volumes", container)
-    assert all(dag in said for dag in ("retrain", "deploy", "monitor")) and "No data found" in said, said
+    assert all(dag in said for dag in ("retrain", "deploy", "monitor", "label")) and "No data found" in said, said

@@ -17,6 +17,7 @@ from tests.dags import behind_password
 
 REPOSITORY = Path(__file__).parents[2]
 TOLD = "told.txt"  # what the notifier of the tests writes, beside the checkout
+DEADLINE = 5  # seconds for a run of `retrain`
 BIN = REPOSITORY / ".venv-orchestrator/bin"
 # A labels file whose only pair has a label that is none.
 BROKEN = "path_A,path_B,prompt,VQ,MQ,TA,fps_A,num_frames_A,fps_B,num_frames_B\na.mp4,b.mp4,a circle,better,A,A,8,9,8,9\n"
@@ -27,8 +28,9 @@ def checkout(tmp_path_factory) -> Path:
     """A clone with this checkout's files as they are, the smoke profile in place, and a profile `broken`."""
     folder = clone(tmp_path_factory.mktemp("dags") / "checkout")
     smoke = (REPOSITORY / "infra/profiles/smoke.yaml").read_text().replace("retries: 1", "retries: 0")
-    told = f"{{notifier: tests.dags.told.Told, arguments: {{file: {folder.parent / TOLD}}}}}"
-    smoke = smoke.replace("{notifier: null, arguments: {}}", told)
+    own = f"{{file: {folder.parent / TOLD}}}, deadlines: {{retrain: {DEADLINE / 3600:.5f}}}"
+    told = f"{{notifier: tests.dags.told.Told, arguments: {own}}}"
+    smoke = smoke.replace("{notifier: null, arguments: {}, deadlines: {}}", told)
     assert told in smoke
     (folder / "params.yaml").write_text(smoke)
     source = "source: {kind: folder, folder: broken, csv: labels.csv}\n"

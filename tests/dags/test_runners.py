@@ -3,6 +3,7 @@
 import json
 import shlex
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,25 +12,32 @@ import pytest
 pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
 
 import pendulum
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseOperator
 
 from components.config.operation import AlertsParams, OrchestrationParams
 from components.config.params import Params, load_params
 from components.errors import BadInput
 from components.orchestration.images import own_commit
-from dags import deploy, monitor
-from dags.runners import REPOSITORY, make_stage
+from dags import deploy, label, monitor
+from dags.alerts import deadline_of
+from dags.runners import REPOSITORY, TOKEN, make_stage
 
 GOLDEN = Path(__file__).with_name("golden")
 RUNNERS = ("local", "docker", "kubernetes")
 STAGES = ("pairs", "align@dpo")
-TASKS = (*STAGES, "promote", "roll_over", "verify", "roll_back", "drift")
+LABEL = ("score", "choose", "push", "wait_for_labels")
+TASKS = (*STAGES, "promote", "roll_over", "verify", "roll_back", "drift", *LABEL)
 ASKED = {"profile": "smoke", "commit": None, "force": ["align@dpo"]}
-ASKED |= {"model": "video_reward", "challenger": None, "remeasure": False}
+ASKED |= {"model": "video_reward", "challenger": None, "remeasure": False, "count": 60}
 SERVING = {  # as it would be where a runner is used
     "local": {},
     "docker": {"url": "http://triton:8000", "live": "/srv/live", "served": "reelign_served"},
     "kubernetes": {"url": "http://triton:8000", "live": "reelign-live", "served": "reelign-served"},
+}
+LABELLING = {
+    "local": {},
+    "docker": {"folder": "reelign_labels"},
+    "kubernetes": {"url": "https://label-studio.example.org", "base_url": "https://videos.example.org", "ready": 0.9},
 }
 DOCKER = (
     "image", "command", "environment", "user", "mounts", "mount_tmp_dir", "network_mode", "cpus", "mem_limit", "shm_size",
@@ -58,7 +66,8 @@ def params(runner: str) -> Params:
     """Profile wan2.1-14b's, which has GPUs."""
     whole = load_params(REPOSITORY / "infra/profiles/wan2.1-14b.yaml")
     serving = whole.orchestration.serving.model_copy(update=SERVING[runner])
-    own = whole.orchestration.model_copy(update={"runner": runner, "serving": serving})
+    labelling = whole.orchestration.labelling.model_copy(update={"reviewers": ["boss@example.org"], **LABELLING[runner]})
+    own = whole.orchestration.model_copy(update={"runner": runner, "serving": serving, "labelling": labelling})
     return whole.model_copy(update={"orchestration": own})
 
 
@@ -72,12 +81,14 @@ def rendered(runner: str, name: str, events: dict | None = None, **asked) -> dic
             make_stage(name, settings(runner))
         elif name == "drift":
             monitor.add_tasks(params(runner))
+        elif name in LABEL:
+            label.add_tasks(settings(runner))
         else:
             deploy.add_tasks(settings(runner))
     task = dag.get_task(name.replace("@", "."))
     context = {"run_id": "manual__1", "params": ASKED | asked, "triggering_asset_events": events or {}}
     task.render_template_fields(context | {"dag": dag, "task": task})
-    known = {"operator": type(task).__mro__[1 if runner == "docker" else 0].__name__, "task_id": task.task_id}
+    known = {"operator": operator_of(task), "task_id": task.task_id}
     if runner == "local":
         env = {key: value.split(":")[0] for key, value in task.env.items()}
         known |= {"bash_command": task.bash_command, "env": env, "cwd": task.cwd, "append_env": task.append_env}
@@ -97,6 +108,11 @@ def rendered(runner: str, name: str, events: dict | None = None, **asked) -> dic
         del known["pod"]["metadata"]["labels"]["airflow_version"]
     text = json.dumps(known, default=str).replace(str(REPOSITORY), "REPOSITORY")
     return json.loads(text.replace(own_commit(), "COMMIT-OF-THE-CHECKOUT"))
+
+
+def operator_of(task: BaseOperator) -> str:
+    """Airflow's own operator below ours."""
+    return next(kind.__name__ for kind in type(task).__mro__ if kind.__module__.startswith("airflow."))
 
 
 def golden(runner: str, name: str) -> Path:
@@ -166,9 +182,25 @@ def test_stages_with_gpus_wait_for_their_pool():
     assert (dag.get_task("align.dpo").pool, dag.get_task("pairs").pool) == ("gpus", "default_pool")
 
 
+def test_a_deadline_calls_the_notifier_and_there_is_none_by_default():
+    assert deadline_of("retrain", AlertsParams(notifier=None, arguments={}, deadlines={})) is None
+    alerts = AlertsParams(notifier="tests.dags.told.Told", arguments={"file": "told"}, deadlines={"retrain": 36})
+    found = deadline_of("retrain", alerts)
+    assert found.interval == timedelta(hours=36) and found.callback.kwargs == {"file": "told"}
+    assert deadline_of("deploy", alerts) is None
+    with pytest.raises(ValueError, match="deadlines need a notifier"):
+        AlertsParams(notifier=None, arguments={}, deadlines={"retrain": 36})
+    with pytest.raises(BadInput, match=r"orchestration\.alerts\.notifier"):
+        deadline_of("retrain", alerts.model_copy(update={"arguments": {"other": 1}}))
+
+
+def test_the_token_is_named_as_its_reader_names_it():
+    assert f'TOKEN = "{TOKEN}"\n' in (REPOSITORY / "components/annotation/studio.py").read_text()
+
+
 @pytest.mark.parametrize(("path", "arguments"), [("no.such.Notifier", {}), ("tests.dags.told.Told", {"other": 1})])
 def test_a_notifier_that_cannot_be_made_is_refused_by_its_key(path, arguments):
-    alerts = AlertsParams(notifier=path, arguments=arguments)
+    alerts = AlertsParams(notifier=path, arguments=arguments, deadlines={})
     with pytest.raises(BadInput, match=r"orchestration\.alerts\.notifier"):
         make_stage("pairs", settings("local").model_copy(update={"alerts": alerts}))
 

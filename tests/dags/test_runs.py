@@ -1,5 +1,6 @@
 """DAG `retrain` run whole on the smoke profile by the local runner, then with a stage that fails. Minutes."""
 
+import json
 import re
 import sqlite3
 
@@ -25,7 +26,28 @@ def test_the_whole_dag_is_green(whole, checkout, environ):
     with sqlite3.connect(checkout / "mlflow.db") as base:
         runs = {run for (run,) in base.execute("select distinct value from tags where key = 'airflow.run_id'")}
         parents = base.execute("select count(*) from tags where key = 'execution'").fetchone()[0]
+        stages = dict(base.execute(
+            "select run_uuid, value from tags where key = 'dvc.stage'").fetchall())  # fmt: skip
     assert len(runs) == 1 and parents == 1
+    # Each task links to the run of its stage, and the address has no password.
+    links = linked(environ)
+    assert {stages[link.rpartition("/")[2]].replace("@", "."): link for link in links.values()} == {
+        task: link for task, link in links.items()
+    }
+    assert set(links) == set(states) - {"new_reward_model"}
+    assert all(re.fullmatch(r"http://127\.0\.0\.1:\d+/#/experiments/\d+/runs/\w{32}", link) for link in links.values())
+
+
+def linked(environ) -> dict[str, str]:
+    """Addresses in MLflow by task, of the latest DAG run."""
+    with sqlite3.connect(f"{environ['AIRFLOW_HOME']}/airflow.db") as base:
+        return {
+            task: json.loads(value)
+            for task, value in base.execute(
+                "select task_id, value from xcom where key = '_link_MLflowRun'"
+                " and run_id = (select run_id from dag_run order by id desc limit 1)"
+            )
+        }
 
 
 def test_orchestration_costs_little_beside_the_stages(whole):

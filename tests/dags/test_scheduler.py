@@ -22,7 +22,7 @@ import psutil
 
 from components.runtime.termination import end
 from components.serving.ports import free_ports
-from tests.dags.conftest import BIN
+from tests.dags.conftest import BIN, DEADLINE, TOLD
 
 WAIT = 60  # seconds from the event to the run: what is promised
 
@@ -144,7 +144,7 @@ def test_unpaused_nothing_runs_and_after_a_long_pause_the_last_tick_is_skipped(a
     ask(api, "PATCH", "dags/retrain", is_paused=True)
 
 
-def test_new_preferences_start_one_retraining(api):
+def test_new_preferences_start_one_retraining(api, checkout):
     until(lambda: api.get("/api/v2/dags/retrain").is_success, 120)
     ask(api, "PATCH", "dags/retrain", is_paused=False)
     (asset,) = ask(api, "GET", "assets?name_pattern=new_preferences")["assets"]
@@ -154,6 +154,9 @@ def test_new_preferences_start_one_retraining(api):
     (first,) = runs(api)
     print(f"a retraining runs {time.monotonic() - begun:.1f} s after the event")
     path = f"dags/retrain/dagRuns/{first['dag_run_id']}"
+    late = f"deadline of {first['dag_run_id']}\n"
+    until(lambda: late in (checkout.parent / TOLD).read_text(), WAIT)
+    print(f"told of its deadline of {DEADLINE} s after {time.monotonic() - begun:.1f} s")
     until(lambda: [t for t in ask(api, "GET", f"{path}/taskInstances")["task_instances"] if t["start_date"]], WAIT)
 
     for pairs in (40, 60):  # while it runs

@@ -86,4 +86,4 @@ def test_the_hook_is_before_all_that_a_dag_begins_with(dags):
 
 def test_every_dag_leaves_its_start_to_its_timetable(dags):
     """With a start date in the past, the tick before it was unpaused runs at once."""
-    assert {name: dag.start_date for name, dag in dags.items()} == dict.fromkeys(("retrain", "monitor", "deploy"))
+    assert {name: dag.start_date for name, dag in dags.items()} == dict.fromkeys(("retrain", "monitor", "deploy", "label"))

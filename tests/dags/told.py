@@ -1,4 +1,4 @@
-"""A notifier that appends the name of each failed task to a file."""
+"""A notifier that appends the name of each failed task, and each late run, to a file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,4 +13,7 @@ class Told(BaseNotifier):
 
     def notify(self, context: Any) -> None:
         with self.file.open("a") as stream:
-            stream.write(f"{context['ti'].task_id} of {context['dag_run'].run_id}\n")
+            if "deadline" in context:
+                stream.write(f"deadline of {context['dag_run']['dag_run_id']}\n")
+            else:
+                stream.write(f"{context['ti'].task_id} of {context['dag_run'].run_id}\n")
