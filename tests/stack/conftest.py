@@ -5,7 +5,9 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,16 +129,22 @@ class Airflow:
         return state
 
 
-def open_to_postgres(folder: Path) -> None:
-    """Its account must enter the folder; pytest keeps others out."""
-    for place in (folder, *folder.parents[:3]):
-        place.chmod(place.stat().st_mode | 0o011)
+@pytest.fixture(scope="session")
+def new_folder() -> Iterator[Callable[[str], Path]]:
+    """Folders that the account of Postgres may enter: pytest closes its own, again at each start of another pytest."""
+    with tempfile.TemporaryDirectory(prefix="reelign-stack-") as base:
+        Path(base).chmod(0o711)
+
+        def make(name: str) -> Path:
+            (Path(base) / name).mkdir(mode=0o755)
+            return Path(base) / name
+
+        yield make
 
 
 def make_checkout(folder: Path, ports: dict[str, int]) -> Path:
     """Of the smoke profile, with a model to serve first, and a gate that a dozen steps of training can pass."""
     clone(folder)
-    open_to_postgres(folder)
     params = (REPOSITORY / "infra/profiles/smoke.yaml").read_text()
     changes = {
         "http://127.0.0.1:8000": f"http://127.0.0.1:{ports['triton']}",
@@ -157,10 +165,10 @@ def make_checkout(folder: Path, ports: dict[str, int]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def stack(new_folder):
     """Running; nothing of it runs at the end."""
     ports = stack_ports()
-    stack = Stack(make_checkout(tmp_path_factory.mktemp("stack") / "checkout", ports), ports)
+    stack = Stack(make_checkout(new_folder("stack") / "checkout", ports), ports)
     begun = time.monotonic()
     done = stack.up()
     try:

@@ -39,12 +39,12 @@ def retrained(stack: Stack, disturb=None) -> dict[str, dict]:
     return metrics(stack)
 
 
-def test_a_retraining_outlives_the_kill_of_each_service(stack, tmp_path_factory):
+def test_a_retraining_outlives_the_kill_of_each_service(stack, new_folder):
     undisturbed = retrained(stack)
     assert {"reward_bench.json", "alignment.json"} <= undisturbed.keys()
     assert stack.call("down").returncode == 0
     ports = stack_ports()
-    other = Stack(make_checkout(tmp_path_factory.mktemp("kills") / "checkout", ports), ports)
+    other = Stack(make_checkout(new_folder("kills") / "checkout", ports), ports)
     try:
         done = other.up()
         assert done.returncode == 0, done.stderr

@@ -142,9 +142,9 @@ def test_what_was_killed_comes_back(stack, name):
     assert set(after) == NAMES and after[name] != before[name]
 
 
-def test_a_backup_is_restored_elsewhere(stack, tmp_path_factory):
+def test_a_backup_is_restored_elsewhere(stack, new_folder):
     """Versions, runs, DAG runs, and the bytes of a version's files."""
-    place = tmp_path_factory.mktemp("backup")
+    place = new_folder("backup")
     done = stack.call("backup", str(place / "monday"))
     assert done.returncode == 0 and "credentials" in done.stdout, done.stderr
     assert (place / "monday").stat().st_mode & 0o077 == 0
@@ -153,7 +153,7 @@ def test_a_backup_is_restored_elsewhere(stack, tmp_path_factory):
     assert stack.call("restore", str(place / "monday")).returncode == 2, "not where a stack is"
 
     ports = stack_ports()
-    other = Stack(make_checkout(tmp_path_factory.mktemp("restored") / "checkout", ports), ports)
+    other = Stack(make_checkout(new_folder("restored") / "checkout", ports), ports)
     (place / "half").mkdir()
     half = other.call("restore", str(place / "half"))
     assert half.returncode == 2 and "missing: no backup" in half.stderr
@@ -198,10 +198,10 @@ def test_down_leaves_nothing_and_up_brings_all_back(stack):
     assert champion(stack) == had and objects(stack, "mlflow/")
 
 
-def test_a_killed_up_is_cleaned_up_by_down(tmp_path_factory):
+def test_a_killed_up_is_cleaned_up_by_down(new_folder):
     """While Airflow's tables are made: Postgres and S3 run, and a program that `up` waits for."""
     ports = stack_ports()
-    stack = Stack(make_checkout(tmp_path_factory.mktemp("killed") / "checkout", ports), ports)
+    stack = Stack(make_checkout(new_folder("killed") / "checkout", ports), ports)
     up = subprocess.Popen(
         stack.command("up", *stack.options()), cwd=stack.folder, env=stack.environ(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -219,9 +219,9 @@ def test_a_killed_up_is_cleaned_up_by_down(tmp_path_factory):
     assert done.returncode == 0 and stack.processes() == []
 
 
-def test_a_taken_port_is_one_line_and_nothing_starts(tmp_path_factory):
+def test_a_taken_port_is_one_line_and_nothing_starts(new_folder):
     ports = stack_ports()
-    stack = Stack(make_checkout(tmp_path_factory.mktemp("taken") / "checkout", ports), ports)
+    stack = Stack(make_checkout(new_folder("taken") / "checkout", ports), ports)
     with socket.create_server(("127.0.0.1", ports["s3"] + 2)):
         done = stack.up()
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
