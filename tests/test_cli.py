@@ -64,6 +64,7 @@ def test_json_is_the_same_option_wherever_a_script_reads_a_result():
         "monitor",
         "study read",
         "judge check",
+        "gc",
         "lora inspect",
         "lora convert",
     }
