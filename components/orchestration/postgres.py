@@ -8,7 +8,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from components.errors import BadInput
 from components.files.atomic import put_in_place
@@ -66,6 +69,7 @@ def make_cluster(data: Path, port: int, environment: Mapping[str, str], password
     service's account cannot enter the folder.
     """
     if data.exists():
+        remove_lock_of_zombie(data)
         return
     home, new, password = data.parent, data.with_name("new"), data.with_name("password")
     shutil.rmtree(new, ignore_errors=True)
@@ -97,6 +101,15 @@ def make_cluster(data: Path, port: int, environment: Mapping[str, str], password
         process.send_signal(signal.SIGINT)  # an orderly end that waits for no client
         process.wait(SECONDS)
     put_in_place(new, data)
+
+
+def remove_lock_of_zombie(data: Path) -> None:
+    """Postgres takes a killed server for a running one as long as nobody has collected its exit code: in a container
+    without an init that is for ever. Locks of other dead servers it removes itself."""
+    lock = data / "postmaster.pid"
+    with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        if psutil.Process(int(lock.read_text().split()[0])).status() == psutil.STATUS_ZOMBIE:
+            lock.unlink()
 
 
 def await_server(process: subprocess.Popen, port: int) -> None:

@@ -221,7 +221,8 @@ def scheduling(compose: Compose, clean: Mapping[str, str], secrets: Mapping[str,
     def part(name: str, *words: str, about: str) -> Service:
         ready = partial(is_healthy, health, name.removeprefix("airflow-").replace("-", "_"), name)
         return Service(
-            name, [airflow, *words], [], ready, about, environment(name), umask=0o077, after=("airflow-api-server",)
+            name, [airflow, *words], [], ready, about, environment(name), umask=0o077,
+            after=("postgres", "airflow-api-server"),
         )  # fmt: skip
 
     return [

@@ -112,6 +112,14 @@ class Airflow:
         found = self.ask("GET", f"dags/{dag}/dagRuns/{run}/taskInstances?limit=100")["task_instances"]
         return {task["task_id"]: task["state"] for task in found}
 
+    def failed_logs(self, states: dict[str, str]) -> str:
+        """The end of the logs of the tasks that failed."""
+        failed = [task for task, state in states.items() if state == "failed"]
+        files = [
+            file for task in failed for file in self.stack.folder.glob(f".reelign/stack/airflow/**/task_id={task}/*.log")
+        ]
+        return "\n".join(file.read_text()[-3000:] for file in files)
+
     def unpause(self, *dags: str) -> None:
         for dag in dags:
             until(lambda dag=dag: dag in {one["dag_id"] for one in self.ask("GET", "dags")["dags"]}, f"DAG {dag}")
