@@ -1,5 +1,6 @@
 """A checkout on the smoke profile with the stack of `make up`, and a client of its Airflow."""
 
+import json
 import os
 import random
 import shutil
@@ -118,7 +119,8 @@ class Airflow:
         files = [
             file for task in failed for file in self.stack.folder.glob(f".reelign/stack/airflow/**/task_id={task}/*.log")
         ]
-        return "\n".join(file.read_text()[-3000:] for file in files)
+        lines = [line for file in files for line in (str(file), *file.read_text().splitlines())]
+        return "\n".join(str(json.loads(line)["event"]) if line.startswith("{") else line for line in lines)
 
     def unpause(self, *dags: str) -> None:
         for dag in dags:
