@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from components.alignment.lora import add_lora
+from components.alignment.methods.flow_grpo import guided
 from components.config.params import LoraParams
 from components.config.types import Decoding
 from components.errors import BadInput
@@ -87,6 +88,17 @@ def test_a_negative_prompt_of_an_embedded_guidance_is_refused(bare_stage):
     assert flow.scale == 1 and flow.text.tensors["guidance_scale"].tolist() == [6.0]
     with pytest.raises(BadInput, match=re.escape("key 'sampling.negative_prompt': has no effect")):
         beginning(generator, [Job("a", "a red circle", 1)], sampling.model_copy(update={"negative_prompt": "blurry"}))
+
+
+def test_numbers_of_sampling_reach_the_pass_without_a_prompt_in_online_methods():
+    told = Conditioning({"text": torch.ones(2, 1), "fps": torch.tensor([8.0, 25.0])})
+
+    def model(x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        return conditioning.tensors["fps"][:, None] * (1 + conditioning.tensors["text"])
+
+    empty = Conditioning({"text": torch.zeros(1, 1)})
+    velocity = guided(model, torch.zeros(2, 1), torch.tensor([0.3, 0.8]), told, empty, 3.0)
+    assert velocity.flatten().tolist() == [4 * 8.0, 4 * 25.0]
 
 
 @torch.no_grad()
