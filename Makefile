@@ -248,9 +248,9 @@ bench-gpu: setup
 
 # The small pretrained models of the shapes world, made again from nothing: hours on two cores.
 pretrain: setup
-	dvc unfreeze pretrain_generator pretrain_vlm
-	dvc repro --single-item --force pretrain_generator pretrain_vlm
-	dvc freeze pretrain_generator pretrain_vlm
+	dvc unfreeze pretrain_generator pretrain_ltx pretrain_vlm
+	dvc repro --single-item --force pretrain_generator pretrain_ltx pretrain_vlm
+	dvc freeze pretrain_generator pretrain_ltx pretrain_vlm
 
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile --quiet --upgrade --python-version 3.11 pyproject.toml --extra ml --group ml \

@@ -30,7 +30,7 @@ from components.pipeline.graph import stage_definition, stage_names
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 SHARED = ("TrainingParams", "LoraParams")  # sections that come in several places: described once
-FROZEN = ("pretrain_generator", "pretrain_vlm")
+FROZEN = ("pretrain_generator", "pretrain_ltx", "pretrain_vlm")
 DIMENSIONS = ("VQ", "MQ", "TA", "Overall")
 RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end -->)", re.DOTALL)
 STAGES_ABOUT = (

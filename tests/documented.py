@@ -38,7 +38,7 @@ OWN_FOLDERS = (
     ".ci",
 )
 FILLED_IN = ("infra/compose.env",)  # made by the user
-FROZEN = ["pretrain_generator", "pretrain_vlm"]
+FROZEN = ["pretrain_generator", "pretrain_ltx", "pretrain_vlm"]
 
 
 def blocks(text: str, language: str) -> Iterator[tuple[bool, str]]:

@@ -33,6 +33,7 @@ def with_rounds(monkeypatch):
 def all_names() -> list[str]:
     return [
         "pretrain_generator",
+        "pretrain_ltx",
         "pretrain_vlm",
         *stage_names(),
         "judge_reward@prompts",
@@ -115,7 +116,7 @@ def test_params_deps_exist(name):
 
 def test_the_stages_of_the_design_are_all_there():
     assert set(STAGES) == {
-        *("pretrain_generator", "pretrain_vlm", "base_generator", "source", "measure", "curate", "pairs"),
+        *("pretrain_generator", "pretrain_ltx", "pretrain_vlm", "base_generator", "source", "measure", "curate", "pairs"),
         *(
             "reward",
             "reward_bench",

@@ -29,7 +29,9 @@ def copy(tmp_path_factory) -> Path:
         patch.chdir(folder)
         Path(".dvc").mkdir()
         Path(".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n")
-        definitions = {name: stage_definition(name) for name in (*stage_names(), "pretrain_generator", "pretrain_vlm")}
+        definitions = {
+            name: stage_definition(name) for name in (*stage_names(), "pretrain_generator", "pretrain_ltx", "pretrain_vlm")
+        }
         for path in (path for entry in definitions.values() for path in (*entry["outs"], *entry["deps"])):
             if not Path(path).exists():
                 Path(path).parent.mkdir(parents=True, exist_ok=True)

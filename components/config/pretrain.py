@@ -10,6 +10,7 @@ from components.config.params import FramePlanParams, TrainingParams
 from components.config.types import Count, Fraction, Positive, Section, read_section
 
 FILE = Path("pretrained/params.yaml")
+LTX_FILE = Path("pretrained/ltx.yaml")
 
 
 class GeneratorShape(Section):
@@ -45,6 +46,26 @@ class PretrainGeneratorParams(Section):
     prompt_dropout: Fraction
     careless: CollectionParams
     chosen: CollectionParams
+
+
+class LtxShape(Section):
+    """Channels of the small LTX-Video generator's VAE; all else is the Wan generator's."""
+
+    encoder: Count
+    decoder: Count
+
+
+class PretrainLtxParams(Section):
+    """Training of pretrained/ltx. shift: of its scheduler."""
+
+    shape: LtxShape
+    clips: Count
+    chosen: CollectionParams
+    prompt_dropout: Fraction
+    shift: Positive
+    encoder: TrainingParams
+    decoder: TrainingParams
+    flow: TrainingParams
 
 
 class VlmShape(Section):
@@ -83,3 +104,8 @@ class PretrainParams(Section):
 def load_pretrain_params() -> PretrainParams:
     """Read and check the file; BadInput names the key that is unknown, missing or wrong."""
     return read_section(FILE, PretrainParams)
+
+
+def load_ltx_params() -> PretrainLtxParams:
+    """Read and check pretrained/ltx.yaml, in the same way."""
+    return read_section(LTX_FILE, PretrainLtxParams)

@@ -255,6 +255,13 @@ class WithExperts(Protocol):
         ...
 
 
+@runtime_checkable
+class WithSound(Protocol):
+    """A family whose latents have the clip's sound in channels after the video's."""
+
+    sound: bool
+
+
 def two_experts(family: Family) -> bool:
     return isinstance(family, WithExperts) and family.boundary is not None
 

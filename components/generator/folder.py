@@ -9,6 +9,7 @@ from components.errors import BadInput
 from components.generator.families.hunyuan import Hunyuan
 from components.generator.families.hunyuan15 import Hunyuan15
 from components.generator.families.ltx import LTX
+from components.generator.families.ltx2 import LTX2
 from components.generator.families.mochi import Mochi
 from components.generator.families.wan import Wan
 from components.generator.family import HIGH_NOISE, LOW_NOISE, Family, Generator, Varied, VelocityModel, WithExperts
@@ -19,6 +20,7 @@ from components.pipeline.stage import how_to_get
 FAMILIES: dict[str, Family] = {
     "HunyuanVideo15Pipeline": Hunyuan15(),
     "HunyuanVideoPipeline": Hunyuan(),
+    "LTX2Pipeline": LTX2(),
     "LTXPipeline": LTX(),
     "MochiPipeline": Mochi(),
     "WanImageToVideoPipeline": Wan(),

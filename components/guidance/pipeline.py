@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from components.config.params import NrgParams
-from components.generator.family import Pipeline, VelocityModel
+from components.errors import BadInput
+from components.generator.family import Pipeline, VelocityModel, WithSound
 from components.generator.folder import family_of
 from components.guidance.flow_nrg import flow_nrg
 from components.guidance.latent_reward import LatentReward
@@ -48,8 +49,11 @@ class FlowNRGPipeline:
         num_videos_per_prompt: int = 1,
         **settings: Any,
     ) -> Any:
-        """As the pipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py)."""
+        """As the pipeline's, with `nrg` and, per clip, `weights` (components/guidance/flow_nrg.py). BadInput for one that
+        draws sound: its scheduler's step has the video alone, and the reward reads both."""
         family, scheduler = self.model.family, self.pipeline.scheduler
+        if isinstance(family, WithSound):
+            raise BadInput(type(self.pipeline).__name__, "draws sound beside the video: guide it by `reelign generate`")
         conditioning = family.pipeline_conditioning(self.pipeline, prompt, num_videos_per_prompt, **settings)
         pack, unpack = family.pipeline_layout(self.pipeline, **settings)
         step = scheduler.step

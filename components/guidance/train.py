@@ -32,6 +32,7 @@ from components.files.tables import read_table
 from components.generator.family import WithExperts, WithImage
 from components.generator.folder import family_of
 from components.generator.prompts import encode_ahead
+from components.generator.sampler import with_settings
 from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
 from components.generator.spec import SamplerSpec
 from components.guidance.latent_reward import LatentReward, save_latent_reward
@@ -323,7 +324,8 @@ def encode_sides(
     texts = (prompts[i : i + ENCODE_BATCH] for i in range(0, len(prompts), ENCODE_BATCH))
     with whole_folder(folder) as partial:
         save_shards((generator.encode_video(part) for part in clips), partial / "latents", made_from)
-        save_conditioning((encoded(part) for part in texts), partial / "text", made_from)
+        told = (with_settings(family, encoded(part), stage.params.sampling) for part in texts)
+        save_conditioning(told, partial / "text", made_from)
 
 
 def clips_of(stage: Stage, file: Path, sides: list[tuple[str, str]]) -> np.ndarray:

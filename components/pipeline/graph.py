@@ -17,7 +17,7 @@ TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 STAGE_NAME = "[a-z_]+(@[a-z0-9_]+)?"
 # What the stages of dvc.yaml, before their `@`, are for; schedulers draw a group as one box.
 GROUPS = {
-    "data": ("pretrain_generator", "pretrain_vlm", "source", "measure", "curate", "pairs"),
+    "data": ("pretrain_generator", "pretrain_ltx", "pretrain_vlm", "source", "measure", "curate", "pairs"),
     "reward_models": ("reward", "reward_bench", "judge_reward", "latent_reward"),
     "alignment": ("base_generator", "candidates", "relabel", "round", "align"),
     "evaluation": ("sample", "tradeoff", "evaluate"),

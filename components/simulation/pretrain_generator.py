@@ -37,7 +37,7 @@ FAULTS = ("blur", "ghost", "flicker", "jitter", "frozen")
 LATENT_NOISE = 0.05
 PULL = 1e-4
 OBJECT_WEIGHT = 8
-LOGIT_T = (-0.2, 1.2)  # t is logit-normal: most samples are at middle noise levels, where shapes form
+LOGIT_T = (-0.2, 1.2)  # of noise_levels
 VAE_POOL = 64  # clips per batch of the encoder
 
 
@@ -103,11 +103,7 @@ def train_vae(stage: Stage, generator: SmallGenerator, clips: np.ndarray, settin
         # A little noise and a small L2 penalty keep the latents smooth. A full KL term suppresses colours for thousands of
         # steps, because coloured pixels are few.
         rebuilt = model.decode(mean + LATENT_NOISE * torch.randn(mean.shape, generator=draw)).sample
-        # The object is a tenth of the picture and carries all that the prompt describes.
-        object_there = (x - x.median(-1, keepdim=True)[0]).abs().amax(1, keepdim=True) > 0.15
-        weight = 1 + OBJECT_WEIGHT * object_there
-        error = weight * ((rebuilt - x) ** 2 + 0.1 * (rebuilt - x).abs())
-        return error.mean() + PULL * (mean**2).mean(), {"mse": F.mse_loss(rebuilt, x).detach()}
+        return rebuilding_error(rebuilt, x) + PULL * (mean**2).mean(), {"mse": F.mse_loss(rebuilt, x).detach()}
 
     def images(model: torch.nn.Module, indices: list[int], draw: torch.Generator) -> tuple[torch.Tensor, dict]:
         frames = torch.randint(clips.shape[1], (len(indices),), generator=draw).numpy()
@@ -127,8 +123,21 @@ def train_vae(stage: Stage, generator: SmallGenerator, clips: np.ndarray, settin
     set_statistics(generator, sample)
 
 
+def rebuilding_error(rebuilt: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mean error of pixels [B, 3, T, H, W]. The object is a tenth of the picture and carries all that a prompt describes."""
+    object_there = (x - x.median(-1, keepdim=True)[0]).abs().amax(1, keepdim=True) > 0.15
+    weight = 1 + OBJECT_WEIGHT * object_there
+    return (weight * ((rebuilt - x) ** 2 + 0.1 * (rebuilt - x).abs())).mean()
+
+
+def noise_levels(count: int, draw: torch.Generator) -> torch.Tensor:
+    """t [count], logit-normal: most are at middle noise levels, where shapes form."""
+    return torch.sigmoid(LOGIT_T[0] + LOGIT_T[1] * torch.randn(count, generator=draw))
+
+
 @torch.no_grad()
 def encode_all(stage: Stage, generator: SmallGenerator, clips: np.ndarray) -> torch.Tensor:
+    """Latents [N, C, T', H', W'] of clips uint8 [N, T, H, W, 3]."""
     parts = np.array_split(clips, max(1, len(clips) // VAE_POOL))
     return torch.cat([generator.encode_video(part) for part in stage.progress(parts, "encode")])
 
@@ -164,7 +173,7 @@ def fit_flow(
         x0 = latents[indices]
         dropped = torch.rand(len(indices), generator=draw) < prompt_dropout
         text = generator.encode_text(["" if d else captions[i] for d, i in zip(dropped, indices, strict=True)])
-        t = torch.sigmoid(LOGIT_T[0] + LOGIT_T[1] * torch.randn(len(indices), generator=draw))
+        t = noise_levels(len(indices), draw)
         x1 = torch.randn(x0.shape, generator=draw)
         shape = (-1, 1, 1, 1, 1)
         xt = (1 - t.view(shape)) * x0 + t.view(shape) * x1

@@ -30,7 +30,7 @@ from tests.generator.toy import TIME, Toy, save_toy
 BASE, LORA = "models/base_generator", LoraParams(rank=2, alpha=4, targets=["to_q"])
 # Classes, keys of configurations and attributes of the families' parts.
 PARTS = re.compile(
-    r"\b(Wan|LTX|Mochi|Hunyuan)[A-Z]\w*|AutoencoderKL\w+|UMT5|umt5|T5Encoder|ShortTextWan|patch_embedding|condition_embedder|latents_(mean|std)|scale_shift_table"
+    r"\b(Wan|LTX2?|Mochi|Hunyuan)[A-Z]\w*|AutoencoderKL\w+|UMT5|umt5|T5Encoder|ShortTextWan|patch_embedding|condition_embedder|latents_(mean|std)|scale_shift_table"
     r"|proj_out\b|norm_out\b|\.rope\b|\bz_dim\b|\btext_dim=|temperal_downsample|scale_factor_(temporal|spatial)|\bd_model\b"
     r"|transformer\.blocks\b|trunk\.blocks\b|prompt_clean"
 )

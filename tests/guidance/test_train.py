@@ -16,6 +16,7 @@ from components.alignment.flow import noised
 from components.contracts import SOURCE_VIDEOS
 from components.errors import BadInput
 from components.generator.conditioning import Conditioning
+from components.generator.families.wan import Wan
 from components.generator.families.wan_small import save_generator
 from components.generator.folder import load_generator
 from components.generator.shards import ConditioningShards, Shards, save_conditioning, save_shards
@@ -153,6 +154,12 @@ def test_labelled_clips_are_encoded_a_batch_at_a_time_and_stay_on_disk(people, m
         told = generator.encode_text([prompt for _, prompt in part])
         torch.testing.assert_close(data.text[data.text_row[rows]].tensors["text"], told.tensors["text"])
     assert torch.equal(data.latents[data.second[[3]]], data.latents[[sides.index(("3B.mp4", "a red circle moving 3"))]])
+
+
+def test_labelled_clips_are_told_the_numbers_of_sampling_as_candidates_are(people, monkeypatch):
+    monkeypatch.setattr(Wan, "reads", ("fps",))
+    data = human_labelled(people, ["VQ"], "digest")
+    assert data.text[[0, 1]].tensors["fps"].tolist() == [people.params.sampling.fps] * 2
 
 
 def test_what_a_killed_run_encoded_serves_and_a_wrong_size_leaves_nothing(people, monkeypatch):

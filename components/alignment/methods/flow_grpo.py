@@ -200,9 +200,9 @@ def train_grpo(
 def guided(
     model: VelocityModel, x: torch.Tensor, t: torch.Tensor, text: Conditioning, empty: Conditioning, scale: float
 ) -> torch.Tensor:
-    """ClassifierFree's velocity for rows of unlike t [B]."""
+    """ClassifierFree's velocity for rows of unlike t [B]. What `empty` has no tensor for is as in `text`."""
     if scale == 1:
         return model(x, t, text)
-    both = Conditioning.cat([empty.expand(len(text)), text])
+    both = Conditioning.cat([empty.expand(len(text)).over(text), text])
     without, with_text = model(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2), both).chunk(2)
     return without + scale * (with_text - without)

@@ -10,6 +10,8 @@ import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLHunyuanVideo15,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLLTXVideo,
     AutoencoderKLMochi,
     FlowMatchEulerDiscreteScheduler,
@@ -17,6 +19,8 @@ from diffusers import (
     HunyuanVideo15Transformer3DModel,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     MochiPipeline,
@@ -24,17 +28,29 @@ from diffusers import (
 )
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaModel,
+    T5Config,
+    T5EncoderModel,
+)
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from components.generator.families import hunyuan15
+from components.generator.families import hunyuan15, ltx2
 from components.generator.families.wan_small import save_generator, word_tokenizer
 from components.generator.lora_file import LORA
 from tests.generator.small import SHAPE, tiny_generator
 
 TRUE_LENGTHS = {name: getattr(hunyuan15, name) for name in ("WORDS", "QUOTED_WORDS", "IMAGE_TOKENS", "TEMPLATE")}
+LTX2_WORDS = ltx2.WORDS
 WORDS = ["a", "red", "blue", "circle", "moving", "up", "down", "two", "people", "dance", "at", "night"]
 Statistics = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]  # of a pipeline's VAE: mean and standard deviation [C]
 
@@ -44,7 +60,7 @@ class Small:
     """How a family is tested. build: writes its folder; size: of a clip, frames, height and width; call: the pipeline's
     arguments for such a clip at 8 frames a second and a guidance scale; statistics: of the latents that the transformer
     reads; load_lora: the pipeline's own loader; shorten: gives pipeline and family fewer tokens of text, where theirs take
-    long on a CPU."""
+    long on a CPU; sound: of noise [B, C, T', H', W'], further arguments of a pipeline that draws sound."""
 
     build: Callable[[Path], None]
     size: tuple[int, int, int]
@@ -53,6 +69,7 @@ class Small:
     settings: dict[str, Any] = field(default_factory=dict)
     load_lora: Callable[[Any, Path], None] = lambda pipeline, folder: pipeline.load_lora_weights(folder)
     shorten: Callable[[Any, pytest.MonkeyPatch], None] = lambda pipeline, patch: None
+    sound: Callable[[Any, torch.Tensor], dict[str, Any]] = lambda pipeline, noise: {}
 
 
 def loud(module: torch.nn.Module, *names: str) -> torch.nn.Module:
@@ -113,6 +130,82 @@ def build_ltx(folder: Path) -> None:
     )
     parts = {"transformer": loud(transformer, "proj_out"), "vae": vae, "scheduler": scheduler}
     LTXPipeline(**parts, **t5(128)).save_pretrained(folder)
+
+
+def build_ltx2(folder: Path, padding: str = "zeros") -> None:
+    """padding: the decoder's, as published "reflect", for which the contract's tiles are too narrow."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLLTX2Video(
+        decoder_spatial_padding_mode=padding,
+        latent_channels=8,
+        block_out_channels=(8,),
+        down_block_types=("LTX2VideoDownBlock3D",),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal",),
+        upsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        scaling_factor=1.3,
+    )
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1, 1, 1), num_res_blocks=1, latent_channels=2, mel_bins=8, resolution=16
+    )
+    for part in (vae, audio_vae):
+        part.latents_mean.normal_()
+        part.latents_std.uniform_(0.5, 2.0)
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        vae_scale_factors=(2, 8, 8),
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=6,
+        audio_cross_attention_dim=12,
+        num_layers=2,
+        caption_channels=16,
+    )
+    tokenizer = word_tokenizer(WORDS, 1024)
+    of_text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    of_text |= {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 1}
+    of_image = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    of_image |= {"image_size": 28, "patch_size": 14}
+    gemma = Gemma3Config(text_config=of_text, vision_config=of_image, mm_tokens_per_image=4, image_token_index=3)
+    attention = {"attention_head_dim": 8, "num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 8}
+    connectors = LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=3,
+        **{f"{name}_connector_{key}": value for name in ("video", "audio") for key, value in attention.items()},
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=8,
+        upsample_kernel_sizes=[4],
+        upsample_factors=[2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1]],
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, shift_terminal=0.1
+    )
+    LTX2Pipeline(
+        scheduler=scheduler,
+        vae=vae,
+        audio_vae=audio_vae,
+        text_encoder=Gemma3ForConditionalGeneration(gemma),
+        tokenizer=tokenizer,
+        connectors=connectors,
+        transformer=loud(transformer, "proj_out", "audio_proj_out"),
+        vocoder=vocoder,
+    ).save_pretrained(folder)
 
 
 def build_mochi(folder: Path) -> None:
@@ -235,6 +328,27 @@ def shorten_hunyuan15(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
         setattr(pipeline, lengths[ours], short)
 
 
+def ltx2_guidance(pipeline: Any, scale: float) -> dict[str, Any]:
+    """Classifier-free guidance alone, of video and sound."""
+    none = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+    return (
+        {"guidance_scale": scale}
+        | none
+        | {f"audio_{key}": value for key, value in {"guidance_scale": scale, **none}.items()}
+    )
+
+
+def shorten_ltx2(pipeline: Any, patch: pytest.MonkeyPatch) -> None:
+    assert pipeline.tokenizer.model_max_length == LTX2_WORDS
+    patch.setattr(ltx2, "WORDS", 32)
+
+
+def ltx2_sound(pipeline: Any, noise: torch.Tensor) -> dict[str, Any]:
+    """The pipeline normalises what it is given."""
+    sound = ltx2.sound_of(pipeline.transformer.config, noise, torch.tensor([8.0]))
+    return {"audio_latents": sound * pipeline.audio_vae.latents_std + pipeline.audio_vae.latents_mean}
+
+
 def load_adapter(pipeline: Any, folder: Path) -> None:
     pipeline.transformer.load_lora_adapter(folder, weight_name=LORA)
 
@@ -259,6 +373,15 @@ def hunyuan_statistics(pipeline: Any) -> tuple[torch.Tensor, torch.Tensor]:
 SMALL = {
     "WanPipeline": Small(build_wan, (5, 16, 16), wan_statistics, settings={"max_sequence_length": SHAPE.text_tokens}),
     "LTXPipeline": Small(build_ltx, (9, 32, 64), ltx_statistics, settings={"frame_rate": 8}),
+    "LTX2Pipeline": Small(
+        build_ltx2,
+        (9, 32, 64),
+        ltx_statistics,
+        guidance=ltx2_guidance,
+        settings={"frame_rate": 8, "max_sequence_length": 32},
+        shorten=shorten_ltx2,
+        sound=ltx2_sound,
+    ),
     "HunyuanVideoPipeline": Small(build_hunyuan, (5, 16, 32), hunyuan_statistics),
     "MochiPipeline": Small(build_mochi, (7, 16, 32), mochi_statistics),
     "HunyuanVideo15Pipeline": Small(

@@ -17,7 +17,7 @@ from components.config.params import LoraParams, NrgParams, Params, load_params
 from components.config.types import Decoding
 from components.errors import BadInput
 from components.generator.conditioning import Conditioning
-from components.generator.family import Family, Generator, VelocityModel
+from components.generator.family import Family, Generator, VelocityModel, WithSound
 from components.generator.folder import FAMILIES, check_folder, load_generator, load_transformer
 from components.generator.integration import integration
 from components.generator.sampler import EMBEDDED, Job, noise_of, solve, with_settings
@@ -35,7 +35,6 @@ from tests.guidance.test_flow_nrg import NOISE, S0, ToyReward, toy_flow
 PROMPTS = ['a blue "circle" moving down', "a red circle"]
 STEPS, RATE = 3, 8
 PARAMS = load_params(Path("infra/profiles/shapes.yaml"))
-LORA = LoraParams(rank=2, alpha=4, targets=["to_q", "to_v"])
 NRG = NrgParams(weights={"up": 1.0}, scale=2.0, start=0.0, stop=1.0, max_norm=None, gradient_checkpointing=False)
 
 
@@ -49,6 +48,10 @@ class Case:
     generator: Generator
     pipeline: Any
     params: Params
+
+    @property
+    def sounds(self) -> bool:
+        return isinstance(self.family, WithSound)
 
     def noise(self) -> torch.Tensor:
         shape = self.generator.latent_shape(*self.small.size)
@@ -70,7 +73,8 @@ class Case:
         """The pipeline's clips, or their latents as ours."""
         settings = self.settings(scale)
         pack, unpack = self.family.pipeline_layout(self.pipeline, **settings)
-        found = self.pipeline(PROMPTS, latents=pack(self.noise()), output_type=output, return_dict=False, **settings)[0]
+        call = settings | self.small.sound(self.pipeline, self.noise()) | {"output_type": output, "return_dict": False}
+        found = self.pipeline(PROMPTS, latents=pack(self.noise()), **call)[0]
         return unpack(found) if output == "latent" else found
 
     def ours(self, scale: float = 1.0, generator: Generator | None = None, **more: Any) -> torch.Tensor:
@@ -112,8 +116,19 @@ def stage(case, bare_stage, tmp_path, monkeypatch):
     return bare_stage
 
 
+def lora_params(family: Family) -> LoraParams:
+    """Queries and values of the layers that a LoRA usually adapts."""
+    targets = [layer for layer in family.lora_targets if layer.endswith(("to_q", "to_v"))]
+    return LoraParams(rank=2, alpha=4, targets=targets)
+
+
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def video(case: Case, latents: torch.Tensor) -> torch.Tensor:
+    """Without the sound that some families have in further channels; pipelines return it apart."""
+    return latents[:, : case.generator.model.transformer.config.in_channels] if case.sounds else latents
 
 
 def test_every_family_is_here():
@@ -137,13 +152,15 @@ def test_latents_are_normalised_as_the_transformer_reads_them(case):
     pixels = torch.from_numpy(clips).permute(0, 4, 1, 2, 3) / 127.5 - 1
     mean, std = (value.view(1, -1, 1, 1, 1) for value in case.small.statistics(case.pipeline))
     with torch.no_grad():
-        close(case.generator.encode_video(clips), (case.pipeline.vae.encode(pixels).latent_dist.mode() - mean) / std)
+        latents = case.generator.encode_video(clips)
+        close(video(case, latents), (case.pipeline.vae.encode(pixels).latent_dist.mode() - mean) / std)
+    assert latents.shape[1:] == case.generator.latent_shape(*case.small.size)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_our_steps_are_the_pipelines(case, scale):
     theirs = case.drawn("latent", scale)
-    close(case.ours(scale), theirs)
+    close(video(case, case.ours(scale)), theirs)
     assert not torch.allclose(theirs, case.drawn("latent", 4.0 - scale), atol=1e-3), "the scale does something"
 
 
@@ -228,6 +245,10 @@ def test_the_pipeline_is_guided_as_our_sampler_is(case):
     settings = case.settings(3.0)
     pipeline = FlowNRGPipeline(case.pipeline, VelocityModel(case.family, case.pipeline.transformer))
     reward = reward_of(pipeline.model, frozen=False)
+    if case.sounds:
+        with pytest.raises(BadInput, match="draws sound beside the video"):
+            pipeline(PROMPTS, reward=reward, nrg=NRG, **settings)
+        return
     pack, unpack = case.family.pipeline_layout(case.pipeline, **settings)
     call = settings | {"latents": pack(case.noise()), "output_type": "latent", "return_dict": False}
     found = {}
@@ -258,7 +279,7 @@ def losses_of(stage, candidates: Candidates, reference: str, draws: int = 2) -> 
     changed = align.model_copy(update={"dpo": settings, "draws": draws, "reference": reference})
     stage.params = stage.params.model_copy(update={"align": changed})
     model = load_transformer("models/base_generator")
-    add_lora(model, LORA, seed=1)
+    add_lora(model, lora_params(model.family), seed=1)
     stage.folder = Path(reference).resolve()
     rows, _ = train_dpo(stage, model, pairs, settings, {"base": "x"}, Path(reference) / "cache")
     return [row["loss"] for row in rows]
@@ -271,12 +292,12 @@ def test_flow_dpo_starts_at_log_2_and_a_cached_reference_is_the_live_one(case, s
         assert torch.equal(candidates.prompts[range(3)].tensors[name], value)
     live, table = (losses_of(stage, candidates, reference) for reference in ("live", "cached"))
     assert live[0] == pytest.approx(np.log(2), abs=1e-6) and live[0] != live[-1]
-    assert live == pytest.approx(table, abs=1e-5)
+    assert live == pytest.approx(table, abs=2e-5)  # beta / 2 times the rounding of errors of about 2, in float32
 
 
 def test_a_lora_goes_into_the_pipeline_by_its_own_loader(case, tmp_path, monkeypatch):
     model = load_transformer(case.folder)
-    add_lora(model, LORA, seed=3)
+    add_lora(model, lora_params(model.family), seed=3)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(1))
@@ -288,7 +309,7 @@ def test_a_lora_goes_into_the_pipeline_by_its_own_loader(case, tmp_path, monkeyp
     case.small.load_lora(pipeline, tmp_path)
     tuned = Case(case.small, case.folder, case.family, load_generator(case.folder, tmp_path), pipeline, case.params)
     theirs = tuned.drawn("latent", 3.0)
-    torch.testing.assert_close(tuned.ours(3.0), theirs, rtol=1e-4, atol=1e-4)
+    close(video(case, tuned.ours(3.0)), theirs)
     assert not torch.allclose(theirs, base, atol=1e-2)
 
 
@@ -309,7 +330,7 @@ def test_gradients_reach_the_lora_with_checkpointing(case):
     grads = []
     for checkpointing in (False, True):
         model = load_transformer(case.folder)
-        add_lora(model, LORA, seed=3)
+        add_lora(model, lora_params(model.family), seed=3)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(1))
@@ -333,7 +354,9 @@ def test_costs_are_counted_from_shapes_alone(case):
     assert {name: value.shape[1:] for name, value in told.tensors.items()} == {
         name: value.shape[1:] for name, value in real.tensors.items()
     }
-    params = case.params.model_copy(update={"align": case.params.align.model_copy(update={"lora": LORA})})
+    params = case.params.model_copy(
+        update={"align": case.params.align.model_copy(update={"lora": lora_params(case.family)})}
+    )
     costs = costs_of(params, VelocityModel(case.family, parts["transformer"]), clip, told)
     assert costs.step > costs.forward > 0 and costs.layer > costs.entry > 0 and costs.alive > 0
     for way in (Decoding(decode="whole", tile=64), Decoding(decode="tiled", tile=1)):

@@ -9,14 +9,19 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from components.alignment.lora import add_lora
+from components.alignment.methods.flow_grpo import guided
+from components.config.params import LoraParams
+from components.config.types import Decoding
 from components.errors import BadInput
 from components.generator.conditioning import Conditioning
 from components.generator.families.hunyuan import Hunyuan
 from components.generator.families.ltx import LTX, coder, positions
+from components.generator.families.ltx2 import LTX2, sound_tokens
 from components.generator.families.mochi import Mochi
-from components.generator.folder import check_folder
+from components.generator.folder import check_folder, load_generator, load_transformer
 from components.generator.sampler import Job, beginning
-from tests.generator.families.small_folders import SMALL, ltx_vae
+from tests.generator.families.small_folders import SMALL, build_ltx2, ltx_vae
 
 LATENTS = (8, 3, 4, 4)
 
@@ -85,6 +90,17 @@ def test_a_negative_prompt_of_an_embedded_guidance_is_refused(bare_stage):
         beginning(generator, [Job("a", "a red circle", 1)], sampling.model_copy(update={"negative_prompt": "blurry"}))
 
 
+def test_numbers_of_sampling_reach_the_pass_without_a_prompt_in_online_methods():
+    told = Conditioning({"text": torch.ones(2, 1), "fps": torch.tensor([8.0, 25.0])})
+
+    def model(x: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        return conditioning.tensors["fps"][:, None] * (1 + conditioning.tensors["text"])
+
+    empty = Conditioning({"text": torch.zeros(1, 1)})
+    velocity = guided(model, torch.zeros(2, 1), torch.tensor([0.3, 0.8]), told, empty, 3.0)
+    assert velocity.flatten().tolist() == [4 * 8.0, 4 * 25.0]
+
+
 @torch.no_grad()
 def test_a_vae_with_a_noise_level_decodes_at_level_zero():
     vae = ltx_vae(timestep_conditioning=True).eval()
@@ -93,3 +109,46 @@ def test_a_vae_with_a_noise_level_decodes_at_level_zero():
     theirs = vae.decode(latents * std + mean, torch.zeros(2)).sample
     torch.testing.assert_close(coder(vae).decode(latents), theirs, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(vae.decode(latents * std + mean, torch.ones(2)).sample, theirs, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def ltx2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ltx2") / "generator"
+    build_ltx2(folder, padding="reflect")
+    return folder
+
+
+def test_sound_is_drawn_and_gets_no_gradient(ltx2):
+    model = LTX2().load_transformer(ltx2, "float32").requires_grad_(True)
+    channels, fps = model.config.in_channels, torch.tensor([8.0])
+    assert sound_tokens(model.config, 5, 8.0) == 28  # 9 frames are 1.125 s of 25 tokens
+    text = torch.randn(1, 32, 16, generator=torch.Generator().manual_seed(0))
+    told = Conditioning({"text": text, "text_sound": text, "mask": torch.ones(1, 32, dtype=torch.bool), "fps": fps})
+    x = torch.randn(1, channels + 1, 5, 4, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    velocity = LTX2().velocity(model, x, torch.tensor([0.5]), told)
+    assert velocity.shape == x.shape and velocity[:, channels:].flatten()[: 28 * 4].abs().min() > 0
+    assert not velocity[:, channels:].flatten()[28 * 4 :].any(), "nothing moves where no sound is"
+    assert not torch.autograd.grad(velocity[:, channels:].sum(), x, retain_graph=True)[0].any()
+    assert not torch.autograd.grad(velocity[:, :channels].sum(), x)[0][:, channels:].any()
+    louder = torch.cat([x[:, :channels], 2 * x[:, channels:]], dim=1)
+    with torch.no_grad():
+        assert not torch.equal(
+            LTX2().velocity(model, louder, torch.tensor([0.5]), told)[:, :channels], velocity[:, :channels]
+        )
+    with pytest.raises(BadInput, match=r"key 'sampling\.fps': this family draws 8 frames a second or more"):
+        LTX2().velocity(model, x, torch.tensor([0.5]), Conditioning({**told.tensors, "fps": fps / 2}))
+
+
+def test_a_lora_of_the_usual_layers_has_the_video_alone(ltx2):
+    model = load_transformer(ltx2)
+    add_lora(model, LoraParams(rank=2, alpha=4, targets=list(LTX2.lora_targets)), seed=1)
+    adapted = {name.split(".lora_")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(adapted) == 2 * 8 and not any("audio" in name for name in adapted)
+
+
+def test_a_last_tile_of_one_latent_is_refused(ltx2):
+    generator = load_generator(ltx2)
+    latents = torch.zeros(1, 9, 5, 4, 8)
+    with pytest.raises(BadInput, match=r"key 'sampling\.tile': tiles of 32 pixels leave a last one of 8"):
+        generator.decode(latents, Decoding(decode="tiled", tile=32))
+    assert generator.decode(latents, Decoding(decode="tiled", tile=64)).shape == (1, 9, 32, 64, 3)
