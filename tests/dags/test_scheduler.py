@@ -154,15 +154,15 @@ def test_new_preferences_start_one_retraining(api, checkout):
     (first,) = runs(api)
     print(f"a retraining runs {time.monotonic() - begun:.1f} s after the event")
     path = f"dags/retrain/dagRuns/{first['dag_run_id']}"
-    late = f"deadline of {first['dag_run_id']}\n"
-    until(lambda: late in (checkout.parent / TOLD).read_text(), WAIT)
-    print(f"told of its deadline of {DEADLINE} s after {time.monotonic() - begun:.1f} s")
     until(lambda: [t for t in ask(api, "GET", f"{path}/taskInstances")["task_instances"] if t["start_date"]], WAIT)
 
     for pairs in (40, 60):  # while it runs
         ask(api, "POST", "assets/events", asset_id=asset["id"], extra={"pairs": pairs})
     time.sleep(10)  # several rounds of the scheduler
     assert [run["dag_run_id"] for run in runs(api)] == [first["dag_run_id"]], "labels that come meanwhile wait"
+    late = f"deadline of {first['dag_run_id']}\n"
+    until(lambda: late in (checkout.parent / TOLD).read_text(), WAIT)
+    print(f"told of its deadline of {DEADLINE} s after {time.monotonic() - begun:.1f} s")
     ask(api, "PATCH", path, state="failed")
     second = until(lambda: runs(api)[1:], 2 * WAIT)  # the scheduler learns of it when the DAG is parsed again
     path = f"dags/retrain/dagRuns/{second[0]['dag_run_id']}"
