@@ -1,6 +1,9 @@
 """Video files of the kinds that people have, each written small with PyAV."""
 
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +17,16 @@ def moving(frames: int, height: int = 48, width: int = 64) -> np.ndarray:
     """Noise that moves, uint8 [T, H, W, 3]: no two frames are alike."""
     base = np.random.default_rng(frames).integers(0, 256, (height // 8, width // 8, 3)).repeat(8, axis=0).repeat(8, axis=1)
     return np.stack([np.roll(base, 2 * index, axis=1) for index in range(frames)]).astype(np.uint8)
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """libsvtav1 leaves a process of root's with realtime priority (findings/svtav1_makes_the_process_realtime.sh)."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def write(
@@ -30,7 +43,7 @@ def write(
     title: str | None = None,
 ) -> Path:
     """`times` are in ticks of `tick` seconds; without them frames come at `rate`, which is what the header says."""
-    with av.open(file_url(path), "w", container_options=muxer or {}) as container:
+    with ordinary_priority(), av.open(file_url(path), "w", container_options=muxer or {}) as container:
         if title:
             container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate, options={"preset": "ultrafast"} if "26" in codec else {})
