@@ -85,7 +85,7 @@ def test_applied_twice_nothing_is_rolled_out_anew(kubectl, applied):
 
     before = generations()
     apply(kubectl, applied)
-    assert generations() == before and set(before) == {"mlflow", "triton", "postgres", "s3"}
+    assert generations() == before and set(before) == {"gateway", "mlflow", "triton", "postgres", "s3"}
 
 
 def test_airflow_may_start_stages_and_nothing_else(kubectl, applied):
