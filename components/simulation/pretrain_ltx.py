@@ -19,7 +19,6 @@ from components.generator.families.ltx import WORDS
 from components.generator.families.ltx_small import SmallLTX, folded, save_ltx, small_ltx, token_spreads
 from components.generator.families.shared import padded
 from components.generator.families.wan import Wan
-from components.generator.families.wan_generator import WanGenerator
 from components.generator.families.wan_small import text_of
 from components.generator.pixels import pixels
 from components.pipeline.stage import Stage, stage_main, write_json
@@ -92,7 +91,7 @@ def train_vae(
 
 def train_flow(
     stage: Stage,
-    wan: WanGenerator,
+    wan: Any,  # the teacher, with its text encoder
     generator: SmallLTX,
     latents: torch.Tensor,
     captions: list[str],
