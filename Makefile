@@ -64,7 +64,7 @@ backup: setup
 restore: setup orchestrator .seaweedfs/installed $(POSTGRES)
 	@python -m components.orchestration.services restore $(FROM) $(PORTS)
 
-# Debian's; its package would start a server of its own on port 5432.
+# Debian's Postgres, without the server that its package starts on port 5432.
 postgres:
 	mkdir -p /etc/postgresql-common
 	test -e /etc/postgresql-common/createcluster.conf || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf

@@ -1,4 +1,4 @@
-"""Who is told of failed tasks and of late runs: the notifier of params.yaml (`orchestration.alerts`), none by default."""
+"""Alerts for failed tasks and late runs, by the notifier of params.yaml (`orchestration.alerts`); none by default."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The link from a task to its stage's run in MLflow.
 
 The task looks the run up at its end, by MLflow's HTTP API, and keeps the address; Airflow's page shows it as a button. No
-plugin is needed. A task without a run of its own, as where a stage was run before, links to that of the whole DAG run; a
+plugin is needed. A task without its own run, as where a stage was run before, links to that of the whole DAG run; a
 server that does not answer costs a few seconds and the link, and no task.
 """
 

@@ -34,7 +34,7 @@ def checkout(tmp_path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in (".venv-orchestrator", ".uv"):  # no .uv where the machine has a uv of its own
+    for name in (".venv-orchestrator", ".uv"):  # a machine with uv installed has no .uv
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to((ROOT / name).resolve())
     write_repository(tmp_path / "serving/model_repository", saved_model(tmp_path / "video_reward"), PARAMS)
@@ -119,7 +119,7 @@ def test_services_of_a_copied_checkout_are_left_alone(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_service_left_is_ended(tmp_path, monkeypatch):
-    """A child in a session of its own, and one that hides its environment."""
+    """A child that leads a session, and a child that hides its environment."""
     (tmp_path / FILES).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     sleep = "import time; time.sleep(600)"

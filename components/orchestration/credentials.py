@@ -45,7 +45,7 @@ def _digest(text: str) -> str:
 
 
 def _value(name: str) -> str:
-    """Hexadecimal, as parts of addresses; Airflow's Fernet key has a form of its own."""
+    """Hexadecimal, because addresses contain them; Airflow's Fernet key has another format."""
     if name.endswith("FERNET_KEY"):
         return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_hex(10 if name.endswith("ACCESS_KEY") else 32)

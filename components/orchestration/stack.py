@@ -237,7 +237,7 @@ def scheduling(compose: Compose, clean: Mapping[str, str], secrets: Mapping[str,
             after=("postgres",),
             prepare=prepare,
         ),
-        # Logs are read from the folder, not from servers of their own.
+        # The API server reads logs from the folder, so no log servers are needed.
         part("airflow-scheduler", "scheduler", "--skip-serve-logs", about="runs the tasks"),
         part("airflow-dag-processor", "dag-processor", about="reads dags/"),
         part("airflow-triggerer", "triggerer", "--skip-serve-logs", about="waits for deferred tasks"),

@@ -167,7 +167,7 @@ def make_checkout(folder: Path, ports: dict[str, int]) -> Path:
     (folder / "params.yaml").write_text(params)
     commit(folder)
     for name in ENVIRONMENTS:
-        if (REPOSITORY / name).exists():  # no .uv where the machine has a uv of its own
+        if (REPOSITORY / name).exists():  # a machine with uv installed has no .uv
             (folder / name).symlink_to((REPOSITORY / name).resolve())
     model = saved_model(folder.parent / "video_reward")
     write_repository(folder / "serving/model_repository", model, PARAMS)
