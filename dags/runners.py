@@ -43,9 +43,9 @@ ASKED = {
 @dataclass(frozen=True)
 class Command:
     """`reelign WORDS...`, with extra environment variables (templates); `folders` are those that it works with: "live"
-    and "served" of section `orchestration.serving`, "labels" of `orchestration.labelling`. Only tasks that need them get `secrets`, in
-    the environment of containers and pods; a process has Airflow's environment, and the server's key beside its folder
-    (components/serving/access.py)."""
+    and "served" of section `orchestration.serving`, "labels" of `orchestration.labelling`. Only tasks that need them get
+    `secrets`, in the environment of containers and pods; a process has Airflow's environment, and the server's key beside
+    its folder (components/serving/access.py)."""
 
     words: Sequence[str]
     resources: ResourcesParams
