@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import socket
+import subprocess
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -123,6 +125,18 @@ def golden(runner: str, name: str) -> Path:
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_operators_are_as_written_down(runner, name):
     assert rendered(runner, name) == json.loads(golden(runner, name).read_text())
+
+
+def test_a_tasks_bash_reads_no_bashrc(tmp_path):
+    """Its standard input is a socket, for which bash reads the file unless SHLVL counts a shell."""
+    (tmp_path / ".bashrc").write_text("export PATH=/elsewhere:$PATH\n")
+    task = rendered("local", "pairs")
+    environment = {"HOME": str(tmp_path), **task["env"]}
+    here, there = socket.socketpair()
+    with here, there:
+        for env, read in ((environment, False), ({**environment, "SHLVL": "0"}, True)):
+            done = subprocess.run(["/bin/bash", "-c", "echo $PATH"], stdin=there, env=env, capture_output=True, text=True)
+            assert ("/elsewhere:" in done.stdout) == read, done
 
 
 def test_the_image_is_that_of_the_commit_that_is_asked_for():
