@@ -24,10 +24,10 @@ def test_the_whole_dag_is_green(whole, checkout, environ):
     assert (checkout / ".reelign/trees/evaluate/report/index.html").exists()
     # One DAG run is one pipeline execution in MLflow, though every stage had a tree of its own.
     with sqlite3.connect(checkout / "mlflow.db") as base:
-        runs = {run for (run,) in base.execute("select distinct value from tags where key = 'airflow.run_id'")}
-        parents = base.execute("select count(*) from tags where key = 'execution'").fetchone()[0]
-        stages = dict(base.execute(
-            "select run_uuid, value from tags where key = 'dvc.stage'").fetchall())  # fmt: skip
+        own = "from tags join runs using (run_uuid) join experiments using (experiment_id) where experiments.name = 'reelign-smoke'"
+        runs = {run for (run,) in base.execute(f"select distinct value {own} and key = 'airflow.run_id'")}
+        parents = base.execute(f"select count(*) {own} and key = 'execution'").fetchone()[0]
+        stages = dict(base.execute(f"select run_uuid, value {own} and key = 'dvc.stage'").fetchall())
     assert len(runs) == 1 and parents == 1
     # Each task links to the run of its stage, and the address has no password.
     links = linked(environ)
