@@ -24,7 +24,7 @@ def test_the_whole_dag_is_green(whole, checkout, environ):
     assert (checkout / ".reelign/trees/evaluate/report/index.html").exists()
     # One DAG run is one pipeline execution in MLflow, though every stage had a tree of its own.
     with sqlite3.connect(checkout / "mlflow.db") as base:
-        own = "from tags join runs using (run_uuid) join experiments using (experiment_id) where experiments.name = 'reelign-smoke'"
+        own = "from tags join runs using (run_uuid) join experiments e using (experiment_id) where e.name = 'reelign-smoke'"
         runs = {run for (run,) in base.execute(f"select distinct value {own} and key = 'airflow.run_id'")}
         parents = base.execute(f"select count(*) {own} and key = 'execution'").fetchone()[0]
         stages = dict(base.execute(f"select run_uuid, value {own} and key = 'dvc.stage'").fetchall())
