@@ -352,8 +352,6 @@ def gateway(
     POST /v1/score, /score and /compute; GET /health, /metrics, /docs and /openapi.json. A video that cannot be scored gets
     the reason and no number. Exit code 4 where Triton does not answer.
     """
-    import asyncio
-
     from components.serving.access import gateway_token, need_token
     from components.serving.gateway.options import GatewayOptions
     from components.serving.gateway.run import run_gateway
@@ -376,4 +374,4 @@ def gateway(
         reward=reward,
         monitor=monitor,
     )
-    asyncio.run(run_gateway(triton, host, port, options, say))
+    run_gateway(triton, host, port, options, say)

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+import uvloop
 
 from components.errors import BadInput
 from components.serving.client import ClientOptions, RewardClient
@@ -13,14 +14,19 @@ from components.serving.gateway.options import GatewayOptions
 LAST_SECONDS = 30  # that requests under way have to end after a signal
 
 
-async def run_gateway(triton: str, host: str, port: int, options: GatewayOptions, say: Callable[[str], None]) -> None:
+def run_gateway(triton: str, host: str, port: int, options: GatewayOptions, say: Callable[[str], None]) -> None:
     """Serve until a signal; requests under way are answered first. BadInput for an address that is taken or none, and as
     of RewardClient; Unreachable where no Triton answers."""
+    uvloop.run(serve(triton, host, port, options, say))
+
+
+async def serve(triton: str, host: str, port: int, options: GatewayOptions, say: Callable[[str], None]) -> None:
     client_options = ClientOptions(in_flight=options.in_flight, deadline=options.deadline)
     async with RewardClient(triton, client_options) as client:
         with listen(host, port) as listening:
             config = uvicorn.Config(
                 create_app(client, options),
+                http="httptools",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
