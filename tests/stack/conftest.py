@@ -173,6 +173,8 @@ def make_checkout(folder: Path, ports: dict[str, int]) -> Path:
         "http://127.0.0.1:8000": f"http://127.0.0.1:{ports['triton']}",
         "latency_ratio: 2.0": "latency_ratio: 50",
         "min_accuracy: 0.5, max_calibration_error: 0.1": "min_accuracy: 0, max_calibration_error: 1",
+        "retries: 1": "retries: 8",  # each kill may cost a task a try
+        "retry_delay: 60": "retry_delay: 5",
     }
     for before, after in changes.items():
         assert before in params
