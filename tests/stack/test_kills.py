@@ -13,7 +13,7 @@ import pytest
 
 from tests.running import until
 from tests.stack.conftest import Airflow, Stack, make_checkout, stack_ports
-from tests.stack.test_stack import champion, records, registered
+from tests.stack.test_stack import champion, deployed, records, registered
 
 pytestmark = pytest.mark.stack
 KILLED = ("postgres", "s3", "airflow-scheduler", "airflow-api-server", "triton", "gateway")
@@ -53,6 +53,7 @@ def test_a_retraining_outlives_the_kill_of_each_service(stack, new_folder):
         assert done.returncode == 0, done.stderr
         with kept_up(other):
             assert retrained(other, lambda airflow, run: kill_each(other, airflow, run)) == undisturbed
+        deployed(Airflow(other))
         assert champion(other) == registered(other)["model_versions"][0]["version"] == "1"
     finally:
         assert other.call("down").returncode == 0
