@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,19 +93,31 @@ class Airflow:
     token: str = ""
 
     def ask(self, method: str, path: str, **body) -> dict:
-        """One request, with a new token after a restart of the server."""
-        for _ in range(2):
-            header = {"Authorization": f"Bearer {self.token}"}
-            address = f"{self.stack.url('airflow')}/api/v2/{path}"
-            answer = requests.request(method, address, json=body or None, headers=header, timeout=60)
-            if answer.status_code != 401:
-                break
-            login = {"username": "admin", "password": self.stack.secret("AIRFLOW_ADMIN_PASSWORD")}
-            self.token = requests.post(f"{self.stack.url('airflow')}/auth/token", json=login, timeout=60).json()[
-                "access_token"
-            ]
-        assert answer.ok, answer.text
-        return answer.json()
+        """One request, with a new token after a restart of the server. A question is put again while services are away."""
+        found: list[requests.Response] = []
+
+        def answered() -> bool:
+            with suppress(requests.ConnectionError, requests.Timeout) if method == "GET" else nullcontext():
+                found.append(self._request(method, path, body))
+                if found[-1].status_code == 401:
+                    self._log_in()
+                    return False
+                return found[-1].ok or method != "GET" or found[-1].status_code < 500
+            return False
+
+        until(answered, f"{method} {path}", 300)
+        assert found[-1].ok, found[-1].text
+        return found[-1].json()
+
+    def _request(self, method: str, path: str, body: dict) -> requests.Response:
+        header, address = {"Authorization": f"Bearer {self.token}"}, f"{self.stack.url('airflow')}/api/v2/{path}"
+        return requests.request(method, address, json=body or None, headers=header, timeout=60)
+
+    def _log_in(self) -> None:
+        login = {"username": "admin", "password": self.stack.secret("AIRFLOW_ADMIN_PASSWORD")}
+        answer = requests.post(f"{self.stack.url('airflow')}/auth/token", json=login, timeout=60)
+        if answer.ok:
+            self.token = answer.json()["access_token"]
 
     def runs(self, dag: str) -> list[dict]:
         return self.ask("GET", f"dags/{dag}/dagRuns?order_by=run_after")["dag_runs"]
@@ -160,6 +173,8 @@ def make_checkout(folder: Path, ports: dict[str, int]) -> Path:
         "http://127.0.0.1:8000": f"http://127.0.0.1:{ports['triton']}",
         "latency_ratio: 2.0": "latency_ratio: 50",
         "min_accuracy: 0.5, max_calibration_error: 0.1": "min_accuracy: 0, max_calibration_error: 1",
+        "retries: 1": "retries: 8",  # each kill may cost a task a try
+        "retry_delay: 60": "retry_delay: 5",
     }
     for before, after in changes.items():
         assert before in params

@@ -82,10 +82,7 @@ def test_a_retraining_through_it(stack):
     print(airflow.failed_logs(states))  # pytest shortens what an assertion says
     assert state == "success" and set(states.values()) == {"success"}, states
     print(f"retraining: {len(states)} tasks in {time.monotonic() - begun:.0f} s")
-    until(lambda: airflow.runs("deploy"), "DAG deploy, by the event of the new model")
-    (deploy,) = airflow.runs("deploy")
-    assert airflow.ended("deploy", deploy["dag_run_id"]) == "success", airflow.states("deploy", deploy["dag_run_id"])
-
+    deployed(airflow)
     version = registered(stack)["model_versions"][0]
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     assert tags["model.digest"].startswith(serving(stack)) and serving(stack) != before
@@ -94,6 +91,13 @@ def test_a_retraining_through_it(stack):
     assert any(name.endswith("model.safetensors") for name in held) and objects(stack, "dvc/")
     assert not (stack.folder / "mlartifacts").exists() and not (stack.folder / "mlflow.db").exists()
     assert_scores(stack)
+
+
+def deployed(airflow: Airflow) -> None:
+    """DAG deploy has ended well, which the event of the new model starts."""
+    until(lambda: airflow.runs("deploy"), "DAG deploy")
+    (deploy,) = airflow.runs("deploy")
+    assert airflow.ended("deploy", deploy["dag_run_id"]) == "success", airflow.states("deploy", deploy["dag_run_id"])
 
 
 def registered(stack: Stack) -> dict:
