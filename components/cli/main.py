@@ -15,6 +15,7 @@ import typer
 
 from components.cli.annotation import app as annotate
 from components.cli.evaluation import ablation, vbench
+from components.cli.gateway import gateway
 from components.cli.generator import generate
 from components.cli.judge import app as judge
 from components.cli.kubeflow import export_kfp, submit_kfp
@@ -22,7 +23,7 @@ from components.cli.lora import app as lora
 from components.cli.output import AsJson, print_json
 from components.cli.registry import lineage, promote
 from components.cli.reward import bench_reward, check_reward_model, export_reward, score
-from components.cli.serving import deploy, gateway, monitor, serve
+from components.cli.serving import deploy, monitor, serve
 from components.cli.stages import run_stage, run_with
 from components.cli.storage import gc
 from components.cli.study import app as study
