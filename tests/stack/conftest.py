@@ -159,8 +159,9 @@ def new_folder() -> Iterator[Callable[[str], Path]]:
         Path(base).chmod(0o711)
 
         def make(name: str) -> Path:
-            (Path(base) / name).mkdir(mode=0o755)
-            return Path(base) / name
+            made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
+            made.chmod(0o755)
+            return made
 
         yield make
 
