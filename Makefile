@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-whole test-containers images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-whole test-containers test-kubeflow images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -195,9 +195,14 @@ image-source:
 
 # As root: the engine is the test's own, its data in .images/. MARK=containers without pods, MARK=kubernetes with nothing else.
 MARK ?= containers or kubernetes
-test-containers: orchestrator .venv-kfp/installed .seaweedfs/installed
-	AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-orchestrator/bin/python -m pytest --confcutdir=tests/containers -rsP --durations=0 -m "$(MARK)" tests/containers
+IN_IMAGES = AIRFLOW_HOME=$(CURDIR)/.images/airflow AIRFLOW__CORE__LOAD_EXAMPLES=false .venv-orchestrator/bin/python -m pytest \
+	--confcutdir=tests/containers -rsP --durations=0 tests/containers
+test-containers: orchestrator .seaweedfs/installed
+	$(IN_IMAGES) -m "$(MARK)"
+
+# The whole graph by kfp's local runner, a container of our image a stage, compared with `dvc repro`. A quarter of an hour.
+test-kubeflow: orchestrator .venv-kfp/installed .seaweedfs/installed
+	$(IN_IMAGES) -m kubeflow
 
 # The demo's promises, read off its metrics files.
 check-demo:

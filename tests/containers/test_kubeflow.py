@@ -23,7 +23,7 @@ from tests.containers.engine import REPOSITORY
 from tests.curation.s3_server import ENVIRONMENT
 from tests.dags.behind_password import mlflow
 
-pytestmark = pytest.mark.containers
+pytestmark = pytest.mark.kubeflow
 RUN = "kubeflow-1"
 PATIENCE = 3600  # seconds for a run of the whole graph
 SMOKE = REPOSITORY / "infra/profiles/smoke.yaml"
