@@ -76,7 +76,7 @@ def retrained(checkout, environ) -> Iterator[str]:
 
 def test_the_retraining_has_no_gold_judge(retrained, checkout, environ):
     assert retrained.rstrip().splitlines()[-1].endswith("success"), retrained[-6000:]
-    assert {"judge_reward", "align.dpo", "evaluate"} <= tasks(environ).keys()
+    assert {"judge_reward.annotators", "align.dpo", "evaluate"} <= tasks(environ).keys()
     found = json.loads((checkout / ".reelign/trees/evaluate/metrics/alignment.json").read_text())
     assert list(found["judges"]) == [KEY] and found["decides"] == KEY
     won = found["methods"]["dpo"]["win_rate"][KEY]["Overall"]
