@@ -37,7 +37,7 @@ state.unlink()
 """
 GRAPH = """
 stages:
-  first: {cmd: python s.py first made/first.txt input.txt, deps: [input.txt, s.py], params: [seed], outs: [made/first.txt]}
+  first: {cmd: python s.py first made/first.txt input.txt, deps: [input.txt, s.py], params: [seed, rate], outs: [made/first.txt]}
   second: {cmd: python s.py second made/second.txt made/first.txt, deps: [made/first.txt, s.py], outs: [made/second.txt]}
   third: {cmd: python s.py third made/third.txt made/second.txt, deps: [made/second.txt, s.py], outs: [made/third.txt]}
 """
@@ -83,10 +83,10 @@ def times(project: Path, name: str) -> int:
 def project(tmp_path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
-    for name, text in {"dvc.yaml": GRAPH, "s.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\n"}.items():
+    for name, text in {"dvc.yaml": GRAPH, "s.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\nrate: 1.0e-9\n"}.items():
         (folder / name).write_text(text)
     (folder / "infra/profiles").mkdir(parents=True)
-    (folder / "infra/profiles/other.yaml").write_text("seed: 2\n")
+    (folder / "infra/profiles/other.yaml").write_text("seed: 2\nrate: 1.0e-9\n")
     command(folder, "git", "init", "--quiet")
     command(folder, sys.executable, "-m", "dvc", "init", "--quiet")
     (folder / ".gitignore").write_text("/made/\n/.reelign/\n/remote/\n")
@@ -96,6 +96,7 @@ def project(tmp_path) -> Path:
 
 
 def test_a_second_machine_repeats_nothing(project, tmp_path):
+    """Param `rate` is written as 1e-09 into dvc.lock: a number, which PyYAML takes for a text."""
     one, two = (Machine(tmp_path / name, project, str(tmp_path / "remote")) for name in ("one", "two"))
     one.run("first")
     one.run("second")
@@ -163,7 +164,7 @@ def test_profile_and_commit(project, tmp_path):
     machine.run("first", "--profile", "other")
     assert times(project, "first") == 2, "another seed"
     assert "no such profile" in machine.run("first", "--profile", "none", code=2)
-    (machine.folder / "mine.yaml").write_text("seed: 3\n")
+    (machine.folder / "mine.yaml").write_text("seed: 3\nrate: 1.0e-9\n")
     for path in (f"{machine.folder}/mine", "../../../../mine", "other/../other", ".other"):
         said = machine.run("first", code=2, REELIGN_PROFILE=path)
         assert said == f"error: --profile: '{path}' is no name of a profile: letters, digits, '.', '_', '-'\n"
@@ -196,7 +197,7 @@ def test_a_lock_that_a_killed_task_left_cut_short_is_no_obstacle(project, tmp_pa
     whole = lock.read_text()
     for seed, left in enumerate(("", whole[: whole.index("outs")], whole[:-3]), start=2):
         lock.write_text(left)
-        (machine.folder / "params.yaml").write_text(f"seed: {seed}\n")
+        (machine.folder / "params.yaml").write_text(f"seed: {seed}\nrate: 1.0e-9\n")
         said = machine.run("first")
         assert said.count("dvc.lock was cut short by a kill") == 1 and times(project, "first") == seed, said
 
@@ -246,8 +247,8 @@ def test_a_command_runs_where_a_stage_does(project, tmp_path):
     said = two.run("second", "score", "--csv", "made/second.txt", command="run-with", code=2)
     assert there.format("second") in said
     said = two.run("--profile", "other", "first", "profile", "other", "--force", command="run-with", code=2)
-    assert "infra/profiles/other.yaml, row 1, key 'profile': missing key" in said
-    assert (two.folder / "params.yaml").read_text() == "seed: 1\n", "the tree's"
+    assert "infra/profiles/other.yaml, row 2, key 'rate': unknown key" in said
+    assert (two.folder / "params.yaml").read_text() == "seed: 1\nrate: 1.0e-9\n", "the tree's"
     assert "stage first: not run yet" in two.run("--profile", "other", "second", *score, command="run-with", code=2)
     assert "no such stage" in two.run("fourth", *score, command="run-with", code=2)
 

@@ -97,6 +97,17 @@ def lock_entry(stage: Any) -> dict[str, Any]:
     return yaml.load(text, yaml.CSafeLoader)
 
 
+def read_yaml(text: str) -> Any:
+    """The content of one of DVC's files, as DVC reads it; None where it is no YAML. In DVC's YAML 1.2 `1e-09` is a number,
+    for PyYAML it is a text, and a stage with such a param would differ from its own entry."""
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
+
+    try:
+        return parse_yaml(text, "")
+    except YAMLFileCorruptedError:
+        return None
+
+
 def run_key(entry: dict[str, Any]) -> str:
     """Key of a run in DVC's run cache, over everything but its outputs."""
     from dvc.stage.cache import _get_cache_hash

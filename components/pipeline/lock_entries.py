@@ -27,6 +27,7 @@ from components.pipeline.dvc_internals import (
     digest_elsewhere,
     digest_inputs,
     lock_entry,
+    read_yaml,
     remote_store,
     run_key,
     run_value,
@@ -143,7 +144,7 @@ def fits(entry: Entry, now: Entry, unseen: Set[str] = frozenset()) -> bool:
 
 def read_entry(file: Path) -> Entry | None:
     """None where there is none, or a damaged one, which goes: the stage runs again, or the remote has it whole."""
-    found = yaml_of(file) if file.exists() else None
+    found = read_yaml(file.read_text(errors="replace")) if file.exists() else None
     if file.exists() and not (isinstance(found, dict) and {"cmd", "outs"} <= found.keys()):
         discard(file, "no lock entry")
         return None
@@ -153,16 +154,8 @@ def read_entry(file: Path) -> Entry | None:
 def read_lock() -> dict[str, Entry]:
     """The stages of dvc.lock here; none where there is no lock, or a damaged one, which goes."""
     lock = Path("dvc.lock")
-    found = yaml_of(lock) if lock.exists() else {"stages": {}}
+    found = read_yaml(lock.read_text(errors="replace")) if lock.exists() else {"stages": {}}
     if not isinstance(found, dict) or not isinstance(found.get("stages"), dict):
         discard(lock, "no lock")
         return {}
     return found["stages"]
-
-
-def yaml_of(file: Path) -> Any:
-    """The content of a YAML file; None where it is no YAML."""
-    try:
-        return yaml.load(file.read_text(errors="replace"), yaml.CSafeLoader)
-    except yaml.YAMLError:
-        return None
