@@ -104,8 +104,8 @@ def local(command: Command, settings: OrchestrationParams, common: dict[str, Any
     """A process in the ml environment of this checkout."""
     from airflow.providers.standard.operators.bash import BashOperator
 
-    # A task's standard input is a socket: bash takes that for a remote shell and reads ~/.bashrc, which may change PATH, unless
-    # SHLVL counts a shell around it. A scheduler that a service manager started has none.
+    # A task's standard input is a socket: bash takes that for a remote shell and reads ~/.bashrc, which may change PATH,
+    # unless SHLVL counts a shell around it. A scheduler that a service manager started has none.
     here = {"PATH": f"{REPOSITORY}/.venv-ml/bin:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "SHLVL": "1"}
     return command.kind(BashOperator)(
         **common,

@@ -37,7 +37,8 @@ state.unlink()
 """
 GRAPH = """
 stages:
-  first: {cmd: python s.py first made/first.txt input.txt, deps: [input.txt, s.py], params: [seed, rate], outs: [made/first.txt]}
+  first:
+    {cmd: python s.py first made/first.txt input.txt, deps: [input.txt, s.py], params: [seed, rate], outs: [made/first.txt]}
   second: {cmd: python s.py second made/second.txt made/first.txt, deps: [made/first.txt, s.py], outs: [made/second.txt]}
   third: {cmd: python s.py third made/third.txt made/second.txt, deps: [made/second.txt, s.py], outs: [made/third.txt]}
 """
@@ -83,7 +84,8 @@ def times(project: Path, name: str) -> int:
 def project(tmp_path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
-    for name, text in {"dvc.yaml": GRAPH, "s.py": STAGE, "input.txt": "in ", "params.yaml": "seed: 1\nrate: 1.0e-9\n"}.items():
+    params = "seed: 1\nrate: 1.0e-9\n"
+    for name, text in {"dvc.yaml": GRAPH, "s.py": STAGE, "input.txt": "in ", "params.yaml": params}.items():
         (folder / name).write_text(text)
     (folder / "infra/profiles").mkdir(parents=True)
     (folder / "infra/profiles/other.yaml").write_text("seed: 2\nrate: 1.0e-9\n")
