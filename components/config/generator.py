@@ -21,8 +21,8 @@ from components.config.types import (
 
 
 class BaseGeneratorParams(Section):
-    """The generator to align. `dtype` is that of its transformer and text encoder in all stages; trained adapters and heads
-    are float32."""
+    """The generator to align. `dtype` is the precision of its transformer and text encoder in all stages. Trained adapters
+    and heads have float32."""
 
     folder: str
     dtype: Dtype
