@@ -272,9 +272,12 @@ def test_notes_name_the_secrets_to_make_first(values):
     run = helm("install", "reelign", CHART, "--namespace=reelign", "--dry-run=client", *files_of(values))
     assert run.returncode == 0, run.stderr
     notes = run.stdout.partition("NOTES:\n")[2]
-    told = set(re.findall(r"kubectl -n reelign create secret generic (\S+)", notes))
+    told = {
+        (name, key)
+        for name, keys in re.findall(r"kubectl -n reelign create secret generic (\S+)(.*)", notes)
+        for key in re.findall(r"--from-\w+=([\w.-]+)=\.\.\.", keys)
+    }
     read = {reference["name"] for key in ("secretRef", "secretKeyRef") for reference in references(build(values), key)}
-    read |= set(references(build(values), "secretName"))
-    stages = load_params().orchestration.kubernetes.secret
-    assert told == read | {stages} and told <= {name for name, _ in documented_secrets()}
-    assert "First" in notes.splitlines()[0]
+    read |= {*references(build(values), "secretName"), load_params().orchestration.kubernetes.secret, "reelign-airflow"}
+    assert told == {(name, key) for name, key in documented_secrets() if name in read}
+    assert notes.startswith("First make the secrets")

@@ -142,15 +142,16 @@ def test_no_pod_has_more_rights_than_it_needs(documents):
     for name, template in templates.items():
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False
-        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] == 10001
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert set(spec["securityContext"]) <= {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "seccompProfile"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
         kinds = {"emptyDir", "configMap", "persistentVolumeClaim"} | ({"secret"} if name == "s3" else set())
         assert all(kinds & set(volume) for volume in spec["volumes"])
-        for container in spec["containers"]:
-            context = container["securityContext"]
-            assert context["capabilities"] == {"drop": ["ALL"]} and context["readOnlyRootFilesystem"]
-            assert context["allowPrivilegeEscalation"] is False
+        assert "ephemeralContainers" not in spec and not references(spec, "hostPort")
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            context = {"capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False}
+            assert container["securityContext"] == context, "all else that a context may have is refused or loosens it"
             assert {"cpu", "memory"} <= set(container["resources"]["requests"]) & set(container["resources"]["limits"])
     [role] = of_kind(documents, "Role")
     assert not {"secrets", "pods/exec", "*"} & {resource for rule in role["rules"] for resource in rule["resources"]}
