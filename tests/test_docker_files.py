@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.serving.access import options
 
@@ -91,14 +92,15 @@ def test_images_take_the_lock_of_their_torch(file, torch, installed):
 
 
 def test_images_that_are_not_ours_are_named_by_digest():
-    """In compose file and manifests; the bases of our own images are arguments, which take a digest too."""
-    files = [Path("infra/compose.yaml"), *sorted(Path("infra/kubernetes").rglob("*.yaml"))]
+    """In compose file and chart; the bases of our own images are arguments, which take a digest too."""
+    images = re.findall(r"^ +image: (\S+)", Path("infra/compose.yaml").read_text(), re.M)
+    for image in yaml.safe_load(Path("infra/helm/reelign/values.yaml").read_text())["images"].values():
+        images.append(f"{image['repository']}:{image['tag']}@{image['digest']}")
     foreign = {}
-    for file in files:
-        for image in re.findall(r"^ +image: (\S+)", file.read_text(), re.M):
-            if not re.search("(^|/)reelign-", image):
-                name, digest = re.fullmatch(r"(\S+:v?[\d.]+[\w.-]*)@(sha256:[0-9a-f]{64})", image).groups()
-                foreign.setdefault(name, set()).add(digest)
+    for image in images:
+        if not re.search("(^|/)reelign-", image):
+            name, digest = re.fullmatch(r"(\S+:v?[\d.]+[\w.-]*)@(sha256:[0-9a-f]{64})", image).groups()
+            foreign.setdefault(name, set()).add(digest)
     assert len(foreign) == 4 and all(len(digests) == 1 for digests in foreign.values())
 
 

@@ -1,6 +1,7 @@
 """The pipeline that Kubeflow gets is the graph of dvc.yaml, with the resources of params.yaml; `make test-kfp`."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -137,11 +138,11 @@ def test_a_label_that_no_node_can_have_is_refused_by_its_option(label):
 
 
 def test_config_map_and_secret_are_those_of_the_manifests():
-    generator = yaml.safe_load(Path("infra/kubernetes/base/kustomization.yaml").read_text())["configMapGenerator"][0]
+    template = Path("infra/helm/reelign/templates/config.yaml").read_text()
     kubernetes = load_params().orchestration.kubernetes
-    assert generator["name"] == kubernetes.config_map
-    assert set(CONFIG) <= {literal.split("=")[0] for literal in generator["literals"]}
-    documented = Path("infra/kubernetes/README.md").read_text()
+    assert re.search(r"^  name: (\S+)", template, re.MULTILINE)[1] == kubernetes.config_map
+    assert set(CONFIG) <= set(re.findall(r"^  ([A-Z0-9_]+): ", template, re.MULTILINE))
+    documented = Path("infra/helm/reelign/README.md").read_text()
     assert all(f"| `{kubernetes.secret}` | `{key}` |" in documented for key in SECRET)
 
 

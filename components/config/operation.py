@@ -75,7 +75,7 @@ class ResourcesParams(Section):
 
 
 class KubernetesParams(Section):
-    """Names of objects in the cluster (infra/kubernetes): pods get settings and secrets by reference."""
+    """Names of objects in the cluster (infra/helm/reelign): pods get settings and secrets by reference."""
 
     namespace: str
     service_account: str

@@ -1,7 +1,7 @@
 """`reelign export-kfp`: the graph of dvc.yaml as a pipeline of Kubeflow Pipelines, one container component per stage.
 
 The second target besides Airflow: the same image, the same `reelign run-stage NAME`, the same resources of params.yaml
-(`orchestration`), the same config map and secret as infra/kubernetes. State passes through the DVC remote there too, so
+(`orchestration`), the same config map and secret as infra/helm/reelign. State passes through the DVC remote there too, so
 that components share nothing but their order.
 
 kfp needs older libraries than the rest of this project, and so a separate environment (`make kfp`). This file runs in both:

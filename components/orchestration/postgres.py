@@ -20,7 +20,7 @@ from components.orchestration.service import MARK, SETUP, as_user, mark, set_up
 
 INSTALLED = Path("/usr/lib/postgresql")
 USER = "postgres"  # Debian's package makes it
-DATABASES = Path("infra/kubernetes/overlays/one-machine/databases.sh")
+DATABASES = Path("infra/helm/reelign/files/databases.sh")
 SECONDS = 60.0
 
 

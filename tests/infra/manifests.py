@@ -1,6 +1,8 @@
-"""What the tests of infra/ read: manifests as kustomize builds them, and who may talk to whom by their network policies."""
+"""What the tests of infra/ read: manifests as Helm renders them, and who may talk to whom by their network policies."""
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import yaml
 
 TOOLS = Path(".venv-infra/bin")
-KUBERNETES = Path("infra/kubernetes")
-OVERLAYS = ("base", "overlays/one-machine", "overlays/gpu")
+CHART = Path("infra/helm/reelign")
+STAGE_JOB = Path("infra/helm/stage-job.yaml")
+# Sets of values by name, each with its files.
+VALUES = {"base": (), "gpu": (CHART / "values-gpu.yaml",), "one-machine": (CHART / "values-one-machine.yaml",)}
 Document = dict[str, Any]
 
 
@@ -20,12 +24,31 @@ def tool(name: str, *arguments: str | Path, stdin: str | None = None) -> str:
     return run.stdout
 
 
-def build(overlay: str) -> list[Document]:
-    return list(yaml.safe_load_all(tool("kubectl", "kustomize", KUBERNETES / overlay)))
+def helm(*arguments: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """A finished run of Helm: the program that HELM names, the one on PATH, or that of `make .helm/installed`."""
+    program = os.environ.get("HELM") or shutil.which("helm") or ".helm/helm"
+    return subprocess.run([program, *arguments], env=os.environ | (environment or {}), capture_output=True, text=True)
+
+
+def files_of(values: str) -> list[str]:
+    """Options of Helm for the set of values `values`."""
+    return [f"--values={file}" for file in VALUES[values]]
+
+
+def render(values: str, *options: str) -> str:
+    """The rendering of a set of values, for namespace reelign unless `options` name another one."""
+    run = helm("template", "reelign", CHART, "--namespace=reelign", *files_of(values), *options)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def build(values: str, *options: str) -> list[Document]:
+    """The documents of `render`."""
+    return [document for document in yaml.safe_load_all(render(values, *options)) if document]
 
 
 def stage_job() -> Document:
-    return yaml.safe_load((KUBERNETES / "stage-job.yaml").read_text())
+    return yaml.safe_load(STAGE_JOB.read_text())
 
 
 def of_kind(documents: list[Document], *kinds: str) -> list[Document]:
@@ -55,8 +78,8 @@ def references(value: Any, key: str) -> list[Any]:
 
 
 def documented_secrets() -> set[tuple[str, str]]:
-    """(secret, key) of the table in infra/kubernetes/README.md."""
-    return set(re.findall(r"^\| `([\w-]+)` \| `([\w.-]+)` \|", (KUBERNETES / "README.md").read_text(), re.MULTILINE))
+    """(secret, key) of the table in the chart's README.md."""
+    return set(re.findall(r"^\| `([\w-]+)` \| `([\w.-]+)` \|", (CHART / "README.md").read_text(), re.MULTILINE))
 
 
 def selects(selector: Document, labels: dict[str, str]) -> bool:

@@ -17,7 +17,7 @@ from components.serving.ports import free_ports
 from tests.curation import s3_server
 from tests.infra.test_compose import COMPOSE, services, variables  # noqa: F401
 
-DATABASES = Path("infra/kubernetes/overlays/one-machine/databases.sh")
+DATABASES = Path("infra/helm/reelign/files/databases.sh")
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
