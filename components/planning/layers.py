@@ -1,7 +1,7 @@
 """Figures of a model with many alike layers from a few of them, as each of a run of alike layers adds the same.
 
-A run is neighbours with the same classes, settings, shapes and dtypes. Three of each are enough for what a pass holds at most
-and for what a layer keeps, and a fourth tells what one layer adds.
+A run is neighbours with the same classes, settings, shapes and dtypes. Three of them tell what a pass holds at most and what a
+layer keeps; a fourth tells what one layer adds.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-KEPT = 3  # layers of a run: the first may have inputs without gradients, what follows the last one counts as the last one's
-LONG = 7  # a run of at most so many layers stays whole: it is no more than 3 and 4
+KEPT = 3  # the first may have inputs without gradients, and what follows the last one is counted with it
+LONG = 7  # layers of a run that stays whole, at most: no more than three and then four of them
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 Lists = dict[str, list[list[nn.Module]]]  # runs of each list of layers, by the list's name in the network
