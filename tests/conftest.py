@@ -68,8 +68,7 @@ def four_threads():
 
 
 def pytest_collection_finish():
-    """Modules stay to the end: without them a collection of garbage, which each encoding of prompts ends with, is ten times as
-    fast."""
+    """Modules stay to the end: collections of garbage, which each encoding of prompts ends with, leave them out."""
     gc.collect()
     gc.freeze()
 
