@@ -1,7 +1,7 @@
 """Figures of a model with many alike layers from a few of them, as each of a run of alike layers adds the same.
 
-A run is neighbours with the same classes, settings, shapes and dtypes. Three of them show what a pass holds at most, and what
-a layer keeps. A fourth shows what one layer adds.
+A run is neighbours with the same classes, settings, shapes and dtypes. Three of them show what a pass holds at most and
+what a layer keeps. A fourth shows what one layer adds.
 """
 
 from collections.abc import Callable, Iterator
