@@ -1,5 +1,6 @@
 """Shared by all tests: the repository is the working directory; a stage that needs no dvc.yaml."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -64,6 +65,12 @@ def four_threads():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_finish():
+    """Modules stay to the end: collections of garbage, which each encoding of prompts ends with, leave them out."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure():

@@ -204,6 +204,7 @@ def stage_main(name: str, body: Callable[[Stage], None]) -> NoReturn:
         stage.say(f"loaded in {loading:.1f} s")
         if line := progress(name, stage.params.profile):
             stage.say(line)
+        gc.freeze()  # libraries stay to the end: collections leave them out
         stage.run(body)
     gc.freeze()  # saves the collection at exit over all objects: a second, with torch and diffusers loaded
     sys.exit(0)

@@ -26,6 +26,7 @@ from components.files.text import read_json
 from components.generator.conditioning import Conditioning
 from components.generator.family import Family, VelocityModel
 from components.generator.folder import INDEX, family_of, known_family
+from components.planning.layers import runs_of, shortened, summed
 
 ARCHITECTURES = Path("infra/architectures")  # of models that are not on this machine, <profile>.json
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -98,19 +99,25 @@ def costs_of(params: Params, model: VelocityModel, clip: torch.Tensor, condition
     def predict() -> torch.Tensor:
         return model(clip, clip.new_ones(1), conditioning)
 
-    forward, most = operations(predict), alive(predict)
+    network, blocks = model.transformer, model.family.blocks
+    runs = runs_of(network, blocks(network))
+    forward = summed(network, runs, lambda: operations(predict))
+    with shortened(network, runs):
+        most = alive(predict)
     with torch.device("meta"):
         add_lora(model, params.align.lora, seed=0)
-    entry, layer = kept_by_a_layer(model.family.blocks(model.transformer), predict)
-    step = operations(lambda: predict().sum().backward())
+    runs = runs_of(network, blocks(network))
+    with shortened(network, runs):
+        entry, layer = kept_by_a_layer(blocks(network), predict)
+    step = summed(network, runs, lambda: operations(lambda: predict().sum().backward()))
     return Costs(forward, step, entry, layer, most)
 
 
-def operations(function: Callable[[], object]) -> float:
+def operations(function: Callable[[], object]) -> int:
     """Floating-point operations of a call, a multiplication and an addition counted as two."""
     with FlopCounterMode(display=False) as counter:
         function()
-    return float(counter.get_total_flops())
+    return counter.get_total_flops()
 
 
 def kept_by_a_layer(layers: Iterable[torch.nn.Module], predict: Callable[[], torch.Tensor]) -> tuple[float, float]:

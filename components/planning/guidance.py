@@ -1,6 +1,7 @@
 """Costs of training the latent reward model and of guidance with it, from shapes alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from components.generator.family import VelocityModel
 from components.guidance.latent_reward import LatentReward, first_blocks
 from components.guidance.train import BINS, VALIDATION_SHARE
 from components.planning.costs import ADAM, BYTES, kept, kept_by_a_layer, kept_for_backward, operations, size
+from components.planning.layers import runs_of, shortened, summed
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,22 @@ def latent_sizes(params: Params, generator: VelocityModel, clip: torch.Tensor, t
     frozen = own.trunk == "frozen"
     with torch.device("meta"):
         model = LatentReward(family, first_blocks(generator, own.blocks), own.dimensions, frozen).requires_grad_(False)
-    layers = family.blocks(model.trunk)
     trunk = size(model.trunk)
     head = size(model) - trunk
     leaf, t = clip.float().requires_grad_(True), clip.new_ones(1, dtype=torch.float32)
-    forward = operations(lambda: model(clip, t, text))
-    push = operations(lambda: model(leaf, t, text).sum().backward())
+
+    def counted(function: Callable[[], object]) -> float:
+        return summed(model.trunk, runs_of(model.trunk, family.blocks(model.trunk)), lambda: operations(function))
+
+    def kept_with(x: torch.Tensor) -> tuple[float, float]:
+        with shortened(model.trunk, runs_of(model.trunk, family.blocks(model.trunk))):
+            return kept_by_a_layer(family.blocks(model.trunk), lambda: model(x, t, text))
+
+    forward = counted(lambda: model(clip, t, text))
+    push = counted(lambda: model(leaf, t, text).sum().backward())
     if frozen:  # it reuses the generator's tokens
-        push -= operations(lambda: family.tokens(model.trunk, clip, t, text))
-    guided = kept_by_a_layer(layers, lambda: model(leaf, t, text))
+        push -= counted(lambda: family.tokens(model.trunk, clip, t, text))
+    guided = kept_with(leaf)
 
     model.requires_grad_(True).trunk.requires_grad_(own.trunk == "full")
     if own.trunk == "full":
@@ -73,11 +82,11 @@ def latent_sizes(params: Params, generator: VelocityModel, clip: torch.Tensor, t
     if own.trunk == "lora":
         with torch.device("meta"):
             adapt(model.trunk, own.lora, 0, family.lora_targets)
-    training = kept_by_a_layer(layers, lambda: model(clip, t, text))
+    training = kept_with(clip)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with torch.no_grad():
+    with torch.no_grad(), shortened(model.trunk, runs_of(model.trunk, family.blocks(model.trunk))):
         _, tokens, width = family.tokens(model.trunk, clip, t, text).shape
-    step = operations(lambda: model(clip, t, text).sum().backward())
+    step = counted(lambda: model(clip, t, text).sum().backward())
     read = kept_for_backward(lambda: model.read(clip.new_ones(1, tokens, width)))
     return LatentSizes(trunk, head, trained, forward, push, step, guided, training, read)
 

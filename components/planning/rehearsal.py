@@ -28,6 +28,7 @@ from components.files.atomic import atomic_write, discard, whole_folder
 from components.generator.parts import read_object
 from components.methods import trained
 from components.pipeline.stage import SCRATCH
+from components.planning.budget import budget
 from components.planning.expected import expected_bytes, operations_of
 from components.planning.stand_ins import make_backbone, make_generator, make_pairs
 
@@ -211,8 +212,9 @@ def table(params: Params, cut: Params, seen: dict[str, Rehearsed]) -> list[dict[
     """A row a stage: seconds, GiB at the peak, of it those of mapped files, GiB planned and written, and hours for the
     profile's own counts, where the plan counts the stage's operations. Seconds grow as operations do, but for those of the
     imports."""
-    planned = expected_bytes(cut)
-    now, whole = operations_of(cut), operations_of(params)
+    tried = budget(cut)
+    planned = expected_bytes(tried)
+    now, whole = operations_of(tried), operations_of(budget(params))
     rows = []
     for name, found in seen.items():
         ratio = whole[name] / now[name] if now.get(name) else None

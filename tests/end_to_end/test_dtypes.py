@@ -94,7 +94,9 @@ def run(name: str) -> int:
     finally:
         sys.argv = before
         AcceleratorState._reset_state()
-        gc.unfreeze()
+        gc.unfreeze()  # what the stage made
+        gc.collect()
+        gc.freeze()
     return ended.value.code
 
 

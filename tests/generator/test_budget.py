@@ -1,6 +1,5 @@
 """What aligning a generator takes: published sizes, counted operations, and the plan that `doctor --profile` prints."""
 
-import functools
 import re
 
 import numpy as np
@@ -15,18 +14,17 @@ from components.errors import BadInput
 from components.generator.folder import load_transformer
 from components.guidance.train import build
 from components.pipeline.graph import stage_names
-from components.planning.budget import Budget, budget, budget_of, measure
+from components.planning.budget import Budget, budget, budget_of
 from components.planning.costs import alive, operations
 from components.reward.backbones.registry import load_backbone
 from components.reward.inputs import Clip
 from components.reward.score import make_input
 from components.reward.train import build as build_reward
+from tests.planning.measured import measured, profile
 
 
-@functools.cache
 def wan(name: str = "wan2.1-1.3b") -> Budget:
-    """A minute's work on two busy cores, once for all tests."""
-    return budget(load_params(f"infra/profiles/{name}.yaml"))
+    return budget_of(profile(name), measured(name))
 
 
 @pytest.mark.parametrize(("name", "transformer"), [("wan2.1-1.3b", 1_418_996_800), ("wan2.1-14b", 14_288_491_584)])
@@ -70,7 +68,7 @@ def test_operations_are_those_of_the_matrix_products():
 
 def test_training_keeps_a_layer_and_the_inputs_of_all_or_all_of_all():
     params = load_params("infra/profiles/wan2.1-1.3b.yaml")
-    found = measure(params)
+    found = measured("wan2.1-1.3b")
 
     def kept(**how: bool) -> float:
         changed = params.align.model_copy(update=how)
@@ -219,6 +217,6 @@ def test_bytes_alive_are_those_that_are_held():
 
 
 def test_decoding_in_tiles_needs_less():
-    found = measure(load_params("infra/profiles/wan2.1-1.3b.yaml"))
+    found = measured("wan2.1-1.3b")
     whole, tiled, small = (found.decoding(Decoding(*way)) for way in (("whole", 256), ("tiled", 256), ("tiled", 128)))
     assert whole / tiled > 3 and small < tiled and tiled > 81 * 480 * 832 * 3 * 4, "the pixels themselves"

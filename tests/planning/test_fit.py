@@ -1,7 +1,5 @@
 """Settings with which a profile fits a card: the batch stays, what fits stays, and the least that would fit is said."""
 
-import functools
-
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -10,21 +8,12 @@ from components.cli.main import app
 from components.config.params import Params, load_params
 from components.errors import BadInput
 from components.methods import trained
-from components.planning.budget import Measured, budget_of, measure
+from components.planning.budget import budget_of
 from components.planning.fit import GIB, changes, edited, fitted
 from tests.conftest import REPOSITORY
+from tests.planning.measured import measured, profile
 
 SMALL, LARGE = "wan2.1-1.3b", "wan2.1-14b"
-
-
-def profile(name: str) -> Params:
-    return load_params(REPOSITORY / f"infra/profiles/{name}.yaml")
-
-
-@functools.cache
-def measured(name: str) -> Measured:
-    """Seconds of work, once for all tests."""
-    return measure(profile(name))
 
 
 @pytest.fixture(autouse=True)
