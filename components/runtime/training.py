@@ -35,7 +35,7 @@ from components.errors import BadInput, NonFinite
 from components.files.atomic import whole_file
 from components.pipeline.stage import Stage
 from components.runtime.batches import Batches
-from components.runtime.processes import UnshardedModule, full, launched_together, part_like
+from components.runtime.processes import UnshardedModule, from_first, full, launched_together, part_like
 
 EXPLODED = 10  # a loss above this multiple of the first logged loss counts as exploded
 
@@ -268,7 +268,8 @@ class Run:
             _save(self.checkpoint, state)
 
     def resume(self) -> None:
-        """Continue from the checkpoint of a killed run, where there is one."""
+        """Continue from the checkpoint of a killed run, where there is one: that of the first process, on every node."""
+        from_first(self.checkpoint)
         if (state := _load(self.checkpoint, self.stage.say)) is None:
             return
         with torch.no_grad():
