@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from components.config.nodes import refuse_single
+from components.config.nodes import only_shared, shared
 from components.errors import EXIT_CODES, INTERRUPTED, BadInput, Unreachable, disk_error
 from components.pipeline.launched import Launched
 
@@ -45,7 +45,8 @@ def nodes_of(name: str, count: int, rank: int | None, master: str | None, patien
     """The nodes that options or variables describe; None for one. BadInput names what is missing or impossible."""
     if count == 1:
         return None
-    refuse_single(name)
+    if not shared(name):
+        raise BadInput("params.yaml", only_shared(name), key=f"orchestration.stages.{name}.nodes")
     if rank is None or not 0 <= rank < count:
         raise BadInput("--node-rank", f"is {'missing' if rank is None else rank}; {count} nodes have 0 to {count - 1}")
     host, _, port = (master or "").rpartition(":")

@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,19 +24,20 @@ def project(finished) -> Path:
     """The finished run as a git repository, and its results in a remote, but for the stage's own."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     remote = finished.parent / "remote"
+    (finished / ".dvc/.gitignore").write_text("/cache\n/tmp\n/config.local\n")
     for command in (
+        ["dvc", "remote", "add", "--quiet", "--default", "--local", "shared", str(remote)],
+        ["dvc", "push", "--quiet", "--run-cache"],
+        ["rm", "dvc.lock"],
         [*git, "init", "--quiet"],
         [*git, "add", "."],
         [*git, "commit", "--quiet", "-m", "a project"],
-        ["dvc", "remote", "add", "--quiet", "--default", "--local", "shared", str(remote)],
-        ["dvc", "push", "--quiet", "--run-cache"],
     ):
         done = subprocess.run(command, cwd=finished, env=environment(finished), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     for entry in remote.glob("**/runs/*/*/*"):
         if "components.reward.train" in entry.read_text():
             shutil.rmtree(entry.parent)
-    (finished / "dvc.lock").unlink()
     return finished
 
 
@@ -86,7 +87,8 @@ def test_two_nodes_train_the_model_of_one(project, tmp_path):
         if any(process.poll() is not None for process in running) or time.monotonic() > deadline:
             pytest.fail("\n".join(said for _, said in ended(running)))
         time.sleep(0.05)
-    running[1].send_signal(signal.SIGKILL)
+    for process in [*psutil.Process(running[1].pid).children(recursive=True), running[1]]:  # as a pod ends
+        process.kill()
     began = time.monotonic()
     (code, said), _ = ended(running)
     assert time.monotonic() - began < 30
