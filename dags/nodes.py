@@ -22,8 +22,8 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class NodesOperator(KubernetesJobOperator):
-    """KubernetesJobOperator for pods that only work together: with their Service, a limit on the time until all have started,
-    every pod's log, and the reason of the pod that failed. The Job is removed at the end."""
+    """KubernetesJobOperator for pods that only work together: with their Service, a limit on the time until all have
+    started, every pod's log, and the reason of the pod that failed. The Job is removed at the end."""
 
     def __init__(self, *, nodes: int, **arguments: Any):
         super().__init__(

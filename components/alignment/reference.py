@@ -83,8 +83,8 @@ def reference_errors(
     """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else computed and cached.
 
     After a kill, filling resumes from the last finished part. Processes that were launched together share the parts, and
-    nodes send them to each other. The cache outlives the stage: a run with another beta or learning rate reuses it. BadInput where the file's metadata differs
-    from `identity`.
+    nodes send them to each other. The cache outlives the stage: a run with another beta or learning rate reuses it. BadInput
+    where the file's metadata differs from `identity`.
     """
     identity = {**identity, "reduction": reduction, "grid": digest_of(grid), "code": code_digest(MODULES)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"

@@ -170,7 +170,9 @@ class OrchestrationParams(Section):
             if not shared(name):
                 raise ValueError(f"orchestration.stages.{name}.nodes: {only_shared(name)}")
             if self.runner != "kubernetes":
-                why = f"runner {self.runner} starts one node, kubernetes several; `reelign run-stage --nodes` does it by hand"
+                why = (
+                    f"runner {self.runner} starts one node, kubernetes several; `reelign run-stage --nodes` does it by hand"
+                )
                 raise ValueError(f"orchestration.stages.{name}.nodes: {why}")
         return self
 

@@ -193,10 +193,10 @@ def draw(
 
     All prompts are encoded before the generator is loaded: at no time are text encoder and transformer both in memory.
     Finished batches are kept in the stage's state folder and are not drawn again after a kill. Processes that accelerate
-    launched together share the batches, and nodes send them to each other. Otherwise `workers` of components/runtime/engine.py do, each loading its own
-    generator (SamplerSpec of components/generator/spec.py). Every worker has as many threads as this process: the number
-    of threads affects the last bits, so clips are the same for any number of workers. Workers that share cores need
-    OMP_NUM_THREADS set to their share.
+    launched together share the batches, and nodes send them to each other. Otherwise `workers` of
+    components/runtime/engine.py do, each loading its own generator (SamplerSpec of components/generator/spec.py). Every
+    worker has as many threads as this process: the number of threads affects the last bits, so clips are the same for any
+    number of workers. Workers that share cores need OMP_NUM_THREADS set to their share.
     """
     state = stage.state() / what
     state.mkdir(exist_ok=True)

@@ -1,23 +1,21 @@
 """Several machines that run one stage together, and the line between them: who is there, what is decided, who failed.
 
-Node 0 listens, the others connect before they restore inputs. Messages are lines of JSON. Each node sends a sign of life every
-BEAT seconds; one whose connection ends, or that is silent for SILENCE seconds, is lost. torch's own connections carry no
-cause: a killed node is a broken pipe there, and one without power is half an hour of waiting.
+Node 0 listens, the others connect before they restore inputs. Messages are lines of JSON. Each node sends a sign of life
+every BEAT seconds; one whose connection ends, or that is silent for SILENCE seconds, is lost. torch's own connections carry
+no cause: a killed node is a broken pipe there, and one without power is half an hour of waiting.
 """
 
 import json
 import queue
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from components.config.nodes import only_shared, shared
-from components.errors import EXIT_CODES, INTERRUPTED, BadInput, Unreachable, disk_error
+from components.errors import EXIT_CODES, BadInput, Unreachable
 from components.pipeline.launched import Launched
 
 BEAT = 5  # seconds
@@ -149,29 +147,38 @@ class Team:
                     peer.sendall(line)
 
     def cause(self, first: Failure) -> Failure:
-        """The cause of a failure, which may be reported after its effects. Node 0 decides, and tells the others."""
-        if first.node == self.nodes.rank and self.nodes.rank:
-            self.tell({"failed": asdict(first)})
-        found, end = [first], time.monotonic() + SETTLE * (2 if self.nodes.rank else 1)
-        while (left := end - time.monotonic()) > 0:
-            if self.nodes.rank and first.node != self.nodes.rank:
-                break  # node 0 has decided, or is lost
+        """The cause of a failure, which may be reported after its effects: node 0 decides, and tells the others."""
+        if self.nodes.rank:
+            return self._verdict(first)
+        found, end = [first], time.monotonic() + SETTLE
+        while time.monotonic() < end and {failure.node for failure in found} != {0, *self.peers}:
+            own = self.own_failure()
+            if own and all(failure.node for failure in found):
+                found.append(own)
             try:
-                self.hear(min(left, 0.2))
+                self.hear(0.2)
             except queue.Empty:
-                pass
+                continue
             except NodeFailed as error:
                 found.append(error.failure)
-                if self.nodes.rank:
-                    return error.failure
-            if self.own_failure() and all(failure.node != self.nodes.rank for failure in found):
-                found.append(self.own_failure() or first)
-            if not self.nodes.rank and {failure.node for failure in found} == {0, *self.peers}:
-                break
-        cause = min(found, key=lambda failure: failure.order)  # the first of the most telling ones
-        if not self.nodes.rank:
-            self.tell({"failed": asdict(cause)})
+        cause = min(found, key=lambda failure: failure.order)  # the first of its kind
+        self.tell({"failed": asdict(cause)})
         return cause
+
+    def _verdict(self, first: Failure) -> Failure:
+        """What node 0 answers to a failure of this node; a failure of another has come from there."""
+        if first.node != self.nodes.rank:
+            return first
+        self.tell({"failed": asdict(first)})
+        end = time.monotonic() + 2 * SETTLE
+        while time.monotonic() < end:
+            try:
+                self.hear(0.2)
+            except queue.Empty:
+                continue
+            except NodeFailed as error:
+                return min(first, error.failure, key=lambda failure: failure.order)
+        return first
 
     def open(self) -> None:
         """Begin to listen to the peers, and to send signs of life."""
@@ -207,109 +214,3 @@ class Team:
     def _live(self) -> None:
         while not self.closed.wait(BEAT):
             self.tell({"alive": True})
-
-
-@contextmanager
-def meet(nodes: Nodes, stage: str) -> Iterator[Team]:
-    """All nodes of a stage, once they are there. A failure of one ends the block on all: SystemExit with the exit code of that
-    node, after a line with its reason. Unreachable where nodes do not come together."""
-    team = _listen(nodes, stage) if nodes.rank == 0 else _call(nodes, stage)
-    team.open()
-    try:
-        yield team
-    except NodeFailed as error:
-        failure = team.cause(error.failure)
-        if failure.node != nodes.rank:
-            print(f"error: {nodes.name(failure.node)}: {failure.line.removeprefix('error: ')}", file=sys.stderr, flush=True)
-        raise SystemExit(failure.code) from None
-    except BaseException as error:
-        team.tell({"failed": asdict(_failure_of(error, nodes.rank))})
-        raise
-    finally:
-        if team.own:
-            team.own.end()
-        team.close()
-
-
-def _failure_of(error: BaseException, rank: int) -> Failure:
-    for known, code in EXIT_CODES.items():
-        if isinstance(error, known):
-            return Failure(rank, f"error: {error}", code)
-    if found := disk_error(error):
-        return Failure(rank, f"error: {found[0]}", found[1])
-    if isinstance(error, KeyboardInterrupt):
-        return Failure(rank, "interrupted", INTERRUPTED)
-    return Failure(rank, f"{type(error).__name__}: {error}", 1)
-
-
-def _listen(nodes: Nodes, stage: str) -> Team:
-    """Node 0: wait for the others."""
-    both = socket.has_dualstack_ipv6()
-    try:
-        family = socket.AF_INET6 if both else socket.AF_INET
-        server = socket.create_server(("", nodes.port), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        raise BadInput("--master", f"port {nodes.port} cannot be opened here: {error.strerror}") from error
-    peers: dict[int, socket.socket] = {}
-    address, end = "", time.monotonic() + nodes.patience
-    with server:
-        while len(peers) < nodes.count - 1:
-            missing = sorted({*range(1, nodes.count)} - peers.keys())
-            server.settimeout(max(0.1, end - time.monotonic()))
-            try:
-                peer, _ = server.accept()
-            except TimeoutError:
-                why = f"did not come to {nodes.host}:{nodes.port} within {nodes.patience:g} seconds"
-                raise Unreachable(nodes.name(missing[0]), why) from None
-            peer.settimeout(10)
-            hello = _line(peer)
-            if hello != {"node": hello.get("node"), "of": nodes.count, "stage": stage} or hello["node"] not in range(1, nodes.count):
-                why = f"node 0 runs {stage} on {nodes.count} nodes and takes no other"
-                with suppress(OSError):
-                    peer.sendall(json.dumps({"refused": why}).encode() + b"\n")
-                peer.close()
-                continue
-            if before := peers.get(hello["node"]):  # it was started again
-                before.close()
-            peers[hello["node"]] = peer
-            address = peer.getsockname()[0]
-    team = Team(nodes, address.removeprefix("::ffff:"), peers)
-    team.tell({"welcome": True})
-    return team
-
-
-def _call(nodes: Nodes, stage: str) -> Team:
-    """Another node: connect with node 0, which may start later or have no name yet."""
-    end = time.monotonic() + nodes.patience
-    place = f"{nodes.host}:{nodes.port}"
-    while True:
-        try:
-            peer = socket.create_connection((nodes.host, nodes.port), timeout=10)
-            break
-        except OSError as error:
-            if time.monotonic() > end:
-                why = f"node 0 did not answer within {nodes.patience:g} seconds ({error})"
-                raise Unreachable(place, why) from error
-            time.sleep(0.5)
-    peer.settimeout(nodes.patience + SILENCE)  # node 0 waits for the others, too
-    with suppress(OSError):
-        peer.sendall(json.dumps({"node": nodes.rank, "of": nodes.count, "stage": stage}).encode() + b"\n")
-    answer = _line(peer)
-    if "welcome" not in answer:
-        if why := answer.get("refused"):
-            raise BadInput("--nodes", f"{nodes.name(nodes.rank)} is not taken: {why}")
-        raise Unreachable(place, "node 0 ended before all nodes were there")
-    return Team(nodes, peer.getsockname()[0], {0: peer})
-
-
-def _line(peer: socket.socket) -> Message:
-    """The first message of a connection; {} for what is none, such as a port scanner's. Byte by byte: the next belongs to the
-    reader."""
-    line = b""
-    try:
-        while not line.endswith(b"\n") and len(line) < 10_000 and (byte := peer.recv(1)):
-            line += byte
-        message = json.loads(line)
-    except (OSError, ValueError):
-        return {}
-    return message if isinstance(message, dict) else {}

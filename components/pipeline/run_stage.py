@@ -68,9 +68,7 @@ def run_with(name: str, words: list[str], commit: str | None, profile: str | Non
 
 
 @contextmanager
-def in_place(
-    name: str, commit: str | None, profile: str | None, force: bool = False, node: int = 0
-) -> Iterator[InPlace]:
+def in_place(name: str, commit: str | None, profile: str | None, force: bool = False, node: int = 0) -> Iterator[InPlace]:
     """The stage with its inputs restored, locked for this process; with force, earlier outputs are not looked up. node: of
     several that share the stage (components/pipeline/nodes.py)."""
     started = time.monotonic()

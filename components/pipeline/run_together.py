@@ -1,8 +1,8 @@
 """One stage on several nodes: each runs `reelign run-stage NAME --nodes N --node-rank R --master HOST:PORT`.
 
 Every node restores the stage's inputs. Node 0 finds out whether the stage has to run, and all start torch's launcher then
-(components/runtime/launch.py). Only node 0 keeps outputs, once all nodes have ended well. The state of a killed run is that of
-node 0: `fit` sends its checkpoint to the others (components/runtime/processes.py).
+(components/runtime/launch.py). Only node 0 keeps outputs, once all nodes have ended well. The state of a killed run is that
+of node 0: `fit` sends its checkpoint to the others (components/runtime/processes.py).
 """
 
 import shlex
@@ -15,7 +15,8 @@ from components.errors import BadInput
 from components.pipeline.dvc_internals import digest_inputs, lock_entry, stages_of
 from components.pipeline.graph import stage_definition
 from components.pipeline.launched import Launched
-from components.pipeline.nodes import Nodes, Team, meet
+from components.pipeline.meeting import meet
+from components.pipeline.nodes import Nodes, Team
 from components.pipeline.run_stage import InPlace, in_place, keep, reproduce
 from components.pipeline.work_tree import say
 
@@ -23,8 +24,8 @@ from components.pipeline.work_tree import say
 def run_together(nodes: Nodes, name: str, commit: str | None, profile: str | None, force: bool) -> None:
     """Run this node's part of the stage `name`, as run_stage runs all of it.
 
-    Raises what run_stage raises, for this node; for another one SystemExit with its exit code. Unreachable where nodes do not
-    come together.
+    Raises what run_stage raises, for this node; for another one SystemExit with its exit code. Unreachable where nodes do
+    not come together.
     """
     say(name, f"{nodes.name(nodes.rank)}, node 0 at {nodes.host}:{nodes.port}")
     with meet(nodes, name) as team, in_place(name, commit, profile, force or nodes.rank > 0, nodes.rank) as stage:

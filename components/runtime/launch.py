@@ -1,7 +1,7 @@
 """torch's launcher on one of several nodes: `python -m components.runtime.launch --nnodes 2 --node-rank 1 ... -m MODULE`.
 
-It takes torchrun's options. A process for each GPU of the machine, one without. Where one fails, the launcher ends the others
-and exits with its exit code; torchrun's is always 1.
+It takes torchrun's options, and starts a process for each GPU of the machine, or one. Where one fails, the launcher ends the
+others and exits with its exit code; torchrun's is always 1.
 """
 
 import os

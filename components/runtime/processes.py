@@ -62,7 +62,7 @@ def send(folder: Path, names: Sequence[str]) -> None:
         if owner != node and leads_node():
             with whole_file(folder / name, sync=False) as partial, open(partial, "wb") as stream:
                 for part in parts:
-                    stream.write(part.cpu().numpy())
+                    stream.write(part.cpu().numpy().data)
         else:
             deque(parts, maxlen=0)
     state.wait_for_everyone()
@@ -75,7 +75,7 @@ def _parts(file: Path, size: int, process: int) -> Iterator[torch.Tensor]:
         for start in range(0, size, CHUNK):
             part = torch.empty(min(CHUNK, size - start), dtype=torch.uint8)
             if stream:
-                stream.readinto(part.numpy())
+                stream.readinto(part.numpy().data)
             part = part.to(state.device)
             distributed.broadcast(part, src=process)
             yield part

@@ -173,7 +173,11 @@ def test_the_reason_of_a_failed_job_is_that_of_the_pod_that_failed_first():
         metadata = k8s.V1ObjectMeta(name=f"pod-{index}", annotations={INDEX: str(index)})
         return k8s.V1Pod(metadata=metadata, status=k8s.V1PodStatus(container_statuses=[status]))
 
-    pods = [pod(0, 1, 9, "RuntimeError: broken pipe"), pod(1, 2, 7, "step 3\nerror: clip.mp4: no video\n"), pod(2, 0, 1, None)]
+    pods = [
+        pod(0, 1, 9, "RuntimeError: broken pipe"),
+        pod(1, 2, 7, "step 3\nerror: clip.mp4: no video\n"),
+        pod(2, 0, 1, None),
+    ]
     assert reason_of(pods) == "node 1, pod pod-1, exit code 2: error: clip.mp4: no video"
     assert reason_of([pod(3, 137, 1, None)]) == "node 3, pod pod-3, exit code 137: Error"
     assert reason_of(pods[2:]) is None

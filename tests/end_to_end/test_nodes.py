@@ -1,6 +1,5 @@
 """Two nodes that train one reward model, as `run-stage` starts them: no common folder but the DVC remote."""
 
-import os
 import re
 import shutil
 import socket
