@@ -177,7 +177,7 @@ class Team:
             except queue.Empty:
                 continue
             except NodeFailed as error:
-                return min(first, error.failure, key=lambda failure: failure.order)
+                return min(error.failure, first, key=lambda failure: failure.order)
         return first
 
     def open(self) -> None:
