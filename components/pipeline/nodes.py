@@ -147,7 +147,7 @@ class Team:
                     peer.sendall(line)
 
     def cause(self, first: Failure) -> Failure:
-        """The cause of a failure, which may be reported after its effects: node 0 decides, and tells the others."""
+        """The cause of a failure, which may be reported after its effects: node 0 decides, and sends it to the others."""
         if self.nodes.rank:
             return self._verdict(first)
         found, end = [first], time.monotonic() + SETTLE

@@ -9,8 +9,8 @@ Several processes, each with its own device, share the batches of a stage that a
     accelerate launch --num_processes 8 -m components.reward.train     (then `dvc commit reward`)
 
 `--config_file infra/accelerate/fsdp.yaml` also shards the weights (FSDP2). Params set the precision and override
-accelerate's configuration. Processes on several machines need a common file system. Without GPUs: `ACCELERATE_USE_CPU=true
-torchrun --nproc-per-node 2 -m components.reward.train`.
+accelerate's configuration. Machines need no common file system: the first process sends its checkpoint. Without GPUs:
+`ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
 import math
