@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -26,7 +26,7 @@ def launched_together() -> PartialState:
     BadInput where accelerate treats each as a single process, as it does by default without a GPU: each would then do the
     whole work and overwrite the others' files.
     """
-    processes, launched = PartialState(), int(os.environ.get("WORLD_SIZE", "1"))
+    processes, launched = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), int(os.environ.get("WORLD_SIZE", "1"))
     if processes.num_processes != launched:
         why = f"{launched} processes were launched, but each would run alone; without GPUs set it to true"
         raise BadInput("environment", why, key="ACCELERATE_USE_CPU")
