@@ -84,7 +84,13 @@ class NodesOperator(KubernetesJobOperator):
                 for pod in waiting:
                     self._read_pod_container_states(pod, reraise=False)
                     self._read_pod_events(pod, reraise=False)
-                names = ", ".join(pod.metadata.name for pod in waiting) or f"{self.completions - len(pods)} pods"
+                name = self.job.metadata.name
+                events = self.client.list_namespaced_event(
+                    self.job.metadata.namespace, field_selector=f"involvedObject.kind=Job,involvedObject.name={name}"
+                )
+                for found in events.items:  # a quota that is used up, for instance
+                    self.log.error("%s: %s %s", name, found.reason, found.message)
+                names = ", ".join(pod.metadata.name for pod in waiting) or f"{self.completions - len(pods)} pods of {name}"
                 raise AirflowException(f"not started within {self.startup_timeout_seconds} seconds: {names}")
             time.sleep(2)
 
@@ -182,7 +188,7 @@ def index_of(pod: k8s.V1Pod) -> int:
 
 
 def reason_of(pods: list[k8s.V1Pod]) -> str | None:
-    """The last line of the pod that failed first, with its node and exit code; None where no pod tells one."""
+    """The last error line, or line, of the pod that failed first, with its node and exit code; None where no pod has one."""
     ended = [
         (status.state.terminated, pod)
         for pod in pods
@@ -191,5 +197,6 @@ def reason_of(pods: list[k8s.V1Pod]) -> str | None:
     ]
     for end, pod in sorted(ended, key=lambda found: found[0].finished_at):
         lines = (end.message or "").strip().splitlines() or [end.reason or ""]
-        return f"node {index_of(pod)}, pod {pod.metadata.name}, exit code {end.exit_code}: {lines[-1]}"
+        line = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+        return f"node {index_of(pod)}, pod {pod.metadata.name}, exit code {end.exit_code}: {line}"
     return None

@@ -68,7 +68,7 @@ def account_has_token(api) -> bool:
 def pods(image: str, memory: str = "3Gi", startup_timeout: int = 300, **resources: object) -> dict:
     names = {"namespace": SPACE, "service_account": "stage", "config_map": "settings", "secret": "secrets"}
     amounts = {"cpu": 1, "memory": memory, "shared_memory": "256Mi", "gpu": 0, "retries": 0}
-    amounts |= {"node_selector": {}, "tolerations": []}
+    amounts |= {"nodes": 1, "node_selector": {}, "tolerations": []}
     return {
         "runner": "kubernetes",
         "image": image,
