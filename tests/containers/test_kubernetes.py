@@ -86,13 +86,14 @@ def shell(command: str, **settings: object) -> dict:
     }
 
 
-def on_two_nodes(name: str, run: str, own: dict) -> client.V1PodTemplateSpec:
+def on_two_nodes(cluster: Cluster, name: str, run: str, own: dict) -> client.V1PodTemplateSpec:
     """The pods of a stage on two nodes, as the runner describes them. This cluster has neither Indexed Jobs nor names for
     pods: tests set what these would give."""
     settings = load_params(REPOSITORY / "infra/profiles/smoke.yaml").orchestration.model_dump() | own
     settings["stages"] = {name: {"nodes": 2}}
     with DAG("nodes", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
         task = make_stage(name, OrchestrationParams.model_validate(settings), dag=dag)
+    task.config_file = str(cluster.kubeconfig)
     asked = {"profile": "smoke", "commit": None, "force": [name]}
     task.render_template_fields({"run_id": run, "params": asked, "triggering_asset_events": {}, "dag": dag, "task": task})
     return task.build_job_request_obj().spec.template
@@ -204,11 +205,11 @@ def test_pods_that_end_badly_end_their_tasks(airflow, api):
     until(lambda: not api.list_namespaced_pod(SPACE).items, "end of all pods")
 
 
-def test_two_pods_train_the_model_of_one(airflow, api, pipeline_image, s3):
+def test_two_pods_train_the_model_of_one(cluster, airflow, api, pipeline_image, s3):
     own = pods(pipeline_image, cpu=0.8)
     said = airflow.run("alone", {"stages": ["source", "measure", "curate", "pairs", "reward"], "orchestration": own})
     assert "[reward] done in" in said, said
-    start_nodes(api, on_two_nodes("reward", "together", own))
+    start_nodes(api, on_two_nodes(cluster, "reward", "together", own))
     (first, said), (second, answer) = end_of(api, "nodes-0"), end_of(api, "nodes-1")
     assert (first, second) == ("Succeeded", "Succeeded"), said + answer
     assert "[reward] finished; kept in s3://reelign/kubernetes" in said and "kept in" not in answer, said + answer
@@ -222,8 +223,8 @@ def test_two_pods_train_the_model_of_one(airflow, api, pipeline_image, s3):
     print("largest difference", max(abs(a - b) for key in one for a, b in zip(one[key], two[key], strict=True)))
 
 
-def test_a_pod_that_is_killed_ends_the_other_with_the_reason(api, pipeline_image):
-    start_nodes(api, on_two_nodes("reward", "killed", pods(pipeline_image, cpu=0.8)))
+def test_a_pod_that_is_killed_ends_the_other_with_the_reason(cluster, api, pipeline_image):
+    start_nodes(api, on_two_nodes(cluster, "reward", "killed", pods(pipeline_image, cpu=0.8)))
     until(lambda: "[reward] loaded in" in log_of(api, "nodes-0"), "beginning of the training")
     began = time.monotonic()
     api.delete_namespaced_pod("nodes-1", SPACE, grace_period_seconds=0)
