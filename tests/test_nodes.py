@@ -1,6 +1,7 @@
 """The line between nodes that share a stage: who comes, what is decided, and whose failure ends all."""
 
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -9,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.errors import BadInput, Unreachable
+from components.orchestration.kubeflow import Cluster, specification
 from components.pipeline import nodes as line
 from components.pipeline.launched import Launched
 from components.pipeline.meeting import meet
@@ -213,6 +216,16 @@ def test_nodes_that_cannot_be(words, why):
     with pytest.raises(BadInput) as found:
         nodes_of(*words)
     assert str(found.value).startswith(why)
+
+
+def test_kubeflow_refuses_nodes(tmp_path, monkeypatch):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["orchestration"] |= {"runner": "kubernetes", "stages": {"align": {"nodes": 2}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    shutil.copy("dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=r"orchestration\.stages\.align@sft\.nodes': Kubeflow's pipeline starts one pod"):
+        specification(Cluster())
 
 
 def test_nodes_of_options():
