@@ -120,6 +120,13 @@ def start_nodes(api, template) -> None:
     start_node(api, template, 1, address)
 
 
+def log_of(api, name: str) -> str:
+    try:
+        return api.read_namespaced_pod_log(name, SPACE, _preload_content=False).data.decode()
+    except client.ApiException:  # its container does not run yet
+        return ""
+
+
 def end_of(api, name: str) -> tuple[str, str]:
     """Phase and log of a pod, once it has ended; it is removed."""
 
@@ -128,7 +135,7 @@ def end_of(api, name: str) -> tuple[str, str]:
         return phase if phase in ("Succeeded", "Failed") else None
 
     phase = until(ended, f"end of {name}", patience=600)
-    said = api.read_namespaced_pod_log(name, SPACE)
+    said = log_of(api, name)
     api.delete_namespaced_pod(name, SPACE, grace_period_seconds=0)
     return phase, said
 
@@ -205,26 +212,32 @@ def test_pods_that_end_badly_end_their_tasks(airflow, api):
     until(lambda: not api.list_namespaced_pod(SPACE).items, "end of all pods")
 
 
-def test_two_pods_train_the_model_of_one(cluster, airflow, api, pipeline_image, s3):
+@pytest.fixture(scope="module")
+def alone(airflow, pipeline_image) -> dict:
+    """Settings of pods with which the reward model was trained by one, and its inputs made."""
     own = pods(pipeline_image, cpu=0.8)
     said = airflow.run("alone", {"stages": ["source", "measure", "curate", "pairs", "reward"], "orchestration": own})
     assert "[reward] done in" in said, said
-    start_nodes(api, on_two_nodes(cluster, "reward", "together", own))
+    return own
+
+
+def test_two_pods_train_the_model_of_one(cluster, alone, api, s3):
+    start_nodes(api, on_two_nodes(cluster, "reward", "together", alone))
     (first, said), (second, answer) = end_of(api, "nodes-0"), end_of(api, "nodes-1")
     assert (first, second) == ("Succeeded", "Succeeded"), said + answer
     assert "[reward] finished; kept in s3://reelign/kubernetes" in said and "kept in" not in answer, said + answer
     listed = s3.client().list_objects_v2(Bucket="reelign", Prefix="kubernetes/")["Contents"]
-    [alone] = {key.split("/executions/")[1].split("/")[0] for key in (item["Key"] for item in listed)
+    [single] = {key.split("/executions/")[1].split("/")[0] for key in (item["Key"] for item in listed)
                if key.endswith("/reward.yaml") and "/together/" not in key}  # fmt: skip
-    one, two = weights(s3, alone), weights(s3, "together")
+    one, two = weights(s3, single), weights(s3, "together")
     assert one.keys() == two.keys() and len(one) > 10
     for key, tensor in one.items():
         assert list(two[key]) == pytest.approx(list(tensor), abs=1e-4, rel=1e-4), key
     print("largest difference", max(abs(a - b) for key in one for a, b in zip(one[key], two[key], strict=True)))
 
 
-def test_a_pod_that_is_killed_ends_the_other_with_the_reason(cluster, api, pipeline_image):
-    start_nodes(api, on_two_nodes(cluster, "reward", "killed", pods(pipeline_image, cpu=0.8)))
+def test_a_pod_that_is_killed_ends_the_other_with_the_reason(cluster, alone, api):
+    start_nodes(api, on_two_nodes(cluster, "reward", "killed", alone))
     until(lambda: "[reward] loaded in" in log_of(api, "nodes-0"), "beginning of the training")
     began = time.monotonic()
     api.delete_namespaced_pod("nodes-1", SPACE, grace_period_seconds=0)
@@ -232,13 +245,6 @@ def test_a_pod_that_is_killed_ends_the_other_with_the_reason(cluster, api, pipel
     assert phase == "Failed" and said.rstrip().splitlines()[-1].startswith("error: node 1 of 2: lost, "), said
     assert time.monotonic() - began < 60
     print(f"node 0 ended {time.monotonic() - began:.1f} s after node 1 was killed")
-
-
-def log_of(api, name: str) -> str:
-    try:
-        return api.read_namespaced_pod_log(name, SPACE)
-    except client.ApiException:  # its container does not run yet
-        return ""
 
 
 def test_the_job_of_several_nodes_fails_with_the_reason_of_a_pod_and_is_removed(airflow, api):
