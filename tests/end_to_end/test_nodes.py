@@ -34,9 +34,10 @@ def project(finished) -> Path:
     ):
         done = subprocess.run(command, cwd=finished, env=environment(finished), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    for entry in remote.glob("**/runs/*/*/*"):
-        if "components.reward.train" in entry.read_text():
-            shutil.rmtree(entry.parent)
+    runs = {entry.parent for entry in remote.glob("**/runs/*/*/*") if "components.reward.train" in entry.read_text()}
+    assert runs
+    for run in runs:
+        shutil.rmtree(run)
     return finished
 
 
