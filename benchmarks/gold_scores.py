@@ -1,6 +1,6 @@
 """The gold judge as a scorer of `relabel.sources`: what a method reaches with a reward without errors.
 
-    python benchmarks/gold_scores.py clips.csv scores.csv
+python benchmarks/gold_scores.py clips.csv scores.csv
 """
 
 import sys

@@ -161,7 +161,7 @@ def docker(command: Command, settings: OrchestrationParams, common: dict[str, An
 
 
 def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str, Any]) -> BaseOperator:
-    """A deferrable task whose pod survives a restart of the scheduler.
+    """A deferrable task whose pod survives a restart of the scheduler; several pods where the stage has several nodes.
 
     Requests equal limits: a stage that exceeds its memory is killed alone, and the task fails. A pod that cannot pull its
     image or be scheduled fails after `startup_timeout`, with the pod's events in the log.
@@ -169,6 +169,8 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
     from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
     from airflow.providers.cncf.kubernetes.secret import Secret
     from kubernetes.client import models as k8s
+
+    from dags.nodes import NodesOperator
 
     resources = command.resources
     amounts = {"cpu": f"{resources.cpu:g}", "memory": resources.memory}
@@ -187,8 +189,13 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
     labels = {"app.kubernetes.io/name": "stage", "app.kubernetes.io/part-of": "reelign"}
     if settings.serving.url in command.words:
         labels["reelign/scores"] = "yes"  # may connect to Triton
-    return command.kind(KubernetesPodOperator)(
+    operator, kind = command.kind(KubernetesPodOperator), {"durable": True}
+    if resources.nodes > 1:
+        labels["reelign/nodes"] = "yes"  # may connect to each other
+        operator, kind = NodesOperator, {"nodes": resources.nodes}
+    return operator(
         **common,
+        **kind,
         name=f"reelign-{common['task_id'].replace('.', '-').replace('_', '-')}",
         namespace=settings.kubernetes.namespace,
         service_account_name=settings.kubernetes.service_account,
@@ -218,7 +225,6 @@ def kubernetes(command: Command, settings: OrchestrationParams, common: dict[str
         termination_message_policy="FallbackToLogsOnError",
         startup_timeout_seconds=settings.kubernetes.startup_timeout,
         on_finish_action="delete_pod",
-        durable=True,
         deferrable=True,
         log_events_on_failure=True,
         log_pod_spec_on_failure=False,

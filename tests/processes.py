@@ -21,6 +21,7 @@ from components.reward.inputs import Clip
 from components.reward.pairs import Pairs
 from components.reward.score import make_input
 from components.reward.train import pair_lengths, pair_loss_fn, parameter_groups, prepare
+from components.runtime.processes import CHUNK, from_first, send
 from components.runtime.training import fit
 from tests.alignment.test_align import LORA, pairs_of
 from tests.conftest import BareStage
@@ -161,8 +162,34 @@ def fsdp_for(layers: str | None) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+def copied(folder: Path) -> dict:
+    """Files of each node on all nodes, and those of the first in place of the others'."""
+    node, (own, first) = os.environ["GROUP_RANK"], (folder / "own", folder / "first")
+    for place, name in ((own, f"of{node}"), (first / "below", f"of{node}"), (first, "same")):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(node * (CHUNK + 5))
+    send(own, [f"of{node}"])
+    from_first(first)
+    if node == "1":
+        (folder / "none").write_text("left by an earlier run")
+    from_first(folder / "none")
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {"copies": {str(file.relative_to(folder)): file.read_text().strip("0") for file in files}}
+
+
+def on_nodes(folder: Path, rank: str) -> None:
+    """Each of the two is a node, with a folder of its own."""
+    own = folder / f"node{rank}"
+    results = {case.__name__: case(own / case.__name__ / "state") for case in (copied, killed, align, drawn)}
+    results["align"]["parts"] = [path.name for path in (own / "align").rglob("*.parts")]
+    torch.save(results, folder / f"results{rank}.pt")
+
+
 def main(folder: Path) -> None:
     rank = os.environ["RANK"]
+    if "GROUP_RANK" in os.environ:
+        on_nodes(folder, rank)
+        return
     results = {}
     for case in (plain, killed, reward, align, drawn, crowded, uneven):
         if "ACCELERATE_USE_FSDP" in os.environ and case not in (drawn, crowded):

@@ -55,6 +55,17 @@ def write(tmp_path: Path, change) -> Path:
             "reward.frames",
             "min_pixels 1025 is above max_pixels 1024",
         ),
+        (
+            lambda v: v["orchestration"].update(stages={"curate": {"nodes": 2}}, runner="kubernetes"),
+            "orchestration",
+            "orchestration.stages.curate.nodes: stage curate runs on one node; several can share reward, judge_reward, "
+            "candidates, align, sample",
+        ),
+        (
+            lambda v: v["orchestration"].update(stages={"align@dpo": {"nodes": 2}}),
+            "orchestration",
+            "orchestration.stages.align@dpo.nodes: runner local starts one node, kubernetes several",
+        ),
         (lambda v: v["reward"]["frames"].update(frames=None), "reward.frames", "needs fps or frames, one of them"),
         (lambda v: v["reward"]["frames"].update(fps=2.0), "reward.frames", "needs fps or frames, one of them"),
     ],

@@ -24,7 +24,7 @@ from components.files.atomic import discard, whole_file
 from components.generator.shards import check_origin
 from components.pipeline.code_digest import code_digest
 from components.pipeline.stage import SCRATCH, Stage
-from components.runtime.processes import launched_together
+from components.runtime.processes import from_first, launched_together, leads_node, send
 
 CACHE = SCRATCH / "cache" / "reference"
 MODULES = ("components.alignment.reference", "components.generator.folder")  # with the families
@@ -82,13 +82,14 @@ def reference_errors(
 ) -> torch.Tensor:
     """The table [2, N, K] (chosen, rejected): read where it exists for exactly this `identity`, else computed and cached.
 
-    After a kill, filling resumes from the last finished part. Processes that were launched together share the parts. The
-    cache outlives the stage: a run with another beta or learning rate reuses it. BadInput where the file's metadata differs
-    from `identity`.
+    After a kill, filling resumes from the last finished part. Processes that were launched together share the parts, and
+    nodes send them to each other. The cache outlives the stage: a run with another beta or learning rate reuses it. BadInput
+    where the file's metadata differs from `identity`.
     """
     identity = {**identity, "reduction": reduction, "grid": digest_of(grid), "code": code_digest(MODULES)}
     file = cache / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     processes = launched_together()
+    from_first(file)
     if (kept := read_errors(file, identity)) is not None:
         stage.say(f"reference errors: read from {file}")
         return kept
@@ -106,9 +107,10 @@ def reference_errors(
             ]
             _save(torch.stack(cells, dim=2).cpu(), part, identity)
     processes.wait_for_everyone()
+    send(folder, [_part(folder, start).name for start in own])
     errors = torch.cat([load_file(_part(folder, start))["errors"] for start in starts], dim=1)
     processes.wait_for_everyone()
-    if processes.is_main_process:
+    if leads_node():
         _save(errors, file, identity)
         shutil.rmtree(folder)
     return errors

@@ -20,16 +20,34 @@ def run_stage(
     force: Annotated[
         bool, typer.Option("--force", envvar="REELIGN_FORCE", help="Run it even if it was run before.")
     ] = False,
+    nodes: Annotated[
+        int, typer.Option(envvar="REELIGN_NODES", min=1, help="Machines that share the stage, each with this command.")
+    ] = 1,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(envvar=["REELIGN_NODE_RANK", "JOB_COMPLETION_INDEX"], help="This machine's number, from 0."),
+    ] = None,
+    master: Annotated[str | None, typer.Option(envvar="REELIGN_MASTER", help="HOST:PORT of node 0, for all nodes.")] = None,
+    patience: Annotated[
+        float, typer.Option(envvar="REELIGN_PATIENCE", min=1, help="Seconds to wait for the other nodes.")
+    ] = 600,
 ) -> None:
     """Run one stage as a task of Airflow does: restore its inputs, run it unless any machine did, keep its outputs.
 
     REELIGN_REMOTE is a DVC remote shared with other machines (s3://bucket/dvc or a folder); without it the local cache is
     all there is. REELIGN_WORK is a folder, e.g. a volume, for work trees, cache and MLflow's store where the checkout is
-    read-only. Credentials and endpoint are found where boto3 looks (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ...).
+    read-only. With --nodes, every node restores the inputs and node 0 keeps the outputs; nodes need no common folder.
+    Credentials and endpoint are found where boto3 looks (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ...).
     """
     from components.pipeline import run_stage as stages
+    from components.pipeline.nodes import nodes_of
 
-    stages.run_stage(name, commit, profile, force)
+    if several := nodes_of(name, nodes, node_rank, master, patience):
+        from components.pipeline.run_together import run_together
+
+        run_together(several, name, commit, profile, force)
+    else:
+        stages.run_stage(name, commit, profile, force)
 
 
 def run_with(

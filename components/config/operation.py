@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from components.config.nodes import only_shared, shared
 from components.config.types import Count, Fraction, Positive, Section
 
 
@@ -63,12 +64,13 @@ Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
 
 class ResourcesParams(Section):
     """Resources of a stage's task: cores, memory and shared memory (Mi or Gi), GPUs, allowed nodes, and number of retries. A
-    local process is not limited."""
+    local process is not limited. `nodes` pods share the stage, each with all of these."""
 
     cpu: Positive
     memory: Size
     shared_memory: Size
     gpu: Annotated[int, Field(ge=0)]
+    nodes: Count
     node_selector: dict[str, str]
     tolerations: list[TolerationParams]
     retries: Annotated[int, Field(ge=0)]
@@ -160,8 +162,18 @@ class OrchestrationParams(Section):
 
     @model_validator(mode="after")
     def stages_name_resources(self) -> "OrchestrationParams":
+        if self.resources.nodes > 1:
+            raise ValueError("orchestration.resources.nodes is for all stages: set orchestration.stages.NAME.nodes instead")
         for name in self.stages:
-            self.resources_of(name)
+            if self.resources_of(name).nodes == 1:
+                continue
+            if not shared(name):
+                raise ValueError(f"orchestration.stages.{name}.nodes: {only_shared(name)}")
+            if self.runner != "kubernetes":
+                why = (
+                    f"runner {self.runner} starts one node, kubernetes several; `reelign run-stage --nodes` does it by hand"
+                )
+                raise ValueError(f"orchestration.stages.{name}.nodes: {why}")
         return self
 
     def resources_of(self, stage: str) -> ResourcesParams:

@@ -16,7 +16,7 @@ from components.files.text import read_json
 from components.generator.conditioning import Conditioning
 from components.generator.family import TextEncoder
 from components.generator.shards import ConditioningShards, save_conditioning
-from components.runtime.processes import launched_together
+from components.runtime.processes import from_first, launched_together
 
 TEXT = "text"  # folder in a state folder
 PROMPTS = "prompts.json"  # in it, by row
@@ -43,7 +43,7 @@ class EncodedPrompts:
 def encode_ahead(folder: Path, load: HasText, prompts: Iterable[str]) -> EncodedPrompts:
     """Encode distinct prompts into `folder`, unless a killed run has done so, and free the encoder.
 
-    The first of processes that were launched together does it, the others wait.
+    The first of processes that were launched together does it, the others wait; other nodes get a copy.
     """
     wanted, processes = list(dict.fromkeys(prompts)), launched_together()
     if processes.is_main_process and not kept(folder, wanted):
@@ -55,6 +55,7 @@ def encode_ahead(folder: Path, load: HasText, prompts: Iterable[str]) -> Encoded
         del encoder
         clear_device_cache(garbage_collection=True)
     processes.wait_for_everyone()
+    from_first(folder)
     return EncodedPrompts(folder)
 
 

@@ -26,7 +26,7 @@ from components.generator.speedups import cached, speedups
 from components.pipeline.stage import Stage
 from components.runtime.engine import Engine, Row, map_chunks
 from components.runtime.microbatches import in_microbatches
-from components.runtime.processes import launched_together
+from components.runtime.processes import launched_together, send
 from components.video.encode import write_video
 
 EMBEDDED = "guidance_scale"  # among Family.reads
@@ -193,10 +193,10 @@ def draw(
 
     All prompts are encoded before the generator is loaded: at no time are text encoder and transformer both in memory.
     Finished batches are kept in the stage's state folder and are not drawn again after a kill. Processes that accelerate
-    launched together share the batches. Otherwise `workers` of components/runtime/engine.py do, each loading its own
-    generator (SamplerSpec of components/generator/spec.py). Every worker has as many threads as this process: the number
-    of threads affects the last bits, so clips are the same for any number of workers. Workers that share cores need
-    OMP_NUM_THREADS set to their share.
+    launched together share the batches, and nodes send them to each other. Otherwise `workers` of
+    components/runtime/engine.py do, each loading its own generator (SamplerSpec of components/generator/spec.py). Every
+    worker has as many threads as this process: the number of threads affects the last bits, so clips are the same for any
+    number of workers. Workers that share cores need OMP_NUM_THREADS set to their share.
     """
     state = stage.state() / what
     state.mkdir(exist_ok=True)
@@ -204,8 +204,9 @@ def draw(
     encode_ahead(state / TEXT, load, prompts_of(jobs, sampling))
     op = partial(draw_batch, load=load, sampling=sampling, state=state, threads=torch.get_num_threads())
     rows, share = [asdict(job) for job in jobs], (processes.process_index, processes.num_processes)
-    map_chunks(op, rows, workers, sampling.batch_size, state, stage.progress, what, engine, gpu=True, share=share)
+    made = map_chunks(op, rows, workers, sampling.batch_size, state, stage.progress, what, engine, gpu=True, share=share)
     processes.wait_for_everyone()
+    send(state, [name for row in made for name in row["files"]])
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         shutil.copyfile(state / f"{job.clip}.mp4", folder / f"{job.clip}.mp4")

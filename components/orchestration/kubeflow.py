@@ -89,6 +89,10 @@ def specification(cluster: Cluster) -> Spec:
     from components.config.params import load_params
 
     orchestration = load_params().orchestration
+    for name in stage_names():
+        if orchestration.resources_of(name).nodes > 1:
+            key = f"orchestration.stages.{name}.nodes"
+            raise BadInput("params.yaml", "Kubeflow's pipeline starts one pod for a stage; Airflow starts several", key=key)
     before: dict[str, list[str]] = {name: [] for name in stage_names()}
     for earlier, later in edges():
         before[later].append(earlier)

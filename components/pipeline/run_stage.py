@@ -35,12 +35,17 @@ from components.pipeline.work_tree import Places, link_local_inputs, prepare, sa
 
 @dataclass(frozen=True)
 class InPlace:
-    """A stage whose tree is the working directory, with the stage's inputs, and its outputs if it was run before."""
+    """A stage whose tree is the working directory, with the stage's inputs, and its outputs if it was run before (`made`).
+
+    known: the lock entries of the stages upstream.
+    """
 
     name: str
     tree: Path
     places: Places
     repo: Any  # dvc_internals.repository
+    known: dict[str, Any]
+    made: bool
 
 
 def run_stage(name: str, commit: str | None, profile: str | None, force: bool) -> None:
@@ -63,14 +68,15 @@ def run_with(name: str, words: list[str], commit: str | None, profile: str | Non
 
 
 @contextmanager
-def in_place(name: str, commit: str | None, profile: str | None, force: bool = False) -> Iterator[InPlace]:
-    """The stage with its inputs restored, locked for this process; with force, earlier outputs are not looked up."""
+def in_place(name: str, commit: str | None, profile: str | None, force: bool = False, node: int = 0) -> Iterator[InPlace]:
+    """The stage with its inputs restored, locked for this process; with force, earlier outputs are not looked up. node: of
+    several that share the stage (components/pipeline/nodes.py)."""
     started = time.monotonic()
     checkout = Path.cwd()
     places = Places.of(checkout)
     if commit is None and profile is None:  # another commit or profile may have other stages
         refuse_unknown(name)
-    with tree_of(name, places) as tree:
+    with tree_of(name, places, node) as tree:
         prepare(tree, checkout, places, commit, profile)
         os.chdir(tree)
         refuse_unknown(name)
@@ -79,9 +85,9 @@ def in_place(name: str, commit: str | None, profile: str | None, force: bool = F
         with remote_errors(places.remote):
             known, mine = write_entries(name, places, force)
             with repository() as repo:  # reads the lock anew
-                bring(repo, name, places, known, mine)
+                made = bring(repo, name, places, known, mine)
                 say(name, f"inputs are in place after {time.monotonic() - started:.1f} s")
-                yield InPlace(name, tree, places, repo)
+                yield InPlace(name, tree, places, repo, known, made)
 
 
 def refuse_unknown(name: str) -> None:
@@ -102,31 +108,37 @@ def write_entries(name: str, places: Places, force: bool) -> tuple[dict, dict | 
     return known, mine
 
 
-def bring(repo: Any, name: str, places: Places, known: dict, mine: dict | None) -> None:
-    """Restore the stage's inputs and its earlier outputs. A lost input is BadInput; with lost outputs it runs again."""
+def bring(repo: Any, name: str, places: Places, known: dict, mine: dict | None) -> bool:
+    """Restore the stage's inputs and its earlier outputs; returns whether these are there. A lost input is BadInput; with
+    lost outputs it runs again."""
     maker = {out["path"]: stage for stage, entry in known.items() for out in entry["outs"]}
     read = set(stage_definition(name)["deps"]) & set(maker)
     outs = cached_outputs(repo)
     for path in restore(repo, [out for out in outs if out.def_path in read], places):
         nowhere = f"neither in the cache nor in {places.remote or 'a remote (REELIGN_REMOTE is not set)'}"
         raise BadInput(path, f"{nowhere}; run stage {maker[path]} again with --force")
-    if mine:
-        restore(repo, [out for out in outs if out.stage.addressing == name], places)
+    return mine is not None and not restore(repo, [out for out in outs if out.stage.addressing == name], places)
 
 
 def reproduce(stage: InPlace, force: bool) -> None:
     """Run the stage, unless it was run before, and store its outputs."""
     from dvc.exceptions import ReproductionError
 
-    name, places, repo = stage.name, stage.places, stage.repo
+    name = stage.name
     try:
-        ran = bool(repo.reproduce(name, single_item=True, force=force))
+        ran = bool(stage.repo.reproduce(name, single_item=True, force=force))
     except ReproductionError as error:
         if (code := exit_code_of(error)) is not None:  # the stage has printed the reason
             raise SystemExit(exit_code(code)) from None
         if isinstance(error.__cause__, no_answer()):
             raise error.__cause__ from None
         raise BadInput("dvc.yaml", str(error.__cause__), key=name) from error
+    keep(stage, ran)
+
+
+def keep(stage: InPlace, ran: bool) -> None:
+    """Push the outputs of a finished stage and record its lock entry."""
+    name, places, repo = stage.name, stage.places, stage.repo
     begun = time.monotonic()
     if places.remote:
         repo.push(targets=[name])

@@ -44,13 +44,13 @@ class Places:
 
 
 @contextmanager
-def tree_of(name: str, places: Places) -> Iterator[Path]:
-    """The folder of a stage's tree, locked for this process: a second task of the same stage waits. BadInput for what is no
-    plain name: a path would lead out of the trees' folder."""
+def tree_of(name: str, places: Places, node: int = 0) -> Iterator[Path]:
+    """The folder of a stage's tree, locked for this process: a second task of the same stage waits. Nodes that share a stage
+    have a tree each. BadInput for what is no plain name: a path would lead out of the trees' folder."""
     if not re.fullmatch(STAGE_NAME, name):
         why = "no name of a stage: letters a to z, '_', and for one of several '@KEY'"
         raise BadInput("dvc.yaml", why, key=name)
-    tree = places.trees / name
+    tree = places.trees / (f"{name}.node-{node}" if node else name)
     with sole_writer(tree, waits=lambda holder: say(name, f"waits for another task of this stage: {holder}")):
         end_orphans(name, tree)
         before = Path.cwd()

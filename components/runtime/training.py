@@ -9,8 +9,8 @@ Several processes, each with its own device, share the batches of a stage that a
     accelerate launch --num_processes 8 -m components.reward.train     (then `dvc commit reward`)
 
 `--config_file infra/accelerate/fsdp.yaml` also shards the weights (FSDP2). Params set the precision and override
-accelerate's configuration. Processes on several machines need a common file system. Without GPUs: `ACCELERATE_USE_CPU=true
-torchrun --nproc-per-node 2 -m components.reward.train`.
+accelerate's configuration. Machines need no common file system: the first process sends its checkpoint. Without GPUs:
+`ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m components.reward.train`.
 """
 
 import math
@@ -35,7 +35,7 @@ from components.errors import BadInput, NonFinite
 from components.files.atomic import whole_file
 from components.pipeline.stage import Stage
 from components.runtime.batches import Batches
-from components.runtime.processes import UnshardedModule, full, launched_together, part_like
+from components.runtime.processes import UnshardedModule, from_first, full, launched_together, part_like
 
 EXPLODED = 10  # a loss above this multiple of the first logged loss counts as exploded
 
@@ -268,7 +268,8 @@ class Run:
             _save(self.checkpoint, state)
 
     def resume(self) -> None:
-        """Continue from the checkpoint of a killed run, where there is one."""
+        """Continue from the checkpoint of a killed run, where there is one: that of the first process, on every node."""
+        from_first(self.checkpoint)
         if (state := _load(self.checkpoint, self.stage.say)) is None:
             return
         with torch.no_grad():

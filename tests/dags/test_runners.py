@@ -15,6 +15,7 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 
 import pendulum
 from airflow.sdk import DAG, BaseOperator
+from kubernetes.client import models as k8s
 
 from components.config.operation import AlertsParams, OrchestrationParams
 from components.config.params import Params, load_params
@@ -22,9 +23,11 @@ from components.errors import BadInput
 from components.orchestration.images import own_commit
 from dags import deploy, label, monitor
 from dags.alerts import deadline_of
+from dags.nodes import INDEX, reason_of, service_of
 from dags.runners import REPOSITORY, TOKEN, make_stage
 
 GOLDEN = Path(__file__).with_name("golden")
+NODES = GOLDEN / "kubernetes-nodes-align.dpo.json"  # tests/infra holds it to Kubernetes' schemas
 RUNNERS = ("local", "docker", "kubernetes")
 STAGES = ("pairs", "align@dpo")
 LABEL = ("score", "choose", "push", "wait_for_labels")
@@ -112,6 +115,34 @@ def rendered(runner: str, name: str, events: dict | None = None, **asked) -> dic
     return json.loads(text.replace(own_commit(), "COMMIT-OF-THE-CHECKOUT"))
 
 
+def rendered_nodes() -> dict:
+    """What the Kubernetes runner makes of a stage on two nodes: its Job and the Service of that."""
+    own = settings("kubernetes")
+    own = own.model_copy(update={"stages": own.stages | {"align": own.stages["align"] | {"nodes": 2}}})
+    with DAG("golden", start_date=pendulum.datetime(2026, 1, 1), schedule=None) as dag:
+        task = make_stage("align@dpo", own, dag=dag)
+    context = {"run_id": "manual__1", "params": ASKED, "triggering_asset_events": {}}
+    task.render_template_fields(context | {"dag": dag, "task": task})
+    task.random_name_suffix = False
+    known = {"operator": operator_of(task), "task_id": task.task_id, "pool": task.pool}
+    known |= {key: getattr(task, key) for key in POD if key != "durable"}
+
+    from kubernetes.client import ApiClient
+
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(json.dumps(KUBECONFIG))
+        file.flush()
+        task.config_file = file.name
+        job = task.build_job_request_obj()
+    for metadata in (job.metadata, job.spec.template.metadata):
+        del metadata.labels["airflow_version"]
+    job.metadata.uid = "uid-of-the-server"
+    service = ApiClient().sanitize_for_serialization(service_of(job))
+    job.metadata.uid = None
+    known |= {"job": ApiClient().sanitize_for_serialization(job), "service": service}
+    return json.loads(json.dumps(known, default=str).replace(own_commit(), "COMMIT-OF-THE-CHECKOUT"))
+
+
 def operator_of(task: BaseOperator) -> str:
     """Airflow's own operator below ours."""
     return next(kind.__name__ for kind in type(task).__mro__ if kind.__module__.startswith("airflow."))
@@ -125,6 +156,44 @@ def golden(runner: str, name: str) -> Path:
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_operators_are_as_written_down(runner, name):
     assert rendered(runner, name) == json.loads(golden(runner, name).read_text())
+
+
+def test_a_stage_on_several_nodes_is_as_written_down():
+    assert rendered_nodes() == json.loads(NODES.read_text())
+
+
+def test_the_reason_of_a_failed_job_is_that_of_the_pod_that_failed_first():
+    def pod(index: int, code: int, second: int, message: str | None) -> k8s.V1Pod:
+        ended = k8s.V1ContainerStateTerminated(
+            exit_code=code, message=message, reason="Error", finished_at=pendulum.datetime(2026, 1, 1, 0, 0, second)
+        )
+        status = k8s.V1ContainerStatus(
+            name="base", image="i", image_id="i", ready=False, restart_count=0, state=k8s.V1ContainerState(terminated=ended)
+        )
+        metadata = k8s.V1ObjectMeta(name=f"pod-{index}", annotations={INDEX: str(index)})
+        return k8s.V1Pod(metadata=metadata, status=k8s.V1PodStatus(container_statuses=[status]))
+
+    pods = [
+        pod(0, 1, 9, "RuntimeError: broken pipe"),
+        pod(1, 2, 7, "step 3\nerror: clip.mp4: no video\n"),
+        pod(2, 0, 1, None),
+    ]
+    assert reason_of(pods) == "node 1, pod pod-1, exit code 2: error: clip.mp4: no video"
+    assert reason_of([pod(3, 137, 1, None)]) == "node 3, pod pod-3, exit code 137: Error"
+    assert reason_of(pods[2:]) is None
+
+
+def test_nodes_are_refused_where_they_make_no_sense():
+    whole = settings("kubernetes").model_dump()
+    for runner, stages, said in (
+        ("kubernetes", {"curate": {"nodes": 2}}, r"orchestration\.stages\.curate\.nodes: stage curate runs on one node"),
+        ("local", {"align@dpo": {"nodes": 2}}, r"orchestration\.stages\.align@dpo\.nodes: runner local starts one node"),
+        ("docker", {"reward": {"nodes": 2}}, r"orchestration\.stages\.reward\.nodes: runner docker starts one node"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            OrchestrationParams.model_validate(whole | {"runner": runner, "stages": stages})
+    with pytest.raises(ValueError, match=r"orchestration\.resources\.nodes is for all stages"):
+        OrchestrationParams.model_validate(whole | {"resources": whole["resources"] | {"nodes": 2}})
 
 
 def test_a_tasks_bash_reads_no_bashrc(tmp_path):
@@ -224,3 +293,4 @@ if __name__ == "__main__":
         for name in TASKS:
             text = json.dumps(rendered(runner, name), indent=1, sort_keys=True)
             golden(runner, name).write_text(text + "\n")
+    NODES.write_text(json.dumps(rendered_nodes(), indent=1, sort_keys=True) + "\n")

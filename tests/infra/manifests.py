@@ -1,5 +1,6 @@
 """What the tests of infra/ read: manifests as Helm renders them, and who may talk to whom by their network policies."""
 
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,12 @@ def build(values: str, *options: str) -> list[Document]:
 
 def stage_job() -> Document:
     return yaml.safe_load(STAGE_JOB.read_text())
+
+
+def shared_stage() -> list[Document]:
+    """The Job of a stage on two nodes and its Service, as dags/nodes.py makes them (tests/dags/test_runners.py)."""
+    golden = json.loads(Path("tests/dags/golden/kubernetes-nodes-align.dpo.json").read_text())
+    return [golden["job"], golden["service"]]
 
 
 def of_kind(documents: list[Document], *kinds: str) -> list[Document]:

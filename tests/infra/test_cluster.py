@@ -161,6 +161,10 @@ def test_airflow_may_start_stages_and_nothing_else(kubectl, applied):
     for verb in ("create", "get", "list", "watch", "patch", "delete"):
         assert may("reelign-launcher", verb, "pods")
     assert may("reelign-launcher", "get", "pods", "--subresource=log")
+    for verb in ("create", "get", "list", "delete"):
+        assert may("reelign-launcher", verb, "jobs.batch")
+    assert may("reelign-launcher", "get", "jobs.batch", "--subresource=status")
+    assert may("reelign-launcher", "create", "services") and not may("reelign-launcher", "delete", "services")
     assert not may("reelign-launcher", "create", "pods", "--subresource=exec")
     for what in (("get", "secrets"), ("create", "deployments.apps"), ("create", "rolebindings")):
         assert not may("reelign-launcher", *what)

@@ -23,6 +23,7 @@ from tests.infra.manifests import (
     pod_templates,
     references,
     selects,
+    shared_stage,
     stage_job,
     tool,
 )
@@ -47,6 +48,7 @@ LABELS = {
     "deployer": {"app.kubernetes.io/name": "stage", "reelign/scores": "yes"},
     "gateway": {"app.kubernetes.io/name": "gateway", "reelign/scores": "yes"},
     "caller": {"reelign/gateway": "yes"},
+    "node": {"app.kubernetes.io/name": "stage", "reelign/nodes": "yes"},
     "stranger": {"app": "stranger"},
     "outside": None,
 }
@@ -54,7 +56,7 @@ LABELS = {
 
 @pytest.fixture(scope="module", params=VALUES)
 def documents(request):
-    return [*build(request.param), stage_job()]
+    return [*build(request.param), stage_job(), *shared_stage()]
 
 
 def named(document: dict) -> dict:
@@ -124,6 +126,8 @@ def test_what_is_named_is_defined_or_documented(documents):
 def test_selectors_find_their_pods(documents):
     pods = [template["metadata"]["labels"] for template in pod_templates(documents).values()]
     for service in of_kind(documents, "Service"):
+        if "ownerReferences" in service["metadata"]:
+            continue  # of a Job, whose pods it finds by a label of Kubernetes
         assert sum(selects({"matchLabels": service["spec"]["selector"]}, labels) for labels in pods) == 1
         ports = {port["targetPort"] for port in service["spec"]["ports"]}
         name = service["metadata"]["name"]
@@ -145,7 +149,7 @@ def test_no_pod_has_more_rights_than_it_needs(documents):
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] == 10001
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert set(spec["securityContext"]) <= {"runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "seccompProfile"}
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
         kinds = {"emptyDir", "configMap", "persistentVolumeClaim"} | ({"secret"} if name == "s3" else set())
         assert all(kinds & set(volume) for volume in spec["volumes"])
         assert "ephemeralContainers" not in spec and not references(spec, "hostPort")
@@ -169,7 +173,7 @@ def test_who_may_talk_to_whom(documents):
         ("airflow", "mlflow", 5000), ("airflow", "triton", 8000), ("airflow", "airflow", 8080), ("airflow", *data),
         ("airflow", *database), ("airflow", "outside", 443), ("scorer", "triton", 8001),
         ("deployer", "triton", 8000), ("deployer", "mlflow", 5000), ("deployer", *data),
-        ("gateway", "triton", 8000),
+        ("gateway", "triton", 8000), ("node", "node", 29500), ("node", "node", 51234), ("node", "mlflow", 5000),
     }  # fmt: skip
     ports = {
         "mlflow": (5000,),
@@ -179,7 +183,7 @@ def test_who_may_talk_to_whom(documents):
         "postgres": (5432,),
         "s3": (8333,),
     }
-    ports["outside"] = (443, 5432)
+    ports |= {"outside": (443, 5432), "node": (29500, 51234), "stage": (29500,)}
     found = {
         (client, server, port)
         for client in LABELS
@@ -193,6 +197,8 @@ def test_who_may_talk_to_whom(documents):
         ("outside", "mlflow", 5000), ("outside", "triton", 8000), ("outside", "airflow", 8080), ("stranger", "triton", 8001),
         ("triton", "mlflow", 5000), ("stage", "airflow", 8080), ("triton", *database),
         ("stranger", "gateway", 8080), ("outside", "gateway", 8080), ("caller", "triton", 8000), ("gateway", "mlflow", 5000),
+        ("stage", "node", 29500), ("node", "stage", 29500), ("stranger", "node", 29500), ("outside", "node", 29500),
+        ("mlflow", "node", 29500),
     ]  # fmt: skip
     assert not found & set(closed)
 
@@ -243,6 +249,24 @@ def test_management_of_triton_needs_a_key_everywhere(documents):
     }
     assert holders["triton"] == {"reelign-triton"} and holders["mlflow"] == {"reelign-mlflow"}
     assert holders["stage"] == {"reelign-s3"} and holders["gateway"] == {"reelign-gateway"}
+
+
+def test_a_stage_on_several_nodes_is_one_indexed_job():
+    """Its pods find the first by the Service's name, and none starts again without the others."""
+    job, service = shared_stage()
+    spec, template = job["spec"], job["spec"]["template"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == ("Indexed", 2, 2, 0)
+    assert template["spec"]["restartPolicy"] == "Never" and spec["ttlSecondsAfterFinished"] > 0
+    name = job["metadata"]["name"]
+    assert template["spec"]["subdomain"] == service["metadata"]["name"] == name
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"] == {"job-name": name}
+    assert service["spec"]["publishNotReadyAddresses"], "node 0 is found before it is ready"
+    [owner] = service["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("Job", name)
+    [port] = service["spec"]["ports"]
+    given = {item["name"]: item.get("value") for item in template["spec"]["containers"][0]["env"]}
+    assert given["REELIGN_MASTER"] == f"{name}-0.{name}:{port['port']}" and given["REELIGN_NODES"] == "2"
+    assert "JOB_COMPLETION_INDEX" not in given, "Kubernetes sets it"
 
 
 def test_triton_is_ready_only_with_its_model(documents):
