@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from components.statistics.accuracy import correct
+from components.statistics.accuracy import correct, fit_tie_threshold
 
 ASKED = ("VQ", "MQ", "TA")
 
@@ -21,6 +21,33 @@ def hits(pairs: pd.DataFrame, ties: bool, asked: Sequence[str] = ASKED) -> pd.Da
         right = correct(labels, pairs[f"difference_{name}"].to_numpy(), threshold) & counted
         found.append(pd.DataFrame({"prompt": pairs.prompt, "right": right.astype(int), "count": counted.astype(int)}))
     return pd.concat(found).groupby("prompt").sum()
+
+
+def best_thresholds(pairs: pd.DataFrame, asked: Sequence[str] = ASKED) -> pd.DataFrame:
+    """`pairs` with the thresholds that give the highest accuracy on these pairs themselves."""
+    fitted = {}
+    for name in asked:
+        labels = pairs[name].to_numpy(float)
+        known = np.isfinite(labels)
+        fitted[f"threshold_{name}"], _ = fit_tie_threshold(labels[known], pairs[f"difference_{name}"].to_numpy()[known])
+    return pairs.assign(**fitted)
+
+
+def separation(pairs: pd.DataFrame, asked: Sequence[str] = ASKED) -> pd.Series:
+    """By prompt, whose mean is how often a decided pair has the larger difference of scores than a tie (area under the ROC
+    curve, mean over `asked`): its linear part, from the share of ties below each decided pair and the reverse."""
+    prompts = pd.Index(sorted(set(pairs.prompt)), name="prompt")
+    found = []
+    for name in asked:
+        labels, sizes = pairs[name].to_numpy(float), np.abs(pairs[f"difference_{name}"].to_numpy())
+        tied, decided = labels == 0, np.abs(labels) == 1
+        below = np.searchsorted(np.sort(sizes[tied]), sizes[decided]) / tied.sum()
+        above = 1 - np.searchsorted(np.sort(sizes[decided]), sizes[tied]) / decided.sum()
+        area = below.mean()
+        parts = [pd.Series((values - area) / len(values), index=pairs.prompt[rows].to_numpy())
+                 for values, rows in ((below, decided), (above, tied))]  # fmt: skip
+        found.append(area + len(prompts) * pd.concat(parts).groupby(level=0).sum().reindex(prompts, fill_value=0.0))
+    return pd.concat(found, axis=1).mean(axis=1)
 
 
 def share(found: pd.DataFrame) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 
 from benchmarks.cells import kept, key_of
 from benchmarks.claims import accuracy, align, looks, models, page, results, world
@@ -314,3 +315,30 @@ def test_weights_are_kept_along_the_way(tmp_path, monkeypatch, bare_stage, weigh
     assert kept_weights[0] != kept_weights[1]
     with pytest.raises(ValueError, match="multiple of 2"):
         align.train(bare_stage, weights, [3])
+
+
+def test_separation_of_ties_is_the_area_under_the_curve_and_its_linear_part():
+    draw = np.random.default_rng(3)
+    pairs = pd.DataFrame(
+        {"prompt": [f"p{n % 12:02d}" for n in range(240)], "VQ": draw.choice([-1.0, 0.0, 1.0, np.nan], 240)}
+    )
+    pairs["difference_VQ"] = draw.normal(size=240) * (1 + pairs.VQ.abs().fillna(0))
+    sizes = pairs.difference_VQ.abs()
+    found = accuracy.separation(pairs, ["VQ"])
+    area = mannwhitneyu(sizes[pairs.VQ.abs() == 1], sizes[pairs.VQ == 0]).statistic / (
+        (pairs.VQ.abs() == 1).sum() * (pairs.VQ == 0).sum()
+    )
+    assert found.mean() == pytest.approx(area) and len(found) == 12
+    # without one prompt's pairs the area moves by about that prompt's part of the mean
+    for prompt in found.index:
+        moved = accuracy.separation(pairs[pairs.prompt != prompt], ["VQ"]).mean() - area
+        assert moved == pytest.approx(-(found[prompt] - area) / 11, abs=0.006)
+
+
+def test_thresholds_of_the_pairs_themselves_are_no_worse_than_others():
+    draw = np.random.default_rng(4)
+    pairs = pd.DataFrame({"prompt": [f"p{n % 5}" for n in range(90)], "VQ": draw.choice([-1.0, 0.0, 1.0], 90)})
+    pairs["difference_VQ"] = pairs.VQ + draw.normal(size=90)
+    own = accuracy.hits(accuracy.best_thresholds(pairs, ["VQ"]), True, ["VQ"])
+    for threshold in (0.0, 0.3, 1.0, 9.0):
+        assert accuracy.share(own) >= accuracy.share(accuracy.hits(pairs.assign(threshold_VQ=threshold), True, ["VQ"]))
