@@ -166,8 +166,8 @@ test-dags: setup orchestrator
 test-whole: setup orchestrator
 	$(IN_AIRFLOW) $(WHOLE)
 
-# The chart, compose file and Helm values against their schemas and rules, by tools in an environment of their own; and on a
-# real API server, where there is one (../shared/kubernetes) and we are root.
+# Schema and policy tests of the Helm chart, the compose file and values of Airflow's chart. With root and ../shared/kubernetes
+# also an installation on a real API server.
 test-infra: setup .venv-infra/installed
 	$(if $(HELM_MISSING),$(MAKE) $(HELM_MISSING) || echo "Helm cannot be fetched: tests of the chart are skipped")
 	pytest -rs -m "infra or kubernetes" tests/infra

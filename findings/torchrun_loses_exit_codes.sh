@@ -4,9 +4,8 @@
 # Seen: a program that ends with 3, one with 75, and one that SIGKILL ends. Alone their exit codes are 3, 75 and 137; under
 # torchrun with one process all three are 1. torchrun knows the codes: its log has "exitcode: 3" and so on.
 #
-# Why it matters: retries, preemption and "bad input" are told apart by exit codes (podFailurePolicy of Kubernetes, SLURM,
-# schedulers that requeue on 75). Under torchrun these rules never match. ChildFailedError.get_first_failure() of
-# torch.distributed.elastic has the code for a launcher of one's own.
+# Why it matters: exit codes drive retries (podFailurePolicy of Kubernetes, SLURM, schedulers that requeue on
+# 75). Under torchrun these rules never match. ChildFailedError.get_first_failure() of torch.distributed.elastic has the code.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -178,7 +178,7 @@ def copied(folder: Path) -> dict:
 
 
 def on_nodes(folder: Path, rank: str) -> None:
-    """Each of the two is a node, with a folder of its own."""
+    """Two nodes with separate folders."""
     own = folder / f"node{rank}"
     results = {case.__name__: case(own / case.__name__ / "state") for case in (copied, killed, align, drawn)}
     results["align"]["parts"] = [path.name for path in (own / "align").rglob("*.parts")]
