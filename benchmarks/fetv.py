@@ -62,9 +62,12 @@ def run(folder: Path, work: Path, columns: dict[str, str]) -> None:
     clips = pd.read_parquet(work / "data/clips.parquet")
     print(f"curate: {clips.groupby(['container', 'status']).size().to_dict()}")
     print(f"near-duplicates: {clips['clip'][clips.duplicate_of.notna()].tolist()}")
-    kept = set(clips["clip"][clips.status == "ok"])
+    kept = {
+        name.removeprefix("videos/") for name in clips["clip"][clips.status == "ok"]
+    }  # source drops it where all have it
     test = set(pd.read_parquet(work / "data/pairs/test.parquet").prompt)
-    write(work / "clips/unseen.csv", [row for row in ratings if row["prompt"] in test and row["path"] in kept])
+    unseen = [row for row in ratings if row["prompt"] in test and row["path"].removeprefix("videos/") in kept]
+    write(work / "clips/unseen.csv", unseen)
     bench = json.loads((work / "metrics/reward_bench.json").read_text())["dimensions"]
     for dimension in columns:
         for kind in ("accuracy_without_ties", "accuracy_with_ties"):
