@@ -62,9 +62,8 @@ def run(folder: Path, work: Path, columns: dict[str, str]) -> None:
     clips = pd.read_parquet(work / "data/clips.parquet")
     print(f"curate: {clips.groupby(['container', 'status']).size().to_dict()}")
     print(f"near-duplicates: {clips['clip'][clips.duplicate_of.notna()].tolist()}")
-    kept = {
-        name.removeprefix("videos/") for name in clips["clip"][clips.status == "ok"]
-    }  # source drops it where all have it
+    # Stage source drops "videos/" where all names have it.
+    kept = {name.removeprefix("videos/") for name in clips["clip"][clips.status == "ok"]}
     test = set(pd.read_parquet(work / "data/pairs/test.parquet").prompt)
     unseen = [row for row in ratings if row["prompt"] in test and row["path"].removeprefix("videos/") in kept]
     write(work / "clips/unseen.csv", unseen)
