@@ -14,7 +14,7 @@ UV := $(or $(shell command -v uv),.uv/bin/uv)
 TARGETS_examples := reward_bench package
 TARGETS := $(TARGETS_$(PROFILE))
 
-.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-whole test-containers test-kubeflow images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
+.PHONY: setup orchestrator annotation-server kfp demo summary up down backup restore test test-services test-stack postgres test-serving test-serving-load test-ray test-annotation test-browser chromium prometheus test-s3 test-vbench test-vlm test-kill test-registry test-dags test-dag-runs test-whole test-containers test-kubeflow images image-source lint-docker test-infra test-kfp test-extras test-monitoring bench bench-gpu check-demo lint hooks docs docs-pages docs-serve docs-assets format lock pretrain clean
 
 setup: .venv-ml/installed
 orchestrator: .venv-orchestrator/installed
@@ -152,15 +152,19 @@ test-stack: setup orchestrator .seaweedfs/installed $(POSTGRES)
 	.venv-ml/bin/python -m components.serving.install
 	pytest -m stack -rP --durations=0
 
-# Airflow lives in an environment of its own; so do the tests of the DAGs. DAG deploy comes last: to a real Triton go the models
-# of the whole run before it.
+# Airflow lives in an environment of its own; so do the tests of the DAGs: as parsed and rendered, started by a scheduler, and
+# DAG label.
 IN_AIRFLOW = AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false .venv-orchestrator/bin/python -m pytest -rP \
 	--durations=12 --confcutdir=tests/dags
-DEPLOY := tests/dags/test_deploy.py
+RUNS := tests/dags/test_runs.py tests/dags/test_deploy.py
 WHOLE := tests/dags/test_without_gold.py
 test-dags: setup orchestrator
+	$(IN_AIRFLOW) $(filter-out $(RUNS) $(WHOLE),$(wildcard tests/dags/test_*.py))
+
+# DAG retrain, whole, then DAG deploy: its models go to a real Triton.
+test-dag-runs: setup orchestrator
 	.venv-ml/bin/python -m components.serving.install
-	$(IN_AIRFLOW) $(filter-out $(DEPLOY) $(WHOLE),$(wildcard tests/dags/test_*.py)) $(DEPLOY)
+	$(IN_AIRFLOW) $(RUNS)
 
 # A retraining of the demo's size on a team's own pairs: a second VideoReward judges, and DAG deploy promotes. Half an hour.
 test-whole: setup orchestrator

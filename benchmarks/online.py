@@ -37,6 +37,15 @@ OF_DEMO = (
 OF_HERE = ("components", "infra", "pretrained", "judges", "dvc.yaml")
 ROUNDS = {"online.prompts": 50, "online.per_prompt": 7}  # ten rounds draw 3,500 clips, as many as the demo's candidates
 FOUR = {"online.prompts": 125, "online.per_prompt": 7}  # four rounds draw as many
+LARGE = {"online.prompts": 250, "online.per_prompt": 7}  # two do
+
+
+def averaged(method: str, **training: float) -> dict[str, Any]:
+    """Changes of an online method's training: an average of weights within a round, and a rate that rises and falls."""
+    training = {"schedule": "cosine", "warmup_steps": 5, "ema_decay": 0.9, **training}
+    return {f"online.{method}.training.{key}": value for key, value in training.items()}
+
+
 # name: (stage, changes of params.yaml by dotted key); base has no stage.
 RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "base": (None, {}),
@@ -44,7 +53,14 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "Flow-RWR": ("align@rwr", {}),
     "Flow-DPO": ("align@dpo", {}),
     "DPO in rounds": ("online@dpo", FOUR | {"online.rounds": {"dpo": 4}, "online.dpo.training.steps": 30}),
+    "DPO in large rounds": ("online@dpo", LARGE | {"online.rounds": {"dpo": 2}} | averaged("dpo", steps=100)),
     "NFT": ("online@nft", ROUNDS | {"online.rounds": {"nft": 10}}),
+    "NFT in large rounds": (
+        "online@nft",
+        FOUR
+        | {"online.rounds": {"nft": 4}, "online.nft.beta": 0.3, "online.nft.scale": 1.5}
+        | averaged("nft", steps=50, learning_rate=5e-4),
+    ),
     "GRPO": ("online@grpo", ROUNDS | {"online.rounds": {"grpo": 10}}),
     "NFT on candidates": (
         "online@nft",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
+pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dag-runs")
 
 from components.serving.ports import free_ports
 from tests.dags.conftest import leaks, run, run_dag, tasks

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dags")
+pytest.importorskip("airflow", reason="needs the orchestrator environment: make test-dag-runs")
 
 from tests import planted
 from tests.dags.conftest import SECRETS, TOLD, leaks, run_dag, tasks
