@@ -14,6 +14,14 @@ from components.pipeline.stage import Stage
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    files = (REPOSITORY / name for name in ("params.yaml", "infra/profiles/shapes.yaml"))
+    params, shapes = (file.read_text() for file in files)
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and params != shapes:
+        line = "params.yaml is not profile shapes, which the tests expect: `reelign profile shapes` puts it in place"
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def in_repository(monkeypatch):
     monkeypatch.chdir(REPOSITORY)

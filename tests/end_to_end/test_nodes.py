@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.end_to_end.smoke import environment
 
+pytestmark = pytest.mark.kill
 LOST = "error: node 1 of 2: lost, its connection ended; its own log may have the reason"
 
 

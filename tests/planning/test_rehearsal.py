@@ -86,6 +86,7 @@ def test_params_are_the_profiles_but_for_counts(params):
     assert cut["align"]["compile"] is False and cut_params(params, None)["align"]["compile"] is own["align"]["compile"]
 
 
+@pytest.mark.parametrize("params", ["wan2.1-1.3b", "wan2.2-a14b"], indirect=True)
 def test_forecast_grows_with_the_operations(params):
     cut = Params.model_validate(cut_params(params, CLIP))
     seen = {
@@ -147,6 +148,7 @@ stages:
 """
 
 
+@pytest.mark.kill
 def test_a_failed_rehearsal_goes_on_where_it_stopped(tmp_path, monkeypatch):
     root = checkout(tmp_path)
     monkeypatch.chdir(root)
