@@ -158,7 +158,7 @@ def markdown(parts: list[Section], claims: dict[int, Claim], results: dict[int, 
             lines += ["", f"Not run yet: about {claim.hours:.2g} hours of one core for three seeds.", ""]
         else:
             size = next(iter(result.effects.values()))
-            lines += ["", f"{size.seeds} seeds, {size.prompts} prompts.", ""]
+            lines += ["", f"{size.seeds} seeds, {size.prompts} prompts, models of demo {result.demo[:8]}.", ""]
         lines += ["| effect | value | each seed | matters from | found from | corrected |", "|---|---|---|---|---|---|"]
         lines += [f"| {line} |" for line in table(one, result, len(claims))]
         for reason in one.reasons:
