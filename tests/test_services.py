@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from components.orchestration.light import light_services
-from components.orchestration.service import Service, leftovers, running, start, stop
+from components.orchestration.service import LIGHT, Service, leftovers, running, start, stop
+from components.orchestration.services import start_all
 from components.pipeline.mlflow_store import artifacts_of, mlflow_client
 from components.pipeline.tracking import _experiment
 from components.serving.ports import free_ports
@@ -134,6 +135,28 @@ def test_what_a_killed_service_left_is_ended(tmp_path, monkeypatch):
     assert len(leftovers("parent")) == 2 and leftovers("other") == []
     stop("parent")
     until_gone(family)
+
+
+def test_what_ends_after_a_service_that_it_needs_is_started_again(tmp_path, monkeypatch):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    part = Service("part", words, [], lambda: running("part") is not None, "", after=("database",))
+    start(part)
+    first = running("part")
+
+    def ready() -> bool:
+        """The part ends while the database comes back."""
+        if first.is_running():
+            first.kill()
+            until_gone([first])
+        return True
+
+    database = Service("database", words, [], ready, "")
+    start_all([database, part], LIGHT)
+    assert running("database") is not None and running("part").pid != first.pid
+    for name in ("part", "database"):
+        stop(name)
 
 
 @pytest.mark.services

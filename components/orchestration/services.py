@@ -163,20 +163,31 @@ def refuse_other_form(form: str) -> None:
 
 
 def start_all(chosen: list[Service], form: str) -> None:
-    """Start what does not run, each after those that it needs, and wait for all."""
+    """Start what does not run, each after those that it needs, and wait for all. What ran, and ends meanwhile, is started
+    again: Airflow's parts end with Postgres, some seconds after it."""
     by_name = {service.name: service for service in chosen}
     missing = [service for service in chosen if running(service.name) is None]
     check_ports(chosen, missing)
     with ExitStack() as undo:
-        for service in missing:
+
+        def begin(service: Service) -> None:
             for other in service.after:
                 wait(by_name[other])
             if service.prepare is not None:
                 service.prepare()
             start(service, form)
             undo.callback(stop, service.name)
+
+        for service in missing:
+            begin(service)
         for service in chosen:
-            wait(service)
+            try:
+                wait(service)
+            except BadInput:
+                if service in missing or running(service.name) is not None:
+                    raise
+                begin(service)
+                wait(service)
         undo.pop_all()
 
 

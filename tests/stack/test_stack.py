@@ -1,5 +1,6 @@
 """The stack of `make up`: closed, private, idempotent; a retraining of the smoke profile through it; kills."""
 
+import contextlib
 import json
 import os
 import re
@@ -43,11 +44,14 @@ def serving(stack: Stack) -> str:
 
 def test_all_listen_on_the_loopback_alone_and_postgres_is_not_roots(stack):
     assert set(records(stack)) == NAMES
-    found = family(stack)
-    listening = [link for one in found for link in one.net_connections("tcp") if link.status == psutil.CONN_LISTEN]
-    places = {link.laddr.ip.removeprefix("::ffff:") for link in listening}  # IPv4 in an IPv6 socket
+    places, owners = set(), set()
+    for one in family(stack):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a task's process, which has ended since
+            listening = [link for link in one.net_connections("tcp") if link.status == psutil.CONN_LISTEN]
+            places |= {link.laddr.ip.removeprefix("::ffff:") for link in listening}  # IPv4 in an IPv6 socket
+            if one.name() == "postgres":
+                owners.add(one.uids().real)
     assert places == {"127.0.0.1"}
-    owners = {one.uids().real for one in found if one.name() == "postgres"}
     assert owners and 0 not in owners
 
 
