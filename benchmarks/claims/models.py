@@ -127,6 +127,7 @@ def aligned(
     *,
     step: int = STEPS,
     schedule: str = "constant",
+    beta: float | None = None,
     rate: float | None = None,
     full: bool = False,
     labels: str = "reward",
@@ -143,6 +144,7 @@ def aligned(
     training |= {} if rate is None else {"learning_rate": rate}
     changes = {"seed": seed, f"align.{method}.training": training}
     changes |= {"align.dpo.schedule": schedule, "align.dpo.validation": 0.0} if method == "dpo" else {}
+    changes |= {} if beta is None else {"align.dpo.beta": beta}
     kept = [at for at in SNAPSHOTS if at <= training["steps"]]
     settings = {"weights": "full" if full else "lora", "snapshots": kept}
     program = "benchmarks.claims.align" if method == "dpo" else METHODS[method].training.program
