@@ -111,8 +111,9 @@ def show(
             print(f"seed {seed}, {name}")
             rows = [("as the demo samples", PLAIN, PLAIN)]
             if tune:
-                curve = "  ".join(f"{at:g}: {own['validation', SOLVERS[0], at].Overall.mean():.3f}" for at in GUIDANCE)
-                print(f"    gold Overall on validation prompts over guidance  {curve}")
+                print("    gold Overall on validation prompts, and less base's, by guidance")
+                for at in (("validation", SOLVERS[0], scale) for scale in GUIDANCE):
+                    print(f"      {at[2]:g}: {own[at].Overall.mean():.3f}  {change(own[at], base[at], 'Overall')}")
                 ours, theirs = (best(demo, one, clips) for one in (lora, None))
                 rows.append((f"own best, {ours[0]} at {ours[1]:g}, base {theirs[0]} at {theirs[1]:g}", ours, theirs))
             for words, ours, theirs in rows:
@@ -124,8 +125,15 @@ def compared(mine: pd.DataFrame, other: pd.DataFrame) -> str:
     prompts = mine.prompt.to_numpy()
     wins = {d: win_rate(mine[d].to_numpy(), other[d].to_numpy(), prompts) for d in DIMENSIONS}
     text = ", ".join(f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for name, found in wins.items())
-    motion = f"dynamic degree {mine.dynamic.mean():.3f}, base {other.dynamic.mean():.3f}"
-    return f"{text}; right {mine.right.mean():.3f}, base {other.right.mean():.3f}; {motion}"
+    changes = f"mean gold Overall {change(mine, other, 'Overall')}, dynamic degree {change(mine, other, 'dynamic')}"
+    return f"{text}; {changes}; right {mine.right.mean():.3f}, base {other.right.mean():.3f}"
+
+
+def change(mine: pd.DataFrame, other: pd.DataFrame, column: str) -> str:
+    """Difference of means from clips of the same prompts and noise, with a 95% interval over prompts."""
+    by_prompt = (mine[column] - other[column]).groupby(mine.prompt).mean()
+    width = 1.96 * by_prompt.sem()
+    return f"{by_prompt.mean():+.3f} [{by_prompt.mean() - width:+.3f}, {by_prompt.mean() + width:+.3f}]"
 
 
 @app.command(hidden=True)
