@@ -8,8 +8,8 @@ REASONS: dict[int, list[str]] = {
         " That is 0.7 points [-0.3, +1.7] more than with BT, which drops ties in training.",
     ],
     5: [
-        "The size of beta is the reason, not its course over t. A constant beta of 500 / 3, the schedule's mean over t, is"
-        " level with the schedule: +0.003 [-0.031, +0.036] in TA, -0.038 [-0.087, +0.011] Overall.",
+        "The size of beta is the reason, not its course over t. A constant beta of 500 / 3 is the schedule's mean over t."
+        " It is level with the schedule: +0.003 [-0.031, +0.036] in TA, -0.038 [-0.087, +0.011] Overall.",
         "Over-training is the other one. After 20 steps the constant beta wins, Overall: +0.073 [+0.023, +0.124]. After"
         " 80 steps it loses. Both were examined after the run.",
     ],
