@@ -152,8 +152,7 @@ test-stack: setup orchestrator .seaweedfs/installed $(POSTGRES)
 	.venv-ml/bin/python -m components.serving.install
 	pytest -m stack -rP --durations=0
 
-# Airflow lives in an environment of its own; so do the tests of the DAGs: as parsed and rendered, started by a scheduler, and
-# DAG label.
+# Tests of the DAGs run in Airflow's own environment: as parsed and rendered, started by a scheduler, and DAG label.
 IN_AIRFLOW = AIRFLOW_HOME=$(CURDIR)/.airflow AIRFLOW__CORE__LOAD_EXAMPLES=false .venv-orchestrator/bin/python -m pytest -rP \
 	--durations=12 --confcutdir=tests/dags
 RUNS := tests/dags/test_runs.py tests/dags/test_deploy.py
