@@ -167,7 +167,6 @@ def test_the_command_says_in_a_line_what_is_wrong(here):
     assert command(here, "lineage", "video_reward/1", **nobody).returncode == 4
 
 
-@pytest.mark.registry
 def test_refused_is_no_failure_and_a_crash_is_no_refusal(here):
     register(random_model(here / "refused", scale=3.0))
     result = command(here, "promote", "--dry-run")
