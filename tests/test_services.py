@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from components.errors import BadInput
 from components.orchestration.light import light_services
 from components.orchestration.service import LIGHT, Service, leftovers, running, start, stop
 from components.orchestration.services import start_all
@@ -157,6 +158,43 @@ def test_what_ends_after_a_service_that_it_needs_is_started_again(tmp_path, monk
     assert running("database") is not None and running("part").pid != first.pid
     for name in ("part", "database"):
         stop(name)
+
+
+def test_a_service_that_ends_while_another_waits_for_it_is_started_again(tmp_path, monkeypatch):
+    """The database was ready, and is killed while `up` waits for the part, which then ends too."""
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    killed = []
+
+    def ready() -> bool:
+        if not killed:
+            killed.extend([running("database"), running("part")])
+            for process in killed:
+                process.kill()
+            until_gone(killed)
+            return False
+        return running("part") is not None
+
+    database = Service("database", words, [], lambda: running("database") is not None, "")
+    part = Service("part", words, [], ready, "", after=("database",))
+    start_all([database, part], LIGHT)
+    again = [running("database"), running("part")]
+    assert None not in again and not {one.pid for one in again} & {one.pid for one in killed}
+    assert again[0].create_time() <= again[1].create_time(), "the part starts after what it needs"
+    for name in ("part", "database"):
+        stop(name)
+
+
+def test_a_service_that_ends_at_once_is_named_and_what_was_started_ends(tmp_path, monkeypatch):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    database = Service("database", words, [], lambda: True, "")
+    part = Service("part", [sys.executable, "-c", "print('no such key')"], [], lambda: False, "", after=("database",))
+    with pytest.raises(BadInput, match=r"part did not start:.*no such key$"):
+        start_all([database, part], LIGHT)
+    assert running("database") is None
 
 
 @pytest.mark.services

@@ -124,15 +124,11 @@ def running(name: str) -> psutil.Process | None:
     return process if same else None
 
 
-def wait(service: Service) -> None:
-    """Return when the service is ready; BadInput with its last log lines where it ends or times out."""
-    deadline = time.monotonic() + START_SECONDS
-    while not service.ready():
-        if running(service.name) is None or time.monotonic() > deadline:
-            time.sleep(1)  # its last words pass through bounded_log
-            lines = service.log.read_text(errors="replace").splitlines()
-            raise BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
-        time.sleep(0.3)
+def not_started(service: Service) -> BadInput:
+    """The error for a service that ended or timed out, with its last log lines."""
+    time.sleep(1)  # its last words pass through bounded_log
+    lines = service.log.read_text(errors="replace").splitlines()
+    return BadInput(service.log, f"{service.name} did not start:\n" + "\n".join(lines[-15:]))
 
 
 def stop(name: str) -> None:

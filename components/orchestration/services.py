@@ -11,6 +11,7 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -29,13 +30,14 @@ from components.orchestration.service import (
     LIGHT,
     SETUP,
     STACK,
+    START_SECONDS,
     Service,
     end_leftovers,
+    not_started,
     record,
     running,
     start,
     stop,
-    wait,
 )
 from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES, Ports, stack_services
 from components.pipeline.mlflow_store import relocate
@@ -163,32 +165,70 @@ def refuse_other_form(form: str) -> None:
 
 
 def start_all(chosen: list[Service], form: str) -> None:
-    """Start what does not run, each after those that it needs, and wait for all. What ran, and ends meanwhile, is started
-    again: Airflow's parts end with Postgres, some seconds after it."""
-    by_name = {service.name: service for service in chosen}
+    """Start what does not run, each after those that it needs, and wait for all.
+
+    What ends meanwhile is started again, where it had been ready, or ran before, or a service that it needs was started
+    after it: Airflow's parts end with Postgres, some seconds after it.
+    """
     missing = [service for service in chosen if running(service.name) is None]
     check_ports(chosen, missing)
     with ExitStack() as undo:
-
-        def begin(service: Service) -> None:
-            for other in service.after:
-                wait(by_name[other])
-            if service.prepare is not None:
-                service.prepare()
-            start(service, form)
-            undo.callback(stop, service.name)
-
+        start_in_order = Started({service.name: service for service in chosen}, form, undo)
         for service in missing:
-            begin(service)
+            start_in_order.begin(service)
         for service in chosen:
-            try:
-                wait(service)
-            except BadInput:
-                if service in missing or running(service.name) is not None:
-                    raise
-                begin(service)
-                wait(service)
+            start_in_order.await_ready(service)
         undo.pop_all()
+
+
+@dataclass
+class Started:
+    """Services that one `up` starts. order: names of those that it started, in that order; proven: of those, the ones that
+    have been ready since."""
+
+    by_name: dict[str, Service]
+    form: str
+    undo: ExitStack
+    order: list[str] = field(default_factory=list)
+    proven: set[str] = field(default_factory=set)
+
+    def begin(self, service: Service) -> None:
+        for other in service.after:
+            self.await_ready(self.by_name[other])
+        if service.prepare is not None:
+            service.prepare()
+        start(service, self.form)
+        self.undo.callback(stop, service.name)
+        self.order = [*(name for name in self.order if name != service.name), service.name]
+        self.proven.discard(service.name)
+
+    def await_ready(self, service: Service) -> None:
+        """Return when the service is ready; BadInput with its last log lines where it ends or times out."""
+        deadline = time.monotonic() + START_SECONDS
+        while not service.ready():
+            for one in (*self.needed(service), service):
+                if running(one.name) is None:
+                    if not self.may_begin_again(one):
+                        raise not_started(one)
+                    self.begin(one)
+            if time.monotonic() > deadline:
+                raise not_started(service)
+            time.sleep(0.3)
+        self.proven.add(service.name)
+
+    def needed(self, service: Service) -> list[Service]:
+        """All services that a service needs, those first that need no other."""
+        found: list[Service] = []
+        for name in service.after:
+            other = self.by_name[name]
+            found += [one for one in (*self.needed(other), other) if one not in found]
+        return found
+
+    def may_begin_again(self, service: Service) -> bool:
+        if service.name not in self.order or service.name in self.proven:
+            return True
+        later = self.order[self.order.index(service.name) + 1 :]
+        return any(one.name in later for one in self.needed(service))
 
 
 def check_ports(chosen: list[Service], missing: list[Service]) -> None:
