@@ -14,13 +14,16 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 from cells import draw_clips, gold, key_of, link, prompts_of, run_in, write_params
+from own_labels import accuracy, reward_of_own_clips
 
 from components.config.params import SamplingParams, load_params
-from components.contracts import BASE_GENERATOR, DIMENSIONS
+from components.contracts import BASE_GENERATOR, DIMENSIONS, VIDEO_REWARD
 from components.evaluation.win_rates import win_rate
+from components.files.locks import sole_writer
 from components.generator.sampler import Job
 from components.generator.spec import SamplerSpec
 from components.methods import METHODS, ONLINE
@@ -34,6 +37,7 @@ OF_DEMO = (
     *("data/source", "data/candidates", "data/candidate_scores.parquet", "data/alignment_pairs.parquet", "data/samples"),
     *("models/base_generator", "models/video_reward", "models/latent_reward"),
 )
+RELABELLED = ("data/candidate_scores.parquet", "data/alignment_pairs.parquet")  # anew, where the reward is another
 OF_HERE = ("components", "infra", "pretrained", "judges", "dvc.yaml")
 ROUNDS = {"online.prompts": 50, "online.per_prompt": 7}  # ten rounds draw 3,500 clips, as many as the demo's candidates
 FOUR = {"online.prompts": 125, "online.per_prompt": 7}  # four rounds draw as many
@@ -46,6 +50,13 @@ def averaged(method: str, **training: float) -> dict[str, Any]:
     return {f"online.{method}.training.{key}": value for key, value in training.items()}
 
 
+LARGE_NFT = (
+    FOUR
+    | {"online.rounds": {"nft": 4}, "online.nft.beta": 0.3, "online.nft.scale": 1.5}
+    | averaged("nft", steps=50, learning_rate=5e-4)
+)
+OWN_LABELS = " by own labels"  # end of the name of a run whose reward also learnt from labels on the base generator's clips
+
 # name: (stage, changes of params.yaml by dotted key); base has no stage.
 RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "base": (None, {}),
@@ -55,12 +66,8 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "DPO in rounds": ("online@dpo", FOUR | {"online.rounds": {"dpo": 4}, "online.dpo.training.steps": 30}),
     "DPO in large rounds": ("online@dpo", LARGE | {"online.rounds": {"dpo": 2}} | averaged("dpo", steps=100)),
     "NFT": ("online@nft", ROUNDS | {"online.rounds": {"nft": 10}}),
-    "NFT in large rounds": (
-        "online@nft",
-        FOUR
-        | {"online.rounds": {"nft": 4}, "online.nft.beta": 0.3, "online.nft.scale": 1.5}
-        | averaged("nft", steps=50, learning_rate=5e-4),
-    ),
+    "NFT in large rounds": ("online@nft", LARGE_NFT),
+    "NFT at guidance 3": ("online@nft", LARGE_NFT | {"sampling.guidance_scale": 3.0}),
     "GRPO": ("online@grpo", ROUNDS | {"online.rounds": {"grpo": 10}}),
     "NFT on candidates": (
         "online@nft",
@@ -71,13 +78,15 @@ RUNS: dict[str, tuple[str | None, dict[str, Any]]] = {
 GUIDANCE = (2.0, 3.0, 4.0, 5.0)
 SOLVERS = ("euler", "unipc")
 PLAIN = (SOLVERS[0], GUIDANCE[0])  # as the demo samples
-WAYS = [(SOLVERS[0], scale) for scale in GUIDANCE] + [(SOLVERS[1], scale) for scale in GUIDANCE[:2]]
+WAYS = [(SOLVERS[0], scale) for scale in (2.0, 2.5, 3.0, 4.0, 5.0)] + [(SOLVERS[1], scale) for scale in (2.0, 2.5, 3.0)]
 TEST = 120  # prompts
 ALL = ",".join(RUNS)
 
 app = typer.Typer(help=__doc__, add_completion=False)
 Demo = Annotated[Path, typer.Option(help="Checkout in which `make demo` was run.")]
-Names = Annotated[str, typer.Option(help="Methods, of the table in this file.")]
+Names = Annotated[
+    str, typer.Option(help=f"Methods, of the table in this file; with '{OWN_LABELS}' after it, by that reward.")
+]
 Seeds = Annotated[str, typer.Option(help="Of training.")]
 Clips = Annotated[int, typer.Option(help="Validation prompts, a clip each.")]
 PerPrompt = Annotated[int, typer.Option(help="Clips of each test prompt.")]
@@ -102,7 +111,8 @@ def show(
     demo: Demo = Path(), names: Names = ALL, seeds: Seeds = "17", clips: Clips = 101, per_prompt: PerPrompt = 2,
     tune: Tune = True,
 ) -> None:  # fmt: skip
-    """Print the tables; what is not in its cell yet is run first."""
+    """Print the tables and draw benchmarks/online_guidance.svg; what is not in its cell yet is run first."""
+    curves: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     for seed in map(int, seeds.split(",")):
         base = cells(demo, None, clips, per_prompt, tune)
         for name in names.split(","):
@@ -113,11 +123,15 @@ def show(
             if tune:
                 print("    gold Overall on validation prompts, and less base's, by guidance")
                 for at in (("validation", SOLVERS[0], scale) for scale in GUIDANCE):
-                    print(f"      {at[2]:g}: {own[at].Overall.mean():.3f}  {change(own[at], base[at], 'Overall')}")
+                    found = change(own[at], base[at], "Overall")
+                    print(f"      {at[2]:g}: {own[at].Overall.mean():.3f}  {words_of(found)}")
+                    curves.setdefault((name, seed), []).append(found)
                 ours, theirs = (best(demo, one, clips) for one in (lora, None))
                 rows.append((f"own best, {ours[0]} at {ours[1]:g}, base {theirs[0]} at {theirs[1]:g}", ours, theirs))
             for words, ours, theirs in rows:
                 print(f"    {words}: {compared(own['test', *ours], base['test', *theirs])}", flush=True)
+    if tune:
+        draw({key: points for key, points in curves.items() if key[0] != "base"})
 
 
 def compared(mine: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -125,15 +139,50 @@ def compared(mine: pd.DataFrame, other: pd.DataFrame) -> str:
     prompts = mine.prompt.to_numpy()
     wins = {d: win_rate(mine[d].to_numpy(), other[d].to_numpy(), prompts) for d in DIMENSIONS}
     text = ", ".join(f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" for name, found in wins.items())
-    changes = f"mean gold Overall {change(mine, other, 'Overall')}, dynamic degree {change(mine, other, 'dynamic')}"
+    overall, motion = (words_of(change(mine, other, column)) for column in ("Overall", "dynamic"))
+    changes = f"mean gold Overall {overall}, dynamic degree {motion}"
     return f"{text}; {changes}; right {mine.right.mean():.3f}, base {other.right.mean():.3f}"
 
 
-def change(mine: pd.DataFrame, other: pd.DataFrame, column: str) -> str:
-    """Difference of means from clips of the same prompts and noise, with a 95% interval over prompts."""
+def change(mine: pd.DataFrame, other: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Difference of means from clips of the same prompts and noise, and its 95% interval over prompts."""
     by_prompt = (mine[column] - other[column]).groupby(mine.prompt).mean()
     width = 1.96 * by_prompt.sem()
-    return f"{by_prompt.mean():+.3f} [{by_prompt.mean() - width:+.3f}, {by_prompt.mean() + width:+.3f}]"
+    return by_prompt.mean(), by_prompt.mean() - width, by_prompt.mean() + width
+
+
+def words_of(found: tuple[float, float, float]) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found)
+
+
+def draw(curves: dict[tuple[str, int], list[tuple[float, float, float]]]) -> None:
+    """benchmarks/online_guidance.svg: the gain over base by guidance, a line for each method and seed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "online"  # the same file from the same figures
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    names = list(dict.fromkeys(name for name, _ in curves))
+    for place, ((name, seed), points) in enumerate(curves.items()):
+        value, low, high = np.array(points).T
+        at = np.array(GUIDANCE) + 0.03 * (place - len(curves) / 2)
+        label = name if seed == min(other for one, other in curves if one == name) else None
+        colour = f"C{names.index(name)}"
+        axes.errorbar(at, value, [value - low, high - value], label=label, color=colour, capsize=2, marker="o", markersize=3)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set(xlabel="guidance", ylabel="mean gold Overall less base's, 95% intervals", xticks=GUIDANCE)
+    axes.legend(frameon=False)
+    figure.savefig("benchmarks/online_guidance.svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+@app.command()
+def labels(demo: Demo = Path(), seeds: Seeds = "17") -> None:
+    """Accuracy of the demo's VideoReward, and of those that also learn from its candidates, within prompts held back."""
+    print(f"demo: {accuracy(demo, WORK, demo)}", flush=True)
+    for seed in map(int, seeds.split(",")):
+        print(f"seed {seed}{OWN_LABELS}: {accuracy(demo, WORK, reward_of_own_clips(demo, WORK, seed))}", flush=True)
 
 
 @app.command(hidden=True)
@@ -159,23 +208,32 @@ def best(demo: Path, lora: Path | None, clips: int) -> tuple[str, float]:
 
 def trained(demo: Path, name: str, seed: int) -> Path | None:
     """The LoRA of a method, trained unless its cell is there; None for base."""
-    stage, changes = RUNS[name]
+    plain = name.removesuffix(OWN_LABELS)
+    stage, changes = RUNS[plain]
     if stage is None:
         return None
     kind, _, method = stage.partition("@")
     place = METHODS[method].lora if kind == "align" else ONLINE[method].lora
     program = METHODS[method].training.program if kind == "align" else "components.online.run"
-    if kind == "align" and seed == load_params().seed and (demo / place).exists():
+    if kind == "align" and name == plain and seed == load_params().seed and (demo / place).exists():
         return demo / place  # the demo's own
     changes = {"seed": seed, **changes}
-    inputs = [folder_digest(demo / name) for name in OF_DEMO if name.startswith("models/") or name.endswith(".parquet")]
+    reward = demo if name == plain else reward_of_own_clips(demo, WORK, seed)
+    roots = {file: reward if file == VIDEO_REWARD else demo for file in OF_DEMO}
+    inputs = [
+        folder_digest(roots[file] / file) for file in OF_DEMO if file.startswith("models/") or file.endswith(".parquet")
+    ]
     params = load_params().align.model_dump(), load_params().online.model_dump()
     cell = WORK / "trained" / f"{kind}-{method}-{key_of(changes, inputs, params, sources_digest((program,)))}"
-    if not (cell / place).exists():
-        link(cell, Path(), OF_HERE)
-        link(cell, demo, OF_DEMO)
-        write_params(cell, changes)
-        run_in(cell, [str(Path(__file__).resolve()), "train", method] if kind == "online" else ["-m", program])
+    with sole_writer(cell.with_name(f"{cell.name}.making"), waits=lambda holder: None):
+        if not (cell / place).exists():
+            link(cell, Path(), OF_HERE)
+            for file in OF_DEMO if name == plain else (file for file in OF_DEMO if file not in RELABELLED):
+                link(cell, roots[file], (file,))
+            write_params(cell, changes)
+            if name != plain:
+                run_in(cell, ["-m", "components.alignment.relabel"])
+            run_in(cell, [str(Path(__file__).resolve()), "train", method] if kind == "online" else ["-m", program])
     return cell / place
 
 

@@ -20,17 +20,19 @@ from components.alignment.data import Candidates, load_candidates, load_scores
 from components.alignment.lora import save_lora
 from components.alignment.relabel import score_candidates
 from components.alignment.weights import Weights, averaged, copy_of, put
-from components.contracts import BASE_GENERATOR
+from components.contracts import BASE_GENERATOR, CANDIDATES
 from components.errors import BadInput
 from components.files.atomic import discard, whole_folder
 from components.files.text import read_json
 from components.generator.family import VelocityModel
 from components.generator.sampler import Loader
 from components.generator.spec import SamplerSpec, generator_once
+from components.online.drift import drift, measured
 from components.pipeline.stage import Stage, folder_digest, write_json
 from components.preferences.prompts import sampled_prompts
 from components.runtime.processes import launched_together
 from components.runtime.weights import load_tensors
+from components.video.limits import Limits
 
 POLICY, OLD, FIGURES, SCORES = "policy.safetensors", "old.safetensors", "round.json", "scores.parquet"
 Rows = list[dict[str, float]]
@@ -99,9 +101,12 @@ def run_rounds(stage: Stage, transformer: VelocityModel, learner: Learner, round
     for number in range(len(done), rounds):
         place = stage.output(Path("data/online") / stage.name.partition("@")[2]) / "round"
         drawn = draw_round(stage, transformer, learner, number, place)
+        alarms = drift(first_scores(state, drawn), drawn.scores, stage.params.evaluate.hacking)
+        for reason in alarms:
+            stage.say(f"round {number + 1}: HACKING ALARM: {reason}")
         rows = learner.learn(transformer, drawn, old)
         old = averaged(old, copy_of(transformer), learner.old_decay)
-        figures = figures_of(drawn, rows)
+        figures = figures_of(drawn, rows) | {"alarm": float(bool(alarms))}
         stage.log({f"round/{key}": value for key, value in figures.items()}, number + 1)
         words = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         stage.say(f"round {number + 1} of {rounds}: {words}")
@@ -120,9 +125,11 @@ def draw_round(stage: Stage, transformer: VelocityModel, learner: Learner, numbe
     """The clips of a round by the current policy, scored; data/candidates where params have round 1 learn from them."""
     params, base = stage.params.online, folder_digest(BASE_GENERATOR)
     draws, before = stage.state() / f"draws-{number + 1}", number * learner.steps
+    limits = Limits.of(stage.params.limits)
     if number == 0 and params.first_on_candidates:
         candidates = load_candidates(base)
-        return Drawn(number, candidates, load_scores(candidates), draws, before)
+        signals = measured(candidates.table, CANDIDATES, limits)
+        return Drawn(number, candidates, load_scores(candidates).join(signals), draws, before)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     draws.mkdir(exist_ok=True)
@@ -133,7 +140,13 @@ def draw_round(stage: Stage, transformer: VelocityModel, learner: Learner, numbe
     draw_candidates(stage, load, prompts, params.per_prompt, lambda name: place / name, draws.name, ("round", number))
     generator_once.cache_clear()
     scores, _ = score_candidates(stage, place)
-    return Drawn(number, load_candidates(base, place), pd.DataFrame(scores), draws, before)
+    candidates = load_candidates(base, place)
+    return Drawn(number, candidates, pd.DataFrame(scores).join(measured(candidates.table, place, limits)), draws, before)
+
+
+def first_scores(state: Path, drawn: Drawn) -> pd.DataFrame:
+    """The scores of round 1, whose clips base drew."""
+    return drawn.scores if drawn.number == 0 else pd.read_parquet(state / "0000" / SCORES)
 
 
 def prompts_of_round(stage: Stage, number: int) -> list[tuple[str, str]]:
@@ -150,12 +163,13 @@ def prompts_of_round(stage: Stage, number: int) -> list[tuple[str, str]]:
 
 
 def figures_of(drawn: Drawn, rows: Rows) -> dict[str, float]:
-    """Mean reward of the drawn clips and of each dimension, spread of rewards within prompts, the training's last row."""
+    """Mean reward of the drawn clips, of each dimension and signal, spread of rewards within prompts, the training's last
+    row."""
     scores = drawn.scores
     within = scores.reward - scores.groupby("prompt_id").reward.transform("mean")
     numbers = scores.select_dtypes("number").mean()
     figures = {"clips": float(len(scores)), "spread": float(np.sqrt((within**2).mean()))}
-    figures |= {str(name): float(value) for name, value in numbers.items()}
+    figures |= {str(name): float(value) for name, value in numbers.dropna().items()}
     return figures | {key: value for key, value in rows[-1].items() if key != "step" and "/" not in key}
 
 

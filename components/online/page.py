@@ -10,7 +10,7 @@ from components.evaluation.style import style_sheet
 from components.methods import ONLINE
 from components.statistics.intervals import as_text
 
-LEFT_OUT = ("round", "step", "clips")
+LEFT_OUT = ("round", "step", "clips", "alarm")
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -31,6 +31,7 @@ PAGE = """<!doctype html>
 <p class="kicker">Reelign · profile {{ profile }}</p>
 <h1>{{ title }}, round by round</h1>
 {% for reason in alarms %}<p class="flag alarm">Hacking alarm: {{ reason }}</p>{% endfor %}
+{% if drifted %}<p class="flag alarm">Hacking alarm in round {{ drifted }}, beside round 1.</p>{% endif %}
 {% if frozen %}<p class="flag alarm">The policy equalled the old policy in round {{ frozen }}.</p>{% endif %}
 </header>
 <main>
@@ -71,7 +72,10 @@ def online_page(method: str, metrics: dict, rounds: pd.DataFrame, rows: pd.DataF
         note = "Clips of training prompts that the policy drew, other prompts each round. Each curve has its own scale."
         parts.append({"title": "Rounds", "note": note, "lines": lines_of(rounds, "round")})
     parts.append({"title": "Training", "note": "Logged rows of all rounds.", "lines": lines_of(rows, "step")})
-    frozen = rounds["round"][rounds["frozen_old"] == 1] if "frozen_old" in rounds else []
+    drifted, frozen = (
+        ", ".join(f"{number:g}" for number in rounds["round"][rounds[name] == 1]) if name in rounds else ""
+        for name in ("alarm", "frozen_old")
+    )
     context = {
         "title": ONLINE[method].title,
         "colours": ONLINE[method].colour,
@@ -79,7 +83,8 @@ def online_page(method: str, metrics: dict, rounds: pd.DataFrame, rows: pd.DataF
         "css": style_sheet(),
         "judges": judges,
         "parts": parts,
-        "frozen": ", ".join(f"{number:g}" for number in frozen),
+        "drifted": drifted,
+        "frozen": frozen,
         "alarms": found["hacking"]["reasons"],
     }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

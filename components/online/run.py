@@ -11,7 +11,7 @@ from functools import partial
 import pandas as pd
 
 from components.alignment.policy import new_policy, save_aligned
-from components.contracts import BASE_GENERATOR, SAMPLES, VIDEO_REWARD
+from components.contracts import BASE_GENERATOR, SAMPLE_SCORES, SAMPLES, VIDEO_REWARD
 from components.evaluation.compare import compare, headline
 from components.evaluation.sample import draw_samples
 from components.evaluation.settings import drawn_with, write_settings
@@ -26,8 +26,8 @@ from components.pipeline.stage import Stage, folder_digest, stage_main, write_js
 def online(method: str, stage: Stage) -> None:
     """Reads models/base_generator, models/video_reward, the training prompts and data/samples/base. prfl, and a first round
     on candidates, also read data/candidates, their scores and pairs; prfl reads models/latent_reward. Writes
-    models/online/METHOD, data/online/METHOD (scores of all drawn clips, samples), metrics, the rounds as a plot, and
-    report/online-METHOD.html.
+    models/online/METHOD, data/online/METHOD (scores of all drawn clips, samples and their scores), metrics, the rounds as a
+    plot, and report/online-METHOD.html.
 
     Fails with BadInput as candidates, relabel and align do, and where the method cannot learn from what params set. A killed
     run goes on from the last finished round and ends with the same weights.
@@ -39,7 +39,8 @@ def online(method: str, stage: Stage) -> None:
     draw_samples(stage, spec, folder / "samples")
     write_settings(folder / "samples", drawn_with(params, folder_digest(BASE_GENERATOR)))
     settings = params.evaluate.model_copy(update={"methods": [name]})
-    _, metrics = compare(stage, {"base": SAMPLES / "base", name: folder / "samples"}, settings)
+    clips, metrics = compare(stage, {"base": SAMPLES / "base", name: folder / "samples"}, settings)
+    clips.drop(columns="video").to_parquet(folder / SAMPLE_SCORES.name, index=False)
     write_json(stage.output(f"metrics/{name}.json"), metrics | {"rounds": figures})
     write_json(stage.output(f"metrics/{name}-headline.json"), headline(metrics))
     page = online_page(method, metrics, pd.DataFrame(figures), pd.DataFrame(rows))

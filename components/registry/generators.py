@@ -1,11 +1,13 @@
 """The gate for generators: does the challenger draw better clips than the champion by a judge that nothing was trained on?
 
-The figures are those of the stage evaluate, and this file makes sure that they are of this very version. Champion and
-challenger drew the same prompts from the same seeds with the same settings, and one judge scored both. Without a
-champion the challenger is compared with base. A hacking alarm is a veto, whatever the win rates are.
+The figures are those of the stage evaluate, or of stage online@METHOD, which measures its own generator. This file makes
+sure that they are of this very version. Champion and challenger drew the same prompts from the same seeds with the same
+settings, and one judge scored both. Without a champion the challenger is compared with base. A hacking alarm is a veto,
+whatever the win rates are.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,33 @@ from components.statistics.significance import correct_family, sign_flip_p
 CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored clips, for later challengers
 KEY = ["prompt_id", "seed"]
 NO_DIFFERENCE = 0.5
+ONLINE = "online-"  # before the name of a method that learns online
 SETTINGS = b"settings"  # of the file's metadata
 IDENTITY = "judge"  # of judged_with: changes where a judge is trained again
 ANEW = "--remeasure draws and judges the champion's clips anew"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where a method's figures and scored clips lie, and the stage that made them. drawn: scores of the clips that an online
+    method drew while it learnt; not there for one that drew none."""
+
+    metrics: Path
+    scores: Path
+    stage: str
+    drawn: Path | None = None
+
+    @classmethod
+    def of(cls, method: str) -> "Measured":
+        if not method.startswith(ONLINE):
+            return cls(ALIGNMENT_METRICS, SAMPLE_SCORES, "evaluate")
+        name = method.removeprefix(ONLINE)
+        folder = Path("data/online") / name
+        return cls(Path(f"metrics/{method}.json"), folder / SAMPLE_SCORES.name, f"online@{name}", folder / "scores.parquet")
+
+    @property
+    def again(self) -> str:
+        return f"`dvc repro {self.stage}`"
 
 
 def compare_generators(
@@ -46,27 +72,30 @@ def compare_generators(
     drawn and judged once more, with the challenger's settings, also where the kept ones do not do (kept_clips). BadInput for
     `anew` where no held-out judge was at work."""
     method = challenger.tags["method"]
-    metrics = read_json(ALIGNMENT_METRICS)
+    place = Measured.of(method)
+    metrics = read_json(place.metrics)
     if method not in metrics["methods"]:
-        raise BadInput(
-            ALIGNMENT_METRICS, f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}", key=method
-        )
+        why = f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}"
+        raise BadInput(place.metrics, why, key=method)
     key = metrics["decides"]
     if anew and key is None:
-        why = f"{ALIGNMENT_METRICS} has no judge that decides (evaluate.decides is null): nothing judges clips anew"
+        why = f"{place.metrics} has no judge that decides (evaluate.decides is null): nothing judges clips anew"
         raise BadInput("--remeasure", why)
     if key and metrics["judges"][key]["identity"] == challenger.tags.get("reward_model"):
         why = f"{metrics['judges'][key]['name']} is the reward model whose labels aligned it: it cannot decide"
         raise BadInput(str(challenger), why)
-    of_this_version(client, challenger, method)
-    table = pd.DataFrame(read_table(SAMPLE_SCORES)).sort_values(KEY, ignore_index=True)
-    refuse_seen(SAMPLE_SCORES, table["prompt"], challenger, learnt_from(client, challenger))
+    of_this_version(client, challenger, method, place)
+    table = pd.DataFrame(read_table(place.scores)).sort_values(KEY, ignore_index=True)
+    seen = learnt_from(client, challenger)
+    if place.drawn and place.drawn.exists():
+        seen += sorted(pd.read_parquet(place.drawn, columns=["prompt"])["prompt"].unique())
+    refuse_seen(place.scores, table["prompt"], challenger, seen)
     clips = {name: table.loc[table["method"] == name].reset_index(drop=True) for name in (method, "base")}
     ours = clips[method]
     other, rows, settings, measured_anew = "base", clips["base"], settings_of(metrics), False
     if champion:
         other = str(champion)
-        settings = need_settings(challenger, settings, "`dvc repro evaluate` draws them anew")
+        settings = need_settings(challenger, settings, f"{place.again} draws them anew")
         judge = metrics["judges"][key] if key else None
         rows = None if anew else kept_clips(client, challenger, champion, settings, judge)
         if rows is None:
@@ -75,13 +104,13 @@ def compare_generators(
             rows, ours = remeasure(champion, clips[method], settings, params, progress)
             measured_anew = True
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
-            raise BadInput(SAMPLE_SCORES, f"these are not the prompts and seeds that {champion} was promoted on")
+            raise BadInput(place.scores, f"these are not the prompts and seeds that {champion} was promoted on")
 
     evidence = {
         "clips": {
-            "file": str(SAMPLE_SCORES),
-            "digest": folder_digest(SAMPLE_SCORES),
-            "metrics_digest": folder_digest(ALIGNMENT_METRICS),
+            "file": str(place.scores),
+            "digest": folder_digest(place.scores),
+            "metrics_digest": folder_digest(place.metrics),
             "count": len(clips[method]),
             "prompts": int(clips[method]["prompt_id"].nunique()),
             "settings": settings,
@@ -154,16 +183,19 @@ def win_rates(ours: pd.DataFrame, theirs: pd.DataFrame, judge: dict[str, Any], p
     return cells
 
 
-def of_this_version(client: Any, version: Version, method: str) -> None:
+def of_this_version(client: Any, version: Version, method: str, place: Measured) -> None:
     """BadInput where the metrics that lie here were not made from clips that this version drew."""
-    run_id = version.tags.get("evaluate.run")
+    online = method.startswith(ONLINE)
+    run_id = version.run_id if online else version.tags.get("evaluate.run")
     if run_id is None:
-        raise BadInput(str(version), "no stage evaluate has measured it (`dvc repro evaluate`)")
+        raise BadInput(str(version), f"no stage evaluate has measured it ({place.again})")
     tags = client.get_run(run_id).data.tags
     made, read = (json.loads(tags[f"data.{kind}"]) for kind in ("outputs", "inputs"))
-    for file in (ALIGNMENT_METRICS, SAMPLE_SCORES):
+    for file in (place.metrics, place.scores.parent if online else place.scores):
         if folder_digest(file) != made[str(file)]:
-            raise BadInput(file, f"is not what run {run_id} made, which measured {version} (`dvc repro evaluate`)")
+            raise BadInput(file, f"is not what run {run_id} made, which measured {version} ({place.again})")
+    if online:  # one run trained, drew and measured
+        return
     samples = str(SAMPLES / method)
     drawn = Runs.load(client).maker(read[samples])
     lora = METHODS[method].lora

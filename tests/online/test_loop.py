@@ -66,6 +66,22 @@ def test_rounds_are_logged_and_the_policy_moves(checkout, method):
     assert left == {"rounds"}, "draws and checkpoints of finished rounds are gone"
 
 
+def test_a_drift_from_round_1_is_an_alarm(checkout, monkeypatch):
+    stage, signals = checkout("state"), loop.measured
+
+    def brighter(table, root, limits):
+        found = signals(table, root, limits)
+        return found.assign(brightness=found.brightness / 1e3 + (0.9 if stage.logged else 0.1))
+
+    monkeypatch.setattr(loop, "measured", brighter)
+    lines: list[str] = []
+    monkeypatch.setattr(stage, "say", lines.append)
+    _, _, figures, scores = run(stage, rounds=2)
+    assert [row["alarm"] for row in figures] == [0, 1]
+    assert [line for line in lines if "HACKING ALARM: brightness" in line and line.startswith("round 2")]
+    assert figures[1]["brightness"] == pytest.approx(scores[scores["round"] == 2].brightness.mean())
+
+
 def test_nft_learns_from_clips_of_any_solver(checkout):
     stage = checkout("state")
     sampling = stage.params.sampling.model_copy(update={"solver": "unipc"})

@@ -119,9 +119,11 @@ def test_the_stage_writes_all_that_it_names(relabelled, monkeypatch, method):
     found = metrics(method, [])
     found["methods"][f"online-{method}"]["hacking"]["alarm"] = False
     compared = []
-    monkeypatch.setattr(run, "compare", lambda stage, folders, params: (compared.append((folders, params)), found))
+    clips = pd.DataFrame({"prompt_id": ["p"], "method": ["base"], "video": ["a.mp4"], "gold_Overall": [0.5]})
+    monkeypatch.setattr(run, "compare", lambda *given: compared.append(given[1:]) or (clips, found))
     online(method, stage)
     ((folders, settings),) = compared
+    assert pd.read_parquet(f"data/online/{method}/sample_scores.parquet").equals(clips.drop(columns="video"))
     assert settings.methods == [f"online-{method}"]
     ours, base = (pd.read_parquet(folder / "samples.parquet") for folder in reversed(folders.values()))
     assert ours.prompt_id.tolist() == base.prompt_id.tolist() and len(ours) > 0
