@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from components.errors import BadInput
+from components.orchestration import services
 from components.orchestration.light import light_services
 from components.orchestration.service import LIGHT, Service, leftovers, running, start, stop
 from components.orchestration.services import start_all
@@ -184,6 +185,20 @@ def test_a_service_that_ends_while_another_waits_for_it_is_started_again(tmp_pat
     assert again[0].create_time() <= again[1].create_time(), "the part starts after what it needs"
     for name in ("part", "database"):
         stop(name)
+
+
+def test_a_service_that_runs_and_does_no_work_is_started_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(services, "HUNG_SECONDS", 0.5)
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    part = Service("part", words, [], lambda: running("part").pid != first.pid, "")
+    start(part)
+    first = running("part")
+    start_all([part], LIGHT)
+    assert not first.is_running() and running("part") is not None
+    assert "part runs, and is not ready after" in capsys.readouterr().out
+    stop("part")
 
 
 def test_a_service_that_ends_at_once_is_named_and_what_was_started_ends(tmp_path, monkeypatch):

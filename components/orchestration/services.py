@@ -43,6 +43,7 @@ from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES
 from components.pipeline.mlflow_store import relocate
 from components.serving.server import is_free
 
+HUNG_SECONDS = 90.0
 LAST = ("postgres", "s3")
 # The order of the stop, the others before these: each group has clients in those before it, whose connections hold it up.
 STOPPED = (("triton", "mlflow", "airflow-api-server"), LAST)
@@ -168,7 +169,8 @@ def start_all(chosen: list[Service], form: str) -> None:
     """Start what does not run, each after those that it needs, and wait for all.
 
     What ends meanwhile is started again, where it had been ready, or ran before, or a service that it needs was started
-    after it: Airflow's parts end with Postgres, some seconds after it.
+    after it: Airflow's parts end with Postgres, some seconds after it. So is what ran before and is not ready for
+    HUNG_SECONDS: an Airflow scheduler that lost Postgres waits for its tasks before it ends, at times for ever.
     """
     missing = [service for service in chosen if running(service.name) is None]
     check_ports(chosen, missing)
@@ -204,14 +206,20 @@ class Started:
 
     def await_ready(self, service: Service) -> None:
         """Return when the service is ready; BadInput with its last log lines where it ends or times out."""
-        deadline = time.monotonic() + START_SECONDS
+        begun = time.monotonic()
         while not service.ready():
             for one in (*self.needed(service), service):
                 if running(one.name) is None:
                     if not self.may_begin_again(one):
                         raise not_started(one)
                     self.begin(one)
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if service.name not in self.order and waited > HUNG_SECONDS:
+                say(f"{service.name} runs, and is not ready after {waited:.0f} s: it is started again")
+                stop(service.name)
+                self.begin(service)
+                begun = time.monotonic()
+            if waited > START_SECONDS:
                 raise not_started(service)
             time.sleep(0.3)
         self.proven.add(service.name)

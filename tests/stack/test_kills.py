@@ -62,16 +62,20 @@ def test_a_retraining_outlives_the_kill_of_each_service(stack, new_folder):
 
 @contextmanager
 def kept_up(stack: Stack) -> Iterator[None]:
-    """`make up` whenever a service is gone, as compose would: without Postgres, Airflow's own parts end."""
+    """`make up` whenever a service is gone, and each minute, as a cron job would: without Postgres, Airflow's own parts end,
+    or run on and do nothing."""
     over = threading.Event()
 
     def keep() -> None:
+        last = time.monotonic()
         while not over.wait(2):
-            if gone := [name for name, pid in records(stack).items() if not lives(pid)]:
+            gone = [name for name, pid in records(stack).items() if not lives(pid)]
+            if gone or time.monotonic() - last > 60:
                 begun, done = time.monotonic(), stack.up()
-                print(
-                    f"up, without {', '.join(gone)}: {done.returncode} after {time.monotonic() - begun:.1f} s {done.stderr}"
-                )
+                last = time.monotonic()
+                words = f"up, without {', '.join(gone)}" if gone else "up"
+                again = [line for line in done.stdout.splitlines() if "started again" in line]
+                print(f"{words}: {done.returncode} after {last - begun:.1f} s {done.stderr} {again}")
 
     keeper = threading.Thread(target=keep)
     keeper.start()
