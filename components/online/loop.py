@@ -28,6 +28,7 @@ from components.generator.family import VelocityModel
 from components.generator.sampler import Loader
 from components.generator.spec import SamplerSpec, generator_once
 from components.online.drift import drift, measured
+from components.online.scale import as_in_round_1
 from components.pipeline.stage import Stage, folder_digest, write_json
 from components.preferences.prompts import sampled_prompts
 from components.runtime.processes import launched_together
@@ -100,8 +101,9 @@ def run_rounds(stage: Stage, transformer: VelocityModel, learner: Learner, round
         stage.say(f"resumes after round {len(done)} of {rounds}")
     for number in range(len(done), rounds):
         place = stage.output(Path("data/online") / stage.name.partition("@")[2]) / "round"
-        drawn = draw_round(stage, transformer, learner, number, place)
-        alarms = drift(first_scores(state, drawn), drawn.scores, stage.params.evaluate.hacking)
+        first = pd.read_parquet(state / "0000" / SCORES) if number else None
+        drawn = draw_round(stage, transformer, learner, number, place, first)
+        alarms = [] if first is None else drift(first, drawn.scores, stage.params.evaluate.hacking)
         for reason in alarms:
             stage.say(f"round {number + 1}: HACKING ALARM: {reason}")
         rows = learner.learn(transformer, drawn, old)
@@ -121,8 +123,11 @@ def run_rounds(stage: Stage, transformer: VelocityModel, learner: Learner, round
     return collected(state)
 
 
-def draw_round(stage: Stage, transformer: VelocityModel, learner: Learner, number: int, place: Path) -> Drawn:
-    """The clips of a round by the current policy, scored; data/candidates where params have round 1 learn from them."""
+def draw_round(
+    stage: Stage, transformer: VelocityModel, learner: Learner, number: int, place: Path, first: pd.DataFrame | None
+) -> Drawn:
+    """The clips of a round by the current policy, scored; data/candidates where params have round 1 learn from them. first:
+    scores of round 1, None for that one."""
     params, base = stage.params.online, folder_digest(BASE_GENERATOR)
     draws, before = stage.state() / f"draws-{number + 1}", number * learner.steps
     limits = Limits.of(stage.params.limits)
@@ -139,14 +144,12 @@ def draw_round(stage: Stage, transformer: VelocityModel, learner: Learner, numbe
     prompts = prompts_of_round(stage, number)
     draw_candidates(stage, load, prompts, params.per_prompt, lambda name: place / name, draws.name, ("round", number))
     generator_once.cache_clear()
-    scores, _ = score_candidates(stage, place)
+    found, _ = score_candidates(stage, place)
+    scores = pd.DataFrame(found)
+    if first is not None:
+        scores = as_in_round_1(scores, first, stage.params.relabel)
     candidates = load_candidates(base, place)
-    return Drawn(number, candidates, pd.DataFrame(scores).join(measured(candidates.table, place, limits)), draws, before)
-
-
-def first_scores(state: Path, drawn: Drawn) -> pd.DataFrame:
-    """The scores of round 1, whose clips base drew."""
-    return drawn.scores if drawn.number == 0 else pd.read_parquet(state / "0000" / SCORES)
+    return Drawn(number, candidates, scores.join(measured(candidates.table, place, limits)), draws, before)
 
 
 def prompts_of_round(stage: Stage, number: int) -> list[tuple[str, str]]:

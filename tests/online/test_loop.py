@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from components.alignment.lora import add_lora
 from components.alignment.weights import copy_of
+from components.config.params import RelabelParams, load_params
 from components.errors import BadInput
 from components.generator.folder import load_transformer
 from components.online import loop
@@ -80,6 +82,32 @@ def test_a_drift_from_round_1_is_an_alarm(checkout, monkeypatch):
     assert [row["alarm"] for row in figures] == [0, 1]
     assert [line for line in lines if "HACKING ALARM: brightness" in line and line.startswith("round 2")]
     assert figures[1]["brightness"] == pytest.approx(scores[scores["round"] == 2].brightness.mean())
+
+
+def test_rounds_by_another_scorer_compare(checkout, monkeypatch):
+    """Its scores are normalised over a round's own clips, and the second round's are 4 higher than the first's."""
+    source = {"kind": "command", "place": "echo", "reward": None, "dimensions": ["level"], "batch": 8, "attempts": 1}
+    source |= {"seconds": 1.0, "key_variable": None}
+    stage = checkout("state")
+    relabel = load_params().relabel.model_dump() | {"sources": {"mine": source}, "weights": {"VQ": 1.0, "mine.level": 3.0}}
+    stage.params = stage.params.model_copy(update={"relabel": RelabelParams.model_validate(relabel)})
+    plain = loop.score_candidates
+
+    def with_source(stage, folder):
+        rows, names = plain(stage, folder)
+        raw = np.arange(len(rows)) + 4.0 * bool(stage.logged)
+        stamp = json.dumps({"mine": {"level": {"mean": raw.mean(), "std": raw.std()}}})
+        levels = (raw - raw.mean()) / raw.std()
+        added = [{"mine.level": level, "sources": stamp, "reward": 0.0} for level in levels]
+        return [row | more for row, more in zip(rows, added, strict=True)], names
+
+    monkeypatch.setattr(loop, "score_candidates", with_source)
+    _, _, figures, scores = run(stage, rounds=2)
+    deviation = np.arange(6).std()
+    assert [row["mine.level"] for row in figures] == pytest.approx([0, 4 / deviation])
+    second = scores[scores["round"] == 2]
+    assert second.reward.tolist() == pytest.approx(((second.VQ + 3 * second["mine.level"]) / 4).tolist())
+    assert second.sources.iloc[0] == scores.sources.iloc[0]
 
 
 def test_nft_learns_from_clips_of_any_solver(checkout):

@@ -1,0 +1,32 @@
+"""Scores of `relabel.sources` on the scale of round 1.
+
+A source's scores are normalised over the clips that they are of. Over rounds that hides what changes: each round has a mean
+of 0. Here every later round has the mean and deviation of round 1, so that rewards of rounds compare.
+"""
+
+import json
+
+import pandas as pd
+
+from components.alignment.relabel import reward
+from components.config.params import RelabelParams
+
+STAMP = "sources"  # column with the mean and deviation of each source's dimensions
+
+
+def as_in_round_1(scores: pd.DataFrame, first: pd.DataFrame, params: RelabelParams) -> pd.DataFrame:
+    """A round's scores with the sources' columns, their stamp and the reward on the scale of `first`, the scores of
+    round 1."""
+    if STAMP not in scores:
+        return scores
+    own, earlier = (json.loads(table[STAMP].iloc[0]) for table in (scores, first))
+    found = scores.copy()
+    for name, source in params.sources.items():
+        for dimension in source.dimensions:
+            here, there = own[name][dimension], earlier[name][dimension]
+            raw = scores[f"{name}.{dimension}"] * here["std"] + here["mean"]
+            found[f"{name}.{dimension}"] = (raw - there["mean"]) / there["std"]
+            own[name][dimension] = there
+    found[STAMP] = json.dumps(own, sort_keys=True)
+    found["reward"] = [reward(row, params) for row in found.to_dict("records")]
+    return found
