@@ -17,7 +17,7 @@ from components.alignment.lora import add_lora, check_base, make_lean, resume_lo
 from components.alignment.methods.flow_dpo import train_dpo
 from components.alignment.policy import save_aligned
 from components.alignment.relabel import label
-from components.contracts import BASE_GENERATOR, SAMPLES
+from components.contracts import BASE_GENERATOR, SAMPLE_SCORES, SAMPLES
 from components.evaluation.compare import compare, headline
 from components.evaluation.sample import draw_samples
 from components.evaluation.settings import drawn_with, write_settings
@@ -65,7 +65,8 @@ def online_round(number: str, stage: Stage) -> None:
     write_settings(folder / "samples", drawn_with(params, base))
     name = f"round-{number}"
     settings = params.evaluate.model_copy(update={"methods": [name]})
-    _, metrics = compare(stage, {"base": SAMPLES / "base", name: folder / "samples"}, settings)
+    clips, metrics = compare(stage, {"base": SAMPLES / "base", name: folder / "samples"}, settings)
+    clips.drop(columns="video").to_parquet(folder / SAMPLE_SCORES.name, index=False)
     rewards = [row["reward"] for row in scores]
     metrics["candidates"] = {"reward": sum(rewards) / len(rewards), "pairs": len(pairs)}
     write_json(stage.output(f"metrics/round-{number}.json"), metrics)

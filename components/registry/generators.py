@@ -1,9 +1,9 @@
 """The gate for generators: does the challenger draw better clips than the champion by a judge that nothing was trained on?
 
-The figures are those of the stage evaluate, or of stage online@METHOD, which measures its own generator. This file makes
-sure that they are of this very version. Champion and challenger drew the same prompts from the same seeds with the same
-settings, and one judge scored both. Without a champion the challenger is compared with base. A hacking alarm is a veto,
-whatever the win rates are.
+The figures are those of the stage evaluate, or of stages online@METHOD and round@K, which measure their own generators.
+This file makes sure that they are of this very version. Champion and challenger drew the same prompts from the same seeds
+with the same settings, and one judge scored both. Without a champion the challenger is compared with base. A hacking alarm
+is a veto, whatever the win rates are.
 """
 
 import json
@@ -36,7 +36,8 @@ from components.statistics.significance import correct_family, sign_flip_p
 CLIPS = "promotion/clips.parquet"  # artifact of a champion's run: its scored clips, for later challengers
 KEY = ["prompt_id", "seed"]
 NO_DIFFERENCE = 0.5
-ONLINE = "online-"  # before the name of a method that learns online
+# Stages that measure their own generators: before their methods' names, the stage and the folder of their clips.
+THEMSELVES = {"online-": ("online", "data/online"), "round-": ("round", "data/rounds")}
 SETTINGS = b"settings"  # of the file's metadata
 IDENTITY = "judge"  # of judged_with: changes where a judge is trained again
 ANEW = "--remeasure draws and judges the champion's clips anew"
@@ -44,8 +45,8 @@ ANEW = "--remeasure draws and judges the champion's clips anew"
 
 @dataclass(frozen=True)
 class Measured:
-    """Where a method's figures and scored clips lie, and the stage that made them. drawn: scores of the clips that an online
-    method drew while it learnt; not there for one that drew none."""
+    """Where a method's figures and scored clips lie, and the stage that made them. drawn: for a stage that measures its own
+    generator, scores of the clips that it learnt from; not there for one that drew none."""
 
     metrics: Path
     scores: Path
@@ -54,11 +55,12 @@ class Measured:
 
     @classmethod
     def of(cls, method: str) -> "Measured":
-        if not method.startswith(ONLINE):
-            return cls(ALIGNMENT_METRICS, SAMPLE_SCORES, "evaluate")
-        name = method.removeprefix(ONLINE)
-        folder = Path("data/online") / name
-        return cls(Path(f"metrics/{method}.json"), folder / SAMPLE_SCORES.name, f"online@{name}", folder / "scores.parquet")
+        for before, (stage, place) in THEMSELVES.items():
+            if method.startswith(before):
+                name = method.removeprefix(before)
+                scores = Path(place) / name / SAMPLE_SCORES.name
+                return cls(Path(f"metrics/{method}.json"), scores, f"{stage}@{name}", scores.with_name("scores.parquet"))
+        return cls(ALIGNMENT_METRICS, SAMPLE_SCORES, "evaluate")
 
     @property
     def again(self) -> str:
@@ -185,16 +187,16 @@ def win_rates(ours: pd.DataFrame, theirs: pd.DataFrame, judge: dict[str, Any], p
 
 def of_this_version(client: Any, version: Version, method: str, place: Measured) -> None:
     """BadInput where the metrics that lie here were not made from clips that this version drew."""
-    online = method.startswith(ONLINE)
-    run_id = version.run_id if online else version.tags.get("evaluate.run")
+    itself = place.drawn is not None
+    run_id = version.run_id if itself else version.tags.get("evaluate.run")
     if run_id is None:
         raise BadInput(str(version), f"no stage evaluate has measured it ({place.again})")
     tags = client.get_run(run_id).data.tags
     made, read = (json.loads(tags[f"data.{kind}"]) for kind in ("outputs", "inputs"))
-    for file in (place.metrics, place.scores.parent if online else place.scores):
+    for file in (place.metrics, place.scores.parent if itself else place.scores):
         if folder_digest(file) != made[str(file)]:
             raise BadInput(file, f"is not what run {run_id} made, which measured {version} ({place.again})")
-    if online:  # one run trained, drew and measured
+    if itself:  # one run trained, drew and measured
         return
     samples = str(SAMPLES / method)
     drawn = Runs.load(client).maker(read[samples])

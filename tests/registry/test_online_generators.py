@@ -1,4 +1,4 @@
-"""The gate for generators that learnt online: one stage trained, drew and measured them."""
+"""The gate for generators that one stage trained, drew and measured: online@METHOD, and round@K of iterative DPO."""
 
 import contextlib
 import shutil
@@ -26,14 +26,19 @@ from tests.registry.world import environment
 
 METHOD = "online-nft"
 MODEL = f"reelign-smoke-aligned-{METHOD}"
-OUTS = ["data/online/nft", "models/online/nft", "metrics/online-nft.json"]
+STAGES = {"online-nft": ("online@nft", "online/nft"), "round-2": ("round@2", "rounds/2")}  # and folders of data and models
 
 
 @pytest.fixture
 def here(tmp_path, in_repository, monkeypatch) -> Path:
     with contextlib.chdir(tmp_path):
-        entry = {"cmd": "o", "deps": ["data/candidates/candidates.parquet"], "outs": OUTS}
-        Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"online": {"foreach": {"nft": 1}, "do": entry}}}))
+        stages = {}
+        for method, (stage, place) in STAGES.items():
+            outs = [f"data/{place}", f"models/{place}", f"metrics/{method}.json"]
+            name, _, key = stage.partition("@")
+            entry = {"cmd": "o", "deps": ["data/candidates/candidates.parquet"], "outs": outs}
+            stages[name] = {"foreach": {key: 1}, "do": entry}
+        Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
         values = yaml.safe_load((REPOSITORY / "infra/profiles/smoke.yaml").read_text())
         Path("params.yaml").write_text(yaml.safe_dump(values | {"evaluate": PARAMS.model_dump()}))
         Path("data/candidates").mkdir(parents=True)
@@ -43,16 +48,22 @@ def here(tmp_path, in_repository, monkeypatch) -> Path:
         yield tmp_path
 
 
-def learn(version: str, gain: float = 0.2, hacked: bool = False, prompts: tuple[str, ...] = ("a round's prompt",)) -> None:
-    """A stage online@nft whose work is to copy. `gain` is added to the gold judge's scores of its clips, `prompts` are those
+def learn(
+    version: str,
+    gain: float = 0.2,
+    hacked: bool = False,
+    prompts: tuple[str, ...] = ("a round's prompt",),
+    method: str = METHOD,
+) -> None:
+    """A stage whose work is to copy. `gain` is added to the gold judge's scores of its clips, `prompts` are those
     of its rounds; `hacked`: over-exposed clips, which the reward likes."""
     scratch = Path("scratch")
     shutil.rmtree(scratch, ignore_errors=True)
     clips, descriptors = make_samples(scratch)
-    clips["method"] = clips["method"].replace({"dpo": METHOD})
-    keep = clips["method"].isin(["base", METHOD]).to_numpy()
+    clips["method"] = clips["method"].replace({"dpo": method})
+    keep = clips["method"].isin(["base", method]).to_numpy()
     clips, descriptors = clips.loc[keep].reset_index(drop=True), descriptors[keep]
-    mine = (clips["method"] == METHOD).to_numpy()
+    mine = (clips["method"] == method).to_numpy()
     for name in ("VQ", "MQ", "TA", "Overall"):
         clips.loc[mine, f"gold_{name}"] += gain
     if hacked:
@@ -64,26 +75,28 @@ def learn(version: str, gain: float = 0.2, hacked: bool = False, prompts: tuple[
             descriptors[place] = signals.descriptor
         clips.loc[mine, "reward_Overall"] += 5
 
-    def online(stage: Stage) -> None:
-        model, folder = stage.output("models/online/nft"), stage.output("data/online/nft")
-        model.mkdir()
-        folder.mkdir()
+    name, place = STAGES[method]
+
+    def train(stage: Stage) -> None:
+        model, folder = stage.output(f"models/{place}"), stage.output(f"data/{place}")
+        model.mkdir(parents=True)
+        folder.mkdir(parents=True)
         (model / "lora.txt").write_text(version)
-        record = {"method": METHOD, "base": "b", "examples": 1, "reward_model": "r" * 16}
-        stage.register(MODEL, "models/online/nft", record)
-        params = PARAMS.model_copy(update={"methods": [METHOD]})
+        record = {"method": method, "base": "b", "examples": 1, "reward_model": "r" * 16}
+        stage.register(f"reelign-smoke-aligned-{method}", f"models/{place}", record)
+        params = PARAMS.model_copy(update={"methods": [method]})
         metrics = alignment_metrics(clips, descriptors, params, GOLD_PANEL, seed=0)
-        write_json(stage.output("metrics/online-nft.json"), metrics | {"drawn_with": DRAWN, "judged_with": JUDGED})
+        write_json(stage.output(f"metrics/{method}.json"), metrics | {"drawn_with": DRAWN, "judged_with": JUDGED})
         pd.DataFrame({"prompt": prompts}).to_parquet(folder / "scores.parquet", index=False)
         clips.drop(columns="video").to_parquet(folder / "sample_scores.parquet", index=False)
 
-    Stage("online@nft").run(online)
+    Stage(name).run(train)
 
 
-def call(**changes):
+def call(method: str = METHOD, **changes):
     given = {"challenger": None, "champion": None, "dry_run": False, "out": None} | changes
     return promote(
-        connect(), "generator_online-nft", params=load_params(), progress=lambda items, *_: items, say=lambda text: None,
+        connect(), f"generator_{method}", params=load_params(), progress=lambda items, *_: items, say=lambda text: None,
         **given,
     )  # fmt: skip
 
@@ -101,6 +114,13 @@ def test_it_must_beat_base_and_then_the_champion(here):
     assert outcome.evidence["against"] == f"{MODEL}/2" and reasons(outcome) == {"no_gain"}
 
 
+def test_a_round_of_iterative_dpo_passes_it_too(here):
+    learn("second round", method="round-2")
+    outcome = call("round-2")
+    assert outcome.evidence["verdict"]["promote"], outcome.evidence["verdict"]
+    assert outcome.evidence["clips"]["file"] == "data/rounds/2/sample_scores.parquet"
+
+
 def test_a_hack_is_vetoed_whatever_it_wins(here):
     learn("hacked", hacked=True)
     outcome = call()
@@ -111,7 +131,7 @@ def test_a_hack_is_vetoed_whatever_it_wins(here):
 
 def test_prompts_of_its_rounds_are_no_test(here):
     shown = make_samples(here / "other")[0]["prompt"][0]
-    learn("drew a test prompt", prompts=("a round's prompt", shown))
+    learn("drew a test prompt", prompts=("of a round", shown))
     with pytest.raises(BadInput, match=rf"sample_scores\.parquet, row \d+, key 'prompt': .*{MODEL}/1 learnt from"):
         call()
 
