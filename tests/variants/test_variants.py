@@ -2,12 +2,14 @@
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.end_to_end.smoke import metrics, run
+from components.errors import NO
+from tests.end_to_end.smoke import environment, metrics, run
 
 
 @pytest.mark.parametrize("trunk", ["frozen", "lora"])
@@ -37,6 +39,14 @@ def clips_of(folder: Path, method: str) -> list[bytes]:
     return [file.read_bytes() for file in sorted((folder / f"data/samples/{method}/videos").iterdir())]
 
 
+def against_base(folder: Path, method: str) -> str:
+    """What the gate prints of a generator that nothing was champion before; its decision is open at this size."""
+    words = ["reelign", "promote", "--model", f"generator_{method}", "--dry-run"]
+    said = subprocess.run(words, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert said.returncode in (0, NO), said.stderr
+    return said.stdout
+
+
 def test_an_online_round_goes_on_from_the_round_before(finished):
     params = finished / "params.yaml"
     params.write_text(params.read_text().replace("rounds: {}", 'rounds: {"2": models/aligned/dpo}', 1))
@@ -54,6 +64,7 @@ def test_an_online_round_goes_on_from_the_round_before(finished):
     names = sorted(path.name for path in clips[0].iterdir())
     assert names == sorted(path.name for path in clips[1].iterdir()), "the same prompts"
     assert all((clips[0] / name).read_bytes() != (clips[1] / name).read_bytes() for name in names), "new clips"
+    assert "aligned-round-2/1 against" in against_base(finished, "round-2")
 
 
 def test_online_methods_align_round_by_round(finished):
@@ -66,5 +77,6 @@ def test_online_methods_align_round_by_round(finished):
         assert [row["clips"] for row in found["rounds"]] == [12] * rounds
         assert "Win rates against base" in (finished / f"report/online-{method}.html").read_text()
         assert (finished / f"models/online/{method}/pytorch_lora_weights.safetensors").exists()
+        assert f"aligned-online-{method}/1 against" in against_base(finished, f"online-{method}")
     with open(finished / "plots/online-nft.csv", newline="") as stream:
         assert [row["round"] for row in csv.DictReader(stream)] == ["1.0", "2.0"]
