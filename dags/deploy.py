@@ -17,8 +17,11 @@ from dags.assets import NEW_REWARD_MODEL
 from dags.runners import REPOSITORY, Command, folder, make_task
 
 SERVED = "video_reward"  # the served model; in full reelign-PROFILE-video-reward
-# The stage with the gate's data: pairs and videos for a reward model, figures of clips for a generator.
-STAGE = '{{ "reward_bench" if params.model.endswith("reward") else "evaluate" }}'
+# The stage with the gate's data: pairs and videos for a reward model, figures of clips for a generator. Stages online@METHOD
+# and round@K measure their own generators, online-METHOD and round-K.
+METHOD = 'params.model.removeprefix("generator_").rpartition("-aligned-")[2]'
+OF_METHOD = f'{METHOD}.replace("-", "@", 1) if {METHOD}.startswith(("online-", "round-")) else "evaluate"'
+STAGE = f'{{{{ "reward_bench" if params.model.endswith("reward") else {OF_METHOD} }}}}'
 GATE = {
     "REELIGN_MODEL": "{{ params.model }}",
     "REELIGN_CHALLENGER": "{{ params.challenger or '' }}",

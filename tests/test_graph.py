@@ -10,7 +10,7 @@ from components.config.params import Params, load_params
 from components.methods import METHODS, ONLINE, trained
 from components.pipeline import graph
 from components.pipeline.code_digest import reached
-from components.pipeline.graph import edges, stage_definition, stage_names
+from components.pipeline.graph import GROUPS, edges, stage_definition, stage_names
 
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
 
@@ -202,3 +202,8 @@ def test_the_order_is_that_of_the_design():
     ]:  # fmt: skip
         assert (before, after) in order
     assert ("align@sft", "sample@dpo") not in order
+
+
+def test_every_stage_has_a_group():
+    """Also those that params.yaml switches on: a DAG draws each in the box of its group."""
+    assert set(STAGES) == {stage for stages in GROUPS.values() for stage in stages}

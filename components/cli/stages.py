@@ -59,8 +59,8 @@ def run_with(
     """Run a command where a stage runs: in its tree, with what it reads and what it made restored, on any machine.
 
     So `promote` and `deploy` find pairs and videos (STAGE reward_bench), and `promote --model generator_dpo` the figures of
-    the clips (STAGE evaluate). Inputs are restored as by run-stage, whose variables count here too; the exit code is the
-    command's. Its files are the tree's: others have absolute paths.
+    the clips (STAGE evaluate, or online@nft for generator_online-nft). Inputs are restored as by run-stage, whose variables
+    count here too; the exit code is the command's. Its files are the tree's: others have absolute paths.
     """
     from components.pipeline import run_stage as stages
 

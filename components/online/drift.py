@@ -14,6 +14,7 @@ from scipy import stats
 from components.config.params import HackingParams
 from components.errors import BadInput
 from components.evaluation.drift_signals import diversity, measure
+from components.pipeline.stage import Stage
 from components.video.container import VideoError
 from components.video.decode import read_frames
 from components.video.limits import Limits
@@ -22,13 +23,15 @@ SIGNALS = ("brightness", "saturation", "dynamic_degree", "diversity")
 MEASURED = 2  # clips of each prompt: optical flow is slow, and diversity needs two
 
 
-def measured(table: pd.DataFrame, root: Path, limits: Limits) -> pd.DataFrame:
-    """The signals of drawn clips, columns SIGNALS in the units of `drift_signals`; NaN for clips that are not measured.
+def measured(stage: Stage, table: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The signals of drawn clips, columns SIGNALS in the units of `drift_signals`; NaN for clips that are not measured: all
+    but MEASURED of a prompt, and prompts beyond those of a round.
 
     table: columns prompt_id and path, below `root`. A clip that cannot be read is BadInput.
     """
-    found = pd.DataFrame(np.nan, table.index, list(SIGNALS))
-    for places in table.groupby("prompt_id").indices.values():
+    found, limits = pd.DataFrame(np.nan, table.index, list(SIGNALS)), Limits.of(stage.params.limits)
+    prompts = list(table.groupby("prompt_id").indices.values())[: stage.params.online.prompts]
+    for places in stage.progress(prompts, "signals of drift"):
         looks = []
         for place in places[:MEASURED]:
             file = root / table["path"].iloc[place]
@@ -43,19 +46,21 @@ def measured(table: pd.DataFrame, root: Path, limits: Limits) -> pd.DataFrame:
     return found
 
 
-def drift(first: pd.DataFrame, now: pd.DataFrame, limits: HackingParams) -> list[str]:
-    """Reasons for the alarm, "name: figures"; empty without one. first, now: scores of two rounds with SIGNALS."""
-    reasons = []
+def drift(first: pd.DataFrame, now: pd.DataFrame, limits: HackingParams) -> list[str] | None:
+    """Reasons for the alarm, "name: figures"; empty without one, None where no signal can be compared. first, now: scores of
+    two rounds with SIGNALS."""
+    reasons, compared = [], False
     for name in SIGNALS:
         before, after = (of_prompts(table, name) for table in (first, now))
         if min(len(before), len(after)) < 2:
             continue
+        compared = True
         mean, change = float(before.mean()), float(after.mean() - before.mean())
         interval = stats.ttest_ind(after, before, equal_var=False).confidence_interval()
         down, up = allowed(name, mean, limits)
         if (change < -down and interval.high < 0) or (change > up and interval.low > 0):
             reasons.append(f"{name}: {mean + change:.3g} instead of round 1's {mean:.3g}")
-    return reasons
+    return reasons if compared else None
 
 
 def of_prompts(table: pd.DataFrame, name: str) -> np.ndarray:

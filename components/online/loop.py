@@ -33,7 +33,6 @@ from components.pipeline.stage import Stage, folder_digest, write_json
 from components.preferences.prompts import sampled_prompts
 from components.runtime.processes import launched_together
 from components.runtime.weights import load_tensors
-from components.video.limits import Limits
 
 POLICY, OLD, FIGURES, SCORES = "policy.safetensors", "old.safetensors", "round.json", "scores.parquet"
 Rows = list[dict[str, float]]
@@ -103,12 +102,14 @@ def run_rounds(stage: Stage, transformer: VelocityModel, learner: Learner, round
         place = stage.output(Path("data/online") / stage.name.partition("@")[2]) / "round"
         first = pd.read_parquet(state / "0000" / SCORES) if number else None
         drawn = draw_round(stage, transformer, learner, number, place, first)
-        alarms = [] if first is None else drift(first, drawn.scores, stage.params.evaluate.hacking)
-        for reason in alarms:
+        alarms = drift(drawn.scores if first is None else first, drawn.scores, stage.params.evaluate.hacking)
+        if alarms is None:
+            stage.say(f"round {number + 1}: too few prompts for a hacking alarm")
+        for reason in alarms or ():
             stage.say(f"round {number + 1}: HACKING ALARM: {reason}")
         rows = learner.learn(transformer, drawn, old)
         old = averaged(old, copy_of(transformer), learner.old_decay)
-        figures = figures_of(drawn, rows) | {"alarm": float(bool(alarms))}
+        figures = figures_of(drawn, rows) | ({} if alarms is None else {"alarm": float(bool(alarms))})
         stage.log({f"round/{key}": value for key, value in figures.items()}, number + 1)
         words = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         stage.say(f"round {number + 1} of {rounds}: {words}")
@@ -130,10 +131,9 @@ def draw_round(
     scores of round 1, None for that one."""
     params, base = stage.params.online, folder_digest(BASE_GENERATOR)
     draws, before = stage.state() / f"draws-{number + 1}", number * learner.steps
-    limits = Limits.of(stage.params.limits)
     if number == 0 and params.first_on_candidates:
         candidates = load_candidates(base)
-        signals = measured(candidates.table, CANDIDATES, limits)
+        signals = measured(stage, candidates.table, CANDIDATES)
         return Drawn(number, candidates, load_scores(candidates).join(signals), draws, before)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -149,7 +149,7 @@ def draw_round(
     if first is not None:
         scores = as_in_round_1(scores, first, stage.params.relabel)
     candidates = load_candidates(base, place)
-    return Drawn(number, candidates, scores.join(measured(candidates.table, place, limits)), draws, before)
+    return Drawn(number, candidates, scores.join(measured(stage, candidates.table, place)), draws, before)
 
 
 def prompts_of_round(stage: Stage, number: int) -> list[tuple[str, str]]:

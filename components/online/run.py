@@ -25,7 +25,7 @@ from components.pipeline.stage import Stage, folder_digest, stage_main, write_js
 
 def online(method: str, stage: Stage) -> None:
     """Reads models/base_generator, models/video_reward, the training prompts and data/samples/base. prfl, and a first round
-    on candidates, also read data/candidates, their scores and pairs; prfl reads models/latent_reward. Writes
+    on candidates, also read data/candidates, their scores, pairs and clips; prfl reads models/latent_reward. Writes
     models/online/METHOD, data/online/METHOD (scores of all drawn clips, samples and their scores), metrics, the rounds as a
     plot, and report/online-METHOD.html.
 

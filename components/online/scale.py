@@ -10,18 +10,24 @@ import pandas as pd
 
 from components.alignment.relabel import reward
 from components.config.params import RelabelParams
+from components.errors import BadInput
 
 STAMP = "sources"  # column with the mean and deviation of each source's dimensions
 
 
 def as_in_round_1(scores: pd.DataFrame, first: pd.DataFrame, params: RelabelParams) -> pd.DataFrame:
     """A round's scores with the sources' columns, their stamp and the reward on the scale of `first`, the scores of
-    round 1."""
+    round 1. BadInput where another version of a source scored round 1, whose scale is not this one's."""
     if STAMP not in scores:
         return scores
+    if STAMP not in first:
+        raise BadInput("round 1", "has no scores of relabel.sources; start the rounds anew", key=STAMP)
     own, earlier = (json.loads(table[STAMP].iloc[0]) for table in (scores, first))
     found = scores.copy()
     for name, source in params.sources.items():
+        if own[name]["by"] != earlier[name]["by"]:
+            why = f"version {own[name]['by']} scores now, {earlier[name]['by']} scored round 1; start the rounds anew"
+            raise BadInput(f"relabel.sources.{name}", why)
         for dimension in source.dimensions:
             here, there = own[name][dimension], earlier[name][dimension]
             raw = scores[f"{name}.{dimension}"] * here["std"] + here["mean"]

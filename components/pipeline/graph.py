@@ -19,7 +19,7 @@ STAGE_NAME = "[a-z_]+(@[a-z0-9_]+)?"
 GROUPS = {
     "data": ("pretrain_generator", "pretrain_ltx", "pretrain_vlm", "source", "measure", "curate", "pairs"),
     "reward_models": ("reward", "reward_bench", "judge_reward", "latent_reward"),
-    "alignment": ("base_generator", "candidates", "relabel", "round", "align"),
+    "alignment": ("base_generator", "candidates", "relabel", "round", "align", "online"),
     "evaluation": ("sample", "tradeoff", "evaluate"),
     "release": ("package",),
 }

@@ -45,11 +45,12 @@ ANEW = "--remeasure draws and judges the champion's clips anew"
 
 @dataclass(frozen=True)
 class Measured:
-    """Where a method's figures and scored clips lie, and the stage that made them. drawn: for a stage that measures its own
-    generator, scores of the clips that it learnt from; not there for one that drew none."""
+    """Where a method's figures, scored clips and their files lie, and the stage that made them. drawn: for a stage that
+    measures its own generator, scores of the clips that it learnt from; not there for one that drew none."""
 
     metrics: Path
     scores: Path
+    samples: Path
     stage: str
     drawn: Path | None = None
 
@@ -58,9 +59,10 @@ class Measured:
         for before, (stage, place) in THEMSELVES.items():
             if method.startswith(before):
                 name = method.removeprefix(before)
-                scores = Path(place) / name / SAMPLE_SCORES.name
-                return cls(Path(f"metrics/{method}.json"), scores, f"{stage}@{name}", scores.with_name("scores.parquet"))
-        return cls(ALIGNMENT_METRICS, SAMPLE_SCORES, "evaluate")
+                folder, metrics = Path(place) / name, Path(f"metrics/{method}.json")
+                scores, drawn = (folder / file for file in (SAMPLE_SCORES.name, "scores.parquet"))
+                return cls(metrics, scores, folder / "samples", f"{stage}@{name}", drawn)
+        return cls(ALIGNMENT_METRICS, SAMPLE_SCORES, SAMPLES / method, "evaluate")
 
     @property
     def again(self) -> str:
@@ -75,7 +77,7 @@ def compare_generators(
     `anew` where no held-out judge was at work."""
     method = challenger.tags["method"]
     place = Measured.of(method)
-    metrics = read_json(place.metrics)
+    metrics = read_json(place.metrics, "methods", "decides", "judges")
     if method not in metrics["methods"]:
         why = f"has nothing of {challenger}: methods are {', '.join(metrics['methods'])}"
         raise BadInput(place.metrics, why, key=method)
@@ -103,7 +105,7 @@ def compare_generators(
         if rows is None:
             from components.registry.remeasure import remeasure  # brings diffusers
 
-            rows, ours = remeasure(champion, clips[method], settings, params, progress)
+            rows, ours = remeasure(champion, clips[method], place.samples, settings, params, progress)
             measured_anew = True
         if not rows[[*KEY, "prompt"]].equals(clips[method][[*KEY, "prompt"]]):
             raise BadInput(place.scores, f"these are not the prompts and seeds that {champion} was promoted on")
@@ -206,7 +208,7 @@ def of_this_version(client: Any, version: Version, method: str, place: Measured)
 
 
 def settings_of(metrics: dict[str, Any]) -> Settings | None:
-    """How the clips of metrics/alignment.json were drawn and judged; None where that is not on record."""
+    """How the clips of a metrics file were drawn and judged; None where that is not on record."""
     drawn = metrics.get("drawn_with")
     return drawn and {**drawn, **metrics["judged_with"]}
 

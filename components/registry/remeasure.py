@@ -14,7 +14,7 @@ import torch
 
 from components.alignment.lora import check_base
 from components.config.params import Params
-from components.contracts import BASE_GENERATOR, SAMPLES, VIDEO_REWARD
+from components.contracts import BASE_GENERATOR, VIDEO_REWARD
 from components.errors import BadInput
 from components.evaluation.judging import STATE, Panel, columns_of, judged_with, ordered
 from components.evaluation.settings import Settings, difference, digest_of, drawn_with
@@ -33,10 +33,11 @@ from components.video.limits import Limits
 
 
 def remeasure(
-    champion: Version, clips: pd.DataFrame, settings: Settings, params: Params, progress: Progress
+    champion: Version, clips: pd.DataFrame, samples: Path, settings: Settings, params: Params, progress: Progress
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The champion's clips for the prompts and numbers of `clips`, the challenger's, in their order: rows of prompt_id,
-    prompt, seed and JUDGE_<dimension>; and `clips` with the points of judges of pairs against the champion's.
+    prompt, seed and JUDGE_<dimension>; and `clips` with the points of judges of pairs against the champion's. samples: the
+    folder with the challenger's files.
 
     A killed run goes on. BadInput where the work tree does not have `settings` any more, those that `clips` were drawn and
     judged with, where the champion was trained on another base generator, and for a clip without a verdict.
@@ -46,7 +47,7 @@ def remeasure(
     here = drawn_with(params, folder_digest(BASE_GENERATOR))
     here |= judged_with(Panel({key: judge.facts for key, judge in judges.items()}, frozenset()))
     if differs := difference(here, settings, "the challenger's clips"):
-        raise BadInput("params.yaml", f"{differs}; `dvc repro evaluate` draws them anew")
+        raise BadInput("params.yaml", f"{differs}; the stage that made {samples} draws them anew")
     check_base(champion.folder, settings["base generator"])
     shown: Iterable[Any] = clips.itertuples()
     jobs = [
@@ -69,11 +70,11 @@ def remeasure(
     op = partial(draw_batch, load=load, sampling=params.sampling, state=state, threads=torch.get_num_threads())
     map_chunks(op, rows, 1, params.sampling.batch_size, state, progress, f"clips of {champion}")
     drawn = [JudgedClip(str(state / f"{job.clip}.mp4"), job.prompt) for job in jobs]
-    return judge_anew(clips, drawn, judges, champion)
+    return judge_anew(clips, samples, drawn, judges, champion)
 
 
 def judge_anew(
-    clips: pd.DataFrame, drawn: list[JudgedClip], judges: dict[str, Judge], champion: Version
+    clips: pd.DataFrame, samples: Path, drawn: list[JudgedClip], judges: dict[str, Judge], champion: Version
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """As remeasure, of drawn clips."""
     theirs, ours = clips.loc[:, ["prompt_id", "prompt", "seed"]].copy(), clips.copy()
@@ -83,7 +84,7 @@ def judge_anew(
                 continue  # it has no verdict on what was drawn just now
             table, side = judge.score(drawn), theirs
         else:
-            table, side = judge.compare(list(zip(challengers(clips), drawn, strict=True))), ours
+            table, side = judge.compare(list(zip(challengers(clips, samples), drawn, strict=True))), ours
         for place, reason in enumerate(table[REASON]):
             if isinstance(reason, str) and not judge.facts.sampled:
                 raise BadInput(str(champion), f"{judge.facts.name} has no verdict: {reason}", key=drawn[place].video)
@@ -92,9 +93,8 @@ def judge_anew(
     return theirs, ours
 
 
-def challengers(clips: pd.DataFrame) -> list[JudgedClip]:
+def challengers(clips: pd.DataFrame, folder: Path) -> list[JudgedClip]:
     """The challenger's clips in their files."""
-    folder = SAMPLES / clips["method"].iloc[0]
     paths = {(row["prompt_id"], row["seed"]): row["path"] for row in read_table(folder / "samples.parquet")}
     keys = zip(clips["prompt_id"], clips["seed"], clips["prompt"], strict=True)
     return [JudgedClip(str(folder / paths[prompt_id, seed]), prompt) for prompt_id, seed, prompt in keys]

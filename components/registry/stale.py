@@ -17,7 +17,7 @@ from components.pipeline.stage import folder_digest, write_json
 from components.pipeline.tracking import profile_of
 
 RECORD = Path("registry/stale.json")
-TABLES = (str(CANDIDATE_SCORES), str(ALIGNMENT_PAIRS), "data/rounds/*/pairs.parquet")
+TABLES = (str(CANDIDATE_SCORES), str(ALIGNMENT_PAIRS), "data/rounds/*/pairs.parquet", "data/online/*/scores.parquet")
 GENERATORS = "name LIKE 'reelign-%-aligned-%'"
 
 

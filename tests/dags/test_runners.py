@@ -15,6 +15,7 @@ pytest.importorskip("airflow", reason="needs the orchestrator environment: make 
 
 import pendulum
 from airflow.sdk import DAG, BaseOperator
+from jinja2.sandbox import SandboxedEnvironment
 from kubernetes.client import models as k8s
 
 from components.config.operation import AlertsParams, OrchestrationParams
@@ -294,3 +295,19 @@ if __name__ == "__main__":
             text = json.dumps(rendered(runner, name), indent=1, sort_keys=True)
             golden(runner, name).write_text(text + "\n")
     NODES.write_text(json.dumps(rendered_nodes(), indent=1, sort_keys=True) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "stage"),
+    [
+        ("video_reward", "reward_bench"),
+        ("reelign-smoke-video-reward", "reward_bench"),
+        ("generator_dpo", "evaluate"),
+        ("reelign-online-shop-aligned-dpo", "evaluate"),
+        ("generator_online-nft", "online@nft"),
+        ("reelign-smoke-aligned-online-nft", "online@nft"),
+        ("generator_round-2", "round@2"),
+    ],
+)
+def test_the_gate_reads_the_stage_that_measured_the_model(model, stage):
+    assert SandboxedEnvironment().from_string(deploy.STAGE).render(params={"model": model}) == stage

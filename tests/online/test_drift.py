@@ -8,7 +8,7 @@ from components.config.params import load_params
 from components.errors import BadInput
 from components.online.drift import SIGNALS, drift, measured
 from components.video.encode import write_video
-from components.video.limits import Limits
+from tests.conftest import BareStage
 
 LIMITS = load_params().evaluate.hacking
 MEANS = {"brightness": 0.5, "saturation": 0.2, "dynamic_degree": 1.0, "diversity": 0.1}
@@ -47,7 +47,7 @@ def test_the_reason_names_both_means():
 
 def test_prompts_too_few_raise_none():
     one = scores(1).head(2)
-    assert drift(one, one.assign(brightness=1.0), LIMITS) == []
+    assert drift(one, one.assign(brightness=1.0), LIMITS) is None
 
 
 def test_a_few_clips_with_a_wide_interval_raise_none():
@@ -69,7 +69,7 @@ def drawn(folder, clips: dict[str, list[int]]) -> pd.DataFrame:
 
 def test_two_clips_of_a_prompt_are_measured(tmp_path):
     table = drawn(tmp_path, {"a": [51, 102, 255], "b": [204]})
-    found = measured(table, tmp_path, Limits.of(load_params().limits))
+    found = measured(BareStage(tmp_path), table, tmp_path)
     assert list(found.columns) == list(SIGNALS)
     assert found.brightness.tolist() == pytest.approx([0.2, 0.4, np.nan, 0.8], abs=0.01, nan_ok=True)
     assert found.diversity.tolist() == pytest.approx([0.2, 0.2, np.nan, np.nan], abs=0.01, nan_ok=True)
@@ -80,4 +80,4 @@ def test_a_clip_that_cannot_be_read_is_named(tmp_path):
     table = drawn(tmp_path, {"a": [51, 102]})
     (tmp_path / "a-1.mp4").write_bytes(b"no video")
     with pytest.raises(BadInput, match=r"a-1\.mp4"):
-        measured(table, tmp_path, Limits.of(load_params().limits))
+        measured(BareStage(tmp_path), table, tmp_path)

@@ -71,8 +71,8 @@ def test_rounds_are_logged_and_the_policy_moves(checkout, method):
 def test_a_drift_from_round_1_is_an_alarm(checkout, monkeypatch):
     stage, signals = checkout("state"), loop.measured
 
-    def brighter(table, root, limits):
-        found = signals(table, root, limits)
+    def brighter(stage, table, root):
+        found = signals(stage, table, root)
         return found.assign(brightness=found.brightness / 1e3 + (0.9 if stage.logged else 0.1))
 
     monkeypatch.setattr(loop, "measured", brighter)
@@ -91,12 +91,12 @@ def test_rounds_by_another_scorer_compare(checkout, monkeypatch):
     stage = checkout("state")
     relabel = load_params().relabel.model_dump() | {"sources": {"mine": source}, "weights": {"VQ": 1.0, "mine.level": 3.0}}
     stage.params = stage.params.model_copy(update={"relabel": RelabelParams.model_validate(relabel)})
-    plain = loop.score_candidates
+    plain, versions = loop.score_candidates, ["1", "1"]
 
     def with_source(stage, folder):
         rows, names = plain(stage, folder)
         raw = np.arange(len(rows)) + 4.0 * bool(stage.logged)
-        stamp = json.dumps({"mine": {"level": {"mean": raw.mean(), "std": raw.std()}}})
+        stamp = json.dumps({"mine": {"by": versions[bool(stage.logged)], "level": {"mean": raw.mean(), "std": raw.std()}}})
         levels = (raw - raw.mean()) / raw.std()
         added = [{"mine.level": level, "sources": stamp, "reward": 0.0} for level in levels]
         return [row | more for row, more in zip(rows, added, strict=True)], names
@@ -108,6 +108,10 @@ def test_rounds_by_another_scorer_compare(checkout, monkeypatch):
     second = scores[scores["round"] == 2]
     assert second.reward.tolist() == pytest.approx(((second.VQ + 3 * second["mine.level"]) / 4).tolist())
     assert second.sources.iloc[0] == scores.sources.iloc[0]
+    other, versions[1] = checkout("other"), "2"
+    other.params = stage.params
+    with pytest.raises(BadInput, match=r"relabel\.sources\.mine: version 2 scores now, 1 scored round 1"):
+        run(other, rounds=2)
 
 
 def test_nft_learns_from_clips_of_any_solver(checkout):

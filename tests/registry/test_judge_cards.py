@@ -103,7 +103,7 @@ def drawn_anew(monkeypatch, gain: float = 0.0, points: float | None = None) -> l
     `points`. Returns the versions that are measured."""
     measured: list[str] = []
 
-    def remeasure(champion, clips, settings, params, progress):
+    def remeasure(champion, clips, samples, settings, params, progress):
         measured.append(str(champion))
         scores = clips[f"{KEY}_Overall"]
         return clips.assign(**{f"{KEY}_Overall": scores - gain}), clips.assign(**{f"{KEY}_Overall": points or scores})

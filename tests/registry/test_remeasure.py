@@ -59,7 +59,7 @@ def test_the_clips_are_those_of_the_stage(champion, tmp_path, monkeypatch):
     sample.draw_samples(stage, SamplerSpec(BASE_GENERATOR, "lora"), tmp_path / "samples")
     clips = pd.read_parquet(tmp_path / "samples/samples.parquet")
     settings = drawn_with(stage.params, folder_digest(BASE_GENERATOR)) | judged_with(GOLD_PANEL)
-    found, _ = remeasure(champion, clips, settings, stage.params, lambda items, *_: items)
+    found, _ = remeasure(champion, clips, Path("data/samples/dpo"), settings, stage.params, lambda items, *_: items)
     assert len(found) == 4 and list(found.prompt_id) == list(clips.prompt_id)
     (state,) = Path(".reelign/registry/clips").iterdir()
     for row in clips.itertuples():
@@ -68,13 +68,13 @@ def test_the_clips_are_those_of_the_stage(champion, tmp_path, monkeypatch):
     verdict = judge(read_frames(state / "p0_0.mp4"), PROMPTS[0][1])
     assert found.gold_VQ[0] == verdict.VQ
     with pytest.raises(BadInput, match=r"params\.yaml: different settings: sampling\.steps is 3, and 2 for the challenger"):
-        remeasure(champion, clips, settings, params(steps=3), lambda items, *_: items)
+        remeasure(champion, clips, Path("data/samples/dpo"), settings, params(steps=3), lambda items, *_: items)
     monkeypatch.setattr("components.registry.remeasure.code_digest", lambda modules: "of other libraries")
-    remeasure(champion, clips, settings, stage.params, lambda items, *_: items)
+    remeasure(champion, clips, Path("data/samples/dpo"), settings, stage.params, lambda items, *_: items)
     assert len(list(Path(".reelign/registry/clips").iterdir())) == 2, "clips that other libraries drew do not serve again"
     write_json("lora/alignment.json", {"base": "another", "method": "dpo"})
     with pytest.raises(BadInput, match="was trained on base generator another"):
-        remeasure(champion, clips, settings, stage.params, lambda items, *_: items)
+        remeasure(champion, clips, Path("data/samples/dpo"), settings, stage.params, lambda items, *_: items)
 
 
 def test_methods_of_unlike_settings_are_not_compared(tmp_path):
