@@ -16,7 +16,7 @@ import pytest
 from components.errors import BadInput
 from components.orchestration import services
 from components.orchestration.light import light_services
-from components.orchestration.service import LIGHT, Service, leftovers, running, start, stop
+from components.orchestration.service import LIGHT, Service, age, leftovers, running, start, stop
 from components.orchestration.services import start_all
 from components.pipeline.mlflow_store import artifacts_of, mlflow_client
 from components.pipeline.tracking import _experiment
@@ -28,6 +28,7 @@ from tests.serving.conftest import PARAMS
 
 ROOT = Path(__file__).parents[1]
 FILES = ".reelign/services"
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
 @pytest.fixture
@@ -142,8 +143,7 @@ def test_what_a_killed_service_left_is_ended(tmp_path, monkeypatch):
 def test_what_ends_after_a_service_that_it_needs_is_started_again(tmp_path, monkeypatch):
     (tmp_path / FILES).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    words = [sys.executable, "-c", "import time; time.sleep(600)"]
-    part = Service("part", words, [], lambda: running("part") is not None, "", after=("database",))
+    part = Service("part", SLEEP, [], lambda: running("part") is not None, "", after=("database",))
     start(part)
     first = running("part")
 
@@ -154,7 +154,7 @@ def test_what_ends_after_a_service_that_it_needs_is_started_again(tmp_path, monk
             until_gone([first])
         return True
 
-    database = Service("database", words, [], ready, "")
+    database = Service("database", SLEEP, [], ready, "")
     start_all([database, part], LIGHT)
     assert running("database") is not None and running("part").pid != first.pid
     for name in ("part", "database"):
@@ -165,7 +165,6 @@ def test_a_service_that_ends_while_another_waits_for_it_is_started_again(tmp_pat
     """The database was ready, and is killed while `up` waits for the part, which then ends too."""
     (tmp_path / FILES).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    words = [sys.executable, "-c", "import time; time.sleep(600)"]
     killed = []
 
     def ready() -> bool:
@@ -177,8 +176,8 @@ def test_a_service_that_ends_while_another_waits_for_it_is_started_again(tmp_pat
             return False
         return running("part") is not None
 
-    database = Service("database", words, [], lambda: running("database") is not None, "")
-    part = Service("part", words, [], ready, "", after=("database",))
+    database = Service("database", SLEEP, [], lambda: running("database") is not None, "")
+    part = Service("part", SLEEP, [], ready, "", after=("database",))
     start_all([database, part], LIGHT)
     again = [running("database"), running("part")]
     assert None not in again and not {one.pid for one in again} & {one.pid for one in killed}
@@ -191,21 +190,102 @@ def test_a_service_that_runs_and_does_no_work_is_started_again(tmp_path, monkeyp
     (tmp_path / FILES).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(services, "HUNG_SECONDS", 0.5)
-    words = [sys.executable, "-c", "import time; time.sleep(600)"]
-    part = Service("part", words, [], lambda: running("part").pid != first.pid, "")
+    monkeypatch.setattr(services, "START_SECONDS", 5.0)
+    part = Service("part", SLEEP, [], lambda: running("part").pid != first.pid, "")
     start(part)
     first = running("part")
+    until(lambda: age(first) > 5, "the time to start")
     start_all([part], LIGHT)
     assert not first.is_running() and running("part") is not None
     assert "part runs, and is not ready after" in capsys.readouterr().out
     stop("part")
 
 
+def test_a_slow_start_under_an_earlier_up_is_waited_for(tmp_path, monkeypatch):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(services, "HUNG_SECONDS", 0.5)
+    part = Service("part", SLEEP, [], lambda: age(running("part")) > 2, "")
+    start(part)
+    first = running("part")
+    start_all([part], LIGHT)
+    assert running("part").pid == first.pid
+    stop("part")
+
+
+def test_what_ends_while_another_is_awaited_is_seen(tmp_path, monkeypatch):
+    """A service that nobody needs ends once it was ready."""
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    killed = []
+
+    def ready() -> bool:
+        if not killed:
+            killed.append(running("first"))
+            killed[0].kill()
+            until_gone(killed)
+        return True
+
+    first = Service("first", SLEEP, [], lambda: running("first") is not None, "")
+    start_all([first, Service("second", SLEEP, [], ready, "")], LIGHT)
+    assert running("first") is not None and running("first").pid != killed[0].pid
+    for name in ("first", "second"):
+        stop(name)
+
+
+def test_a_service_that_is_ready_and_ends_again_and_again_is_named(tmp_path, monkeypatch):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    seen = set()
+
+    def ready() -> bool:
+        process = running("first")
+        if process is not None and process.pid not in seen:
+            seen.add(process.pid)
+            return True
+        if process is not None:
+            process.kill()
+            until_gone([process])
+        return False
+
+    first = Service("first", SLEEP, [], ready, "")
+    second = Service("second", SLEEP, [], lambda: first.ready() and False, "", after=("first",))
+    with pytest.raises(BadInput, match="first did not start"):
+        start_all([first, second], LIGHT)
+    assert len(seen) == services.STARTS
+
+
+def test_a_failed_up_leaves_what_an_earlier_one_started(tmp_path, monkeypatch):
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    database = Service("database", SLEEP, [], lambda: running("database") is not None, "")
+    start(database)
+    running("database").kill()
+    until(lambda: running("database") is None, "the end")
+    broken = Service("broken", [sys.executable, "-c", "raise SystemExit('no memory')"], [], lambda: False, "")
+    with pytest.raises(BadInput, match="broken did not start"):
+        start_all([database, broken], LIGHT)
+    assert running("database") is not None and running("broken") is None
+    stop("database")
+
+
+def test_a_clock_that_is_set_hides_no_service(tmp_path, monkeypatch):
+    """psutil's time of a start is that of the boot, which moves with the clock, and ticks since."""
+    (tmp_path / FILES).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    start(Service("part", SLEEP, [], lambda: True, ""))
+    pid = running("part").pid
+    boot = psutil._pslinux.boot_time
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + 1)
+    assert running("part") is not None and running("part").pid == pid
+    stop("part")
+    assert not psutil.pid_exists(pid)
+
+
 def test_a_service_that_ends_at_once_is_named_and_what_was_started_ends(tmp_path, monkeypatch):
     (tmp_path / FILES).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    words = [sys.executable, "-c", "import time; time.sleep(600)"]
-    database = Service("database", words, [], lambda: True, "")
+    database = Service("database", SLEEP, [], lambda: True, "")
     part = Service("part", [sys.executable, "-c", "print('no such key')"], [], lambda: False, "", after=("database",))
     with pytest.raises(BadInput, match=r"part did not start:.*no such key$"):
         start_all([database, part], LIGHT)

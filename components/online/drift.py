@@ -20,12 +20,12 @@ from components.video.decode import read_frames
 from components.video.limits import Limits
 
 SIGNALS = ("brightness", "saturation", "dynamic_degree", "diversity")
-MEASURED = 2  # clips of each prompt: optical flow is slow, and diversity needs two
+CLIPS = 2  # clips of each prompt: optical flow is slow, and diversity needs two
 
 
 def measured(stage: Stage, table: pd.DataFrame, root: Path) -> pd.DataFrame:
     """The signals of drawn clips, columns SIGNALS in the units of `drift_signals`; NaN for clips that are not measured: all
-    but MEASURED of a prompt, and prompts beyond those of a round.
+    but CLIPS of a prompt, and prompts beyond those of a round.
 
     table: columns prompt_id and path, below `root`. A clip that cannot be read is BadInput.
     """
@@ -33,7 +33,7 @@ def measured(stage: Stage, table: pd.DataFrame, root: Path) -> pd.DataFrame:
     prompts = list(table.groupby("prompt_id").indices.values())[: stage.params.online.prompts]
     for places in stage.progress(prompts, "signals of drift"):
         looks = []
-        for place in places[:MEASURED]:
+        for place in places[:CLIPS]:
             file = root / table["path"].iloc[place]
             try:
                 signals = measure(read_frames(file, limits=limits))
@@ -41,8 +41,8 @@ def measured(stage: Stage, table: pd.DataFrame, root: Path) -> pd.DataFrame:
                 raise BadInput(file, error.why) from error
             found.iloc[place, :3] = [signals.brightness, signals.saturation, signals.motion]
             looks.append(signals.descriptor)
-        if len(looks) == MEASURED:
-            (found.iloc[places[:MEASURED], 3],) = diversity(np.stack(looks), np.zeros(MEASURED)).values()
+        if len(looks) == CLIPS:
+            (found.iloc[places[:CLIPS], 3],) = diversity(np.stack(looks), np.zeros(CLIPS)).values()
     return found
 
 

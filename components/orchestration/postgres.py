@@ -22,6 +22,7 @@ INSTALLED = Path("/usr/lib/postgresql")
 USER = "postgres"  # Debian's package makes it
 DATABASES = Path("infra/helm/reelign/files/databases.sh")
 SECONDS = 60.0
+ANSWER_SECONDS = 10.0
 
 
 def programs(data: Path | None = None) -> Path:
@@ -54,7 +55,14 @@ def answers(data: Path, port: int, password: str) -> bool:
         return False
     command = [programs(data) / "psql", "--dbname=airflow", "--command=SELECT 1"]
     environment = os.environ | client(port, "airflow", password)
-    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=ANSWER_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:  # a server that hangs still takes connections
+        return False
+    return done.returncode == 0
 
 
 def listens(port: int) -> bool:
@@ -70,6 +78,7 @@ def make_cluster(data: Path, port: int, environment: Mapping[str, str], password
     """
     if data.exists():
         remove_lock_of_zombie(data)
+        end_backends(data)
         return
     home, new, password = data.parent, data.with_name("new"), data.with_name("password")
     shutil.rmtree(new, ignore_errors=True)
@@ -110,6 +119,17 @@ def remove_lock_of_zombie(data: Path) -> None:
     with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
         if psutil.Process(int(lock.read_text().split()[0])).status() == psutil.STATUS_ZOMBIE:
             lock.unlink()
+
+
+def end_backends(data: Path) -> None:
+    """Kill what a killed server left working in `data`, for which another one does not start: a query may run for hours."""
+    found = []
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(data.resolve()):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                found.append(process)
+    psutil.wait_procs(found, 10)
 
 
 def await_server(process: subprocess.Popen, port: int) -> None:

@@ -27,6 +27,7 @@ FOLDER = Path(".reelign/services")
 START_SECONDS, STOP_SECONDS = 240.0, 60.0
 MARK = "REELIGN_SERVICE"
 SETUP = "setup"  # the mark of what runs before a service starts, and ends by itself
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 LOG = ".log"  # the mark of what writes a service's log, behind its name
 LIGHT, STACK = "light", "stack"
 
@@ -68,8 +69,9 @@ def start(service: Service, form: str = LIGHT) -> None:
             stdout=pipe, stderr=pipe, start_new_session=True, umask=service.umask, **as_user(service.user),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs in background
         )  # fmt: skip
-    made = psutil.Process(process.pid).create_time()
-    known = {"pid": process.pid, "created": made, "ports": service.ports, "stop": service.stop, "form": form}
+    made = psutil.Process(process.pid)
+    known = {"pid": process.pid, "created": made.create_time(), "ports": service.ports, "stop": service.stop, "form": form}
+    known["started"] = started(made)
     atomic_write(FOLDER / f"{service.name}.json", json.dumps(known))
 
 
@@ -97,6 +99,28 @@ def mark(name: str) -> str:
     return f"{place.st_dev}:{place.st_ino}/{name}"
 
 
+def started(process: psutil.Process) -> str:
+    """The boot, and clock ticks from it to the start of a process: no later process of its number has them. The time of day
+    of a start moves where the system's clock is set."""
+    ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{BOOT.read_text().strip()}/{ticks}"
+
+
+def is_started(process: psutil.Process, known: Mapping[str, Any]) -> bool:
+    """Whether a process is the one of a record; of records without `started`, by the time of its start."""
+    if known["started"] is None:
+        return process.create_time() == known["created"]
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return started(process) == known["started"]
+    return False
+
+
+def age(process: psutil.Process) -> float:
+    """Seconds since a process started."""
+    ticks = int(started(process).rpartition("/")[2])
+    return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def record(name: str) -> dict | None:
     """What is known of a service that was started; None where that is nothing, or damaged: then the file is removed."""
     file = FOLDER / f"{name}.json"
@@ -104,7 +128,8 @@ def record(name: str) -> dict | None:
         return None
     try:
         known = json.loads(file.read_bytes())
-        return {key: known[key] for key in ("pid", "created", "ports", "stop", "form")}
+        found = {key: known[key] for key in ("pid", "created", "ports", "stop", "form")}
+        return found | {"started": known.get("started")}
     except (ValueError, TypeError, KeyError):
         discard(file, "no record of a service; `make down` finds one that still runs by its environment")
         return None
@@ -117,7 +142,7 @@ def running(name: str) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(known["pid"])
-        same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
+        same = is_started(process, known) and process.status() != psutil.STATUS_ZOMBIE
         same = same and _works_here(process)  # Postgres in its folder of data
     except psutil.NoSuchProcess:
         return None
@@ -187,7 +212,7 @@ def _session(name: str) -> int | None:
     if known is None:
         return None
     with suppress(psutil.NoSuchProcess):
-        if psutil.Process(known["pid"]).create_time() != known["created"]:
+        if not is_started(psutil.Process(known["pid"]), known):
             return None
         return known["pid"] if running(name) is not None else None  # a copied checkout's record
     return known["pid"]

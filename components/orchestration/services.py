@@ -32,6 +32,7 @@ from components.orchestration.service import (
     STACK,
     START_SECONDS,
     Service,
+    age,
     end_leftovers,
     not_started,
     record,
@@ -43,7 +44,8 @@ from components.orchestration.stack import CREDENTIALS, DATA, OBJECTS, VARIABLES
 from components.pipeline.mlflow_store import relocate
 from components.serving.server import is_free
 
-HUNG_SECONDS = 90.0
+HUNG_SECONDS = 90.0  # of a service that has had START_SECONDS
+STARTS = 3  # of a service in one `up`
 LAST = ("postgres", "s3")
 # The order of the stop, the others before these: each group has clients in those before it, whose connections hold it up.
 STOPPED = (("triton", "mlflow", "airflow-api-server"), LAST)
@@ -178,8 +180,7 @@ def start_all(chosen: list[Service], form: str) -> None:
         start_in_order = Started({service.name: service for service in chosen}, form, undo)
         for service in missing:
             start_in_order.begin(service)
-        for service in chosen:
-            start_in_order.await_ready(service)
+        start_in_order.await_all(chosen)
         undo.pop_all()
 
 
@@ -193,16 +194,33 @@ class Started:
     undo: ExitStack
     order: list[str] = field(default_factory=list)
     proven: set[str] = field(default_factory=set)
+    starts: Counter[str] = field(default_factory=Counter)  # how often each was started
 
     def begin(self, service: Service) -> None:
         for other in service.after:
             self.await_ready(self.by_name[other])
         if service.prepare is not None:
             service.prepare()
+        known = record(service.name) is not None  # an earlier `up` started it: it stays where this one fails
         start(service, self.form)
-        self.undo.callback(stop, service.name)
+        self.starts[service.name] += 1
+        if not known:
+            self.undo.callback(stop, service.name)
         self.order = [*(name for name in self.order if name != service.name), service.name]
         self.proven.discard(service.name)
+
+    def await_all(self, chosen: list[Service]) -> None:
+        """Until a round over all found nothing to start or to wait for."""
+        settled = False
+        while not settled:
+            before = self.starts.total()
+            for service in chosen:
+                if running(service.name) is None:
+                    if not self.may_begin_again(service):
+                        raise not_started(service)
+                    self.begin(service)
+                self.await_ready(service)
+            settled = self.starts.total() == before and all(running(one.name) is not None for one in chosen)
 
     def await_ready(self, service: Service) -> None:
         """Return when the service is ready; BadInput with its last log lines where it ends or times out."""
@@ -213,13 +231,14 @@ class Started:
                     if not self.may_begin_again(one):
                         raise not_started(one)
                     self.begin(one)
+                    begun = time.monotonic()
             waited = time.monotonic() - begun
-            if service.name not in self.order and waited > HUNG_SECONDS:
+            if service.name not in self.order and waited > HUNG_SECONDS and self.is_old(service):
                 say(f"{service.name} runs, and is not ready after {waited:.0f} s: it is started again")
                 stop(service.name)
                 self.begin(service)
                 begun = time.monotonic()
-            if waited > START_SECONDS:
+            elif waited > START_SECONDS:
                 raise not_started(service)
             time.sleep(0.3)
         self.proven.add(service.name)
@@ -232,7 +251,14 @@ class Started:
             found += [one for one in (*self.needed(other), other) if one not in found]
         return found
 
+    def is_old(self, service: Service) -> bool:
+        """Whether a service has had its time to start, under an earlier `up`."""
+        process = running(service.name)
+        return process is not None and age(process) > START_SECONDS
+
     def may_begin_again(self, service: Service) -> bool:
+        if self.starts[service.name] >= STARTS:
+            return False
         if service.name not in self.order or service.name in self.proven:
             return True
         later = self.order[self.order.index(service.name) + 1 :]

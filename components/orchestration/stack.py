@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
 from components.config.operation import ServingParams
@@ -248,7 +249,7 @@ def is_healthy(address: str, part: str, name: str) -> bool:
     """Whether a program of Airflow has sent a sign of life since it was started, by the API server's health."""
     known = record(name)
     with (
-        suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+        suppress(urllib.error.URLError, ConnectionError, TimeoutError, HTTPException, ValueError),  # of one that is killed
         urllib.request.urlopen(address, timeout=5) as answer,
     ):
         state = json.load(answer)[part]
